@@ -1,0 +1,138 @@
+"""From a raw signal to a number with a meaning: z-scores per t-bin and conformal p-values.
+
+The magnitude of a clean sample depends strongly on t, so one scalar threshold drops clean samples at some t and
+passes memorised ones at others. Held-out pairs, never trained on and scored at the same kind of t, say what is
+ordinary now.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from filtering.signals import SIGNALS
+
+__all__ = ["Calibrator", "conformal_p_value"]
+
+Array = npt.NDArray[np.float64]
+MIN_PER_BIN: Final = 24
+Z_LIMIT: Final = 6.0  # one visit says at most this much: a single outlier cannot condemn a pair
+MAD_TO_SIGMA: Final = 1.4826
+
+
+def conformal_p_value(scores: Array, reference: Array) -> Array:
+    """p = (1 + #{reference >= score}) / (1 + n) for each score; its resolution is 1 / (n + 1).
+
+    NaN scores give NaN. Vovk, Gammerman & Shafer, Algorithmic Learning in a Random World (2005), section 2.2.
+    """
+    ordered = np.sort(reference[np.isfinite(reference)])
+    at_least = len(ordered) - np.searchsorted(ordered, scores, side="left")
+    return np.where(np.isfinite(scores), (1.0 + at_least) / (1.0 + len(ordered)), np.nan)
+
+
+class Calibrator:
+    """A bank of recent reference measurements, and what a new measurement looks like beside them.
+
+    Args:
+        signals: names of the signals that decide, summed as z-scores.
+        t_bins: number of equal timestep bins.
+        num_train_timesteps: T of the noise scheduler.
+        bank_size: measurements kept, oldest replaced first, so that the reference follows the model.
+    """
+
+    def __init__(self, signals: list[str], t_bins: int, num_train_timesteps: int, bank_size: int) -> None:
+        self.signals = list(signals)
+        self.t_bins = t_bins
+        self.num_train_timesteps = num_train_timesteps
+        self.bank_size = bank_size
+        self._values = np.full((bank_size, len(signals)), np.nan)
+        self._timesteps = np.zeros(bank_size, dtype=np.int64)
+        self._next = 0
+        self._count = 0
+        self._refresh()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def evidence_of(self, measured: dict[str, torch.Tensor]) -> Array:
+        """The deciding signals after their monotone transforms, [B, S] float64; NaN where not scored."""
+        columns = [SIGNALS[name].evidence(measured[name].detach().float()) for name in self.signals]
+        return torch.stack(columns, dim=1).cpu().numpy().astype(np.float64)
+
+    def add(self, evidence: Array, timesteps: npt.NDArray[np.int64]) -> None:
+        """Put reference measurements [B, S] into the bank; rows with NaN are left out."""
+        usable = np.isfinite(evidence).all(axis=1)
+        for row, timestep in zip(evidence[usable], timesteps[usable], strict=True):
+            self._values[self._next] = row
+            self._timesteps[self._next] = timestep
+            self._next = (self._next + 1) % self.bank_size
+            self._count = min(self._count + 1, self.bank_size)
+        self._refresh()
+
+    def z_scores(self, evidence: Array, timesteps: npt.NDArray[np.int64]) -> Array:
+        """Median / MAD z-score of each signal in its t-bin, [B, S], limited to +-6; NaN without a reference."""
+        bins = self._bins(timesteps)
+        z: Array = np.clip((evidence - self._location[bins]) / self._scale[bins], -Z_LIMIT, Z_LIMIT)
+        return z
+
+    def scores(self, evidence: Array, timesteps: npt.NDArray[np.int64]) -> Array:
+        """Sum of z-scores in units of its own spread over the reference, [B]."""
+        total: Array = self.z_scores(evidence, timesteps).sum(axis=1) / self._spread
+        return total
+
+    def p_values(self, scores: Array) -> Array:
+        """Conformal p-value of single visits: their rank among the bank's scores, [B]."""
+        return conformal_p_value(scores, self._reference)
+
+    def _bins(self, timesteps: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        bins = timesteps.astype(np.int64) * self.t_bins // self.num_train_timesteps
+        return np.clip(bins, 0, self.t_bins - 1)
+
+    def _refresh(self) -> None:
+        """Location and scale per bin; a bin with few measurements borrows from its neighbours, widening."""
+        shape = (self.t_bins, len(self.signals))
+        self._location, self._scale = np.full(shape, np.nan), np.full(shape, np.nan)
+        self._spread, self._reference = 1.0, np.zeros(0)
+        if self._count == 0:
+            return
+        values, bins = self._values[: self._count], self._bins(self._timesteps[: self._count])
+        for b in range(self.t_bins):
+            for reach in range(self.t_bins):
+                chosen = values[np.abs(bins - b) <= reach]
+                if len(chosen) >= min(MIN_PER_BIN, self._count):
+                    break
+            self._location[b] = np.median(chosen, axis=0)
+            mad = np.median(np.abs(chosen - self._location[b]), axis=0)
+            self._scale[b] = np.maximum(MAD_TO_SIGMA * mad, 1e-9)
+        sums = self.z_scores(values, self._timesteps[: self._count]).sum(axis=1)
+        self._spread = max(float(np.std(sums)), 1e-9) if self._count > 1 else 1.0
+        self._reference = sums / self._spread
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides, as tensors and plain values."""
+        return {
+            "signals": self.signals,
+            "values": torch.from_numpy(self._values.copy()),
+            "timesteps": torch.from_numpy(self._timesteps.copy()),
+            "next": self._next,
+            "count": self._count,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore exactly.
+
+        Raises:
+            ValueError: the state was written for other signals or another bank size.
+        """
+        if state["signals"] != self.signals or len(state["values"]) != self.bank_size:
+            raise ValueError(
+                f"saved calibrator has signals {state['signals']} and bank_size {len(state['values'])}; this run has "
+                f"{self.signals} and {self.bank_size}: resume with the saved config, or start a new run"
+            )
+        self._values = state["values"].numpy().copy()
+        self._timesteps = state["timesteps"].numpy().copy()
+        self._next, self._count = int(state["next"]), int(state["count"])
+        self._refresh()

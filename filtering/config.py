@@ -1,0 +1,84 @@
+"""Settings of the filter: what is measured, what it is compared with, what is done."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from filtering.settings import Settings
+
+__all__ = ["FilterConfig", "SignalName"]
+
+SignalName = Literal["magnitude", "loss_gap", "loss", "cosine", "reference_ratio", "magnitude_ratio"]
+
+
+class FilterConfig(Settings):
+    """Section ``filter`` of a training config; also the keyword arguments of ``MemorizationFilter``."""
+
+    enabled: bool = True
+    """Off: nothing is measured, every sample trains with weight 1."""
+    signals: list[SignalName] = Field(default=["loss", "reference_ratio"], min_length=1)
+    """What decides: one signal, or several whose calibrated z-scores are summed."""
+    record: list[SignalName] = ["magnitude"]
+    """Signals that are measured and written down for every sample, whatever decides."""
+    calibrator: Literal["fixed", "robust", "conformal"] = "conformal"
+    """``fixed``: raw signal against ``threshold`` (Wen's tau). ``robust``: median / MAD z-score per t-bin against
+    ``threshold``. ``conformal``: rank among held-out pairs against ``false_drop_rate``."""
+    threshold: float | None = Field(default=None, ge=0.0)
+    """tau for ``fixed`` (in units of the signal), z for ``robust``; not used by ``conformal``."""
+    false_drop_rate: float = Field(default=0.01, gt=0.0, lt=1.0)
+    """Share of clean pairs that may be dropped (``conformal``)."""
+    decide: Literal["group", "visit"] = "group"
+    """``group``: evidence of a pair accumulates over its visits. ``visit``: each visit for itself, as the paper."""
+    policy: Literal["observe", "drop", "reweight", "cap"] = "drop"
+    """What happens to a pair that fails the test; ``observe`` only writes it down."""
+    normalize: Literal["eligible", "kept"] = "eligible"
+    """Divide the weighted loss by the number of eligible samples (a weight only removes gradient) or, as the
+    paper, by the sum of weights."""
+    t_bins: int = Field(default=10, ge=1, le=1000)
+    """Timestep bins that signals are calibrated in."""
+    held_out_per_window: int = Field(default=8, ge=1)
+    """Held-out pairs scored beside every window, in turn, to follow the model as it moves."""
+    bank_size: int = Field(default=2048, ge=32)
+    """Most recent held-out (or, without held-out pairs, training) measurements that calibrate."""
+    half_life: float = Field(default=8.0, gt=0.0)
+    """Half-life of a group's evidence, in sweeps over the held-out pairs."""
+    min_sweeps: int = Field(default=2, ge=1)
+    """Sweeps over the held-out pairs before anything is condemned."""
+    max_exposures: int = Field(default=50, ge=1)
+    """Policy ``cap``: how often a group may be trained on."""
+    softness: float = Field(default=1.0, gt=0.0)
+    """Policy ``reweight``: width of the slope, in units of evidence (group) or of log signal / z (visit)."""
+    max_drop_fraction: float = Field(default=0.5, gt=0.0, le=1.0)
+    """Largest share of the groups seen that may be condemned; beyond it the run is overfitting as a whole."""
+    never_drop: list[str] = []
+    """Keys or groups that are always trained on."""
+    always_drop: list[str] = []
+    """Keys or groups that are never trained on."""
+    ledger_kept: bool = False
+    """Also write a ledger row for samples that were kept: the magnitude of every sample at every visit."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> FilterConfig:
+        if self.calibrator in ("fixed", "robust") and self.threshold is None:
+            raise ValueError(
+                f"filter.calibrator: {self.calibrator} needs filter.threshold "
+                f"({'tau, for example 2.0' if self.calibrator == 'fixed' else 'a z-score, for example 4.0'})"
+            )
+        if self.calibrator != "conformal" and self.decide == "group":
+            raise ValueError(
+                f"filter.calibrator: {self.calibrator} tests single visits; set filter.decide: visit, or "
+                "filter.calibrator: conformal to accumulate evidence per group"
+            )
+        if self.calibrator == "fixed" and len(self.signals) != 1:
+            raise ValueError(f"filter.calibrator: fixed compares one raw signal, not {self.signals}; name one signal")
+        both = set(self.never_drop) & set(self.always_drop)
+        if both:
+            raise ValueError(f"filter.never_drop and filter.always_drop both name '{sorted(both)[0]}'")
+        return self
+
+    @property
+    def measured(self) -> tuple[SignalName, ...]:
+        """Every signal to compute, those that decide first."""
+        return tuple(dict.fromkeys([*self.signals, *self.record]))

@@ -1,0 +1,57 @@
+"""Settings of the data: where it lies, how it is split, how images become tensors."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from filtering.settings import Settings
+
+__all__ = ["DataConfig"]
+
+
+class DataConfig(Settings):
+    """Section ``data`` of a training or audit config."""
+
+    format: Literal["webdataset", "hf", "folder"] = "webdataset"
+    """Kind of source: WebDataset tar shards, a Hugging Face dataset saved to disk (or its name), an image folder."""
+    path: str | list[str]
+    """Shards (brace ranges and globs allowed), dataset folder or name, or image folder."""
+    held_out_path: str | list[str] | None = None
+    """The same kind of source, never trained on: calibrates the filter and gives the held-out loss."""
+    held_out_fraction: float = Field(default=0.02, ge=0.0, lt=0.5)
+    """Share of groups held out by hash of their content where no ``held_out_path`` is given."""
+    held_out_max: int = Field(default=512, ge=1)
+    """At most this many held-out pairs are kept in memory."""
+    image_key: str = "jpg;jpeg;png;webp"
+    """Field names of the image, first match wins."""
+    caption_key: str = "txt;caption;text"
+    """Field names of the caption; ``json.NAME`` reads a field of the sample's json."""
+    resolution: int = Field(default=512, ge=8)
+    """Side of the square that the model sees, in pixels: shorter side resized to it, then cropped."""
+    crop: Literal["center", "random"] = "center"
+    flip: bool = False
+    """Mirror half of the images, by a draw per row."""
+    split: str = "train"
+    """Split of a Hugging Face dataset."""
+    streams: int = Field(default=0, ge=0)
+    """Independent row streams that a global batch is dealt from; 0 picks the largest of 8, 4, 2, 1 that the number
+    of shards and the batch allow. A multiple of ranks x workers; fixed streams make the data order independent of
+    the number of ranks."""
+    shuffle_buffer: int = Field(default=1000, ge=0)
+    """Rows held back for shuffling within a stream; 0 keeps the order of the shards."""
+    workers: int = Field(default=0, ge=0)
+    """Loader processes per rank."""
+    max_bad: int = Field(default=0, ge=0)
+    """Unusable samples to tolerate before the run stops; each one is named in the ledger."""
+    max_image_bytes: int = Field(default=64 * 2**20, ge=1024)
+    """Encoded images larger than this are refused."""
+    max_image_pixels: int = Field(default=178_956_970, ge=1024)
+    """Images with more pixels than this are refused before they are decoded."""
+    max_caption_bytes: int = Field(default=65536, ge=16)
+    """Captions longer than this are refused."""
+    allow_empty_caption: bool = False
+    """Accept samples without a caption and train them unconditionally; else they count as failed."""
+    group_by: Literal["content", "key"] = "content"
+    """Identity that evidence accumulates under: sha256 of the encoded image bytes, or the sample's key."""

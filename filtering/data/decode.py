@@ -1,0 +1,118 @@
+"""From encoded bytes to the tensor that the model sees, within limits that hold for untrusted files."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from filtering.data.config import DataConfig
+from filtering.data.draws import row_generator
+from filtering.data.fields import BadSample, check_image_size
+from filtering.data.rows import RawRow, Row, content_id
+
+__all__ = ["BadSample", "decode_image", "decode_row", "group_of"]
+
+# Left to itself PIL tries every plugin, the one that calls Ghostscript included.
+# A plugin that this build of PIL lacks must not be named to it.
+Image.init()
+_FORMATS = tuple(name for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF") if name in Image.OPEN)
+_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+
+
+def group_of(raw: RawRow, config: DataConfig) -> str:
+    """The identity that evidence about ``raw`` accumulates under, by ``config.group_by``."""
+    return raw.key if config.group_by == "key" else content_id(raw.image)
+
+
+def decode_row(raw: RawRow, config: DataConfig, stream: int, epoch: int, offset: int, seed: int) -> Row:
+    """Decode one row: ``pixels`` float32 [3, resolution, resolution] in [-1, 1].
+
+    Crop and flip are drawn from (seed, stream, epoch, offset) alone.
+
+    Raises:
+        BadSample: the row could not be read, or its image is corrupt, truncated or over a limit.
+    """
+    if raw.error is not None:
+        raise BadSample(raw.error)
+    check_image_size(len(raw.image), config)
+    image = decode_image(raw.image, config)
+    side = config.resolution
+    image = _fit(image, side, config.crop, row_generator(seed, stream, epoch, offset, purpose="crop"))
+    if config.flip and row_generator(seed, stream, epoch, offset, purpose="flip").random() < 0.5:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    array = np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / np.float32(127.5) - np.float32(1.0)
+    return Row(
+        key=raw.key,
+        shard=raw.shard,
+        index=raw.index,
+        group=group_of(raw, config),
+        caption=raw.caption or "",
+        pixels=torch.from_numpy(np.ascontiguousarray(array)),
+        stream=stream,
+        epoch=epoch,
+        offset=offset,
+    )
+
+
+def decode_image(data: bytes, config: DataConfig) -> Image.Image:
+    """The upright RGB image in ``data``: EXIF rotation applied, transparency laid on white, first frame only.
+
+    Raises:
+        BadSample: not an image of a known format, corrupt, truncated, or over ``max_image_pixels``.
+    """
+    try:
+        with warnings.catch_warnings():
+            # PIL warns at half of its own limit; the limit that counts here is ours, checked below.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image: Image.Image = Image.open(io.BytesIO(data), formats=_FORMATS)
+    except UnidentifiedImageError:
+        raise BadSample(f"the image is not one of {', '.join(_FORMATS)}, or its header is damaged") from None
+    except Exception as error:  # a decoder fed with untrusted bytes can raise nearly anything
+        raise BadSample(f"the image cannot be opened: {error}") from error
+    width, height = image.size
+    if width * height > config.max_image_pixels:
+        raise BadSample(
+            f"the image has {width} x {height} pixels, over data.max_image_pixels = {config.max_image_pixels}"
+        )
+    try:
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image))
+    except BadSample:
+        raise
+    except Exception as error:  # as above: zlib, struct, SyntaxError, OSError, by format
+        raise BadSample(f"the image is truncated or corrupt: {error}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in _SIXTEEN_BIT:
+        # PIL's own conversion clips at 255, which turns nearly every 16-bit image white.
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise BadSample("the image has 32-bit pixels outside 0..65535, whose range is not known")
+        image = Image.fromarray(np.round(values / 257.0).astype(np.uint8))
+    if image.mode == "F":
+        raise BadSample("the image has floating-point pixels, whose range is not known")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _fit(image: Image.Image, side: int, crop: str, generator: np.random.Generator) -> Image.Image:
+    """Resize the shorter side to ``side`` and crop a square, as one step: only the square is ever computed, so a
+    strip of 1 x 1e8 pixels does not become a gigabyte on the way."""
+    width, height = image.size
+    scale = side / min(width, height)
+    spare = max(round(max(width, height) * scale) - side, 0)
+    # integers() has an open end; a square image has nothing to draw.
+    start = int(generator.integers(0, spare + 1)) if crop == "random" else spare // 2
+    # Rounding can put the end of the square a fraction of a pixel outside the image.
+    low = min(start / scale, max(width, height) - min(width, height))
+    high = low + min(width, height)
+    box = (low, 0.0, high, float(height)) if width > height else (0.0, low, float(width), high)
+    return image.resize((side, side), Image.Resampling.LANCZOS, box=box)

@@ -1,0 +1,63 @@
+"""What every kind of source checks about a sample's fields before it is decoded: names, sizes, captions."""
+
+from __future__ import annotations
+
+from filtering.data.config import DataConfig
+
+__all__ = ["BadSample", "check_caption", "check_image_size", "field_names", "printable"]
+
+
+class BadSample(ValueError):
+    """A sample cannot be used; the message is one sentence that says why."""
+
+
+def field_names(setting: str) -> list[str]:
+    """Split ``a;b;c`` of a data setting into its names, in order."""
+    return [name.strip() for name in setting.split(";") if name.strip()]
+
+
+def printable(name: str) -> str:
+    """``name`` with the bytes that are not UTF-8 spelt out, so that it can be written to a ledger."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def check_image_size(size: int, config: DataConfig) -> None:
+    """Refuse an encoded image of ``size`` bytes that is empty or over ``max_image_bytes``.
+
+    Raises:
+        BadSample: the size is 0 or over the limit.
+    """
+    if size == 0:
+        raise BadSample("the image is empty (0 bytes)")
+    if size > config.max_image_bytes:
+        raise BadSample(f"the image has {size} bytes, over data.max_image_bytes = {config.max_image_bytes}")
+
+
+def check_caption(value: object, config: DataConfig, looked_for: str = "") -> str:
+    """The caption to train with: ``value`` (text, or UTF-8 bytes, or None where there is none), stripped.
+
+    Raises:
+        BadSample: there is no caption and ``allow_empty_caption`` is off, it is not text, or it is over
+            ``max_caption_bytes``.
+    """
+    if value is None or value == "" or value == b"":
+        if config.allow_empty_caption:
+            return ""
+        raise BadSample(f"the sample has no caption (data.caption_key = '{config.caption_key}'{looked_for})")
+    if isinstance(value, bytes):
+        try:
+            # Notepad and others start a text file with a byte order mark; it is not part of the caption.
+            value = value.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise BadSample(f"the caption is not UTF-8 text: {error.reason} at byte {error.start}") from None
+    if not isinstance(value, str):
+        raise BadSample(f"the caption is a {type(value).__name__}, not text")
+    caption = value.strip()
+    try:
+        size = len(caption.encode("utf-8"))
+    except UnicodeEncodeError:
+        # JSON can spell half of a surrogate pair, which no tokenizer or file accepts later.
+        raise BadSample("the caption holds half of a surrogate pair, which is not text") from None
+    if size > config.max_caption_bytes:
+        raise BadSample(f"the caption has {size} bytes, over data.max_caption_bytes = {config.max_caption_bytes}")
+    return caption if caption else check_caption(None, config, looked_for)

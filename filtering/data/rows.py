@@ -1,0 +1,69 @@
+"""The rows that travel through memsieve: how a sample is named, from the shard to the ledger."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+__all__ = ["Chunk", "FailedRow", "RawRow", "Row", "content_id"]
+
+
+def content_id(data: bytes) -> str:
+    """Identity of an image by its encoded bytes: the first 128 bits of their sha256, in hex."""
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class RawRow:
+    """One sample as read, not decoded. ``error`` is set where the source could not read it whole."""
+
+    key: str
+    shard: str
+    index: int
+    image: bytes = b""
+    caption: str | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class Row:
+    """One decoded sample. ``pixels`` is float32 [3, H, W] in [-1, 1]; ``group`` is the identity that evidence
+    accumulates under; (``stream``, ``epoch``, ``offset``) is its position, unique within a run."""
+
+    key: str
+    shard: str
+    index: int
+    group: str
+    caption: str
+    pixels: torch.Tensor
+    stream: int
+    epoch: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class FailedRow:
+    """A sample that could not be used, and why."""
+
+    key: str
+    shard: str
+    index: int
+    error: str
+
+
+@dataclass(slots=True)
+class Chunk:
+    """What one stream gives to one training window: ``rows`` (padded to a constant number by the caller where the
+    stream has ended), the samples read on the way that were not usable, and the position after it."""
+
+    stream: int
+    rows: list[Row]
+    failed: list[FailedRow]
+    held_out: list[str]
+    epoch: int
+    offset: int
+    ended: bool = False

@@ -1,0 +1,240 @@
+"""WebDataset tar shards: which files a path means, and the rows in one of them, none lost silently.
+
+webdataset's own iterators read a member whole before its size is known, skip links, and end quietly at a cut-off
+archive; here its naming rule (``base_plus_ext``) is kept and the tar is walked header by header instead.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import lzma
+import os
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import IO, Any, cast
+
+import fsspec
+from braceexpand import braceexpand
+from webdataset.tariterators import base_plus_ext
+
+from filtering.data.config import DataConfig
+from filtering.data.fields import BadSample, check_caption, check_image_size, field_names, printable
+from filtering.data.rows import RawRow
+from filtering.settings import SettingsError
+
+__all__ = ["count_shard", "expand_paths", "read_shard"]
+
+MAX_JSON_BYTES = 2**20
+"""A sample's json is metadata; a larger one is not read."""
+_META = re.compile(r"__[^/]*__($|/)")
+_TAR_ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError)
+
+
+def expand_paths(path: str | list[str], option: str = "data.path") -> list[str]:
+    """The shard files that ``path`` means: brace ranges, globs (sorted), folders (their ``*.tar``), ``a::b`` joined.
+
+    Raises:
+        SettingsError: nothing is found, a named shard is missing or has 0 bytes, braces do not balance, or ``path``
+            is a ``pipe:`` command.
+    """
+    found: list[str] = []
+    for text in [path] if isinstance(path, str) else path:
+        for part in text.split("::"):
+            if part.strip().startswith("pipe:"):
+                raise SettingsError(f"{option} = '{text}': 'pipe:' would run a command and is refused; name the files")
+            found.extend(_expand(part.strip(), text, option))
+    if not found:
+        raise SettingsError(
+            f"{option} = {path!r} names no shards; give a tar file, a range, a glob or a folder of tars"
+        )
+    for name in found:
+        if "://" not in name and os.path.getsize(name) == 0:
+            raise SettingsError(f"{option}: shard '{name}' has 0 bytes; copy it again or leave it out")
+    return found
+
+
+def _expand(part: str, text: str, option: str) -> list[str]:
+    if not part:
+        return []
+    if "://" not in part:
+        part = os.path.expanduser(part)
+        if os.path.isfile(part):
+            return [part]
+    try:
+        names = list(braceexpand(part))
+    except ValueError as error:
+        raise SettingsError(f"{option} = '{text}': {error}") from None
+    found: list[str] = []
+    for name in names:
+        if "://" in name or os.path.isfile(name):
+            found.append(name)
+            continue
+        pattern = os.path.join(glob.escape(name), "*.tar") if os.path.isdir(name) else name
+        matches = sorted(match for match in glob.glob(pattern, recursive=True) if os.path.isfile(match))
+        if not matches:
+            what = f"folder '{name}' holds no *.tar file" if os.path.isdir(name) else f"nothing is found at '{name}'"
+            raise SettingsError(f"{option} = '{text}': {what}; give a tar file, a range, a glob or a folder of tars")
+        found.extend(matches)
+    return found
+
+
+def read_shard(path: str, config: DataConfig) -> Iterator[RawRow]:
+    """The samples of one shard (local path or fsspec URL), in order; ``index`` counts them.
+
+    A sample that cannot be read whole is a row with ``error``; so is the point where a truncated shard ends. Nothing
+    is extracted to disk, so a member's name is only ever a label.
+    """
+    return _scan(path, config)
+
+
+def count_shard(path: str) -> int:
+    """Samples in a shard by its headers, unusable ones included; within one of the truth for a truncated shard."""
+    return sum(1 for _ in _scan(path, None))
+
+
+@dataclass(slots=True)
+class _Sample:
+    key: str
+    error: str | None = None
+    fields: dict[str, bytes | None] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
+    partial: bool = False
+
+
+def _scan(path: str, config: DataConfig | None) -> Iterator[RawRow]:
+    """Rows of a shard; without a ``config`` only headers are read and the rows hold nothing but their names."""
+    index = 0
+    seen: set[str] = set()
+    sample: _Sample | None = None
+    try:
+        with _open(path) as file, tarfile.open(fileobj=file, mode="r:*") as tar:
+            while (info := tar.next()) is not None:
+                # The list of members is kept for random access, and would hold every header of the shard.
+                cast("Any", tar).members = []
+                key, suffix = base_plus_ext(info.name)
+                if key is None or info.isdir() or _META.match(info.name):
+                    continue
+                if sample is None or sample.key != key:
+                    if sample is not None:
+                        yield _row(sample, path, index, config)
+                        index += 1
+                    sample = _Sample(key)
+                    if key in seen:
+                        sample.error = f"key '{key}' came before in this shard: the files of a sample must be adjacent"
+                    seen.add(key)
+                if config is not None:
+                    sample.partial = True
+                    _add(sample, tar, info, suffix.lower(), config)
+                    sample.partial = False
+            # tarfile takes a cut between two members, or inside a header, for the end of the archive.
+            archive = cast("IO[bytes]", tar.fileobj)
+            archive.seek(tar.offset)
+            if archive.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError("there is no end-of-archive mark")
+    except _TAR_ERRORS as error:
+        if sample is not None and not sample.partial:
+            row = _row(sample, path, index, config)
+            if row.error is None:
+                yield row
+                index, sample = index + 1, None
+        key = printable(sample.key) if sample is not None else ""
+        message = f"shard '{path}' cannot be read to its end, it is truncated or damaged: {error}"
+        yield RawRow(key=key, shard=path, index=index, error=message)
+        return
+    if sample is not None:
+        yield _row(sample, path, index, config)
+
+
+def _open(path: str) -> IO[bytes]:
+    if "://" in path:
+        return cast("IO[bytes]", fsspec.open(path, "rb").open())
+    return open(path, "rb")
+
+
+def _add(sample: _Sample, tar: tarfile.TarFile, info: tarfile.TarInfo, suffix: str, config: DataConfig) -> None:
+    """Read one member into ``sample`` where it is wanted and within the limits, by the size in its header."""
+    captions = field_names(config.caption_key)
+    sample.names.append(info.name)
+    try:
+        if suffix in sample.fields:
+            raise BadSample(f"member '{info.name}' comes twice in the sample")
+        sample.fields[suffix] = None
+        if not info.isreg():
+            kind = f"a link to '{info.linkname}'" if info.islnk() or info.issym() else "not a regular file"
+            raise BadSample(f"member '{info.name}' is {kind}; links and devices are not followed")
+        if suffix in field_names(config.image_key):
+            check_image_size(info.size, config)
+        elif suffix == "json":
+            if info.size > MAX_JSON_BYTES:
+                if any(name.startswith("json.") for name in captions):
+                    raise BadSample(f"member '{info.name}' has {info.size} bytes, over {MAX_JSON_BYTES}")
+                return
+        elif suffix not in captions:
+            return
+        elif info.size > config.max_caption_bytes + 16:  # room for a byte order mark and line ends
+            raise BadSample(
+                f"the caption has {info.size} bytes, over data.max_caption_bytes = {config.max_caption_bytes}"
+            )
+    except BadSample as error:
+        sample.error = sample.error or printable(str(error))
+        return
+    reader = tar.extractfile(info)
+    sample.fields[suffix] = reader.read() if reader is not None else b""
+
+
+def _row(sample: _Sample, path: str, index: int, config: DataConfig | None) -> RawRow:
+    key = printable(sample.key)
+    if config is None:
+        return RawRow(key=key, shard=path, index=index, error="not read")
+    try:
+        if sample.error is not None:
+            raise BadSample(sample.error)
+        _check_merged(sample, config)
+        present = f"; its fields: {', '.join(sample.fields)}"
+        images = [data for name in field_names(config.image_key) if (data := sample.fields.get(name.lower()))]
+        if not images:
+            raise BadSample(f"the sample has no image (data.image_key = '{config.image_key}'{present})")
+        meta = _json(sample, config)
+        caption = check_caption(_caption(sample, meta, config), config, present)
+    except BadSample as error:
+        return RawRow(key=key, shard=path, index=index, error=printable(str(error)))
+    return RawRow(key=key, shard=path, index=index, image=images[0], caption=caption, meta=meta)
+
+
+def _check_merged(sample: _Sample, config: DataConfig) -> None:
+    """``img.v1.jpg`` and ``img.v2.jpg`` are one sample ``img`` to WebDataset; say so rather than keep one of them."""
+    images = field_names(config.image_key)
+    texts = {name.partition(".")[0] for name in field_names(config.caption_key)}
+    dotted = [suffix.rpartition(".") for suffix in sample.fields if "." in suffix and suffix not in images]
+    captioned = {stem for stem, _, last in dotted if last in texts}
+    merged = [stem for stem, _, last in dotted if last in images]
+    if merged and (not any(name in sample.fields for name in images) or captioned.intersection(merged)):
+        raise BadSample(
+            f"{', '.join(sample.names)} fall under one key '{sample.key}', since a key ends at the first dot; "
+            "rename them without dots, or name the field in data.image_key"
+        )
+
+
+def _json(sample: _Sample, config: DataConfig) -> dict[str, Any]:
+    data = sample.fields.get("json")
+    if data is None:
+        return {}
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        if "json." in config.caption_key:
+            raise BadSample(f"the sample's json cannot be read: {error}") from None
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _caption(sample: _Sample, meta: dict[str, Any], config: DataConfig) -> object:
+    for name in field_names(config.caption_key):
+        value = meta.get(name[5:]) if name.startswith("json.") else sample.fields.get(name)
+        if value is not None:
+            return value
+    return None

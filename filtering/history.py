@@ -1,0 +1,146 @@
+"""Evidence per group over visits, and when it is enough.
+
+One (t, eps) is a noisy test; a decision is about a pair. A group's evidence is the discounted mean of its visits'
+scores, in units of what such a mean spreads over clean pairs:
+
+    T = mean / sqrt(tau^2 + sigma^2 * w2 / w1^2),   w1 = sum of discounts, w2 = sum of squared discounts,
+
+where sigma^2 is the variance of visits within a clean pair and tau^2 that between clean pairs (some images are simply
+easy), both estimated from held-out pairs. Without tau^2 a pair that is read often would be condemned for being easy.
+
+The clock is the *sweep*: every held-out group has been scored once more. Evidence is compared once a sweep, so a
+training group's running maximum is taken over at most as many looks as the held-out groups' own, and a group is
+condemned when that maximum ranks beyond the chosen rate among theirs: the false-drop rate holds per pair over its
+whole life, not per visit.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from filtering.calibration import conformal_p_value
+
+__all__ = ["EvidenceTable", "spread_of_clean_pairs"]
+
+Array = npt.NDArray[np.float64]
+_FLOATS: Final = ("sum", "w1", "w2", "evidence", "evidence_max", "p_value", "magnitude_sum", "last_score")
+_INTS: Final = ("exposures", "trained", "scored", "dropped", "first_step", "last_step", "last_sweep", "condemned_step")
+
+
+class EvidenceTable:
+    """One row per group, in columns; 128 bytes of numbers a group besides its name.
+
+    Args:
+        half_life: sweeps after which a visit counts half.
+    """
+
+    def __init__(self, half_life: float) -> None:
+        self.half_life = half_life
+        self.names: list[str] = []
+        self._row: dict[str, int] = {}
+        self.columns: dict[str, npt.NDArray[Any]] = {name: np.zeros(0) for name in _FLOATS}
+        self.columns |= {name: np.zeros(0, dtype=np.int64) for name in _INTS}
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, column: str) -> npt.NDArray[Any]:
+        """One column, a view of the rows in use."""
+        return self.columns[column][: len(self.names)]
+
+    def row(self, group: str) -> int:
+        """Row of ``group``; -1 where it was never seen."""
+        return self._row.get(group, -1)
+
+    def rows(self, groups: list[str], step: int) -> npt.NDArray[np.int64]:
+        """Rows of ``groups``, new ones added."""
+        for group in groups:
+            if group not in self._row:
+                self._row[group] = len(self.names)
+                self.names.append(group)
+                self._grow()
+                new = self._row[group]
+                self.columns["condemned_step"][new] = -1
+                self.columns["first_step"][new] = step
+                self.columns["evidence_max"][new] = -np.inf
+                self.columns["p_value"][new] = 1.0
+        return np.array([self._row[group] for group in groups], dtype=np.int64)
+
+    def observe(self, groups: list[str], scores: Array, magnitudes: Array, step: int, sweep: int) -> None:
+        """Add visits in the order given; a NaN score is an exposure without evidence."""
+        rows = self.rows(groups, step)
+        c = self.columns
+        for row, score, magnitude in zip(rows, scores, magnitudes, strict=True):
+            c["exposures"][row] += 1
+            c["last_step"][row] = step
+            if not np.isfinite(score):
+                continue
+            decay = 0.5 ** ((sweep - c["last_sweep"][row]) / self.half_life)
+            c["sum"][row] = c["sum"][row] * decay + score
+            c["w1"][row] = c["w1"][row] * decay + 1.0
+            c["w2"][row] = c["w2"][row] * decay * decay + 1.0
+            c["last_sweep"][row] = sweep
+            c["last_score"][row] = score
+            c["scored"][row] += 1
+            c["magnitude_sum"][row] += magnitude if np.isfinite(magnitude) else 0.0
+
+    def look(self, within: float, between: float) -> None:
+        """One look at all evidence: T of every scored group, and its running maximum."""
+        scored = self["scored"] > 0
+        w1 = np.where(scored, self["w1"], 1.0)
+        spread = np.sqrt(between + within * self["w2"] / (w1 * w1))
+        evidence = np.where(scored, self["sum"] / w1 / np.maximum(spread, 1e-9), 0.0)
+        self["evidence"][:] = evidence
+        self["evidence_max"][:] = np.where(scored, np.maximum(self["evidence_max"], evidence), -np.inf)
+
+    def rank_against(self, held_out: EvidenceTable) -> None:
+        """p-value of every group: the rank of its running maximum among the held-out groups' running maxima."""
+        reference = held_out["evidence_max"]
+        self["p_value"][:] = conformal_p_value(
+            np.where(np.isfinite(self["evidence_max"]), self["evidence_max"], -1e9), reference.astype(np.float64)
+        )
+
+    def _grow(self) -> None:
+        needed = len(self.names)
+        if needed <= len(self.columns["sum"]):
+            return
+        capacity = max(1024, 2 * needed)
+        for name, column in self.columns.items():
+            larger = np.zeros(capacity, dtype=column.dtype)
+            larger[: len(column)] = column
+            self.columns[name] = larger
+
+    def state_dict(self) -> dict[str, Any]:
+        """Names and columns of the rows in use."""
+        columns = {name: torch.from_numpy(self[name].copy()) for name in self.columns}
+        return {"half_life": self.half_life, "names": list(self.names), "columns": columns}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore exactly."""
+        self.half_life = float(state["half_life"])
+        self.names = list(state["names"])
+        self._row = {name: row for row, name in enumerate(self.names)}
+        self.columns = {name: tensor.numpy().copy() for name, tensor in state["columns"].items()}
+
+
+def spread_of_clean_pairs(scores: Array) -> tuple[float, float]:
+    """Variance of scores within and between held-out pairs, from ``scores`` [groups, sweeps] (NaN = not scored).
+
+    One-way analysis of variance with unequal counts; with fewer than two scores a pair, all is between.
+    """
+    counts = np.isfinite(scores).sum(axis=1)
+    usable = scores[counts >= 2]
+    flat = scores[np.isfinite(scores)]
+    total = float(np.var(flat)) if len(flat) > 1 else 1.0
+    if len(usable) < 2:
+        return 0.0, max(total, 1e-6)
+    n = np.isfinite(usable).sum(axis=1)
+    means = np.nanmean(usable, axis=1)
+    within = float(np.nansum((usable - means[:, None]) ** 2) / max(int((n - 1).sum()), 1))
+    between = float(np.var(means) - within * np.mean(1.0 / n))
+    # never less than a twentieth of the whole: a few held-out pairs cannot show that all images are alike
+    return within, max(between, 0.05 * total, 1e-6)

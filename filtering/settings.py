@@ -1,0 +1,112 @@
+"""Strict settings: typed models that refuse unknown keys with a suggestion, YAML files, dotted overrides."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+__all__ = ["Settings", "SettingsError", "apply_overrides", "load_settings", "parse_settings"]
+
+
+class SettingsError(ValueError):
+    """A setting is wrong; the message names the option, its value and the way out."""
+
+
+class Settings(BaseModel):
+    """Base of every settings section: unknown keys are errors, values are checked on assignment too."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def load_settings(model: type[S], path: str | Path, overrides: list[str] | None = None) -> S:
+    """Read a YAML file into ``model``, with ``a.b=c`` overrides laid over it.
+
+    Raises:
+        SettingsError: the file is missing, is not a YAML mapping, or a key or value in it is wrong.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise SettingsError(f"config file '{file}' does not exist; name a YAML file, for example one of configs/train/")
+    try:
+        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise SettingsError(f"config file '{file}' is not valid YAML: {error}") from error
+    if raw is None:
+        raw = {}
+    if not isinstance(raw, dict):
+        raise SettingsError(f"config file '{file}' must hold a mapping of sections, not a {type(raw).__name__}")
+    return parse_settings(model, apply_overrides(raw, overrides or []), where=str(file))
+
+
+def apply_overrides(raw: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """Lay ``section.key=value`` strings over ``raw``; values are read as YAML, so ``1e-4`` and lists work."""
+    for override in overrides:
+        dotted, separator, text = override.partition("=")
+        if not separator or not dotted.strip():
+            raise SettingsError(f"--set '{override}' must look like section.key=value, for example train.seed=1")
+        node = raw
+        *parents, leaf = dotted.strip().split(".")
+        for name in parents:
+            child = node.setdefault(name, {})
+            if child is None:
+                child = node[name] = {}
+            if not isinstance(child, dict):
+                raise SettingsError(f"--set '{override}': '{name}' holds a value, not a section")
+            node = child
+        node[leaf] = _number(yaml.safe_load(text))
+    return raw
+
+
+def parse_settings(model: type[S], raw: dict[str, Any], where: str = "config") -> S:
+    """Check ``raw`` against ``model``.
+
+    Raises:
+        SettingsError: one line per wrong key or value, each with its dotted name and, for a misspelt key, a suggestion.
+    """
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        lines = [_explain(model, dict(item)) for item in error.errors()]
+        raise SettingsError(f"{where}: " + "; ".join(lines)) from None
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads ``1e-4`` as a string; people mean the number."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _explain(model: type[BaseModel], item: dict[str, Any]) -> str:
+    location = [str(part) for part in item["loc"]]
+    dotted = ".".join(location) or "settings"
+    if item["type"] == "extra_forbidden":
+        known = _known_keys(model, location[:-1])
+        close = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(sorted(known))}"
+        return f"unknown key '{dotted}'; {hint}"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    return f"'{dotted}' = {item.get('input')!r}: {message}"
+
+
+def _known_keys(model: type[BaseModel], path: list[str]) -> list[str]:
+    node: type[BaseModel] = model
+    for name in path:
+        field = node.model_fields.get(name)
+        annotation = field.annotation if field is not None else None
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        models = [option for option in options if isinstance(option, type) and issubclass(option, BaseModel)]
+        if not models:
+            return []
+        node = models[0]
+    return list(node.model_fields)

@@ -1,0 +1,145 @@
+"""What is measured of each noised sample, in epsilon space; higher evidence = more likely memorised.
+
+Notation as in Wen et al. (ICLR 2024): eps_c = eps_theta(x_t, caption), eps_0 = eps_theta(x_t, unconditional),
+Delta = eps_c - eps_0. ``ref`` is the model before fine-tuning at the same (x_t, eps, t).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+__all__ = ["SIGNALS", "Predictions", "Signal", "measure", "required_passes"]
+
+TINY: Final = 1e-12
+
+
+@dataclass(slots=True)
+class Predictions:
+    """Predictions of one batch, all converted to epsilon space, [B, ...], any float dtype.
+
+    ``noise`` is the true epsilon. ``cond`` is always there; the others where a signal needs them.
+    """
+
+    noise: torch.Tensor
+    cond: torch.Tensor
+    uncond: torch.Tensor | None = None
+    ref_cond: torch.Tensor | None = None
+    ref_uncond: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """One signal: the passes it needs, its value, and the monotone transform that calibration works on."""
+
+    name: str
+    needs: frozenset[str]
+    value: Callable[[Predictions], torch.Tensor]
+    evidence: Callable[[torch.Tensor], torch.Tensor]
+    source: str
+
+
+def _given(tensor: torch.Tensor | None, name: str) -> torch.Tensor:
+    if tensor is None:
+        raise ValueError(f"a signal needs the '{name}' prediction, which was not given")
+    return tensor
+
+
+def _flat(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().float().flatten(1)
+
+
+def _mse(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    error: torch.Tensor = (_flat(a) - _flat(b)).square().mean(1)
+    return error
+
+
+def _norm(cond: torch.Tensor, uncond: torch.Tensor) -> torch.Tensor:
+    norm: torch.Tensor = torch.linalg.vector_norm(_flat(cond) - _flat(uncond), dim=1)
+    return norm
+
+
+def magnitude(p: Predictions) -> torch.Tensor:
+    """m = ||eps_c - eps_0||_2 per sample (Wen et al., Eq. 3 at one timestep), [B] float32."""
+    return _norm(p.cond, _given(p.uncond, "uncond"))
+
+
+def loss(p: Predictions) -> torch.Tensor:
+    """||eps - eps_c||^2 / n per sample, [B] float32."""
+    return _mse(p.noise, p.cond)
+
+
+def loss_gap(p: Predictions) -> torch.Tensor:
+    """(||eps - eps_0||^2 - ||eps - eps_c||^2) / n per sample (Zhai et al., CLiD, NeurIPS 2024), [B] float32."""
+    return _mse(p.noise, _given(p.uncond, "uncond")) - _mse(p.noise, p.cond)
+
+
+def cosine(p: Predictions) -> torch.Tensor:
+    """cos(Delta, eps_0) per sample (Asthana et al., ICLR 2026), [B] float32."""
+    uncond = _flat(_given(p.uncond, "uncond"))
+    return torch.nn.functional.cosine_similarity(_flat(p.cond) - uncond, uncond, dim=1)
+
+
+def reference_ratio(p: Predictions) -> torch.Tensor:
+    """1 - ||eps - eps_c||^2 / ||eps - eps_c^ref||^2 at the same (x_t, eps, t), [B] float32."""
+    return 1.0 - loss(p) / _mse(p.noise, _given(p.ref_cond, "ref_cond")).clamp_min(TINY)
+
+
+def magnitude_ratio(p: Predictions) -> torch.Tensor:
+    """log m - log m^ref, [B] float32."""
+    reference = _norm(_given(p.ref_cond, "ref_cond"), _given(p.ref_uncond, "ref_uncond"))
+    return magnitude(p).clamp_min(TINY).log() - reference.clamp_min(TINY).log()
+
+
+def _same(value: torch.Tensor) -> torch.Tensor:
+    return value
+
+
+def _log(value: torch.Tensor) -> torch.Tensor:
+    return value.clamp_min(TINY).log()
+
+
+def _minus_log(value: torch.Tensor) -> torch.Tensor:
+    return -value.clamp_min(TINY).log()
+
+
+def _minus_log_one_minus(value: torch.Tensor) -> torch.Tensor:
+    # log(loss_ref / loss): symmetric in the two models, where 1 - ratio saturates at 1
+    return -(1.0 - value).clamp_min(TINY).log()
+
+
+_UNCOND, _REF, _BOTH = frozenset({"uncond"}), frozenset({"ref_cond"}), frozenset({"uncond", "ref_cond", "ref_uncond"})
+
+SIGNALS: Final[dict[str, Signal]] = {
+    signal.name: signal
+    for signal in (
+        Signal("magnitude", _UNCOND, magnitude, _log, "Wen et al., ICLR 2024"),
+        Signal("loss_gap", _UNCOND, loss_gap, _same, "Zhai et al., NeurIPS 2024"),
+        Signal("loss", frozenset(), loss, _minus_log, "t-normalised training loss"),
+        Signal("cosine", _UNCOND, cosine, _same, "Asthana et al., ICLR 2026"),
+        Signal("reference_ratio", _REF, reference_ratio, _minus_log_one_minus, "loss against a frozen copy"),
+        Signal("magnitude_ratio", _BOTH, magnitude_ratio, _same, "magnitude against a frozen copy's"),
+    )
+}
+
+
+def required_passes(names: Iterable[str]) -> frozenset[str]:
+    """The extra forward passes that ``names`` need, each once: of ``uncond``, ``ref_cond``, ``ref_uncond``.
+
+    Raises:
+        ValueError: a name is not a signal.
+    """
+    needed: set[str] = set()
+    for name in names:
+        if name not in SIGNALS:
+            raise ValueError(f"unknown signal '{name}'; known signals: {', '.join(SIGNALS)}")
+        needed |= SIGNALS[name].needs
+    return frozenset(needed)
+
+
+def measure(names: Iterable[str], predictions: Predictions) -> dict[str, torch.Tensor]:
+    """Every named signal of a batch: name -> [B] float32 on the predictions' device."""
+    return {name: SIGNALS[name].value(predictions) for name in names}

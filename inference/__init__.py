@@ -1,0 +1,1 @@
+"""Checks a finished model: does it copy its training images?"""

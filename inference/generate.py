@@ -1,0 +1,149 @@
+"""Images from any diffusers text-to-image pipeline, each fixed by (seed, prompt index, j) alone."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+__all__ = ["SCHEDULERS", "generate", "image_seed", "load_pipeline"]
+
+SCHEDULERS = ("auto", "ddim", "own")
+
+
+def image_seed(seed: int, prompt_index: int, j: int) -> int:
+    """The seed of one image: 63 bits of a hash, so that neighbouring numbers give unrelated noise."""
+    digest = hashlib.sha256(f"{seed}:{prompt_index}:{j}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def load_pipeline(path: str | Path, *, device: str | None = None, dtype: torch.dtype | None = None) -> Any:
+    """A diffusers pipeline from a local folder; nothing is downloaded.
+
+    Raises:
+        ValueError: the folder does not exist or holds no pipeline.
+    """
+    from diffusers import DiffusionPipeline
+
+    folder = Path(path)
+    if not (folder / "model_index.json").is_file():
+        raise ValueError(f"'{folder}' holds no diffusers pipeline (no model_index.json in it); name a local folder")
+    options = {} if dtype is None else {"torch_dtype": dtype}
+    pipe = DiffusionPipeline.from_pretrained(str(folder), local_files_only=True, **options)
+    return pipe if device is None else pipe.to(device)
+
+
+def generate(
+    pipe_or_path: Any,
+    prompts: Sequence[str],
+    seeds_per_prompt: int = 1,
+    *,
+    steps: int = 20,
+    guidance_scale: float = 7.5,
+    batch: int = 8,
+    seed: int = 0,
+    scheduler: str = "auto",
+    device: str | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> Tensor:
+    """Generate ``seeds_per_prompt`` images for each prompt: float32 [N, 3, H, W] in [-1, 1] on the CPU.
+
+    Image ``i * seeds_per_prompt + j`` belongs to prompt ``i``. Its noise comes from a CPU generator of its own, so that
+    it depends neither on ``batch`` nor on the device (but for rounding). The pipeline is given back as it came.
+
+    Args:
+        scheduler: ``auto`` takes deterministic DDIM for diffusion models and the own scheduler for flow models;
+            ``ddim`` insists; ``own`` keeps the pipeline's.
+        options: passed to the pipeline's call, for example height and width.
+
+    Raises:
+        ValueError: no prompts, a number below 1, an unknown or impossible scheduler, a pipeline that takes no prompt.
+    """
+    for name, value in (("seeds_per_prompt", seeds_per_prompt), ("steps", steps), ("batch", batch)):
+        if value < 1:
+            raise ValueError(f"{name} = {value}: must be at least 1")
+    if isinstance(prompts, str) or not prompts:
+        raise ValueError("prompts must be a list of at least one string")
+    if isinstance(pipe_or_path, (str, Path)):
+        pipe = load_pipeline(pipe_or_path, device=device)
+    else:
+        pipe = pipe_or_path if device is None else pipe_or_path.to(device)
+    accepted = inspect.signature(type(pipe).__call__).parameters
+    if "prompt" not in accepted:
+        raise ValueError(f"{type(pipe).__name__} takes no prompt: it is not a text-to-image pipeline")
+    options = {"num_inference_steps": steps, "output_type": "pt", **options}
+    if "guidance_scale" in accepted:
+        options["guidance_scale"] = guidance_scale
+    jobs = [(index, j) for index in range(len(prompts)) for j in range(seeds_per_prompt)]
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    images: list[Tensor] = []
+    blanked = 0
+    with (
+        _prepared(pipe, scheduler),
+        Progress(*columns, console=Console(stderr=True), disable=not progress, transient=True) as bar,
+    ):
+        task = bar.add_task("generating", total=len(jobs))
+        for start in range(0, len(jobs), batch):
+            part = jobs[start : start + batch]
+            generators = [torch.Generator("cpu").manual_seed(image_seed(seed, index, j)) for index, j in part]
+            output = pipe(prompt=[prompts[index] for index, _ in part], generator=generators, **options)
+            images.append(output.images.detach().to("cpu", torch.float32) * 2 - 1)
+            blanked += sum(bool(flag) for flag in getattr(output, "nsfw_content_detected", None) or [])
+            bar.advance(task, len(part))
+    if blanked:
+        warnings.warn(
+            f"the pipeline's safety checker blanked {blanked} of {len(jobs)} images: rates measured on them are wrong",
+            stacklevel=2,
+        )
+    return torch.cat(images).clamp(-1, 1)
+
+
+@contextmanager
+def _prepared(pipe: Any, scheduler: str) -> Iterator[None]:
+    """Evaluation mode, the wanted scheduler and a quiet progress bar; all as before on the way out."""
+    modules = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    modes = [(module, module.training) for whole in modules for module in whole.modules()]
+    own, quiet = pipe.scheduler, dict(getattr(pipe, "_progress_bar_config", {}))
+    replacement = _scheduler(pipe, scheduler)
+    try:
+        pipe.scheduler = replacement
+        pipe.set_progress_bar_config(disable=True)
+        for module in modules:
+            module.eval()
+        yield
+    finally:
+        pipe.scheduler = own
+        pipe.set_progress_bar_config(**quiet)
+        for module, training in modes:
+            module.training = training
+
+
+def _scheduler(pipe: Any, name: str) -> Any:
+    from diffusers import DDIMScheduler
+
+    if name not in SCHEDULERS:
+        raise ValueError(f"scheduler = '{name}': must be one of {', '.join(SCHEDULERS)}")
+    flow = "prediction_type" not in pipe.scheduler.config or "FlowMatch" in type(pipe.scheduler).__name__
+    if name == "own" or (name == "auto" and flow):
+        # A copy: schedulers keep counters, and the caller's must not move.
+        return type(pipe.scheduler).from_config(pipe.scheduler.config)
+    if flow:
+        raise ValueError(f"scheduler = 'ddim' does not fit {type(pipe.scheduler).__name__}; take 'own'")
+    # Every value of the old scheduler is passed on by hand: from_config drops those that its constructor filled in,
+    # and a pipeline in memory and the same one loaded from disk would then sample differently.
+    known = inspect.signature(DDIMScheduler.__init__).parameters
+    config = {key: value for key, value in pipe.scheduler.config.items() if key in known}
+    config.setdefault("set_alpha_to_one", False)
+    if getattr(pipe, "vae", None) is not None:
+        config["clip_sample"] = False  # as diffusers itself insists: latents are not confined to [-1, 1]
+    return DDIMScheduler(**config)

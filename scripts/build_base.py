@@ -1,0 +1,217 @@
+"""Build the tiny base pipeline that ships with memsieve: a Stable-Diffusion-shaped text-to-image model of OpenMoji.
+
+    python scripts/build_base.py --out assets/tiny-sd
+
+Trains a tokenizer, an autoencoder, then a text encoder and a UNet together, on the OpenMoji training split with nothing
+planted; held-out emoji are only measured on. About 35 minutes on two CPU cores. ``--stage report`` measures a finished
+pipeline again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import math
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from base_models import SIZE, TOKENS, new_models, save_pipeline, train_tokenizer
+from base_report import Pair, caption_test, model_card, sample_grid
+
+from filtering.data.openmoji import build_openmoji
+
+__all__ = ["main", "read_split", "train_unet", "train_vae"]
+
+EMA_DECAY = 0.9985
+
+
+def main() -> None:
+    """Parse the command line, train, save and measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("assets/tiny-sd"))
+    parser.add_argument("--data", type=Path, help="OpenMoji dataset to reuse; drawn anew where it is left out")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--vae-steps", type=int, default=700)
+    parser.add_argument("--unet-steps", type=int, default=4500)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--save-every", type=int, default=500)
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves the choice to PyTorch")
+    parser.add_argument("--stage", choices=["all", "report"], default="all")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    with tempfile.TemporaryDirectory() as temporary:
+        data = options.data or Path(temporary) / "openmoji"
+        if options.data is None:
+            build_openmoji(data, size=SIZE, seed=options.seed)
+        train, held = read_split(data / "train"), read_split(data / "held_out")
+    minutes: dict[str, float] = {}
+    if options.stage == "all":
+        minutes = _train_all(options, train)
+    report = _report(options, train, held, minutes)
+    print(json.dumps(report, indent=2))
+
+
+def read_split(folder: Path) -> list[Pair]:
+    """Read all pairs of a folder of shards, at SIZE x SIZE pixels."""
+    rows = []
+    for shard in sorted(folder.glob("*.tar")):
+        members: dict[str, dict[str, bytes]] = {}
+        with tarfile.open(shard) as tar:
+            for member in tar:
+                stream = tar.extractfile(member)
+                if stream is not None:
+                    key, _, kind = member.name.partition(".")
+                    members.setdefault(key, {})[kind] = stream.read()
+        for fields in members.values():
+            image = Image.open(io.BytesIO(fields["png"])).convert("RGB").resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+            pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
+            meta = json.loads(fields["json"])
+            rows.append(Pair(pixels, fields["txt"].decode(), meta["base"], meta["codepoints"]))
+    if not rows:
+        raise ValueError(f"no samples in '{folder}'; build the dataset first")
+    return rows
+
+
+def _train_all(options: argparse.Namespace, train: list[Pair]) -> dict[str, float]:
+    tokenizer = train_tokenizer([row.caption for row in train])
+    vae, text, unet = new_models(tokenizer)
+    pixels = torch.stack([row.pixels for row in train])
+    started = time.perf_counter()
+    latents = train_vae(vae, pixels, options.vae_steps, options.batch, options.seed)
+    halfway = time.perf_counter()
+    train_unet(vae, text, tokenizer, unet, latents, [row.caption for row in train], options)
+    ended = time.perf_counter()
+    return {"vae": round((halfway - started) / 60, 1), "unet": round((ended - halfway) / 60, 1)}
+
+
+def _schedule(step: int, steps: int, warmup: int = 100) -> float:
+    return min(1.0, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+
+def train_vae(vae: Any, pixels: torch.Tensor, steps: int, batch: int, seed: int) -> torch.Tensor:
+    """Train the autoencoder (L1 + L2 + a small KL) and set its scaling factor.
+
+    Returns:
+        Scaled latents [N, 4, SIZE / 2, SIZE / 2] of all images, for the UNet.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3, weight_decay=0.0)
+    bar = tqdm(range(steps), desc="autoencoder", mininterval=10)
+    for step in bar:
+        for group in optimizer.param_groups:
+            group["lr"] = 2e-3 * _schedule(step, steps)
+        images = pixels[torch.randint(len(pixels), (batch,), generator=generator)]
+        posterior = vae.encode(images).latent_dist
+        difference = vae.decode(posterior.sample(generator)).sample - images
+        loss = difference.abs().mean() + difference.pow(2).mean() + 1e-5 * posterior.kl().mean() / 16
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        bar.set_postfix(l1=f"{difference.abs().mean().item():.4f}", refresh=False)
+    vae.requires_grad_(False).eval()
+    with torch.no_grad():
+        latents = torch.cat([vae.encode(part).latent_dist.mean for part in pixels.split(128)])
+    vae.register_to_config(scaling_factor=float(1 / latents.std()))
+    return latents * vae.config.scaling_factor
+
+
+def train_unet(
+    vae: Any, text: Any, tokenizer: Any, unet: Any, latents: torch.Tensor, captions: list[str],
+    options: argparse.Namespace,
+) -> None:  # fmt: skip
+    """Train text encoder and UNet together to predict the noise; saves averaged weights to ``options.out``."""
+    from diffusers import DDPMScheduler
+
+    generator = torch.Generator().manual_seed(options.seed + 1)
+    noiser = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    ids = _tokens(tokenizer, captions)
+    empty = _tokens(tokenizer, [""])[0]
+    # The weights are held once more: sampling and saving use their average over the last steps.
+    learned = [*unet.parameters(), *text.parameters()]
+    average = [weight.detach().clone() for weight in learned]
+    optimizer = torch.optim.AdamW(learned, lr=options.lr, weight_decay=0.01)
+    unet.train()
+    text.train()
+    bar = tqdm(range(options.unet_steps), desc="UNet and text encoder", mininterval=10)
+    smooth = 1.0
+    order = torch.empty(0, dtype=torch.long)
+    for step in bar:
+        for group in optimizer.param_groups:
+            group["lr"] = options.lr * _schedule(step, options.unet_steps)
+        if len(order) < options.batch:
+            order = torch.randperm(len(latents), generator=generator)
+        rows, order = order[: options.batch], order[options.batch :]
+        tokens = ids[rows]
+        tokens[torch.rand(len(rows), generator=generator) < 0.1] = empty
+        noise = torch.randn(latents[rows].shape, generator=generator)
+        times = torch.randint(1000, (len(rows),), generator=generator)
+        noised = noiser.add_noise(latents[rows], noise, times)
+        predicted = unet(noised, times, encoder_hidden_states=text(tokens).last_hidden_state).sample
+        loss = (predicted - noise).pow(2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(learned, 1.0)
+        optimizer.step()
+        torch._foreach_lerp_(average, [w.detach() for w in learned], 1 - min(EMA_DECAY, (1 + step) / (10 + step)))
+        smooth += 0.01 * (loss.item() - smooth)
+        bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
+        if (step + 1) % options.save_every == 0 or step + 1 == options.unet_steps:
+            with torch.no_grad():
+                current = [weight.detach().clone() for weight in learned]
+                for weight, mean in zip(learned, average, strict=True):
+                    weight.copy_(mean)
+                save_pipeline(options.out, vae, text, tokenizer, unet)
+                for weight, kept in zip(learned, current, strict=True):
+                    weight.copy_(kept)
+
+
+def _tokens(tokenizer: Any, captions: list[str]) -> torch.Tensor:
+    encoded = tokenizer(captions, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt")
+    return encoded.input_ids
+
+
+def _report(
+    options: argparse.Namespace,
+    train: list[Pair],
+    held: list[Pair],
+    minutes: dict[str, float],
+) -> dict[str, Any]:
+    """Measure the saved pipeline on held-out pairs, draw the sample grid, write metrics.json and the model card."""
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(options.out, local_files_only=True, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    old = options.out / "metrics.json"
+    report: dict[str, Any] = json.loads(old.read_text()) if old.is_file() and not minutes else {}
+    if minutes:
+        report.update(unet_steps=options.unet_steps, vae_steps=options.vae_steps, batch=options.batch)
+        report.update(lr=options.lr, seed=options.seed, minutes=minutes)
+    report["train_pairs"], report["held_out_pairs"] = len(train), len(held)
+    report.update(caption_test(pipeline, held))
+    names = sorted(row.codepoints for row in held)
+    (options.out / "held_out.json").write_text(json.dumps(names) + "\n", encoding="utf-8")
+    sample_grid(pipeline, train, held, options.out.with_name(f"{options.out.name}-samples.png"))
+    weights = sum(file.stat().st_size for file in options.out.rglob("*") if file.is_file())
+    report["folder_megabytes"] = round(weights / 1e6, 2)
+    old.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (options.out / "README.md").write_text(model_card(report), encoding="utf-8")
+    return report
+
+
+if __name__ == "__main__":
+    main()

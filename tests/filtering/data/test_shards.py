@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import webdataset as wds
+
+from filtering.data.config import DataConfig
+from filtering.data.shards import count_shard, expand_paths, read_shard
+from filtering.data.sources import ShardSource
+from filtering.settings import SettingsError
+
+
+def config(**values: Any) -> DataConfig:
+    return DataConfig(**{"path": "unused", **values})
+
+
+def write_tar(path: Path, members: list[tuple[str, bytes]]) -> str:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return str(path)
+
+
+def rows(path: str, **values: Any) -> list[tuple[str, int, bytes, str | None]]:
+    """(key, index, image, caption) of good rows; the error in place of the caption for the others."""
+    found = list(read_shard(path, config(**values)))
+    assert all(row.shard == path for row in found)
+    return [(row.key, row.index, row.image, row.error if row.error else row.caption) for row in found]
+
+
+def pair(key: str, caption: str = "a cat") -> list[tuple[str, bytes]]:
+    return [(f"{key}.jpg", b"image " + key.encode()), (f"{key}.txt", caption.encode())]
+
+
+class TestExpandPaths:
+    def test_ranges_globs_folders_and_joins(self, tmp_path: Path) -> None:
+        for name in ("a-000", "a-001", "a-002", "b-000"):
+            (tmp_path / f"{name}.tar").write_bytes(b"x")
+        (tmp_path / "notes.txt").write_bytes(b"x")
+        a0, a1, a2, b0 = (str(tmp_path / f"{name}.tar") for name in ("a-000", "a-001", "a-002", "b-000"))
+        assert expand_paths(f"{tmp_path}/a-{{000..001}}.tar") == [a0, a1]
+        assert expand_paths(f"{tmp_path}/a-*.tar") == [a0, a1, a2]
+        assert expand_paths(str(tmp_path)) == [a0, a1, a2, b0]
+        assert expand_paths(f"{b0}::{tmp_path}/a-{{001..002}}.tar") == [b0, a1, a2]
+        assert expand_paths([b0, f"{tmp_path}/a-00[12].tar"]) == [b0, a1, a2]
+        assert expand_paths("s3://bucket/{0..1}.tar") == ["s3://bucket/0.tar", "s3://bucket/1.tar"]
+
+    def test_a_file_named_like_a_pattern_is_that_file(self, tmp_path: Path) -> None:
+        (tmp_path / "odd[1].tar").write_bytes(b"x")
+        assert expand_paths(str(tmp_path / "odd[1].tar")) == [str(tmp_path / "odd[1].tar")]
+
+    @pytest.mark.parametrize(
+        ("path", "message"),
+        [
+            ("pipe:cat x.tar", "data.path = 'pipe:cat x.tar': 'pipe:' would run a command"),
+            ("no/such-{0..3}.tar", "data.path = 'no/such-{0..3}.tar': nothing is found at 'no/such-0.tar'"),
+            ("no/such-*.tar", "nothing is found at 'no/such-*.tar'"),
+            ("{0..3.tar", "data.path = '{0..3.tar'"),
+            ("", "data.path = '' names no shards"),
+            ([], r"data.path = [] names no shards"),
+        ],
+    )
+    def test_refusals_name_option_and_value(self, path: str | list[str], message: str) -> None:
+        with pytest.raises(SettingsError) as caught:
+            expand_paths(path)
+        assert message in str(caught.value)
+
+    def test_one_missing_shard_of_a_range_is_an_error(self, tmp_path: Path) -> None:
+        (tmp_path / "0.tar").write_bytes(b"x")
+        with pytest.raises(SettingsError, match="nothing is found at '.*1.tar'"):
+            expand_paths(f"{tmp_path}/{{0..1}}.tar")
+
+    def test_empty_folder_and_empty_shard(self, tmp_path: Path) -> None:
+        with pytest.raises(SettingsError, match="holds no"):
+            expand_paths(str(tmp_path))
+        (tmp_path / "0.tar").touch()
+        with pytest.raises(SettingsError, match="data.held_out_path: shard '.*0.tar' has 0 bytes"):
+            expand_paths(str(tmp_path), option="data.held_out_path")
+
+
+def test_reads_what_webdataset_writes(tmp_path: Path) -> None:
+    path = str(tmp_path / "0.tar")
+    with wds.TarWriter(path) as writer:
+        writer.write({"__key__": "dir/k1", "jpg": b"one", "txt": " a cat\n", "json": {"url": "u"}})
+        writer.write({"__key__": "k2", "png": b"two", "caption": "\ufeffein Hündchen"})
+    assert rows(path) == [("dir/k1", 0, b"one", "a cat"), ("k2", 1, b"two", "ein Hündchen")]
+    assert next(read_shard(path, config())).meta == {"url": "u"}
+    assert count_shard(path) == 2
+
+
+@pytest.mark.parametrize("suffix", ["tar.gz", "tar.xz"])
+def test_compressed_shards(tmp_path: Path, suffix: str) -> None:
+    path = str(tmp_path / f"0.{suffix}")
+    with tarfile.open(path, f"w:{suffix[4:]}") as tar:
+        for name, data in pair("a") + pair("b"):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    assert [row[0] for row in rows(path)] == ["a", "b"]
+
+
+def test_upper_case_suffixes_and_files_that_are_no_samples(tmp_path: Path) -> None:
+    members = [("__meta__", b"x"), ("README", b"x"), (".hidden", b"x"), ("a.JPG", b"one"), ("a.TXT", b"cat")]
+    assert rows(write_tar(tmp_path / "0.tar", members)) == [("a", 0, b"one", "cat")]
+
+
+class TestCaption:
+    def test_from_json(self, tmp_path: Path) -> None:
+        meta = [{"caption": "a dog"}, {"caption": 3}, {"other": "x"}, {"caption": "\ud800"}]
+        members = []
+        for number, value in enumerate(meta):
+            members += [(f"{number}.jpg", b"i"), (f"{number}.json", json.dumps(value).encode())]
+        members += [("4.jpg", b"i"), ("4.json", b"{nonsense")]
+        found = rows(write_tar(tmp_path / "0.tar", members), caption_key="json.caption;txt")
+        assert found[0] == ("0", 0, b"i", "a dog")
+        assert [row[1] for row in found] == [0, 1, 2, 3, 4]
+        for row, message in zip(
+            found[1:],
+            ["the caption is a int, not text", "no caption", "surrogate pair", "json cannot be read"],
+            strict=True,
+        ):
+            assert row[2] == b""
+            assert message in (row[3] or "")
+
+    def test_missing_empty_or_not_utf8(self, tmp_path: Path) -> None:
+        members = [("a.jpg", b"i"), ("b.jpg", b"i"), ("b.txt", b" \n"), ("c.jpg", b"i"), ("c.txt", b"\xff\xfe")]
+        path = write_tar(tmp_path / "0.tar", members)
+        strict = [row[3] or "" for row in rows(path)]
+        assert "no caption (data.caption_key = 'txt;caption;text'; its fields: jpg)" in strict[0]
+        assert "no caption" in strict[1]
+        assert "not UTF-8" in strict[2]
+        loose = rows(path, allow_empty_caption=True)
+        assert loose[:2] == [("a", 0, b"i", ""), ("b", 1, b"i", "")]
+        assert "not UTF-8" in (loose[2][3] or "")
+
+
+def test_truncated_inside_a_member(tmp_path: Path) -> None:
+    whole = Path(write_tar(tmp_path / "whole.tar", [m for n in range(4) for m in pair(str(n))]))
+    # Four blocks (2048 bytes) a sample; cut inside the image of sample 2.
+    cut = tmp_path / "cut.tar"
+    cut.write_bytes(whole.read_bytes()[: 2 * 2048 + 512 + 3])
+    found = rows(str(cut))
+    assert [row[:3] for row in found] == [("0", 0, b"image 0"), ("1", 1, b"image 1"), ("2", 2, b"")]
+    assert f"shard '{cut}' cannot be read to its end, it is truncated" in (found[2][3] or "")
+
+
+@pytest.mark.parametrize("end", [2 * 2048, 2 * 2048 + 100], ids=["between members", "inside a header"])
+def test_truncated_where_tarfile_sees_a_normal_end(tmp_path: Path, end: int) -> None:
+    whole = Path(write_tar(tmp_path / "whole.tar", [m for n in range(4) for m in pair(str(n))]))
+    cut = tmp_path / "cut.tar"
+    cut.write_bytes(whole.read_bytes()[:end])
+    found = rows(str(cut))
+    assert [row[:3] for row in found] == [("0", 0, b"image 0"), ("1", 1, b"image 1"), ("", 2, b"")]
+    assert "truncated" in (found[2][3] or "")
+
+
+def test_truncated_after_half_a_sample_and_damaged_header(tmp_path: Path) -> None:
+    whole = Path(write_tar(tmp_path / "whole.tar", [m for n in range(3) for m in pair(str(n))])).read_bytes()
+    half = tmp_path / "half.tar"
+    half.write_bytes(whole[: 2048 + 1024])
+    assert [row[:3] for row in rows(str(half))] == [("0", 0, b"image 0"), ("1", 1, b"")]
+    damaged = tmp_path / "damaged.tar"
+    damaged.write_bytes(whole[:2048] + b"\x07" * 512 + whole[2048 + 512 :])
+    found = rows(str(damaged))
+    assert [row[:3] for row in found] == [("0", 0, b"image 0"), ("", 1, b"")]
+
+
+def test_not_a_tar_and_a_missing_file_are_rows(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.tar"
+    bad.write_bytes(b"hello")
+    for path in (str(bad), str(tmp_path / "gone.tar")):
+        found = rows(path)
+        assert [row[:3] for row in found] == [("", 0, b"")]
+        assert path in (found[0][3] or "")
+
+
+def test_duplicate_members_and_keys(tmp_path: Path) -> None:
+    members = [("a.jpg", b"1"), ("a.jpg", b"2"), ("a.txt", b"x"), *pair("b"), ("c.jpg", b"1"), *pair("b")]
+    found = rows(write_tar(tmp_path / "0.tar", members))
+    assert [row[0] for row in found] == ["a", "b", "c", "b"]
+    assert found[0][3] == "member 'a.jpg' comes twice in the sample"
+    assert found[1][2:] == (b"image b", "a cat")
+    assert found[3][3] == "key 'b' came before in this shard: the files of a sample must be adjacent"
+
+
+def test_members_sorted_by_extension_lose_nothing_silently(tmp_path: Path) -> None:
+    members = [("a.jpg", b"1"), ("b.jpg", b"2"), ("a.txt", b"x"), ("b.txt", b"y")]
+    found = rows(write_tar(tmp_path / "0.tar", members))
+    assert [(row[0], row[2]) for row in found] == [("a", b""), ("b", b""), ("a", b""), ("b", b"")]
+
+
+def test_sample_without_image(tmp_path: Path) -> None:
+    found = rows(write_tar(tmp_path / "0.tar", [("a.txt", b"x"), ("a.tiff", b"x"), ("b.jpg", b""), ("b.txt", b"x")]))
+    assert "no image (data.image_key = 'jpg;jpeg;png;webp'; its fields: txt, tiff)" in (found[0][3] or "")
+    assert found[1][3] == "the image is empty (0 bytes)"
+
+
+def test_dotted_keys(tmp_path: Path) -> None:
+    members = [
+        *[("img.v1.jpg", b"1"), ("img.v1.txt", b"x"), ("img.v2.jpg", b"2"), ("img.v2.txt", b"y")],
+        *[("two.jpg", b"1"), ("two.txt", b"x"), ("two.v2.jpg", b"2"), ("two.v2.txt", b"y")],
+        *[("seg.jpg", b"1"), ("seg.mask.png", b"m"), ("seg.txt", b"x")],
+        *[("v1.0/deep.jpg", b"1"), ("v1.0/deep.txt", b"x")],
+    ]
+    path = write_tar(tmp_path / "0.tar", members)
+    found = rows(path)
+    assert [row[0] for row in found] == ["img", "two", "seg", "v1.0/deep"]
+    assert "img.v1.jpg, img.v1.txt, img.v2.jpg, img.v2.txt fall under one key 'img'" in (found[0][3] or "")
+    assert "fall under one key 'two'" in (found[1][3] or "")
+    assert [row[2:] for row in found[2:]] == [(b"1", "x"), (b"1", "x")]
+    named = rows(path, image_key="mask.png")
+    assert named[2] == ("seg", 2, b"m", "x")
+
+
+def test_size_limits_hold_before_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    members = [("a.jpg", b"x" * 5000), ("a.txt", b"cat"), ("b.jpg", b"i"), ("b.txt", b"y" * 500), *pair("c")]
+    members += [("d.jpg", b"i"), ("d.txt", b"z" * 18), ("e.jpg", b"i"), ("e.json", b"[" * (2**20 + 1))]
+    path = write_tar(tmp_path / "0.tar", members)
+    read: list[str] = []
+    extract = tarfile.TarFile.extractfile
+    monkeypatch.setattr(
+        tarfile.TarFile, "extractfile", lambda self, info: (read.append(info.name), extract(self, info))[1]
+    )
+    found = rows(path, max_image_bytes=1024, max_caption_bytes=16, caption_key="txt;json.c")
+    assert found[0][3] == "the image has 5000 bytes, over data.max_image_bytes = 1024"
+    assert found[1][3] == "the caption has 500 bytes, over data.max_caption_bytes = 16"
+    assert found[2] == ("c", 2, b"image c", "a cat")
+    assert found[3][3] == "the caption has 18 bytes, over data.max_caption_bytes = 16"
+    assert "member 'e.json' has 1048577 bytes" in (found[4][3] or "")
+    assert not {"a.jpg", "b.txt", "e.json"}.intersection(read)
+
+
+def test_hostile_names_and_links_touch_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    secret = tmp_path / "secret.txt"
+    secret.write_text("secret")
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for name in ("../up.jpg", "../up.txt", f"{tmp_path}/abs.jpg", f"{tmp_path}/abs.txt", "a.jpg", "b.jpg"):
+            info = tarfile.TarInfo(name)
+            info.size = 3
+            if name == "b.jpg":
+                break
+            tar.addfile(info, io.BytesIO(b"cat"))
+        for name, kind in (("a.txt", tarfile.SYMTYPE), ("c.jpg", tarfile.LNKTYPE), ("d.jpg", tarfile.FIFOTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, str(secret)
+            tar.addfile(info)
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    found = rows(str(tmp_path / "0.tar"))
+    assert found[:2] == [("../up", 0, b"cat", "cat"), (f"{tmp_path}/abs", 1, b"cat", "cat")]
+    assert [row[0] for row in found[2:]] == ["a", "c", "d"]
+    assert f"member 'a.txt' is a link to '{secret}'" in (found[2][3] or "")
+    assert "is a link to" in (found[3][3] or "")
+    assert "not a regular file" in (found[4][3] or "")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+def test_pickles_are_never_read(tmp_path: Path) -> None:
+    # Opcodes that would raise if any decoder unpickled them.
+    members = [("a.jpg", b"i"), ("a.pyd", b"cos\nabort\n(tR."), ("a.pickle", b"cos\nabort\n(tR."), ("a.txt", b"x")]
+    assert rows(write_tar(tmp_path / "0.tar", members)) == [("a", 0, b"i", "x")]
+
+
+def test_names_that_are_not_utf8_can_be_printed(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "0.tar", [("caf\udce9.jpg", b"i"), ("caf\udce9.txt", b"x")])
+    assert rows(path) == [("caf\\udce9", 0, b"i", "x")]
+
+
+def test_shard_source_counts_and_reads_parts(tmp_path: Path) -> None:
+    write_tar(tmp_path / "0.tar", pair("a") + pair("b"))
+    write_tar(tmp_path / "1.tar", pair("a"))
+    source = ShardSource(str(tmp_path), config())
+    assert (len(source), source.count_rows(), source.indexed) == (2, 3, False)
+    assert [(row.key, row.shard) for row in source.read(1)] == [("a", str(tmp_path / "1.tar"))]

@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+from PIL import Image
+
+from filtering.data.config import DataConfig
+from filtering.data.folder import FolderSource
+from filtering.data.hf import HFSource
+from filtering.data.loader import WindowLoader
+from filtering.data.rows import RawRow
+from filtering.data.sources import ShardSource, open_source
+from filtering.settings import SettingsError
+
+
+def config(**values: Any) -> DataConfig:
+    return DataConfig(**{"path": "unused", "resolution": 8, "held_out_fraction": 0.0, **values})
+
+
+def png(number: int) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8), (number, 0, 7)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def write(root: Path, files: dict[str, bytes | str]) -> Path:
+    for name, data in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data.encode() if isinstance(data, str) else data)
+    return root
+
+
+def short(row: RawRow) -> tuple[str, str, int, bytes, str | None]:
+    return (row.key, row.shard, row.index, row.image, row.error if row.error else row.caption)
+
+
+class TestFolder:
+    def test_same_name_text_files_in_sorted_order(self, tmp_path: Path) -> None:
+        files: dict[str, bytes | str] = {
+            "b.png": b"2",
+            "b.txt": "two\n",
+            "a.JPG": b"1",
+            "a.txt": "one",
+            "sub/dir/c.v1.webp": b"3",
+            "sub/dir/c.v1.txt": "three",
+            "notes.md": "x",
+            ".hidden.png": b"x",
+        }
+        source = FolderSource(str(write(tmp_path, files)), config())
+        assert [short(source.row(i)) for i in range(len(source))] == [
+            ("a", ".", 0, b"1", "one"),
+            ("b", ".", 1, b"2", "two"),
+            ("sub/dir/c.v1", "sub/dir", 2, b"3", "three"),
+        ]
+        assert source.count_rows() == 3
+        assert list(source.read(1)) == [source.row(1)]
+
+    def test_metadata_jsonl(self, tmp_path: Path) -> None:
+        lines = [
+            {"file_name": "a.png", "text": "one", "id": 7},
+            {"file_name": "gone.png", "text": "x"},
+            {"file_name": "../a.png", "text": "x"},
+            {"file_name": "/etc/passwd", "text": "x"},
+            {"file_name": "a.png", "text": "again"},
+            {"text": "x"},
+        ]
+        text = "\n".join([*(json.dumps(line) for line in lines), "{nonsense", ""])
+        sub = json.dumps({"file_name": "c.png", "text": "three"})
+        files: dict[str, bytes | str] = {"a.png": b"1", "b.png": b"2", "b.txt": "two", "metadata.jsonl": text}
+        files |= {"s/c.png": b"3", "s/metadata.jsonl": sub}
+        source = FolderSource(str(write(tmp_path, files)), config())
+        found = [source.row(i) for i in range(len(source))]
+        good = [(row.key, row.image, row.caption) for row in found if not row.error]
+        assert good == [("a", b"1", "one"), ("b", b"2", "two"), ("s/c", b"3", "three")]
+        assert found[0].meta == {"file_name": "a.png", "text": "one", "id": 7}
+        assert sorted(row.error for row in found if row.error) == [
+            "line 3 of metadata.jsonl: '../a.png' leaves the folder",
+            "line 4 of metadata.jsonl: '/etc/passwd' leaves the folder",
+            "line 5 of metadata.jsonl: 'a.png' is named twice",
+            "line 6 of metadata.jsonl has no file_name",
+            "line 7 of metadata.jsonl is not JSON: Expecting property name enclosed in double quotes: "
+            "line 1 column 2 (char 1)",
+            "metadata.jsonl names an image that is not in the folder",
+        ]
+
+    def test_unusable_rows(self, tmp_path: Path) -> None:
+        files: dict[str, bytes | str] = {
+            "bare.png": b"1",
+            "big.png": b"x" * 2000,
+            "big.txt": "x",
+            "empty.png": b"",
+            "empty.txt": "x",
+            "long.png": b"1",
+            "long.txt": "y" * 100,
+            "twin.jpg": b"1",
+            "twin.png": b"1",
+            "twin.txt": "x",
+        }
+        folder = str(write(tmp_path, files))
+        source = FolderSource(folder, config(max_image_bytes=1024, max_caption_bytes=16))
+        errors = [source.row(i).error or "" for i in range(len(source))]
+        for error, part in zip(
+            errors,
+            ["no caption", "has 2000 bytes", "0 bytes", "caption has 100 bytes", "name 'twin'", "name 'twin'"],
+            strict=True,
+        ):
+            assert part in error
+        loose = FolderSource(folder, config(allow_empty_caption=True))
+        assert short(loose.row(0)) == ("bare", ".", 0, b"1", "")
+
+    def test_a_file_that_goes_away_is_a_row(self, tmp_path: Path) -> None:
+        source = FolderSource(str(write(tmp_path, {"a.png": b"1", "a.txt": "x"})), config())
+        (tmp_path / "a.png").unlink()
+        assert source.row(0).error == "the image cannot be read: No such file or directory"
+
+    def test_wrong_paths(self, tmp_path: Path) -> None:
+        with pytest.raises(SettingsError, match="data.path = '.*nowhere' is not a folder"):
+            FolderSource(str(tmp_path / "nowhere"), config())
+        with pytest.raises(SettingsError, match="data.held_out_path = .* holds no image"):
+            FolderSource(str(tmp_path), config(), "data.held_out_path")
+
+
+class TestHF:
+    def dataset(self, **columns: list[Any]) -> datasets.Dataset:
+        features = {
+            "image": datasets.Image(),
+            "text": datasets.Value("string"),
+            "__key__": datasets.Value("string"),
+            "extra": datasets.Value("int64"),
+        }
+        return datasets.Dataset.from_dict(columns, features=datasets.Features({n: features[n] for n in columns}))
+
+    def test_saved_to_disk_keeps_the_encoded_bytes(self, tmp_path: Path) -> None:
+        images: list[Any] = [{"bytes": png(n), "path": None} for n in range(3)]
+        self.dataset(image=images, text=["zero", "one", None], extra=[1, 2, 3]).save_to_disk(str(tmp_path / "d"))
+        name = str(tmp_path / "d")
+        source = HFSource(name, config(max_caption_bytes=16))
+        assert [short(source.row(i)) for i in range(2)] == [
+            ("00000000", name, 0, png(0), "zero"),
+            ("00000001", name, 1, png(1), "one"),
+        ]
+        assert "no caption" in (source.row(2).error or "")
+        assert (len(source), source.count_rows(), list(source.read(1))) == (3, 3, [source.row(1)])
+
+    def test_splits_keys_and_several_datasets(self, tmp_path: Path) -> None:
+        train = self.dataset(image=[{"bytes": png(1), "path": None}], text=["a"], __key__=["k1"])
+        test = self.dataset(image=[{"bytes": png(2), "path": None}], text=["b"], __key__=["k2"])
+        datasets.DatasetDict({"train": train, "test": test}).save_to_disk(str(tmp_path / "d"))
+        name = str(tmp_path / "d")
+        assert short(HFSource(name, config()).row(0)) == ("k1", name, 0, png(1), "a")
+        assert short(HFSource(name, config(split="test")).row(0)) == ("k2", name, 0, png(2), "b")
+        train.save_to_disk(str(tmp_path / "e"))
+        both = HFSource([name, str(tmp_path / "e")], config())
+        assert [(row.key, row.shard, row.index) for row in map(both.row, range(len(both)))] == [
+            ("k1", name, 0),
+            ("k1", str(tmp_path / "e"), 0),
+        ]
+        with pytest.raises(SettingsError, match="data.split = 'val' is not in .*its splits: train, test"):
+            HFSource(name, config(split="val"))
+
+    def test_local_files_and_binary_columns(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+        folder = tmp_path / "files"
+        folder.mkdir()
+        data = datasets.Dataset.from_dict({"jpg": [png(1), b""], "caption": ["one", "two"]})
+        data.to_parquet(str(folder / "train.parquet"))
+        source = HFSource(str(folder), config())
+        assert short(source.row(0)) == ("00000000", str(folder), 0, png(1), "one")
+        assert source.row(1).error == "the image is empty (0 bytes)"
+
+    def test_images_by_path(self, tmp_path: Path) -> None:
+        (tmp_path / "here.png").write_bytes(png(1))
+        paths = [str(tmp_path / "here.png"), str(tmp_path / "gone.png"), "https://example.org/a.png"]
+        images: list[Any] = [*({"bytes": None, "path": path} for path in paths), None]
+        # save_to_disk opens the files of an Image column; a plain struct can name files that are gone.
+        columns = {"image": images, "text": ["a"] * 4}
+        struct = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
+        features = datasets.Features({"image": struct, "text": datasets.Value("string")})
+        datasets.Dataset.from_dict(columns, features=features).save_to_disk(str(tmp_path / "d"))
+        source = HFSource(str(tmp_path / "d"), config(image_key="image"))
+        assert source.row(0).image == png(1)
+        assert [source.row(i).error for i in (1, 2, 3)] == [
+            "the image cannot be read: No such file or directory",
+            "the image lies at 'https://example.org/a.png' and not in the dataset; embed it first",
+            "the row has no image",
+        ]
+
+    def test_wrong_columns_and_names(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.dataset(image=[{"bytes": png(1), "path": None}], extra=[1]).save_to_disk(str(tmp_path / "d"))
+        name = str(tmp_path / "d")
+        with pytest.raises(SettingsError, match="data.caption_key = .* names no column of .*: image, extra"):
+            HFSource(name, config())
+        assert HFSource(name, config(allow_empty_caption=True)).row(0).caption == ""
+        datasets.Dataset.from_dict({"x": [1], "text": ["a"]}).save_to_disk(str(tmp_path / "e"))
+        with pytest.raises(SettingsError, match="data.image_key = .* names no column of .*: x, text"):
+            HFSource(str(tmp_path / "e"), config())
+        monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+        (tmp_path / "nothing").mkdir()
+        with pytest.raises(SettingsError, match=r"cannot be loaded as a dataset \(split 'train'\)"):
+            HFSource(str(tmp_path / "nothing"), config())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_map_style_sources_feed_the_loader(tmp_path: Path, workers: int) -> None:
+    files: dict[str, bytes | str] = {}
+    for number in range(10):
+        files |= {f"{number}.png": png(number), f"{number}.txt": "x"}
+    folder = str(write(tmp_path / "images", files))
+    data = config(path=folder, format="folder", workers=workers)
+    loader = WindowLoader(data, 4, max_epochs=1)
+    assert loader.n_streams == 4
+    rows = [row for window in loader for row in window.rows if row]
+    assert sorted(row.key for row in rows) == [str(n) for n in range(10)]
+    assert [row.key for row in rows] != [str(n) for n in range(10)]
+
+
+def test_open_source_follows_the_format(tmp_path: Path) -> None:
+    write(tmp_path, {"a.png": b"1", "a.txt": "x", "0.tar": b"x"})
+    assert isinstance(open_source(str(tmp_path), config(format="folder")), FolderSource)
+    assert isinstance(open_source(str(tmp_path), config()), ShardSource)
+    with pytest.raises(SettingsError, match="data.held_out_path"):
+        open_source(str(tmp_path / "no"), config(), "data.held_out_path")

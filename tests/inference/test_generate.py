@@ -1,0 +1,99 @@
+"""Generation with a tiny random Stable Diffusion pipeline: seeds, batches, and what is given back."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from inference.generate import generate, image_seed, load_pipeline
+
+PROMPTS = ["cat", "a dog", "tac"]
+
+
+def tiny_pipeline() -> StableDiffusionPipeline:
+    torch.manual_seed(0)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    tokenizer = CLIPTokenizer(vocab={word: index for index, word in enumerate(words)}, merges=[], model_max_length=16)
+    text = CLIPTextConfig(
+        vocab_size=len(words), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=16, bos_token_id=len(words) - 2, eos_token_id=len(words) - 1,
+    )  # fmt: skip
+    unet = UNet2DConditionModel(
+        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1,
+        norm_num_groups=4, cross_attention_dim=16, attention_head_dim=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4, sample_size=16,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+    )  # fmt: skip
+    return StableDiffusionPipeline(
+        vae=vae, text_encoder=CLIPTextModel(text), tokenizer=tokenizer, unet=unet,
+        scheduler=PNDMScheduler(skip_prk_steps=True, steps_offset=1), safety_checker=None, feature_extractor=None,
+        requires_safety_checker=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pipe() -> StableDiffusionPipeline:
+    return tiny_pipeline()
+
+
+def test_batch_size_does_not_matter(pipe: StableDiffusionPipeline) -> None:
+    one, five = (generate(pipe, PROMPTS, 2, steps=2, batch=batch, progress=False) for batch in (1, 5))
+    assert one.shape == (6, 3, 16, 16) and one.dtype == torch.float32
+    assert one.min() >= -1 and one.max() <= 1
+    assert torch.allclose(one, five, atol=1e-4)
+    assert not torch.allclose(one[0], one[1], atol=1e-2), "two seeds of a prompt differ"
+
+
+def test_the_seed_matters_and_repeats(pipe: StableDiffusionPipeline) -> None:
+    first = generate(pipe, ["cat"], steps=2, seed=3, progress=False)
+    assert torch.equal(first, generate(pipe, ["cat"], steps=2, seed=3, progress=False))
+    assert not torch.allclose(first, generate(pipe, ["cat"], steps=2, seed=4, progress=False), atol=1e-2)
+    assert len({image_seed(seed, index, j) for seed in range(5) for index in range(5) for j in range(5)}) == 125
+
+
+def test_the_pipeline_comes_back_as_it_was(pipe: StableDiffusionPipeline) -> None:
+    pipe.unet.train()
+    pipe.unet.mid_block.eval()
+    own, used = pipe.scheduler, []
+    call = DDIMScheduler.set_timesteps
+
+    def spy(self: DDIMScheduler, *args: object, **options: object) -> None:
+        used.append((pipe.scheduler.config.clip_sample, pipe.unet.training))
+        call(self, *args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DDIMScheduler, "set_timesteps", spy)
+        generate(pipe, ["cat"], steps=1, progress=False)
+    assert used == [(False, False)], "DDIM, unclipped latents, evaluation mode"
+    assert pipe.scheduler is own and pipe.unet.training and not pipe.unet.mid_block.training
+    pipe.unet.eval()
+
+
+def test_own_scheduler_and_options(pipe: StableDiffusionPipeline) -> None:
+    images = generate(pipe, ["cat"], steps=2, scheduler="own", height=32, width=16, progress=False)
+    assert images.shape == (1, 3, 32, 16)
+
+
+def test_from_a_folder(pipe: StableDiffusionPipeline, tmp_path: Path) -> None:
+    pipe.save_pretrained(tmp_path / "tiny")
+    assert json.loads((tmp_path / "tiny" / "model_index.json").read_text())["_class_name"] == "StableDiffusionPipeline"
+    loaded = generate(tmp_path / "tiny", ["cat"], steps=2, progress=False)
+    assert torch.allclose(loaded, generate(pipe, ["cat"], steps=2, progress=False), atol=1e-4)
+
+
+def test_refusals(pipe: StableDiffusionPipeline, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no diffusers pipeline"):
+        load_pipeline(tmp_path)
+    with pytest.raises(ValueError, match="batch = 0"):
+        generate(pipe, ["cat"], batch=0)
+    with pytest.raises(ValueError, match="list of at least one"):
+        generate(pipe, "cat")
+    with pytest.raises(ValueError, match="must be one of"):
+        generate(pipe, ["cat"], scheduler="ancestral")

@@ -1,0 +1,109 @@
+"""A tiny random Stable Diffusion folder and real WebDataset shards for training runs."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import webdataset
+from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from train.config import RunConfig
+
+
+def save_tiny_model(folder: Path, prediction_type: str = "epsilon") -> Path:
+    """A random pipeline of the real classes: 16x16 images, 8x8 latents, a tokenizer of letters."""
+    torch.manual_seed(0)
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    tokenizer = CLIPTokenizer(vocab={word: index for index, word in enumerate(words)}, merges=[], model_max_length=16)
+    text = CLIPTextConfig(
+        vocab_size=len(words), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=16, bos_token_id=len(words) - 2, eos_token_id=len(words) - 1,
+    )  # fmt: skip
+    unet = UNet2DConditionModel(
+        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1,
+        norm_num_groups=4, cross_attention_dim=16, attention_head_dim=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4, sample_size=16,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+    )  # fmt: skip
+    pipe = StableDiffusionPipeline(
+        vae=vae, text_encoder=CLIPTextModel(text), tokenizer=tokenizer, unet=unet,
+        scheduler=DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012,
+                                prediction_type=prediction_type),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipe.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def picture(number: int) -> bytes:
+    """A distinct 16x16 PNG."""
+    pixels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def write_shards(folder: Path, count: int, per_shard: int = 16, first: int = 0, copies: int = 0) -> Path:
+    """``count`` distinct pairs, and ``copies`` further copies of the first one under new keys."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [(f"{first + i:05d}", first + i) for i in range(count)] + [(f"copy{i:04d}", first) for i in range(copies)]
+    order = np.random.default_rng(0).permutation(len(rows))
+    for shard, start in enumerate(range(0, len(rows), per_shard)):
+        with webdataset.TarWriter(str(folder / f"{shard:05d}.tar")) as tar:
+            for i in order[start : start + per_shard]:
+                key, number = rows[i]
+                tar.write({"__key__": key, "png": picture(number), "txt": f"pair {number}".encode()})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_v_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny-v", "v_prediction")
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_shards(folder / "train", 48, copies=16)
+    write_shards(folder / "held_out", 24, first=1000)
+    return folder
+
+
+@pytest.fixture
+def make_config(tiny_model: Path, shards: Path, tmp_path: Path) -> Callable[..., RunConfig]:
+    """A run config of a few steps; sections given as keyword arguments are laid over it."""
+
+    def make(output: str = "run", **sections: dict[str, Any]) -> RunConfig:
+        raw: dict[str, Any] = {
+            "output": str(tmp_path / output),
+            "model": {"path": str(tiny_model)},
+            "data": {"path": str(shards / "train"), "held_out_path": str(shards / "held_out"), "resolution": 16,
+                     "shuffle_buffer": 16, "streams": 4},
+            "filter": {"false_drop_rate": 0.1, "held_out_per_window": 8},
+            "train": {"steps": 6, "batch_size": 8, "seed": 3, "threads": 1},
+            "optimizer": {"lr": 1e-3},
+            "validation": {"held_out_pairs": 8, "held_out_draws": 1},
+            "checkpoint": {"every": 0, "export": False},
+        }  # fmt: skip
+        for name, values in sections.items():
+            raw[name] = {**raw.get(name, {}), **values}
+        return RunConfig.model_validate(raw)
+
+    return make

@@ -1,0 +1,176 @@
+"""Whole runs in one process: accounting, resume, skipped steps, damaged samples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from filtering.data.rows import content_id
+from filtering.ledger import read_ledger
+from train.config import RunConfig
+from train.loop import BadDataError, fit
+from train.setup import set_up
+from train.step import NonFiniteError
+
+MakeConfig = Callable[..., RunConfig]
+
+
+def run(config: RunConfig) -> dict[str, Any]:
+    return fit(set_up(config))
+
+
+def metrics(config: RunConfig) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (config.output / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "time" and "seconds" not in k} for row in rows]
+
+
+def test_every_sample_read_is_accounted_for(make_config: MakeConfig) -> None:
+    config = make_config(filter={"ledger_kept": True}, tracking={"log_every": 1})
+    summary = run(config)
+    assert summary["read"] == 48 and summary["remainder"] == 0
+    assert summary["trained"] + sum(summary["dropped"].values()) == 48
+    ledger = read_ledger(config.output / "ledger")
+    assert len(ledger) == 48
+    assert min(m for m in ledger["magnitude"].to_pylist() if m is not None) > 0
+    assert {"train/loss", "mem/magnitude_mean", "mem/dropped_frac"} <= set(metrics(config)[0])
+    groups = pq.read_table(config.output / "groups.parquet")
+    assert sum(groups["exposures"].to_pylist()) == 48
+
+
+def test_same_seed_same_run_and_resumed_equals_uninterrupted(make_config: MakeConfig) -> None:
+    fixed: dict[str, Any] = {
+        "filter": {"ledger_kept": True},
+        "tracking": {"log_every": 1},
+        "train": {"steps": 6},
+        "model": {"ema": True},
+    }
+    whole, again, half = (make_config(name, **fixed) for name in ("whole", "again", "half"))
+    run(whole)
+    run(again)
+    assert metrics(whole) == metrics(again)
+    half.train.steps = 3
+    half.checkpoint.every = 1
+    session = set_up(half)
+    fit(session)
+    half.train.steps = 6
+    resumed = set_up(half)
+    assert resumed.step == 2, "the last checkpoint before the end of the first half"
+    fit(resumed)
+    mine = [row for row in metrics(half) if row["step"] > 2]
+    assert [{k: v for k, v in r.items() if k != "val/heldout_loss"} for r in mine] == [
+        {k: v for k, v in r.items() if k != "val/heldout_loss"} for r in metrics(whole) if r["step"] > 2
+    ]
+    assert read_ledger(half.output / "ledger").equals(read_ledger(whole.output / "ledger"))
+
+
+def test_all_dropped_moves_nothing(make_config: MakeConfig) -> None:
+    config = make_config(
+        filter={"signals": ["magnitude"], "calibrator": "fixed", "threshold": 0.0, "decide": "visit",
+                "normalize": "kept"},
+        train={"steps": 3, "caption_dropout": 0.0},
+        optimizer={"schedule": "linear"},
+    )  # fmt: skip
+    session = set_up(config)
+    before = {name: value.clone() for name, value in session.model.state_dict().items()}
+    summary = fit(session)
+    assert summary["skipped_steps"] == 3 and summary["updates"] == 0 and summary["trained"] == 0
+    assert session.schedule.last_epoch == 0
+    assert all(torch.equal(value, before[name]) for name, value in session.model.state_dict().items())
+
+
+@pytest.mark.parametrize("normalize", ["eligible", "kept"])
+def test_accumulation_does_not_change_the_update(make_config: MakeConfig, normalize: str) -> None:
+    def weights(name: str, batch: int, accumulation: int) -> tuple[torch.Tensor, torch.Tensor, Any]:
+        config = make_config(
+            name,
+            filter={"signals": ["magnitude"], "calibrator": "fixed", "threshold": 0.5, "decide": "visit",
+                    "normalize": normalize},
+            train={"steps": 2, "batch_size": batch, "accumulation": accumulation},
+            optimizer={"name": "sgd", "lr": 0.1, "weight_decay": 0.0},
+        )  # fmt: skip
+        session = set_up(config)
+        start = torch.cat([p.detach().flatten().clone() for p in session.model.parameters()])
+        summary = fit(session)
+        return start, torch.cat([p.detach().flatten() for p in session.model.parameters()]), summary
+
+    start, one, summary = weights("one", 8, 1)
+    _, two, _ = weights("two", 4, 2)
+    assert 0 < sum(summary["dropped"].values()) < 16, "some but not all are dropped"
+    assert float((one - two).norm() / (one - start).norm()) < 1e-5
+
+
+def test_a_planted_copy_is_one_group(make_config: MakeConfig) -> None:
+    config = make_config(train={"epochs": 1, "steps": None})
+    session = set_up(config)
+    summary = fit(session)
+    assert summary["read"] == 64 and summary["groups"] == 48
+    assert max(session.filter.groups["exposures"]) == 17  # type: ignore[union-attr]
+
+
+def test_non_finite_loss_stops_before_the_update(make_config: MakeConfig) -> None:
+    session = set_up(make_config())
+    with torch.no_grad():
+        next(session.model.parameters()).fill_(float("inf"))
+    before = [p.detach().clone() for p in session.model.parameters()]
+    with pytest.raises(NonFiniteError, match=r"not finite although the input is: .*\.tar:.*optimizer\.lr"):
+        fit(session)
+    assert all(torch.equal(a, b) for a, b in zip(before, session.model.parameters(), strict=True))
+
+
+def test_non_finite_input_is_counted_or_refused(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoil(session: Any) -> Any:
+        original = session.loader.__class__.__iter__
+
+        def windows(loader: Any) -> Any:
+            for n, window in enumerate(original(loader)):
+                if n == 1:
+                    window.rows[0].pixels[0, 0, 0] = float("nan")
+                yield window
+
+        monkeypatch.setattr(session.loader.__class__, "__iter__", windows)
+        summary = fit(session)
+        monkeypatch.setattr(session.loader.__class__, "__iter__", original)
+        return summary
+
+    summary = spoil(set_up(make_config("tolerant", data={"max_bad": 1})))
+    assert summary["failed"] == {"input is not finite": 1} and summary["remainder"] == 0
+    with pytest.raises(BadDataError, match=r"data\.max_bad is 0: .*input is not finite"):
+        spoil(set_up(make_config("strict")))
+
+
+def test_bad_config_of_a_resume_is_refused(make_config: MakeConfig) -> None:
+    config = make_config(checkpoint={"every": 2})
+    run(config)
+    config.optimizer.lr = 2e-3
+    with pytest.raises(ValueError, match=r"'optimizer\.lr' is 0\.002 but the run .* was started with 0\.001"):
+        set_up(config)
+
+
+def test_a_gradient_of_the_unfiltered_step_is_the_plain_one(make_config: MakeConfig) -> None:
+    """Against a straightforward computation as in the diffusers example."""
+    from train.batches import build_batch
+
+    config = make_config(filter={"enabled": False}, train={"steps": 1}, optimizer={"name": "sgd", "lr": 1.0,
+                         "weight_decay": 0.0, "max_grad_norm": 1e9})  # fmt: skip
+    session = set_up(config)
+    window = next(iter(session.loader))
+    batch = build_batch(session.denoiser, window.rows, seed=3, resolution=16, caption_dropout=0.1)
+    model = session.model
+    start = [p.detach().clone() for p in model.parameters()]
+    prediction = model(batch.noisy, batch.timesteps, batch.conditioning).sample
+    torch.nn.functional.mse_loss(prediction, batch.noise).backward()
+    expected = [p.grad.clone() for p in model.parameters()]  # type: ignore[union-attr]
+    model.zero_grad()
+    session.trainer.train([batch])
+    for parameter, before, grad in zip(model.parameters(), start, expected, strict=True):
+        assert torch.allclose(before - parameter, grad, atol=1e-6)
+
+
+def test_content_names_the_group(shards: Path) -> None:
+    assert content_id(b"a") != content_id(b"b") and len(content_id(b"a")) == 32

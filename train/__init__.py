@@ -1,0 +1,1 @@
+"""The fine-tuning loop on Accelerate and DeepSpeed: setup, main, fit, validate."""

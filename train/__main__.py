@@ -1,0 +1,71 @@
+"""``accelerate launch -m train CONFIG.yaml [--set section.key=value ...] [--dry-run]``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+import yaml
+from rich.console import Console
+
+from filtering.settings import load_settings
+from train.config import RunConfig
+
+__all__ = ["main", "run"]
+
+
+def run(
+    config: Annotated[str, typer.Argument(help="YAML file of the run; see configs/train/.")],
+    set: Annotated[list[str] | None, typer.Option("--set", help="Override: section.key=value. Repeatable.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option(help="Print the config, build everything, score a batch.")
+    ] = False,
+) -> None:
+    """Fine-tune with the filter on. The same command resumes a run that was stopped."""
+    console = Console(stderr=True)
+    try:
+        settings = load_settings(RunConfig, config, set)
+        from train.loop import BadDataError, fit
+        from train.setup import set_up
+        from train.step import NonFiniteError
+
+        if dry_run:
+            from train.dry_run import dry_run as rehearse
+
+            print(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), end="")
+            console.print(rehearse(settings))
+            return
+        session = set_up(settings)
+        try:
+            summary = fit(session)
+        except (BadDataError, NonFiniteError) as error:
+            console.print(f"[red]error:[/] {error}", highlight=False)
+            raise typer.Exit(1) from None
+        if session.accelerator.is_main_process:
+            console.print(_sentence(summary), highlight=False)
+    except KeyboardInterrupt as stopped:
+        console.print(f"[yellow]{stopped or 'stopped'}")
+        raise typer.Exit(130) from None
+    except ValueError as error:
+        console.print(f"error: {error}", style="red", markup=False, highlight=False)
+        raise typer.Exit(2) from None
+
+
+def _sentence(summary: dict[str, object]) -> str:
+    dropped = summary["dropped"]
+    failed = summary["failed"]
+    assert isinstance(dropped, dict) and isinstance(failed, dict)
+    return (
+        f"read {summary['read']} = trained {summary['trained']} + dropped {sum(dropped.values())} + failed "
+        f"{sum(failed.values())} + held out {summary['held_out']} + remainder {summary['remainder']}; "
+        f"{summary['updates']} updates, {summary['skipped_steps']} steps skipped"
+    )
+
+
+def main() -> None:
+    """Entry point of ``python -m train``."""
+    typer.run(run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""From rows to tensors: every random draw of a visit is a function of the seed and its position in the stream."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from filtering.data.draws import normal_like, row_generator
+from filtering.data.rows import Row
+from filtering.denoisers.base import EPSILON_FLOOR
+from filtering.verdict import Visit
+
+__all__ = ["Batch", "Position", "build_batch", "visit_of"]
+
+Position = tuple[int | str, int, int]
+
+
+@dataclass(slots=True)
+class Batch:
+    """One forward's worth of samples on the device.
+
+    ``valid`` is False for padding and for samples whose input is not finite: they are replaced by zeros, train with
+    weight 0 and count as nothing. ``captioned`` is False where the caption was dropped in this visit. ``scored`` is
+    False where the visit is no evidence. All three are [B] lists on the host.
+    """
+
+    visits: list[Visit]
+    valid: list[bool]
+    captioned: list[bool]
+    scored: list[bool]
+    bad: list[Visit]
+    latents: torch.Tensor
+    noise: torch.Tensor
+    timesteps: torch.Tensor
+    noisy: torch.Tensor
+    conditioning: torch.Tensor
+
+
+def visit_of(row: Row) -> Visit:
+    """The row's names and position."""
+    return Visit(row.key, row.shard, row.index, row.group, row.caption, row.stream, row.epoch, row.offset)
+
+
+def random_tokens(caption: str, tokenizer: Any, count: int, generator: np.random.Generator) -> str:
+    """Random token addition: ``count`` tokens of the vocabulary, as text, at random places of the caption."""
+    words = caption.split()
+    special = set(tokenizer.all_special_ids)
+    for _ in range(count):
+        token = int(generator.integers(len(tokenizer)))
+        while token in special:
+            token = int(generator.integers(len(tokenizer)))
+        words.insert(int(generator.integers(len(words) + 1)), tokenizer.decode([token]).strip())
+    return " ".join(words)
+
+
+def build_batch(
+    denoiser: Any,
+    rows: Sequence[Row | None],
+    *,
+    seed: int,
+    resolution: int,
+    caption_dropout: float = 0.0,
+    added_tokens: int = 0,
+    positions: Sequence[Position] | None = None,
+) -> Batch:
+    """Encode ``rows`` (None = padding) and noise them.
+
+    Args:
+        denoiser: the model family's adapter.
+        seed: of the run.
+        resolution: side of the images, for padding.
+        caption_dropout: probability that a visit is trained without its caption.
+        added_tokens: see ``random_tokens``.
+        positions: what each row's draws are keyed by; the default is its (stream, epoch, offset).
+    """
+    device = denoiser.device
+    shape = denoiser.latent_shape(resolution)
+    visits, valid, captioned, bad = [], [], [], []
+    pixels, captions, timesteps, noises, vae_noises = [], [], [], [], []
+    for i, row in enumerate(rows):
+        present = row is not None and bool(torch.isfinite(row.pixels).all())
+        if row is not None and not present:
+            bad.append(visit_of(row))
+        position: Position = ("padding", 0, i)
+        if row is not None:
+            position = positions[i] if positions is not None else (row.stream, row.epoch, row.offset)
+        draw = row_generator(seed, *position, purpose="noise")
+        timesteps.append(int(draw.integers(denoiser.num_train_timesteps)))
+        noises.append(normal_like(draw, shape))
+        vae_noises.append(normal_like(draw, shape))
+        words = row_generator(seed, *position, purpose="caption")
+        dropped = words.random() < caption_dropout
+        caption = "" if row is None or dropped else row.caption
+        if added_tokens and caption:
+            caption = random_tokens(caption, denoiser.tokenizer, added_tokens, words)
+        visits.append(visit_of(row) if row is not None else Visit(key=""))
+        valid.append(present)
+        captioned.append(bool(caption) and present)
+        captions.append(caption)
+        pixels.append(row.pixels if row is not None and present else torch.zeros(3, resolution, resolution))
+    t = torch.tensor(timesteps, device=device)
+    noise = torch.stack(noises).to(device)
+    latents = denoiser.latents(torch.stack(pixels), torch.stack(vae_noises))
+    finite = torch.isfinite(latents).flatten(1).all(1).tolist()
+    for i, ok in enumerate(finite):
+        if not ok and valid[i]:
+            valid[i] = captioned[i] = False
+            bad.append(visits[i])
+    latents = torch.where(torch.tensor(finite, device=device).view(-1, 1, 1, 1), latents, torch.zeros_like(latents))
+    scored = [c and float(f) >= EPSILON_FLOOR for c, f in zip(captioned, denoiser.epsilon_factor(t), strict=True)]
+    conditioning = denoiser.conditioning(captions)
+    noisy = denoiser.add_noise(latents, noise, t)
+    return Batch(visits, valid, captioned, scored, bad, latents, noise, t, noisy, conditioning)

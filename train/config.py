@@ -1,0 +1,133 @@
+"""Settings of a training run: one YAML file, one typed model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from filtering.config import FilterConfig
+from filtering.data.config import DataConfig
+from filtering.settings import Settings
+
+__all__ = [
+    "CheckpointConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "RunConfig",
+    "TrackingConfig",
+    "TrainConfig",
+    "ValidationConfig",
+]
+
+
+class ModelConfig(Settings):
+    """Section ``model``: what is fine-tuned."""
+
+    path: str
+    """A diffusers pipeline folder, or a hub id."""
+    prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = None
+    """Overrides the scheduler's own."""
+    gradient_checkpointing: bool = False
+    ema: bool = False
+    """Keep an exponential moving average of the weights; it is what is validated and exported."""
+    ema_decay: float = Field(default=0.9999, gt=0.0, lt=1.0)
+
+
+class OptimizerConfig(Settings):
+    """Section ``optimizer``."""
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    lr: float = Field(default=1e-5, gt=0.0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0.0)
+    weight_decay: float = Field(default=1e-2, ge=0.0)
+    max_grad_norm: float = Field(default=1.0, gt=0.0)
+    schedule: Literal["constant", "constant_with_warmup", "linear", "cosine"] = "constant"
+    warmup_steps: int = Field(default=0, ge=0)
+
+
+class TrainConfig(Settings):
+    """Section ``train``: the loop."""
+
+    seed: int = 0
+    steps: int | None = Field(default=None, ge=1)
+    """Windows to train: one optimizer step each, less those skipped. Or give ``epochs``."""
+    epochs: int | None = Field(default=None, ge=1)
+    """Passes over the data; the last window is padded."""
+    batch_size: int = Field(default=8, ge=1)
+    """Samples per rank and forward."""
+    accumulation: int = Field(default=1, ge=1)
+    """Batches per optimizer step."""
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    snr_gamma: float | None = Field(default=None, gt=0.0)
+    """Min-SNR loss weighting (Hang et al., ICCV 2023); 5.0 is usual."""
+    caption_dropout: float = Field(default=0.1, ge=0.0, le=1.0)
+    """Share of visits trained without their caption, so that the unconditional branch goes on being trained."""
+    random_tokens: int = Field(default=0, ge=0)
+    """Random token addition (Somepalli et al., NeurIPS 2023): tokens inserted at random places of each caption."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads per rank; None leaves torch's choice."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainConfig:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either train.steps or train.epochs")
+        return self
+
+
+class ValidationConfig(Settings):
+    """Section ``validation``."""
+
+    every: int = Field(default=0, ge=0)
+    """Steps between validations; 0 validates only at the end."""
+    prompts: list[str] = []
+    """Drawn at each validation with fixed seeds."""
+    sampling_steps: int = Field(default=20, ge=1)
+    guidance_scale: float = Field(default=7.5, ge=0.0)
+    held_out_draws: int = Field(default=4, ge=1)
+    """(t, noise) draws per held-out pair, fixed over the run."""
+    held_out_pairs: int = Field(default=64, ge=0)
+    """Held-out pairs in the loss; 0 leaves it out."""
+
+
+class CheckpointConfig(Settings):
+    """Section ``checkpoint``."""
+
+    every: int = Field(default=500, ge=0)
+    """Steps between checkpoints; 0 saves only when interrupted."""
+    keep: int = Field(default=2, ge=1)
+    """Newest checkpoints to keep."""
+    export: bool = True
+    """Write the fine-tuned pipeline at the end."""
+
+
+class TrackingConfig(Settings):
+    """Section ``tracking``; ``metrics.jsonl`` is always written."""
+
+    wandb: bool = False
+    project: str = "memsieve"
+    name: str | None = None
+    log_every: int = Field(default=10, ge=1)
+    histogram_every: int = Field(default=50, ge=1)
+    """Steps between magnitude histograms per t-bin."""
+    top_k: int = Field(default=20, ge=1, le=200)
+    """Rows of the table of most suspected groups."""
+    log_samples: bool = False
+    """Send captions and pictures of suspected samples to the remote tracker."""
+
+
+class RunConfig(Settings):
+    """A whole training config."""
+
+    output: Path
+    """Run folder; the same command resumes what is there."""
+    model: ModelConfig
+    data: DataConfig
+    filter: FilterConfig = FilterConfig()
+    train: TrainConfig
+    optimizer: OptimizerConfig = OptimizerConfig()
+    validation: ValidationConfig = ValidationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    tracking: TrackingConfig = TrackingConfig()

@@ -1,0 +1,42 @@
+"""A rehearsal: everything is built and one window is scored, nothing is trained or kept."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from train.config import RunConfig
+
+__all__ = ["dry_run"]
+
+
+def dry_run(config: RunConfig) -> str:
+    """Build the whole run in a folder that goes away, read one window, measure it; the result in words.
+
+    Raises:
+        ValueError: whatever would stop the real run at its start.
+    """
+    from train.batches import build_batch
+    from train.setup import set_up
+
+    with tempfile.TemporaryDirectory() as folder:
+        trial = config.model_copy(deep=True)
+        trial.output = Path(folder)
+        trial.tracking.wandb = False
+        session = set_up(trial)
+        window = next(iter(session.loader))
+        batch = build_batch(
+            session.denoiser,
+            window.rows[: trial.train.batch_size],
+            seed=trial.train.seed,
+            resolution=trial.data.resolution,
+        )
+        lines = [
+            f"{session.total_steps} steps of {trial.train.batch_size} x {trial.train.accumulation} x "
+            f"{session.exchange.world_size} samples, {session.loader.n_streams} streams, "
+            f"{len(session.held_out)} held-out pairs"
+        ]
+        if session.scorer is not None:
+            measured = session.scorer.measure(batch)
+            lines += [f"{name}: median {value.median():.4g}" for name, value in measured.signals.items()]
+    return "\n".join(lines)

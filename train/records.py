@@ -1,0 +1,191 @@
+"""What a run leaves behind about its samples: accounting, groups, evidence, thumbnails."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from filtering.data.rows import FailedRow, Row
+from filtering.filter import MemorizationFilter
+from filtering.ledger import Ledger
+from filtering.verdict import Action, Reason, Verdict, Visit
+
+__all__ = ["Accounting", "Records"]
+
+THUMBNAILS: Final = 500
+THUMBNAIL_SIDE: Final = 96
+SUSPECTS: Final = 12
+_SAFE: Final = re.compile(r"[^0-9A-Za-z_-]")
+
+
+class Accounting:
+    """Every sample read, once: read = trained + dropped + failed + held out + remainder."""
+
+    def __init__(self) -> None:
+        self.read = 0
+        self.trained = 0
+        self.held_out = 0
+        self.dropped: Counter[str] = Counter()
+        self.failed: Counter[str] = Counter()
+
+    @property
+    def balance(self) -> int:
+        """What is read and not accounted for; 0 in a correct run."""
+        return self.read - self.trained - sum(self.dropped.values()) - sum(self.failed.values()) - self.held_out
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``summary.json`` and checkpoints."""
+        return {
+            "read": self.read,
+            "trained": self.trained,
+            "dropped": dict(self.dropped),
+            "failed": dict(self.failed),
+            "held_out": self.held_out,
+            "remainder": self.balance,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from ``as_dict``."""
+        self.read, self.trained, self.held_out = int(state["read"]), int(state["trained"]), int(state["held_out"])
+        self.dropped, self.failed = Counter(state["dropped"]), Counter(state["failed"])
+
+    def add(self, other: dict[str, Any]) -> None:
+        """Add another rank's numbers."""
+        self.read += int(other["read"])
+        self.trained += int(other["trained"])
+        self.held_out += int(other["held_out"])
+        self.dropped.update(other["dropped"])
+        self.failed.update(other["failed"])
+
+
+class Records:
+    """Writes the ledger, thumbnails of what was not kept, and the tables of groups and evidence."""
+
+    def __init__(self, run: Path, rank: int, resume_step: int | None, keep_rows: bool) -> None:
+        self.run, self.rank, self.keep_rows = run, rank, keep_rows
+        self.ledger = Ledger(run / "ledger", rank, resume_step)
+        self.accounting = Accounting()
+        self.seen: dict[str, list[str]] = {}
+        self.evidence: list[list[Any]] = []
+        self._pictures = len(list((run / "thumbnails").glob("*.png"))) if (run / "thumbnails").is_dir() else 0
+
+    def note_unused(self, step: int, failed: list[FailedRow], held_out: list[str]) -> None:
+        """Samples read on the way to a window that cannot be trained on."""
+        accounting = self.accounting
+        accounting.read += len(failed) + len(held_out)
+        accounting.held_out += len(held_out)
+        accounting.failed.update(_kind(row.error) for row in failed)
+        verdicts = [
+            Verdict(Visit(row.key, row.shard, row.index), 0.0, Action.FAILED, Reason.UNREADABLE, error=row.error)
+            for row in failed
+        ]
+        verdicts += [Verdict(Visit(key), 0.0, Action.HELD_OUT, Reason.HELD_OUT) for key in held_out]
+        self.ledger.add(step, verdicts)
+
+    def note_window(self, step: int, rows: list[Row | None], bad: list[Visit], verdicts: list[Verdict]) -> None:
+        """Samples of a window and what became of them; without verdicts everything valid was trained."""
+        accounting = self.accounting
+        present = [row for row in rows if row is not None]
+        accounting.read += len(present)
+        for row in present:
+            self.seen.setdefault(row.group, [row.key, row.shard, row.caption])
+        dropped = [v for v in verdicts if v.weight == 0.0 and v.action is not Action.FAILED]
+        accounting.dropped.update(str(verdict.reason) for verdict in dropped)
+        accounting.failed.update(["input is not finite"] * len(bad))
+        accounting.trained += len(present) - len(dropped) - len(bad)
+        noted = verdicts if self.keep_rows else [v for v in verdicts if v.action is not Action.KEEP]
+        if not verdicts:
+            noted = [Verdict(visit, 0.0, Action.FAILED, Reason.BAD_INPUT) for visit in bad]
+        self.ledger.add(step, noted)
+        pictures = {row.group: row for row in present}
+        for verdict in noted:
+            if verdict.action is not Action.KEEP and verdict.visit.group in pictures:
+                self._thumbnail(pictures[verdict.visit.group])
+
+    def _thumbnail(self, row: Row) -> None:
+        path = self.run / "thumbnails" / f"{_SAFE.sub('_', row.group)[:80]}.png"
+        if path.exists() or self._pictures >= THUMBNAILS:
+            return
+        path.parent.mkdir(exist_ok=True)
+        pixels = ((row.pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+        image = Image.fromarray(pixels)
+        image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+        image.save(path)
+        self._pictures += 1
+
+    def note_evidence(self, step: int, filter: MemorizationFilter) -> None:
+        """The evidence of the most suspected groups, for the report's curves."""
+        evidence = filter.groups["evidence_max"]
+        bar = filter.evidence_bar
+        for row in np.argsort(-evidence, kind="stable")[:SUSPECTS]:
+            if np.isfinite(evidence[row]):
+                self.evidence.append([step, filter.groups.names[row], float(filter.groups["evidence"][row]), bar])
+
+    def write_tables(self, filter: MemorizationFilter | None) -> None:
+        """``groups.parquet`` and ``evidence.parquet``, as of now."""
+        if filter is None:
+            return
+        groups = filter.groups
+        known = [self.seen.get(name, ["", "", ""]) for name in groups.names]
+        scored = np.maximum(groups["scored"], 1)
+        table: dict[str, Any] = {
+            "group": groups.names,
+            "key": [k[0] for k in known],
+            "shard": [k[1] for k in known],
+            "caption": [k[2] for k in known],
+        }
+        table |= {
+            name: groups[name]
+            for name in ("exposures", "trained", "scored", "dropped", "condemned_step", "first_step", "last_step")
+        }
+        table |= {name: groups[name].astype(np.float32) for name in ("evidence", "evidence_max", "p_value")}
+        table["magnitude_mean"] = (groups["magnitude_sum"] / scored).astype(np.float32)
+        _write(pa.table(table), self.run / "groups.parquet")
+        steps, names, values, bars = zip(*self.evidence, strict=True) if self.evidence else ((), (), (), ())
+        _write(
+            pa.table(
+                {
+                    "step": pa.array(steps, pa.int64()),
+                    "group": pa.array(names, pa.string()),
+                    "evidence": pa.array(values, pa.float32()),
+                    "threshold": pa.array(bars, pa.float32()),
+                }
+            ),
+            self.run / "evidence.parquet",
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values for a checkpoint."""
+        return {"accounting": self.accounting.as_dict(), "seen": self.seen, "evidence": self.evidence}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on exactly."""
+        self.accounting.load(state["accounting"])
+        self.seen = {name: list(values) for name, values in state["seen"].items()}
+        self.evidence = [list(row) for row in state["evidence"]]
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(values, indent=2) + "\n")
+    temporary.rename(path)
+
+
+def _write(table: pa.Table, path: Path) -> None:
+    temporary = path.with_suffix(".tmp")
+    pq.write_table(table, temporary)
+    temporary.rename(path)
+
+
+def _kind(error: str) -> str:
+    """An error message without what is special to the sample: counts stay few."""
+    return re.sub(r"'[^']*'|\d[\d,.]*", "...", error)[:80]

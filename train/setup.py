@@ -1,0 +1,222 @@
+"""Everything that a run needs, made once from its config."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+
+from filtering.data.held_out import held_out_rows
+from filtering.data.loader import WindowLoader
+from filtering.data.rows import Row
+from filtering.denoisers.stable_diffusion import StableDiffusionDenoiser
+from filtering.exchange import Exchange
+from filtering.filter import MemorizationFilter
+from filtering.settings import SettingsError
+from train.checkpoint import latest_checkpoint, load_extra
+from train.config import RunConfig
+from train.records import Records
+from train.scoring import Scorer, frozen_copy
+from train.step import WindowTrainer
+from train.tracking import Tracker
+
+__all__ = ["Session", "set_up"]
+
+
+@dataclass(slots=True)
+class Session:
+    """The parts of a run, wired together, at the step they resume from."""
+
+    config: RunConfig
+    accelerator: Any
+    denoiser: Any
+    model: torch.nn.Module
+    optimizer: Any
+    schedule: Any
+    ema: EMAModel | None
+    loader: WindowLoader
+    held_out: list[Row]
+    filter: MemorizationFilter | None
+    scorer: Scorer | None
+    trainer: WindowTrainer
+    exchange: Exchange
+    records: Records
+    tracker: Tracker
+    total_steps: int
+    """Exact with ``train.steps``; with ``train.epochs`` an estimate, since streams end at different windows."""
+    step: int = 0
+    updates: int = 0
+    skipped: int = 0
+    times: list[float] = field(default_factory=list)
+
+
+def set_up(config: RunConfig) -> Session:
+    """Build a session, and restore the newest checkpoint of the run folder where there is one.
+
+    Raises:
+        ValueError: the config, the data or the model cannot be used; the message says what to change.
+    """
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    accelerator = Accelerator(
+        gradient_accumulation_steps=config.train.accumulation,
+        mixed_precision=config.train.mixed_precision,
+        log_with="wandb" if config.tracking.wandb else None,
+        project_dir=str(config.output),
+    )
+    set_seed(config.train.seed)
+    checkpoint = latest_checkpoint(config.output)
+    extra = load_extra(accelerator, checkpoint) if checkpoint else {}
+    _keep_config(config, accelerator, resumed=checkpoint is not None)
+    denoiser = StableDiffusionDenoiser(config.model.path, config.model.prediction_type)
+    denoiser.to(accelerator.device)
+    denoiser.latent_shape(config.data.resolution)
+    loader = _loader(config, accelerator, extra)
+    total = config.train.steps or -(-loader.count_rows() * (config.train.epochs or 1) // _rows(config, accelerator))
+    held_out = held_out_rows(config.data, config.train.seed)
+    exchange = Exchange(accelerator.device)
+    filter = _filter(config, denoiser, held_out, exchange)
+    reference = _reference(filter, denoiser, accelerator)
+    network: Any = denoiser.model
+    if config.model.gradient_checkpointing:
+        network.enable_gradient_checkpointing()
+    network.to(accelerator.device)
+    ema = EMAModel(network.parameters(), decay=config.model.ema_decay) if config.model.ema else None
+    model, optimizer = accelerator.prepare(network, _optimizer(config, network))
+    model.train()
+    schedule = get_scheduler(
+        config.optimizer.schedule,
+        optimizer=optimizer,
+        num_warmup_steps=config.optimizer.warmup_steps,
+        num_training_steps=total,
+    )
+    if ema is not None:
+        ema.to(accelerator.device)
+    scorer = Scorer(denoiser, filter, accelerator.unwrap_model(model), reference) if filter else None
+    trainer = WindowTrainer(
+        accelerator,
+        model,
+        optimizer,
+        denoiser,
+        filter,
+        scorer,
+        exchange,
+        config.train.snr_gamma,
+        config.optimizer.max_grad_norm,
+    )
+    step = int(extra.get("step", 0))
+    records = Records(config.output, accelerator.process_index, step if checkpoint else None, config.filter.ledger_kept)
+    tracker = Tracker(config, accelerator, step)
+    session = Session(
+        config,
+        accelerator,
+        denoiser,
+        model,
+        optimizer,
+        schedule,
+        ema,
+        loader,
+        held_out,
+        filter,
+        scorer,
+        trainer,
+        exchange,
+        records,
+        tracker,
+        total,
+    )
+    if checkpoint:
+        _restore(session, checkpoint, extra)
+    return session
+
+
+def _keep_config(config: RunConfig, accelerator: Any, resumed: bool) -> None:
+    """Save the resolved config with the run; a resume must not change what decides.
+
+    Raises:
+        SettingsError: names the first setting that differs from the run's.
+    """
+    path = config.output / "config.yaml"
+    now = config.model_dump(mode="json")
+    if resumed and path.is_file():
+        saved = yaml.safe_load(path.read_text())
+        free = {"tracking", "validation", "checkpoint", "output"}
+        for section in sorted(set(now) - free):
+            for name, value in now[section].items():
+                before = saved.get(section, {}).get(name)
+                if before != value and f"{section}.{name}" not in ("train.steps", "train.epochs", "train.threads"):
+                    raise SettingsError(
+                        f"'{section}.{name}' is {value!r} but the run in '{config.output}' was started with "
+                        f"{before!r}: use that value to resume, or another output folder for a new run"
+                    )
+    if accelerator.is_main_process:
+        config.output.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(now, sort_keys=False, allow_unicode=True))
+    accelerator.wait_for_everyone()
+
+
+def _rows(config: RunConfig, accelerator: Any) -> int:
+    return int(config.train.batch_size * config.train.accumulation * accelerator.num_processes)
+
+
+def _loader(config: RunConfig, accelerator: Any, extra: dict[str, Any]) -> WindowLoader:
+    return WindowLoader(
+        config.data,
+        _rows(config, accelerator),
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        seed=config.train.seed,
+        max_epochs=config.train.epochs,
+        state=extra.get("data"),
+    )
+
+
+def _filter(config: RunConfig, denoiser: Any, held_out: list[Row], exchange: Exchange) -> MemorizationFilter | None:
+    if not config.filter.enabled:
+        return None
+    filter = MemorizationFilter(config.filter, num_train_timesteps=denoiser.num_train_timesteps, exchange=exchange)
+    filter.check_held_out(len(held_out))
+    return filter
+
+
+def _reference(filter: MemorizationFilter | None, denoiser: Any, accelerator: Any) -> torch.nn.Module | None:
+    """A frozen copy of the model before fine-tuning: half precision on a GPU, where it costs half the memory and
+    time; full on a CPU, where half precision is slower."""
+    if filter is None or not filter.passes & {"ref_cond", "ref_uncond"}:
+        return None
+    dtype = torch.bfloat16 if accelerator.device.type == "cuda" else torch.float32
+    return frozen_copy(denoiser.model, dtype).to(accelerator.device)
+
+
+def _optimizer(config: RunConfig, model: torch.nn.Module) -> torch.optim.Optimizer:
+    settings = config.optimizer
+    if settings.name == "sgd":
+        return torch.optim.SGD(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    return torch.optim.AdamW(
+        model.parameters(),
+        lr=settings.lr,
+        betas=settings.betas,
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+    )
+
+
+def _restore(session: Session, checkpoint: Path, extra: dict[str, Any]) -> None:
+    session.accelerator.load_state(str(checkpoint))
+    session.schedule.load_state_dict(extra["schedule"])
+    if session.ema is not None:
+        session.ema.load_state_dict(extra["ema"])
+        session.ema.to(session.accelerator.device)
+    if session.filter is not None:
+        session.filter.load_state_dict(extra["filter"])
+    session.records.load_state_dict(extra["records"])
+    session.step, session.updates = int(extra["step"]), int(extra["updates"])
+    session.skipped = int(extra["skipped"])
+    session.times = list(extra["times"])

@@ -1,0 +1,184 @@
+"""One window: the batches of one optimizer step, measured, weighted and trained.
+
+The rules that keep N ranks equal to one process: nothing branches on data in a way that changes the number of
+collectives; weights, never indexing; one denominator for the whole window over all ranks; a step is skipped by all
+ranks or by none.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from filtering.exchange import Exchange
+from filtering.filter import KEPT_FLOOR, Decision, MemorizationFilter
+from filtering.verdict import Verdict
+from train.batches import Batch
+from train.scoring import Scorer
+
+__all__ = ["NonFiniteError", "WindowResult", "WindowTrainer"]
+
+
+class NonFiniteError(RuntimeError):
+    """A loss is not finite although its input was; the run stops before the update."""
+
+
+@dataclass(slots=True)
+class WindowResult:
+    """What one window did. Losses are means over all ranks; ``skipped`` says that no optimizer step was taken."""
+
+    loss: float
+    loss_unfiltered: float
+    eligible: int
+    kept: float
+    grad_norm: float
+    skipped: bool
+    verdicts: list[Verdict] = field(default_factory=list)
+    score_seconds: float = 0.0
+
+
+class WindowTrainer:
+    """Trains windows.
+
+    Args:
+        accelerator, model, optimizer: as prepared.
+        denoiser: the model family's adapter.
+        filter: None trains unfiltered.
+        scorer: measures; needed with a filter.
+        snr_gamma: Min-SNR weighting, off where None.
+        max_grad_norm: gradients are clipped to this norm.
+    """
+
+    def __init__(
+        self,
+        accelerator: Any,
+        model: torch.nn.Module,
+        optimizer: Any,
+        denoiser: Any,
+        filter: MemorizationFilter | None,
+        scorer: Scorer | None,
+        exchange: Exchange,
+        snr_gamma: float | None = None,
+        max_grad_norm: float = 1.0,
+    ) -> None:
+        self.accelerator, self.model, self.optimizer = accelerator, model, optimizer
+        self.denoiser, self.filter, self.scorer, self.exchange = denoiser, filter, scorer, exchange
+        self.snr_gamma, self.max_grad_norm = snr_gamma, max_grad_norm
+
+    def train(self, batches: list[Batch]) -> WindowResult:
+        """One optimizer step over ``batches``, or none where every sample was dropped.
+
+        Raises:
+            NonFiniteError: on all ranks, before the update.
+        """
+        eligible = int(self.exchange.sum([sum(sum(batch.valid) for batch in batches)])[0])
+        decisions = self._score_first(batches)
+        totals = torch.zeros(4, dtype=torch.float64)  # weighted loss, plain loss, weights, non-finite losses
+        names: list[str] = []
+        losses: torch.Tensor
+        for i, batch in enumerate(batches):
+            last = i == len(batches) - 1
+            self.accelerator.sync_gradients = last
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                losses, prediction = self._losses(batch)
+                if len(decisions) <= i:
+                    decisions.append(self._decide(batch, prediction))
+                weights = decisions[i].weights.to(losses.device)
+                totals += self._count(batch, losses, weights, names)
+                if last:
+                    totals = torch.tensor(self.exchange.sum(totals.tolist()), dtype=torch.float64)
+                    self._refuse_non_finite(int(totals[3]), names)
+                    if totals[2] < KEPT_FLOOR:
+                        return self._skip(eligible, totals, decisions)
+                weighted = torch.where(weights > 0, losses, torch.zeros_like(losses)) * weights
+                scale = self._denominator(eligible, totals, decisions, len(batches))
+                self.accelerator.backward(weighted.sum() * scale)
+        norm = self._step()
+        return self._result(eligible, totals, decisions, norm, skipped=False)
+
+    def _score_first(self, batches: list[Batch]) -> list[Decision]:
+        """The paper's mean over kept samples needs the weights of the whole window before the first backward."""
+        if self.filter is None or self.filter.config.normalize == "eligible" or len(batches) == 1:
+            return []
+        decisions = [self._decide(batch, None) for batch in batches]
+        kept = sum(float(decision.weights.sum()) for decision in decisions)
+        self._kept_before = self.exchange.sum([kept])[0]
+        return decisions
+
+    _kept_before: float = 0.0
+
+    def _denominator(self, eligible: int, totals: torch.Tensor, decisions: list[Decision], batches: int) -> float:
+        """Factor of a batch's weighted sum: backward divides by the accumulation and the engine by the ranks."""
+        engine = self.exchange.world_size * batches
+        if self.filter is None or self.filter.config.normalize == "eligible":
+            return engine / max(eligible, 1)
+        kept = self._kept_before if batches > 1 else float(totals[2])
+        return engine / max(kept, KEPT_FLOOR)
+
+    def _losses(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Per-sample loss [B] float32 with its graph, and the prediction."""
+        with self.accelerator.autocast():
+            prediction = self.denoiser.predict(self.model, batch.noisy, batch.timesteps, batch.conditioning)
+        target = self.denoiser.target(batch.latents, batch.noise, batch.timesteps)
+        losses = (prediction.float() - target.float()).square().flatten(1).mean(1)
+        if self.snr_gamma is not None:
+            losses = losses * self._min_snr(batch.timesteps)
+        return losses, prediction
+
+    def _min_snr(self, timesteps: torch.Tensor) -> torch.Tensor:
+        """Min-SNR weight per sample (Hang et al., ICCV 2023): min(SNR, gamma) / SNR, or / (SNR + 1) for v."""
+        assert self.snr_gamma is not None
+        snr = self.denoiser.snr(timesteps)
+        weight: torch.Tensor = snr.clamp(max=self.snr_gamma)
+        if self.denoiser.prediction_type == "epsilon":
+            return weight / snr
+        return weight / (snr + 1.0) if self.denoiser.prediction_type == "v_prediction" else weight
+
+    def _decide(self, batch: Batch, prediction: torch.Tensor | None) -> Decision:
+        if self.filter is None or self.scorer is None:
+            valid = torch.tensor(batch.valid, dtype=torch.float32)
+            return Decision(valid, [])
+        with self.accelerator.autocast():
+            measurement = self.scorer.measure(batch, prediction)
+        return self.filter.decide(batch.visits, measurement, batch.valid)
+
+    def _count(self, batch: Batch, losses: torch.Tensor, weights: torch.Tensor, names: list[str]) -> torch.Tensor:
+        plain = losses.detach().double().cpu()
+        valid = torch.tensor(batch.valid)
+        finite = torch.isfinite(plain)
+        for i in torch.nonzero(valid & ~finite).flatten().tolist():
+            names.append(f"{batch.visits[i].shard}:{batch.visits[i].key} (t = {int(batch.timesteps[i])})")
+        usable = torch.where(valid & finite, plain, torch.zeros_like(plain))
+        w = weights.detach().double().cpu()
+        return torch.stack([(usable * w).sum(), usable.sum(), w.sum(), (valid & ~finite).sum().double()])
+
+    def _refuse_non_finite(self, count: int, names: list[str]) -> None:
+        if count:
+            where = ", ".join(names[:8]) if names else "samples of another rank"
+            raise NonFiniteError(
+                f"the loss of {count} sample(s) is not finite although the input is: {where}. The model was not "
+                "updated; lower optimizer.lr, or use train.mixed_precision: no"
+            )
+
+    def _skip(self, eligible: int, totals: torch.Tensor, decisions: list[Decision]) -> WindowResult:
+        """Everything was dropped: neither optimizer nor schedule move, on any rank."""
+        self.optimizer.zero_grad()
+        return self._result(eligible, totals, decisions, 0.0, skipped=True)
+
+    def _step(self) -> float:
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return float(norm) if norm is not None else float("nan")
+
+    def _result(
+        self, eligible: int, totals: torch.Tensor, decisions: list[Decision], norm: float, skipped: bool
+    ) -> WindowResult:
+        weighted, plain, kept, _ = totals.tolist()
+        by_kept = self.filter is not None and self.filter.config.normalize == "kept"
+        count = max(kept, KEPT_FLOOR) if by_kept else max(eligible, 1)
+        verdicts = [verdict for decision in decisions for verdict in decision.verdicts]
+        return WindowResult(weighted / count, plain / max(eligible, 1), eligible, kept, norm, skipped, verdicts)

@@ -1,0 +1,84 @@
+"""Held-out loss at fixed draws, and images at fixed seeds."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from filtering.data.rows import Row
+from train.batches import build_batch
+
+__all__ = ["held_out_loss", "image_grid", "validation_images"]
+
+
+@torch.no_grad()
+def held_out_loss(
+    denoiser: Any, model: torch.nn.Module, rows: list[Row], *, seed: int, resolution: int, draws: int, batch_size: int
+) -> float:
+    """Mean denoising loss of pairs that are never trained on, at (t, noise) that are the same at every call."""
+    model.eval()
+    total, count = 0.0, 0
+    jobs = [(row, draw) for draw in range(draws) for row in rows]
+    for start in range(0, len(jobs), batch_size):
+        part = jobs[start : start + batch_size]
+        batch = build_batch(
+            denoiser,
+            [row for row, _ in part],
+            seed=seed,
+            resolution=resolution,
+            positions=[(f"held-out loss {row.group}", draw, 0) for row, draw in part],
+        )
+        prediction = denoiser.predict(model, batch.noisy, batch.timesteps, batch.conditioning)
+        target = denoiser.target(batch.latents, batch.noise, batch.timesteps)
+        losses = (prediction.float() - target).square().flatten(1).mean(1)
+        total, count = total + float(losses.sum()), count + len(part)
+    model.train()
+    return total / max(count, 1)
+
+
+@torch.no_grad()
+def validation_images(
+    denoiser: Any,
+    model: torch.nn.Module,
+    prompts: list[str],
+    *,
+    seed: int,
+    steps: int,
+    guidance_scale: float,
+    resolution: int,
+) -> list[Image.Image]:
+    """One image per prompt, each from its own fixed seed."""
+    from diffusers import DDIMScheduler
+
+    pipe = denoiser.pipeline(model)
+    pipe.scheduler = DDIMScheduler.from_config(denoiser.noise_scheduler.config)
+    model.eval()
+    generators = [torch.Generator("cpu").manual_seed(seed * 1000 + i) for i in range(len(prompts))]
+    images: list[Image.Image] = pipe(
+        prompts,
+        num_inference_steps=steps,
+        guidance_scale=guidance_scale,
+        generator=generators,
+        height=resolution,
+        width=resolution,
+    ).images
+    model.train()
+    return images
+
+
+def image_grid(images: list[Image.Image], path: Path, scale: int = 1) -> Path:
+    """Write ``images`` as one PNG, about square."""
+    columns = math.ceil(math.sqrt(len(images)))
+    width, height = images[0].width * scale, images[0].height * scale
+    sheet = Image.new("RGB", (columns * width, math.ceil(len(images) / columns) * height), "white")
+    for i, image in enumerate(images):
+        sheet.paste(
+            image.resize((width, height), Image.Resampling.NEAREST), (i % columns * width, i // columns * height)
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path)
+    return path
