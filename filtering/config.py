@@ -44,7 +44,9 @@ class FilterConfig(Settings):
     """Most recent held-out (or, without held-out pairs, training) measurements that calibrate."""
     half_life: float = Field(default=8.0, gt=0.0)
     """Half-life of a group's evidence, in sweeps over the held-out pairs."""
-    min_sweeps: int = Field(default=2, ge=1)
+    horizon: int = Field(default=64, ge=1)
+    """Sweeps over the held-out pairs that ``false_drop_rate`` holds for; a longer run counts its own."""
+    min_sweeps: int = Field(default=3, ge=1)
     """Sweeps over the held-out pairs before anything is condemned."""
     max_exposures: int = Field(default=50, ge=1)
     """Policy ``cap``: how often a group may be trained on."""

@@ -20,7 +20,7 @@ import torch
 from filtering.calibration import Calibrator
 from filtering.config import FilterConfig
 from filtering.exchange import Exchange
-from filtering.history import EvidenceTable, spread_of_clean_pairs
+from filtering.history import EvidenceTable, spread_of_clean_pairs, whole_life_maxima
 from filtering.policy import Finding, apply_policy
 from filtering.signals import Predictions, measure, required_passes
 from filtering.verdict import Action, Reason, Verdict, Visit
@@ -97,6 +97,7 @@ class MemorizationFilter:
         self.overfitting = False
         self._sweep_scores: list[dict[str, float]] = []
         self._this_sweep: dict[str, float] = {}
+        self._whole_life: Array = np.zeros(0)
         self._pending: list[tuple[Visit, float, float, float]] = []
         self._pending_bank: list[tuple[Array, npt.NDArray[np.int64]]] = []
         self._never, self._always = set(self.config.never_drop), set(self.config.always_drop)
@@ -243,10 +244,13 @@ class MemorizationFilter:
 
     @property
     def evidence_bar(self) -> float:
-        """Evidence that a running maximum must exceed to be condemned now; inf while held-out groups are too few."""
-        maxima = np.sort(self.held_out["evidence_max"])[::-1]
-        allowed = math.floor(self.config.false_drop_rate * (len(maxima) + 1) + 1e-9) - 1
-        return float(maxima[allowed]) if 0 <= allowed < len(maxima) else math.inf
+        """Evidence that a running maximum must exceed to be condemned now; inf before the first comparison."""
+        bars = []
+        for maxima in (self.held_out["evidence_max"], self._whole_life):
+            ordered = np.sort(maxima)[::-1]
+            allowed = math.floor(self.config.false_drop_rate * (len(ordered) + 1) + 1e-9) - 1
+            bars.append(float(ordered[allowed]) if 0 <= allowed < len(ordered) else math.inf)
+        return max(bars)
 
     def check_held_out(self, count: int) -> None:
         """Refuse a held-out set whose resolution 1 / (n + 1) cannot express the false-drop rate.
@@ -311,11 +315,20 @@ class MemorizationFilter:
         names = self.held_out.names
         scores = np.array([[sweep.get(name, np.nan) for sweep in self._sweep_scores] for name in names])
         within, between = spread_of_clean_pairs(scores)
-        self.held_out.look(within, between)
-        self.groups.look(within, between)
-        self.groups.rank_against(self.held_out)
         if self.sweep < self.config.min_sweeps or self.config.calibrator != "conformal":
             return
+        self.held_out.look(within, between)
+        self.groups.look(within, between)
+        self._whole_life = whole_life_maxima(
+            scores,
+            within,
+            between,
+            half_life=self.config.half_life,
+            horizon=max(self.config.horizon, self.sweep),
+            first=self.config.min_sweeps,
+            seed=self.sweep,
+        )
+        self.groups.rank_against(self.held_out, self._whole_life)
         beyond = (self.groups["p_value"] <= self.config.false_drop_rate) & (self.groups["condemned_step"] < 0)
         self._condemn(np.flatnonzero(beyond), note)
 
@@ -349,6 +362,7 @@ class MemorizationFilter:
             "due": self._due,
             "sweep_scores": [dict(sweep) for sweep in self._sweep_scores],
             "this_sweep": dict(self._this_sweep),
+            "whole_life": torch.from_numpy(self._whole_life.copy()),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -373,6 +387,7 @@ class MemorizationFilter:
         self.overfitting, self._due = bool(state["overfitting"]), bool(state["due"])
         self._sweep_scores = [dict(sweep) for sweep in state["sweep_scores"]]
         self._this_sweep = dict(state["this_sweep"])
+        self._whole_life = state["whole_life"].numpy().copy()
 
 
 def _group(visit: Visit) -> str:

