@@ -19,7 +19,7 @@ from inference.copying import CopyJudge, CopyRate, CopyVerdict, copy_rate
 from inference.generate import generate
 from inference.similarity import Similarity, build_similarity
 
-__all__ = ["ProbeResult", "Prompt", "judge_for", "probe_model", "prompts_of"]
+__all__ = ["ProbeResult", "Prompt", "judge_for", "probe_model", "prompts_of", "shard_images", "write_result"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +68,8 @@ def judge_for(data: Path, similarity: str | Similarity = "pixel_l2", resolution:
     Raises:
         ValueError: no truth.parquet, or no shards.
     """
-    train = _images(data / "train", resolution)
-    held = _images(data / "held_out", resolution)
+    train = shard_images(data / "train", resolution)
+    held = shard_images(data / "held_out", resolution)
     names = {row["key"]: row["group"] for row in _truth(data)}
     distinct: dict[str, tuple[str, torch.Tensor]] = {}
     for key, pixels in train:
@@ -114,7 +114,7 @@ def _truth(data: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _images(folder: Path, resolution: int | None) -> list[tuple[str, torch.Tensor]]:
+def shard_images(folder: Path, resolution: int | None) -> list[tuple[str, torch.Tensor]]:
     """(key, pixels) of every PNG of our own shards, read in order."""
     found = []
     for shard in sorted(folder.glob("*.tar")):

@@ -18,7 +18,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 data = typer.Typer(no_args_is_help=True, help="Build captioned datasets.")
 app.add_typer(data, name="data")
 app.command("train")(run)
-_console = Console(stderr=True)
+_console = Console(stderr=True, emoji=False)
 
 
 @data.command("openmoji")

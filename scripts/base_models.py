@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import tempfile
@@ -119,6 +120,5 @@ def save_pipeline(out: Path, vae: Any, text: Any, tokenizer: Any, unet: Any) -> 
 
 
 def _half(model: Any) -> Any:
-    copy = type(model).from_config(model.config)
-    copy.load_state_dict(model.state_dict())
-    return copy.half()
+    # Not from_config: it would put defaults back in place of settings changed since, such as the scaling factor.
+    return copy.deepcopy(model).half()

@@ -17,12 +17,10 @@ __all__ = ["main", "run"]
 def run(
     config: Annotated[str, typer.Argument(help="YAML file of the run; see configs/train/.")],
     set: Annotated[list[str] | None, typer.Option("--set", help="Override: section.key=value. Repeatable.")] = None,
-    dry_run: Annotated[
-        bool, typer.Option(help="Print the config, build everything, score a batch.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option(help="Print the config, build everything, score a batch.")] = False,
 ) -> None:
     """Fine-tune with the filter on. The same command resumes a run that was stopped."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)  # a key between colons is not an emoji
     try:
         settings = load_settings(RunConfig, config, set)
         from train.loop import BadDataError, fit
@@ -39,12 +37,12 @@ def run(
         try:
             summary = fit(session)
         except (BadDataError, NonFiniteError) as error:
-            console.print(f"[red]error:[/] {error}", highlight=False)
+            console.print(f"error: {error}", style="red", markup=False, highlight=False)
             raise typer.Exit(1) from None
         if session.accelerator.is_main_process:
             console.print(_sentence(summary), highlight=False)
     except KeyboardInterrupt as stopped:
-        console.print(f"[yellow]{stopped or 'stopped'}")
+        console.print(str(stopped) or "stopped", style="yellow", markup=False)
         raise typer.Exit(130) from None
     except ValueError as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False)

@@ -85,7 +85,8 @@ def _agree(session: Session, window: Window | None, batches: list[Batch], asked:
     if window is not None:
         session.records.note_unused(session.step + 1, window.failed, window.held_out)
     bad = [visit for batch in batches for visit in batch.bad]
-    failed = sum(session.records.accounting.failed.values()) + len(bad)
+    session.records.note_bad(bad)
+    failed = len(session.records.unusable)
     valid = sum(sum(batch.valid) for batch in batches)
     total_failed, total_valid, stops = session.exchange.sum([failed, valid, float(asked)])
     if total_failed > session.config.data.max_bad:

@@ -73,6 +73,8 @@ class Records:
         self.run, self.rank, self.keep_rows = run, rank, keep_rows
         self.ledger = Ledger(run / "ledger", rank, resume_step)
         self.accounting = Accounting()
+        self.unusable: set[str] = set()
+        """Distinct samples that failed: one that comes round again in the next epoch is not one more."""
         self.seen: dict[str, list[str]] = {}
         self.evidence: list[list[Any]] = []
         self._pictures = len(list((run / "thumbnails").glob("*.png"))) if (run / "thumbnails").is_dir() else 0
@@ -83,12 +85,17 @@ class Records:
         accounting.read += len(failed) + len(held_out)
         accounting.held_out += len(held_out)
         accounting.failed.update(_kind(row.error) for row in failed)
+        self.unusable |= {f"{row.shard}:{row.index}:{row.key}" for row in failed}
         verdicts = [
             Verdict(Visit(row.key, row.shard, row.index), 0.0, Action.FAILED, Reason.UNREADABLE, error=row.error)
             for row in failed
         ]
         verdicts += [Verdict(Visit(key), 0.0, Action.HELD_OUT, Reason.HELD_OUT) for key in held_out]
         self.ledger.add(step, verdicts)
+
+    def note_bad(self, bad: list[Visit]) -> None:
+        """Samples whose input is not finite."""
+        self.unusable |= {f"{visit.shard}:{visit.index}:{visit.key}" for visit in bad}
 
     def note_window(self, step: int, rows: list[Row | None], bad: list[Visit], verdicts: list[Verdict]) -> None:
         """Samples of a window and what became of them; without verdicts everything valid was trained."""
@@ -164,11 +171,17 @@ class Records:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""
-        return {"accounting": self.accounting.as_dict(), "seen": self.seen, "evidence": self.evidence}
+        return {
+            "accounting": self.accounting.as_dict(),
+            "unusable": sorted(self.unusable),
+            "seen": self.seen,
+            "evidence": self.evidence,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on exactly."""
         self.accounting.load(state["accounting"])
+        self.unusable = set(state["unusable"])
         self.seen = {name: list(values) for name, values in state["seen"].items()}
         self.evidence = [list(row) for row in state["evidence"]]
 

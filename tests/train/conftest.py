@@ -107,3 +107,15 @@ def make_config(tiny_model: Path, shards: Path, tmp_path: Path) -> Callable[...,
         return RunConfig.model_validate(raw)
 
     return make
+
+
+@pytest.fixture
+def make_shards() -> Callable[..., Path]:
+    """``write_shards``, for tests that damage their own."""
+    return write_shards
+
+
+@pytest.fixture
+def good_png() -> bytes:
+    """A picture that no shard holds."""
+    return picture(7777)

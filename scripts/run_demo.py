@@ -1,0 +1,226 @@
+"""The planted-duplicates demonstration: the same fine-tune without the filter, with it, and with the paper's rule."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+import typer
+from PIL import Image, ImageDraw
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from filtering.data.openmoji import build_openmoji
+from filtering.settings import load_settings
+from inference.copying import CopyJudge
+from inference.probe import ProbeResult, Prompt, judge_for, probe_model, prompts_of
+from memsieve.report import build_report
+from train.config import RunConfig
+from train.loop import fit
+from train.records import write_json
+from train.setup import set_up
+
+ROOT = Path(__file__).resolve().parent.parent
+SEEDS = 3
+GUIDANCE = 3.0
+console = Console(stderr=True)
+
+
+def build_data(out: Path, plant: str) -> Path:
+    """The dataset, once."""
+    if (out / "dataset.json").is_file():
+        return out
+    with Progress(console=console) as progress:
+        task = progress.add_task("drawing OpenMoji")
+        build_openmoji(
+            out,
+            size=32,
+            plant=[plant],
+            overwrite=True,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    return out
+
+
+def train_one(name: str, config: str, out: Path, data: Path, steps: int, seed: int, extra: list[str]) -> dict[str, Any]:
+    """Train one variant, unless its summary is there; the same command resumes a stopped one."""
+    run = out / name
+    if (run / "summary.json").is_file() and (run / "pipeline").is_dir():
+        return dict(json.loads((run / "summary.json").read_text()))
+    overrides = [
+        f"output={run}",
+        f"model.path={ROOT / 'assets' / 'tiny-sd'}",
+        f"data.path={data / 'train'}",
+        f"data.held_out_path={data / 'held_out'}",
+        f"train.steps={steps}",
+        f"train.seed={seed}",
+        *extra,
+    ]
+    console.rule(f"{name}: {steps} steps")
+    return fit(set_up(load_settings(RunConfig, ROOT / "configs" / "train" / config, overrides)))
+
+
+def dropped_fractions(run: Path, data: Path) -> tuple[float, float]:
+    """Share of planted and of clean groups that the run condemned; visits dropped for the per-visit rule."""
+    planted = {row["group"] for row in pq.read_table(data / "truth.parquet").to_pylist() if row["repeats"] > 1}
+    groups = pq.read_table(run / "groups.parquet").to_pylist()
+    hit = {True: [0, 0], False: [0, 0]}
+    for row in groups:
+        counts = hit[row["group"] in planted]
+        counts[0] += row["condemned_step"] >= 0 or row["dropped"] * 2 > row["exposures"]
+        counts[1] += 1
+    return hit[True][0] / max(len(planted), 1), hit[False][0] / max(hit[False][1], 1)
+
+
+def tile(pixels: torch.Tensor, scale: int = 2) -> Image.Image:
+    """One image of [3, H, W] in [-1, 1]."""
+    array = ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    image = Image.fromarray(np.ascontiguousarray(array))
+    return image.resize((image.width * scale, image.height * scale), Image.Resampling.LANCZOS)
+
+
+def picture(
+    path: Path, prompts: list[Prompt], judge_images: dict[str, torch.Tensor], rows: dict[str, ProbeResult]
+) -> None:
+    """Training images on top, then one generation of each model for the same prompts and seeds."""
+    side, label = 96, 190
+    sheet = Image.new("RGB", (label + side * len(prompts), (side + 6) * (len(rows) + 1)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for r, name in enumerate(["training image", *rows]):
+        draw.text((8, r * (side + 6) + side // 2 - 6), name, fill="black", font_size=14)
+        for i, prompt in enumerate(prompts):
+            pixels = judge_images[prompt.group] if r == 0 else rows[name].generations[i * SEEDS]
+            image = tile(pixels).resize((side, side), Image.Resampling.LANCZOS)
+            sheet.paste(image, (label + i * side, r * (side + 6)))
+    sheet.save(path)
+
+
+def training_images(data: Path, prompts: list[Prompt]) -> dict[str, torch.Tensor]:
+    """The image of each prompt's group."""
+    from inference.probe import shard_images
+
+    wanted = {prompt.key: prompt.group for prompt in prompts}
+    return {wanted[key]: pixels for key, pixels in shard_images(data / "train") if key in wanted}
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Folder of the demo.")] = ROOT / "runs" / "demo",
+    steps: Annotated[int, typer.Option(help="Training steps of each run.")] = 400,
+    paper_steps: Annotated[int, typer.Option(help="Steps of the paper's rule; 0 takes half.")] = 0,
+    plant: Annotated[str, typer.Option(help="PAIRSxREPEATS.")] = "8x268",
+    seed: Annotated[int, typer.Option(help="Of training and generation.")] = 0,
+) -> None:
+    """Everything from the data to the report; run again, it goes on where it stopped."""
+    started = time.perf_counter()
+    out.mkdir(parents=True, exist_ok=True)
+    data = build_data(out / "data", plant)
+    planted, ordinary = prompts_of(data, ordinary=24)
+    judge = judge_for(data)
+    paper_steps = paper_steps or max(steps // 2, 1)
+    runs = {
+        "no filter": ("openmoji.yaml", "unfiltered", steps, ["filter.enabled=false"]),
+        "memsieve": ("openmoji.yaml", "filtered", steps, []),
+        f"paper's rule, {paper_steps} steps": ("wen2024_tiny.yaml", "paper", paper_steps, []),
+    }
+    summaries = {
+        name: train_one(folder, config, out, data, count, seed, extra)
+        for name, (config, folder, count, extra) in runs.items()
+    }
+    models = {"base model": str(ROOT / "assets" / "tiny-sd")}
+    models |= {name: str(out / folder / "pipeline") for name, (_, folder, _, _) in runs.items()}
+    probes = {name: probe(model, planted, judge, name, seed) for name, model in models.items()}
+    others = {name: probe(model, ordinary, judge, f"{name}, ordinary prompts", seed) for name, model in models.items()}
+    rows = [row_of(name, probes, others, summaries, runs, out, data) for name in models]
+    compare(out, rows, planted, data, probes)
+    summary = summarise(rows, summaries, out, data, paper_steps, steps, time.perf_counter() - started)
+    write_json(out / "summary.json", summary)
+    page = build_report(out / "filtered", out / "report.html", comparison=out / "comparison.json")
+    show(rows)
+    console.print(f"report: {page}\nsummary: {out / 'summary.json'}", highlight=False)
+
+
+def probe(model: str, prompts: list[Prompt], judge: CopyJudge, name: str, seed: int) -> ProbeResult:
+    """Generations of one model, judged."""
+    console.print(f"generating: {name}", highlight=False)
+    return probe_model(model, prompts, judge, seeds=SEEDS, guidance_scale=GUIDANCE, seed=seed)
+
+
+def row_of(name: str, probes: Any, others: Any, summaries: Any, runs: Any, out: Path, data: Path) -> dict[str, Any]:
+    """One line of the comparison."""
+    rate, other = probes[name].rate, others[name].rate
+    row: dict[str, Any] = {"name": name, "copy_rate": rate.rate, "low": rate.low, "high": rate.high,
+                           "copy_rate_ordinary": other.rate}  # fmt: skip
+    if name in summaries:
+        summary = summaries[name]
+        row |= {"heldout_loss": summary["heldout_loss"], "step_seconds": summary["step_seconds_median"]}
+        if summary.get("groups"):
+            row["planted_dropped"], row["clean_dropped"] = dropped_fractions(out / runs[name][1], data)
+    return row
+
+
+def compare(out: Path, rows: list[dict[str, Any]], planted: list[Prompt], data: Path, probes: Any) -> None:
+    """comparison.json and its picture."""
+    picture(out / "comparison.png", planted[:8], training_images(data, planted[:8]), probes)
+    note = f"Copies of {len(planted)} planted pairs in {SEEDS} generations each, guidance {GUIDANCE}."
+    write_json(out / "comparison.json", {"title": "Does it copy?", "note": note, "picture": "comparison.png",
+                                         "rows": rows})  # fmt: skip
+
+
+def summarise(
+    rows: list[dict[str, Any]], summaries: Any, out: Path, data: Path, paper_steps: int, steps: int, seconds: float
+) -> dict[str, Any]:
+    """The numbers of the demonstration in one place."""
+    base, unfiltered, filtered, paper = rows
+    run = summaries[filtered["name"]]
+    return {
+        "copy_rate_base": base["copy_rate"],
+        "copy_rate_unfiltered": unfiltered["copy_rate"],
+        "copy_rate_filtered": filtered["copy_rate"],
+        "copy_rate_paper": paper["copy_rate"],
+        "copy_rate_ordinary_unfiltered": unfiltered["copy_rate_ordinary"],
+        "copy_rate_ordinary_filtered": filtered["copy_rate_ordinary"],
+        "heldout_loss_unfiltered": unfiltered["heldout_loss"],
+        "heldout_loss_filtered": filtered["heldout_loss"],
+        "heldout_loss_paper": paper["heldout_loss"],
+        "planted_groups_dropped_fraction": filtered["planted_dropped"],
+        "clean_groups_dropped_fraction": filtered["clean_dropped"],
+        "paper_planted_groups_dropped_fraction": paper.get("planted_dropped"),
+        "paper_clean_groups_dropped_fraction": paper.get("clean_dropped"),
+        "step_seconds_unfiltered": unfiltered["step_seconds"],
+        "step_seconds_filtered": filtered["step_seconds"],
+        "steps": steps,
+        "paper_steps": paper_steps,
+        "read": run["read"],
+        "trained": run["trained"],
+        "dropped": run["dropped"],
+        "failed": run["failed"],
+        "held_out": run["held_out"],
+        "seconds": round(seconds, 1),
+        "torch_threads": torch.get_num_threads(),
+    }
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """The comparison as a table."""
+    table = Table("", "copy rate, planted", "95 %", "ordinary", "held-out loss", "planted dropped", "clean dropped",
+                  "s / step")  # fmt: skip
+    for row in rows:
+
+        def number(name: str, form: str, row: dict[str, Any] = row) -> str:
+            return format(row[name], form) if row.get(name) is not None else ""
+
+        table.add_row(row["name"], number("copy_rate", ".2f"), f"{row['low']:.2f} to {row['high']:.2f}",
+                      number("copy_rate_ordinary", ".2f"), number("heldout_loss", ".4f"),
+                      number("planted_dropped", ".0%"), number("clean_dropped", ".1%"),
+                      number("step_seconds", ".2f"))  # fmt: skip
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)
