@@ -114,7 +114,7 @@ def _truth(data: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def shard_images(folder: Path, resolution: int | None) -> list[tuple[str, torch.Tensor]]:
+def shard_images(folder: Path, resolution: int | None = None) -> list[tuple[str, torch.Tensor]]:
     """(key, pixels) of every PNG of our own shards, read in order."""
     found = []
     for shard in sorted(folder.glob("*.tar")):

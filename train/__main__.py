@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
@@ -11,7 +12,7 @@ from rich.console import Console
 from filtering.settings import load_settings
 from train.config import RunConfig
 
-__all__ = ["main", "run"]
+__all__ = ["complete", "main", "run"]
 
 
 def run(
@@ -33,6 +34,12 @@ def run(
             print(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), end="")
             console.print(rehearse(settings))
             return
+        if complete(settings):
+            console.print(
+                f"the run in '{settings.output}' is complete; raise train.steps to go on, or name another output",
+                markup=False,
+            )
+            return
         session = set_up(settings)
         try:
             summary = fit(session)
@@ -47,6 +54,15 @@ def run(
     except ValueError as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False)
         raise typer.Exit(2) from None
+
+
+def complete(settings: RunConfig) -> bool:
+    """Whether the run folder holds the end of this very run."""
+    path = settings.output / "summary.json"
+    if not path.is_file():
+        return False
+    steps = int(json.loads(path.read_text())["steps"])
+    return settings.train.epochs is not None or steps >= (settings.train.steps or 0)
 
 
 def _sentence(summary: dict[str, object]) -> str:

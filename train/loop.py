@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate.utils import gather_object
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -20,7 +21,7 @@ from train.checkpoint import save_checkpoint
 from train.records import write_json
 from train.setup import Session
 from train.step import WindowResult
-from train.validation import held_out_loss, image_grid, validation_images
+from train.validation import held_out_loss, image_grid, probe_magnitude, validation_images
 
 __all__ = ["BadDataError", "fit"]
 
@@ -54,7 +55,7 @@ def fit(session: Session) -> dict[str, Any]:
             if config.validation.every and session.step % config.validation.every == 0:
                 validate(session)
             due = config.checkpoint.every and session.step % config.checkpoint.every == 0
-            if (due and session.step != session.total_steps) or stopping:
+            if due or stopping:
                 save(session)
             if stopping:
                 session.tracker.close()
@@ -221,6 +222,8 @@ def validate(session: Session) -> float:
             batch_size=max(config.train.batch_size, 16),
         )
         session.tracker.log({"val/heldout_loss": loss}, session.step)
+    if probes := _probes(session, model):
+        session.tracker.log(probes, session.step)
     if config.validation.prompts and session.accelerator.is_main_process:
         images = validation_images(
             session.denoiser,
@@ -236,6 +239,22 @@ def validate(session: Session) -> float:
     if session.ema is not None:
         session.ema.restore(model.parameters())
     return loss
+
+
+def _probes(session: Session, model: torch.nn.Module) -> dict[str, float]:
+    """Magnitude of the validation prompts, and of the captions of the most suspected groups."""
+    lists = {"val/probe_magnitude": session.config.validation.prompts}
+    if session.filter is not None:
+        order = np.argsort(-session.filter.groups["evidence_max"], kind="stable")[:8]
+        names = [session.filter.groups.names[row] for row in order]
+        known = [session.records.seen[name][2] for name in names if name in session.records.seen]
+        lists["val/suspects_magnitude"] = [caption for caption in known if caption]
+    options = {"seed": session.config.train.seed, "resolution": session.config.data.resolution}
+    return {
+        name: probe_magnitude(session.denoiser, model, captions, **options)
+        for name, captions in lists.items()
+        if captions
+    }
 
 
 def save(session: Session) -> None:

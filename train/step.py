@@ -7,6 +7,7 @@ ranks or by none.
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -96,8 +97,8 @@ class WindowTrainer:
                 weighted = torch.where(weights > 0, losses, torch.zeros_like(losses)) * weights
                 scale = self._denominator(eligible, totals, decisions, len(batches))
                 self.accelerator.backward(weighted.sum() * scale)
-        norm = self._step()
-        return self._result(eligible, totals, decisions, norm, skipped=False)
+        norm, overflow = self._step()
+        return self._result(eligible, totals, decisions, norm, skipped=overflow)
 
     def _score_first(self, batches: list[Batch]) -> list[Decision]:
         """The paper's mean over kept samples needs the weights of the whole window before the first backward."""
@@ -168,11 +169,22 @@ class WindowTrainer:
         self.optimizer.zero_grad()
         return self._result(eligible, totals, decisions, 0.0, skipped=True)
 
-    def _step(self) -> float:
+    def _step(self) -> tuple[float, bool]:
+        """Clip and update: (gradient norm, whether the loss scaler skipped the update for an overflow).
+
+        Gradients are the same on all ranks by now, so all of them raise, or none.
+        """
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
+        value = float(norm) if norm is not None else 0.0
+        if not math.isfinite(value) and self.accelerator.mixed_precision != "fp16":
+            raise NonFiniteError(
+                f"the gradient norm is {value} although every loss is finite; the model was not updated: lower "
+                "optimizer.lr, or use train.mixed_precision: no"
+            )
         self.optimizer.step()
+        overflow = bool(self.accelerator.optimizer_step_was_skipped)
         self.optimizer.zero_grad()
-        return float(norm) if norm is not None else float("nan")
+        return value, overflow
 
     def _result(
         self, eligible: int, totals: torch.Tensor, decisions: list[Decision], norm: float, skipped: bool

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from PIL import Image
 
+from filtering.data.draws import normal_like, row_generator
 from filtering.data.rows import Row
 from train.batches import build_batch
 
-__all__ = ["held_out_loss", "image_grid", "validation_images"]
+__all__ = ["held_out_loss", "image_grid", "probe_magnitude", "validation_images"]
 
 
 @torch.no_grad()
@@ -38,6 +39,23 @@ def held_out_loss(
         total, count = total + float(losses.sum()), count + len(part)
     model.train()
     return total / max(count, 1)
+
+
+@torch.no_grad()
+def probe_magnitude(denoiser: Any, model: torch.nn.Module, captions: list[str], *, seed: int, resolution: int) -> float:
+    """Mean ||Delta||_2 of ``captions`` on fixed pure noise at the sampler's first timestep: no training image needed.
+
+    Native, not in epsilon space, which says nothing there for v-prediction with zero terminal SNR.
+    """
+    model.eval()
+    shape = denoiser.latent_shape(resolution)
+    noise = [normal_like(row_generator(seed, i, purpose="probe"), shape) for i in range(len(captions))]
+    noisy = torch.stack(noise).to(denoiser.device)
+    timesteps = torch.full((len(captions),), denoiser.num_train_timesteps - 1, device=denoiser.device)
+    states = denoiser.conditioning(captions), denoiser.unconditional(len(captions))
+    cond, uncond = (denoiser.predict(model, noisy, timesteps, s).float() for s in states)
+    model.train()
+    return float((cond - uncond).flatten(1).norm(dim=1).mean())
 
 
 @torch.no_grad()

@@ -116,3 +116,5 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(make_config: MakeConfig, tmp_
                           capture_output=True, text=True, timeout=120)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads((config.output / "summary.json").read_text())["steps"] == step + 2
+    again = runner.invoke(app, ["train", str(tmp_path / "c.yaml")])
+    assert again.exit_code == 0 and "is complete" in " ".join((again.output + again.stderr).split())
