@@ -20,7 +20,8 @@ import torch
 from filtering.calibration import Calibrator
 from filtering.config import FilterConfig
 from filtering.exchange import Exchange
-from filtering.history import EvidenceTable, spread_of_clean_pairs, whole_life_maxima
+from filtering.history import EvidenceTable
+from filtering.panel import HeldOutPanel
 from filtering.policy import Finding, apply_policy
 from filtering.signals import Predictions, measure, required_passes
 from filtering.verdict import Action, Reason, Verdict, Visit
@@ -89,15 +90,11 @@ class MemorizationFilter:
             list(self.config.signals), self.config.t_bins, num_train_timesteps, self.config.bank_size
         )
         self.groups = EvidenceTable(self.config.half_life)
-        self.held_out = EvidenceTable(self.config.half_life)
+        self.panel = HeldOutPanel(self.config)
         self.passes = required_passes(self.config.measured)
         self.deciding_passes = required_passes(self.config.signals)
         self.step = 0
-        self.sweep = 0
         self.overfitting = False
-        self._sweep_scores: list[dict[str, float]] = []
-        self._this_sweep: dict[str, float] = {}
-        self._whole_life: Array = np.zeros(0)
         self._pending: list[tuple[Visit, float, float, float]] = []
         self._pending_bank: list[tuple[Array, npt.NDArray[np.int64]]] = []
         self._never, self._always = set(self.config.never_drop), set(self.config.always_drop)
@@ -135,11 +132,7 @@ class MemorizationFilter:
             self.calibrator.add(evidence, measurement.timesteps)
         scores = self.calibrator.scores(evidence, measurement.timesteps)
         self.calibrator.add(evidence, measurement.timesteps)
-        for group, score in zip(groups, scores, strict=True):
-            if group in self._this_sweep:
-                self._end_sweep()
-            self._this_sweep[group] = float(score)
-            self.held_out.observe([group], np.array([score]), np.array([np.nan]), self.step, self.sweep)
+        self.panel.observe(groups, scores, self.step)
 
     # -- deciding -------------------------------------------------------------------------------------------------
 
@@ -176,7 +169,7 @@ class MemorizationFilter:
             verdicts.append(verdict)
             magnitude = values.get("magnitude", float("nan"))
             self._pending.append((visit, float(scores[i]), magnitude, verdict.weight))
-        if self.config.calibrator == "robust" and len(self.held_out) == 0:
+        if self.config.calibrator == "robust" and len(self.panel) == 0:
             self._pending_bank.append((evidence, measurement.timesteps))
         weights = torch.tensor([verdict.weight for verdict in verdicts], dtype=torch.float32)
         device = next(iter(measurement.signals.values())).device
@@ -239,32 +232,13 @@ class MemorizationFilter:
             guilty,
             math.log(config.false_drop_rate / p_value) if p_value > 0 else math.nan,
             Reason.THRESHOLD,
-            (config.false_drop_rate),
+            config.false_drop_rate,
         )
 
     @property
     def evidence_bar(self) -> float:
         """Evidence that a running maximum must exceed to be condemned now; inf before the first comparison."""
-        bars = []
-        for maxima in (self.held_out["evidence_max"], self._whole_life):
-            ordered = np.sort(maxima)[::-1]
-            allowed = math.floor(self.config.false_drop_rate * (len(ordered) + 1) + 1e-9) - 1
-            bars.append(float(ordered[allowed]) if 0 <= allowed < len(ordered) else math.inf)
-        return max(bars)
-
-    def check_held_out(self, count: int) -> None:
-        """Refuse a held-out set whose resolution 1 / (n + 1) cannot express the false-drop rate.
-
-        Raises:
-            ValueError: fewer groups than the rate needs.
-        """
-        needed = math.ceil(1.0 / self.config.false_drop_rate - 1e-9) - 1
-        if self.config.calibrator == "conformal" and count < needed:
-            raise ValueError(
-                f"filter.false_drop_rate: {self.config.false_drop_rate} needs at least {needed} held-out groups "
-                f"(resolution 1/(n+1)), and there are {count}; hold out more (data.held_out_path, "
-                "data.held_out_fraction) or raise the rate"
-            )
+        return self.panel.bar
 
     # -- closing a window -----------------------------------------------------------------------------------------
 
@@ -275,7 +249,7 @@ class MemorizationFilter:
         records = [record for record in self._gathered() if record[0]]
         names = [record[0] for record in records]
         self.groups.observe(
-            names, np.array([r[1] for r in records]), np.array([r[2] for r in records]), self.step, self.sweep
+            names, np.array([r[1] for r in records]), np.array([r[2] for r in records]), self.step, self.panel.sweep
         )
         for name, _, _, weight in records:
             row = self.groups.row(name)
@@ -284,9 +258,9 @@ class MemorizationFilter:
             self.calibrator.add(evidence, timesteps)
         self._pending, self._pending_bank = [], []
         self.step += 1
-        if not self._due:
+        if not self.panel.due:
             return False
-        self._compare(note)
+        self._condemn(self.panel.judge(self.groups), note)
         return True
 
     def _gathered(self) -> list[tuple[str, float, float, float]]:
@@ -301,36 +275,6 @@ class MemorizationFilter:
         table = self.exchange.gather(torch.tensor(rows, dtype=torch.float64))
         everything = sorted(table.tolist(), key=lambda row: row[:3])
         return [(_unpacked(row[6:]), row[3], row[4], row[5]) for row in everything]
-
-    def _end_sweep(self) -> None:
-        self._sweep_scores = [*self._sweep_scores, self._this_sweep][-16:]
-        self._this_sweep = {}
-        self.sweep += 1
-        self._due = True
-
-    _due: bool = False
-
-    def _compare(self, note: Callable[[str], None] | None) -> None:
-        self._due = False
-        names = self.held_out.names
-        scores = np.array([[sweep.get(name, np.nan) for sweep in self._sweep_scores] for name in names])
-        within, between = spread_of_clean_pairs(scores)
-        if self.sweep < self.config.min_sweeps or self.config.calibrator != "conformal":
-            return
-        self.held_out.look(within, between)
-        self.groups.look(within, between)
-        self._whole_life = whole_life_maxima(
-            scores,
-            within,
-            between,
-            half_life=self.config.half_life,
-            horizon=max(self.config.horizon, self.sweep),
-            first=self.config.min_sweeps,
-            seed=self.sweep,
-        )
-        self.groups.rank_against(self.held_out, self._whole_life)
-        beyond = (self.groups["p_value"] <= self.config.false_drop_rate) & (self.groups["condemned_step"] < 0)
-        self._condemn(np.flatnonzero(beyond), note)
 
     def _condemn(self, rows: npt.NDArray[np.int64], note: Callable[[str], None] | None) -> None:
         """Condemn ``rows``, most evident first, up to ``max_drop_fraction`` of the groups seen."""
@@ -355,14 +299,9 @@ class MemorizationFilter:
             "config": self.config.model_dump(mode="json"),
             "calibrator": self.calibrator.state_dict(),
             "groups": self.groups.state_dict(),
-            "held_out": self.held_out.state_dict(),
+            "panel": self.panel.state_dict(),
             "step": self.step,
-            "sweep": self.sweep,
             "overfitting": self.overfitting,
-            "due": self._due,
-            "sweep_scores": [dict(sweep) for sweep in self._sweep_scores],
-            "this_sweep": dict(self._this_sweep),
-            "whole_life": torch.from_numpy(self._whole_life.copy()),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -382,12 +321,8 @@ class MemorizationFilter:
             )
         self.calibrator.load_state_dict(state["calibrator"])
         self.groups.load_state_dict(state["groups"])
-        self.held_out.load_state_dict(state["held_out"])
-        self.step, self.sweep = int(state["step"]), int(state["sweep"])
-        self.overfitting, self._due = bool(state["overfitting"]), bool(state["due"])
-        self._sweep_scores = [dict(sweep) for sweep in state["sweep_scores"]]
-        self._this_sweep = dict(state["this_sweep"])
-        self._whole_life = state["whole_life"].numpy().copy()
+        self.panel.load_state_dict(state["panel"])
+        self.step, self.overfitting = int(state["step"]), bool(state["overfitting"])
 
 
 def _group(visit: Visit) -> str:

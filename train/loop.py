@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import signal
-import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-import torch
 from accelerate.utils import gather_object
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from filtering.data.loader import Window
 from train.batches import Batch, build_batch
-from train.checkpoint import save_checkpoint
-from train.records import write_json
+from train.closing import finish, save, validate
+from train.metrics import log_window
 from train.setup import Session
 from train.step import WindowResult
-from train.validation import held_out_loss, image_grid, probe_magnitude, validation_images
 
 __all__ = ["BadDataError", "fit"]
 
@@ -144,199 +140,11 @@ def _after_window(
     if session.filter is not None and session.filter.end_window(note=_warn):
         session.records.note_evidence(session.step, session.filter)
     session.times.append(round(seconds, 4))
-    _log(session, result)
+    log_window(session, result)
 
 
 def _warn(text: str) -> None:
     Console(stderr=True).print(text, style="yellow", markup=False)
-
-
-def _log(session: Session, result: WindowResult) -> None:
-    step, tracking = session.step, session.config.tracking
-    magnitudes = np.array([v.signals["magnitude"] for v in result.verdicts if "magnitude" in v.signals])
-    timesteps = np.array([v.timestep for v in result.verdicts if "magnitude" in v.signals])
-    if step % tracking.log_every == 0 or step == 1 or step == session.total_steps:
-        values = {
-            "train/loss": result.loss,
-            "train/loss_unfiltered": result.loss_unfiltered,
-            "train/lr": float(session.schedule.get_last_lr()[0]),
-            "train/grad_norm": result.grad_norm,
-            "train/updates": float(session.updates),
-            "train/step_seconds": statistics.median(session.times[-tracking.log_every :]),
-            "mem/skipped_steps": float(session.skipped),
-        }
-        if session.filter is not None:
-            values |= _filter_values(session, result, magnitudes)
-        session.tracker.log({name: value for name, value in values.items() if value == value}, step)
-    if session.filter is not None and len(magnitudes) and step % tracking.histogram_every == 0:
-        session.tracker.histograms("mem/magnitude", _by_bin(session, magnitudes, timesteps), step)
-
-
-def _filter_values(session: Session, result: WindowResult, magnitudes: np.ndarray) -> dict[str, float]:
-    filter = session.filter
-    assert filter is not None
-    values = {
-        "mem/kept_count": result.kept,
-        "mem/dropped_frac": 1.0 - result.kept / max(result.eligible, 1),
-        "mem/weight_mean": result.kept / max(result.eligible, 1),
-        "mem/condemned_groups": float((filter.groups["condemned_step"] >= 0).sum()),
-        "mem/groups_seen": float(len(filter.groups)),
-    }
-    if np.isfinite(filter.evidence_bar) and filter.config.decide == "group":
-        values["mem/threshold"] = filter.evidence_bar
-    if len(magnitudes):
-        quantiles = np.quantile(magnitudes, [0.5, 0.95, 0.99])
-        values |= {"mem/magnitude_mean": float(magnitudes.mean()), "mem/magnitude_max": float(magnitudes.max())}
-        values |= {f"mem/magnitude_p{q}": float(v) for q, v in zip((50, 95, 99), quantiles, strict=True)}
-    return values
-
-
-def _by_bin(session: Session, magnitudes: np.ndarray, timesteps: np.ndarray) -> dict[str, np.ndarray]:
-    bins = session.config.filter.t_bins
-    width = session.denoiser.num_train_timesteps / bins
-    index = np.minimum((timesteps / width).astype(int), bins - 1)
-    return {
-        f"t_{int(b * width):04d}_{int((b + 1) * width):04d}": magnitudes[index == b]
-        for b in range(bins)
-        if (index == b).any()
-    }
-
-
-def validate(session: Session) -> float:
-    """Held-out loss and images, by the averaged weights where there are any; the loss is returned (NaN without)."""
-    config = session.config
-    model = session.accelerator.unwrap_model(session.model)
-    if session.ema is not None:
-        session.ema.store(model.parameters())
-        session.ema.copy_to(model.parameters())
-    loss = float("nan")
-    rows = session.held_out[: config.validation.held_out_pairs]
-    if rows:
-        loss = held_out_loss(
-            session.denoiser,
-            model,
-            rows,
-            seed=config.train.seed,
-            resolution=config.data.resolution,
-            draws=config.validation.held_out_draws,
-            batch_size=max(config.train.batch_size, 16),
-        )
-        session.tracker.log({"val/heldout_loss": loss}, session.step)
-    if probes := _probes(session, model):
-        session.tracker.log(probes, session.step)
-    if config.validation.prompts and session.accelerator.is_main_process:
-        images = validation_images(
-            session.denoiser,
-            model,
-            config.validation.prompts,
-            seed=config.train.seed,
-            steps=config.validation.sampling_steps,
-            guidance_scale=config.validation.guidance_scale,
-            resolution=config.data.resolution,
-        )
-        path = config.output / "samples" / f"step-{session.step:06d}.png"
-        session.tracker.images("val/samples", image_grid(images, path), session.step)
-    if session.ema is not None:
-        session.ema.restore(model.parameters())
-    return loss
-
-
-def _probes(session: Session, model: torch.nn.Module) -> dict[str, float]:
-    """Magnitude of the validation prompts, and of the captions of the most suspected groups."""
-    lists = {"val/probe_magnitude": session.config.validation.prompts}
-    if session.filter is not None:
-        order = np.argsort(-session.filter.groups["evidence_max"], kind="stable")[:8]
-        names = [session.filter.groups.names[row] for row in order]
-        known = [session.records.seen[name][2] for name in names if name in session.records.seen]
-        lists["val/suspects_magnitude"] = [caption for caption in known if caption]
-    options = {"seed": session.config.train.seed, "resolution": session.config.data.resolution}
-    return {
-        name: probe_magnitude(session.denoiser, model, captions, **options)
-        for name, captions in lists.items()
-        if captions
-    }
-
-
-def save(session: Session) -> None:
-    """A checkpoint of everything that the rest of the run depends on."""
-    session.records.ledger.flush()
-    extra: dict[str, Any] = {
-        "step": session.step,
-        "updates": session.updates,
-        "skipped": session.skipped,
-        "times": session.times[-1000:],
-        "data": session.loader.state_dict(),
-        "schedule": session.schedule.state_dict(),
-        "records": session.records.state_dict(),
-    }
-    if session.ema is not None:
-        extra["ema"] = session.ema.state_dict()
-    if session.filter is not None:
-        extra["filter"] = session.filter.state_dict()
-    save_checkpoint(session.accelerator, session.config.output, session.step, extra, session.config.checkpoint.keep)
-
-
-def finish(session: Session) -> dict[str, Any]:
-    """Final validation, tables, export and ``summary.json``."""
-    loss = validate(session)
-    records, config = session.records, session.config
-    records.ledger.flush()
-    for other in gather_object([records.accounting.as_dict()])[1:]:
-        records.accounting.add(other)
-    summary: dict[str, Any] = {
-        **records.accounting.as_dict(),
-        "steps": session.step,
-        "updates": session.updates,
-        "skipped_steps": session.skipped,
-        "step_seconds_median": statistics.median(session.times) if session.times else None,
-        "heldout_loss": loss if loss == loss else None,
-        "heldout_groups": len(session.held_out),
-        "ranks": session.exchange.world_size,
-        "seed": config.train.seed,
-    }
-    if session.filter is not None:
-        summary["groups"] = len(session.filter.groups)
-        summary["condemned_groups"] = int((session.filter.groups["condemned_step"] >= 0).sum())
-        summary["overfitting"] = session.filter.overfitting
-    if session.accelerator.is_main_process:
-        records.write_tables(session.filter)
-        write_json(config.output / "summary.json", summary)
-        _suspects(session)
-        if config.checkpoint.export:
-            _export(session)
-    session.accelerator.wait_for_everyone()
-    session.tracker.close()
-    return summary
-
-
-def _suspects(session: Session) -> None:
-    """The table of most suspected groups; captions leave the machine only where the user opted in."""
-    if session.filter is None:
-        return
-    groups = session.filter.groups
-    columns = ["group", "exposures", "evidence", "p_value", "condemned_step", "magnitude_mean"]
-    columns += ["key", "caption"] if session.config.tracking.log_samples else []
-    rows: list[list[Any]] = []
-    for row in np.argsort(-groups["evidence_max"], kind="stable")[: session.config.tracking.top_k]:
-        name = groups.names[row]
-        values: list[Any] = [
-            name,
-            int(groups["exposures"][row]),
-            float(groups["evidence_max"][row]),
-            float(groups["p_value"][row]),
-            int(groups["condemned_step"][row]),
-            float(groups["magnitude_sum"][row] / max(groups["scored"][row], 1)),
-        ]
-        known = session.records.seen.get(name, ["", "", ""])
-        rows.append(values + ([known[0], known[2]] if session.config.tracking.log_samples else []))
-    session.tracker.table("mem/top_dropped", columns, rows, session.step)
-
-
-def _export(session: Session) -> None:
-    model = session.accelerator.unwrap_model(session.model)
-    if session.ema is not None:
-        session.ema.copy_to(model.parameters())
-    session.denoiser.export(session.config.output / "pipeline", model)
 
 
 class _Stop:

@@ -182,7 +182,7 @@ def _filter(config: RunConfig, denoiser: Any, held_out: list[Row], exchange: Exc
     if not config.filter.enabled:
         return None
     filter = MemorizationFilter(config.filter, num_train_timesteps=denoiser.num_train_timesteps, exchange=exchange)
-    filter.check_held_out(len(held_out))
+    filter.panel.check(len(held_out))
     return filter
 
 

@@ -186,8 +186,8 @@ def test_too_many_guilty_groups_is_overfitting_not_a_purge() -> None:
 
 def test_too_few_held_out_groups_are_refused() -> None:
     with pytest.raises(ValueError, match=r"filter\.false_drop_rate: 0\.01 needs at least 99 held-out groups"):
-        make(false_drop_rate=0.01).check_held_out(98)
-    make(false_drop_rate=0.01).check_held_out(99)
+        make(false_drop_rate=0.01).panel.check(98)
+    make(false_drop_rate=0.01).panel.check(99)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,118 @@
+"""The held-out groups as a panel: they get the same kind of visits, accumulate the same evidence, and so say what
+clean pairs come to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from filtering.config import FilterConfig
+from filtering.history import EvidenceTable, spread_of_clean_pairs, whole_life_maxima
+
+__all__ = ["HeldOutPanel"]
+
+Array = npt.NDArray[np.float64]
+SWEEPS_KEPT: Final = 16
+
+
+class HeldOutPanel:
+    """Held-out groups' evidence, and the bar that training groups are held to.
+
+    Attributes:
+        table: evidence of the held-out groups.
+        sweep: how often every held-out group has been scored.
+        due: a sweep has ended and nothing was compared since.
+    """
+
+    def __init__(self, config: FilterConfig) -> None:
+        self.config = config
+        self.table = EvidenceTable(config.half_life)
+        self.sweep = 0
+        self.due = False
+        self._sweeps: list[dict[str, float]] = []
+        self._this_sweep: dict[str, float] = {}
+        self._whole_life: Array = np.zeros(0)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def observe(self, groups: Sequence[str], scores: Array, step: int) -> None:
+        """Take in visits of held-out groups; a sweep is complete when a group comes round again."""
+        for group, score in zip(groups, scores, strict=True):
+            if group in self._this_sweep:
+                self._sweeps = [*self._sweeps, self._this_sweep][-SWEEPS_KEPT:]
+                self._this_sweep = {}
+                self.sweep += 1
+                self.due = True
+            self._this_sweep[group] = float(score)
+            self.table.observe([group], np.array([score]), np.array([np.nan]), step, self.sweep)
+
+    def judge(self, groups: EvidenceTable) -> npt.NDArray[np.int64]:
+        """One look: rank ``groups`` among clean pairs; the rows that pass the bar and were not condemned before."""
+        self.due = False
+        config = self.config
+        if self.sweep < config.min_sweeps or config.calibrator != "conformal":
+            return np.zeros(0, dtype=np.int64)
+        scores = np.array([[sweep.get(name, np.nan) for sweep in self._sweeps] for name in self.table.names])
+        within, between = spread_of_clean_pairs(scores)
+        self.table.look(within, between)
+        groups.look(within, between)
+        self._whole_life = whole_life_maxima(
+            scores,
+            within,
+            between,
+            half_life=config.half_life,
+            horizon=max(config.horizon, self.sweep),
+            first=config.min_sweeps,
+            seed=self.sweep,
+        )
+        groups.rank_against(self.table, self._whole_life)
+        return np.flatnonzero((groups["p_value"] <= config.false_drop_rate) & (groups["condemned_step"] < 0))
+
+    @property
+    def bar(self) -> float:
+        """Evidence that a running maximum must exceed to be condemned now; inf before the first comparison."""
+        bars = []
+        for maxima in (self.table["evidence_max"], self._whole_life):
+            ordered = np.sort(maxima)[::-1]
+            allowed = math.floor(self.config.false_drop_rate * (len(ordered) + 1) + 1e-9) - 1
+            bars.append(float(ordered[allowed]) if 0 <= allowed < len(ordered) else math.inf)
+        return max(bars)
+
+    def check(self, count: int) -> None:
+        """Refuse a held-out set whose resolution 1 / (n + 1) cannot express the false-drop rate.
+
+        Raises:
+            ValueError: fewer groups than the rate needs.
+        """
+        needed = math.ceil(1.0 / self.config.false_drop_rate - 1e-9) - 1
+        if self.config.calibrator == "conformal" and count < needed:
+            raise ValueError(
+                f"filter.false_drop_rate: {self.config.false_drop_rate} needs at least {needed} held-out groups "
+                f"(resolution 1/(n+1)), and there are {count}; hold out more (data.held_out_path, "
+                "data.held_out_fraction) or raise the rate"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that later comparisons depend on."""
+        return {
+            "table": self.table.state_dict(),
+            "sweep": self.sweep,
+            "due": self.due,
+            "sweeps": [dict(sweep) for sweep in self._sweeps],
+            "this_sweep": dict(self._this_sweep),
+            "whole_life": torch.from_numpy(self._whole_life.copy()),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore exactly."""
+        self.table.load_state_dict(state["table"])
+        self.sweep, self.due = int(state["sweep"]), bool(state["due"])
+        self._sweeps = [dict(sweep) for sweep in state["sweeps"]]
+        self._this_sweep = dict(state["this_sweep"])
+        self._whole_life = state["whole_life"].numpy().copy()

@@ -1,0 +1,132 @@
+"""Validation, checkpoints, and the end of a run."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+
+from train.checkpoint import save_checkpoint
+from train.metrics import log_suspects
+from train.records import write_json
+from train.setup import Session
+from train.validation import held_out_loss, image_grid, probe_magnitude, validation_images
+
+__all__ = ["finish", "save", "validate"]
+
+
+def validate(session: Session) -> float:
+    """Held-out loss and images, by the averaged weights where there are any; the loss is returned (NaN without)."""
+    config = session.config
+    model = session.accelerator.unwrap_model(session.model)
+    if session.ema is not None:
+        session.ema.store(model.parameters())
+        session.ema.copy_to(model.parameters())
+    loss = float("nan")
+    rows = session.held_out[: config.validation.held_out_pairs]
+    if rows:
+        loss = held_out_loss(
+            session.denoiser,
+            model,
+            rows,
+            seed=config.train.seed,
+            resolution=config.data.resolution,
+            draws=config.validation.held_out_draws,
+            batch_size=max(config.train.batch_size, 16),
+        )
+        session.tracker.log({"val/heldout_loss": loss}, session.step)
+    if probes := _probes(session, model):
+        session.tracker.log(probes, session.step)
+    if config.validation.prompts and session.accelerator.is_main_process:
+        images = validation_images(
+            session.denoiser,
+            model,
+            config.validation.prompts,
+            seed=config.train.seed,
+            steps=config.validation.sampling_steps,
+            guidance_scale=config.validation.guidance_scale,
+            resolution=config.data.resolution,
+        )
+        path = config.output / "samples" / f"step-{session.step:06d}.png"
+        session.tracker.images("val/samples", image_grid(images, path), session.step)
+    if session.ema is not None:
+        session.ema.restore(model.parameters())
+    return loss
+
+
+def _probes(session: Session, model: torch.nn.Module) -> dict[str, float]:
+    """Magnitude of the validation prompts, and of the captions of the most suspected groups."""
+    lists = {"val/probe_magnitude": session.config.validation.prompts}
+    if session.filter is not None:
+        order = np.argsort(-session.filter.groups["evidence_max"], kind="stable")[:8]
+        names = [session.filter.groups.names[row] for row in order]
+        known = [session.records.seen[name][2] for name in names if name in session.records.seen]
+        lists["val/suspects_magnitude"] = [caption for caption in known if caption]
+    options = {"seed": session.config.train.seed, "resolution": session.config.data.resolution}
+    return {
+        name: probe_magnitude(session.denoiser, model, captions, **options)
+        for name, captions in lists.items()
+        if captions
+    }
+
+
+def save(session: Session) -> None:
+    """A checkpoint of everything that the rest of the run depends on."""
+    session.records.ledger.flush()
+    extra: dict[str, Any] = {
+        "step": session.step,
+        "updates": session.updates,
+        "skipped": session.skipped,
+        "times": session.times[-1000:],
+        "data": session.loader.state_dict(),
+        "schedule": session.schedule.state_dict(),
+        "records": session.records.state_dict(),
+    }
+    if session.ema is not None:
+        extra["ema"] = session.ema.state_dict()
+    if session.filter is not None:
+        extra["filter"] = session.filter.state_dict()
+    save_checkpoint(session.accelerator, session.config.output, session.step, extra, session.config.checkpoint.keep)
+
+
+def finish(session: Session) -> dict[str, Any]:
+    """Final validation, tables, export and ``summary.json``."""
+    loss = validate(session)
+    records, config = session.records, session.config
+    records.ledger.flush()
+    for other in gather_object([records.accounting.as_dict()])[1:]:
+        records.accounting.add(other)
+    summary: dict[str, Any] = {
+        **records.accounting.as_dict(),
+        "steps": session.step,
+        "updates": session.updates,
+        "skipped_steps": session.skipped,
+        "step_seconds_median": statistics.median(session.times) if session.times else None,
+        "heldout_loss": loss if loss == loss else None,
+        "heldout_groups": len(session.held_out),
+        "ranks": session.exchange.world_size,
+        "seed": config.train.seed,
+    }
+    if session.filter is not None:
+        summary["groups"] = len(session.filter.groups)
+        summary["condemned_groups"] = int((session.filter.groups["condemned_step"] >= 0).sum())
+        summary["overfitting"] = session.filter.overfitting
+    if session.accelerator.is_main_process:
+        records.write_tables(session.filter)
+        write_json(config.output / "summary.json", summary)
+        log_suspects(session)
+        if config.checkpoint.export:
+            _export(session)
+    session.accelerator.wait_for_everyone()
+    session.tracker.close()
+    return summary
+
+
+def _export(session: Session) -> None:
+    model = session.accelerator.unwrap_model(session.model)
+    if session.ema is not None:
+        session.ema.copy_to(model.parameters())
+    session.denoiser.export(session.config.output / "pipeline", model)

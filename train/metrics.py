@@ -1,0 +1,87 @@
+"""What a run says of itself while it trains: scalars, histograms per t-bin, the table of suspects."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+import numpy as np
+
+from train.setup import Session
+from train.step import WindowResult
+
+__all__ = ["log_suspects", "log_window"]
+
+
+def log_window(session: Session, result: WindowResult) -> None:
+    step, tracking = session.step, session.config.tracking
+    magnitudes = np.array([v.signals["magnitude"] for v in result.verdicts if "magnitude" in v.signals])
+    timesteps = np.array([v.timestep for v in result.verdicts if "magnitude" in v.signals])
+    if step % tracking.log_every == 0 or step == 1 or step == session.total_steps:
+        values = {
+            "train/loss": result.loss,
+            "train/loss_unfiltered": result.loss_unfiltered,
+            "train/lr": float(session.schedule.get_last_lr()[0]),
+            "train/grad_norm": result.grad_norm,
+            "train/updates": float(session.updates),
+            "train/step_seconds": statistics.median(session.times[-tracking.log_every :]),
+            "mem/skipped_steps": float(session.skipped),
+        }
+        if session.filter is not None:
+            values |= _filter_values(session, result, magnitudes)
+        session.tracker.log({name: value for name, value in values.items() if value == value}, step)
+    if session.filter is not None and len(magnitudes) and step % tracking.histogram_every == 0:
+        session.tracker.histograms("mem/magnitude", _by_bin(session, magnitudes, timesteps), step)
+
+
+def _filter_values(session: Session, result: WindowResult, magnitudes: np.ndarray) -> dict[str, float]:
+    filter = session.filter
+    assert filter is not None
+    values = {
+        "mem/kept_count": result.kept,
+        "mem/dropped_frac": 1.0 - result.kept / max(result.eligible, 1),
+        "mem/weight_mean": result.kept / max(result.eligible, 1),
+        "mem/condemned_groups": float((filter.groups["condemned_step"] >= 0).sum()),
+        "mem/groups_seen": float(len(filter.groups)),
+    }
+    if np.isfinite(filter.evidence_bar) and filter.config.decide == "group":
+        values["mem/threshold"] = filter.evidence_bar
+    if len(magnitudes):
+        quantiles = np.quantile(magnitudes, [0.5, 0.95, 0.99])
+        values |= {"mem/magnitude_mean": float(magnitudes.mean()), "mem/magnitude_max": float(magnitudes.max())}
+        values |= {f"mem/magnitude_p{q}": float(v) for q, v in zip((50, 95, 99), quantiles, strict=True)}
+    return values
+
+
+def _by_bin(session: Session, magnitudes: np.ndarray, timesteps: np.ndarray) -> dict[str, np.ndarray]:
+    bins = session.config.filter.t_bins
+    width = session.denoiser.num_train_timesteps / bins
+    index = np.minimum((timesteps / width).astype(int), bins - 1)
+    return {
+        f"t_{int(b * width):04d}_{int((b + 1) * width):04d}": magnitudes[index == b]
+        for b in range(bins)
+        if (index == b).any()
+    }
+
+
+def log_suspects(session: Session) -> None:
+    """The table of most suspected groups; captions leave the machine only where the user opted in."""
+    if session.filter is None:
+        return
+    groups = session.filter.groups
+    columns = ["group", "exposures", "evidence", "p_value", "condemned_step", "magnitude_mean"]
+    columns += ["key", "caption"] if session.config.tracking.log_samples else []
+    rows: list[list[Any]] = []
+    for row in np.argsort(-groups["evidence_max"], kind="stable")[: session.config.tracking.top_k]:
+        name = groups.names[row]
+        values: list[Any] = [
+            name,
+            int(groups["exposures"][row]),
+            float(groups["evidence_max"][row]),
+            float(groups["p_value"][row]),
+            int(groups["condemned_step"][row]),
+            float(groups["magnitude_sum"][row] / max(groups["scored"][row], 1)),
+        ]
+        known = session.records.seen.get(name, ["", "", ""])
+        rows.append(values + ([known[0], known[2]] if session.config.tracking.log_samples else []))
+    session.tracker.table("mem/top_dropped", columns, rows, session.step)
