@@ -174,3 +174,37 @@ def test_a_gradient_of_the_unfiltered_step_is_the_plain_one(make_config: MakeCon
 
 def test_content_names_the_group(shards: Path) -> None:
     assert content_id(b"a") != content_id(b"b") and len(content_id(b"a")) == 32
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_min_snr_goes_with_drops(
+    make_config: MakeConfig, tiny_model: Path, tiny_v_model: Path, prediction_type: str
+) -> None:
+    """The weight of each kept sample is its own, whatever was dropped beside it."""
+    from diffusers.training_utils import compute_snr
+
+    from train.batches import build_batch
+
+    model_path = tiny_model if prediction_type == "epsilon" else tiny_v_model
+    tau = 0.65 if prediction_type == "epsilon" else 0.5
+    config = make_config(
+        model={"path": str(model_path)},
+        filter={"signals": ["magnitude"], "calibrator": "fixed", "threshold": tau, "decide": "visit",
+                "normalize": "kept"},
+        train={"steps": 1, "snr_gamma": 5.0, "caption_dropout": 0.0},
+    )  # fmt: skip
+    session = set_up(config)
+    batch = build_batch(session.denoiser, next(iter(session.loader)).rows, seed=3, resolution=16)
+    snr = compute_snr(session.denoiser.noise_scheduler, batch.timesteps)
+    weight = snr.clamp(max=5.0) / (snr if prediction_type == "epsilon" else snr + 1)
+    with torch.no_grad():
+        prediction = session.model(batch.noisy, batch.timesteps, batch.conditioning).sample
+    if prediction_type == "epsilon":
+        target = batch.noise
+    else:
+        target = session.denoiser.noise_scheduler.get_velocity(batch.latents, batch.noise, batch.timesteps)
+    losses = (prediction - target).square().flatten(1).mean(1) * weight
+    result = session.trainer.train([batch])
+    kept = torch.tensor([verdict.weight for verdict in result.verdicts])
+    assert 0 < kept.sum() < len(kept), "some but not all are dropped"
+    assert result.loss == pytest.approx(float((losses * kept).sum() / kept.sum()), rel=1e-5)
