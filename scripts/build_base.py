@@ -44,12 +44,17 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="OpenMoji dataset to reuse; drawn anew where it is left out")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--vae-steps", type=int, default=1200, help="of half a batch each")
-    parser.add_argument("--unet-steps", type=int, default=2600)
+    parser.add_argument("--unet-steps", type=int, default=2000)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--save-every", type=int, default=500)
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves the choice to PyTorch")
-    parser.add_argument("--stage", choices=["all", "report"], default="all")
+    parser.add_argument("--threads", type=int, default=0, help="0: PyTorch's choice; 1 on a shared machine")
+    parser.add_argument(
+        "--stage",
+        choices=["all", "unet", "report"],
+        default="all",
+        help="'unet' keeps the autoencoder and tokenizer that are in --out, 'report' keeps all of it",
+    )
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -60,7 +65,7 @@ def main() -> None:
             build_openmoji(data, size=SIZE, seed=options.seed)
         train, held = read_split(data / "train"), read_split(data / "held_out")
     minutes: dict[str, float] = {}
-    if options.stage == "all":
+    if options.stage != "report":
         minutes = _train_all(options, train)
     report = _report(options, train, held, minutes)
     print(json.dumps(report, indent=2))
@@ -88,12 +93,21 @@ def read_split(folder: Path) -> list[Pair]:
 
 
 def _train_all(options: argparse.Namespace, train: list[Pair]) -> dict[str, float]:
-    tokenizer = train_tokenizer([row.caption for row in train])
-    vae, text, unet = new_models(tokenizer)
     pixels = torch.stack([row.pixels for row in train])
     started = time.perf_counter()
-    latents = train_vae(vae, pixels, options.vae_steps, options.batch // 2, options.seed)
-    save_pipeline(options.out, vae, text, tokenizer, unet)
+    if options.stage == "unet":
+        from diffusers import AutoencoderKL
+        from transformers import CLIPTokenizer
+
+        tokenizer = CLIPTokenizer.from_pretrained(options.out / "tokenizer")
+        _, text, unet = new_models(tokenizer)
+        vae = AutoencoderKL.from_pretrained(options.out / "vae").requires_grad_(False).eval()
+        latents = encode_all(vae, pixels) * vae.config.scaling_factor
+    else:
+        tokenizer = train_tokenizer([row.caption for row in train])
+        vae, text, unet = new_models(tokenizer)
+        latents = train_vae(vae, pixels, options.vae_steps, options.batch // 2, options.seed)
+        save_pipeline(options.out, vae, text, tokenizer, unet)
     halfway = time.perf_counter()
     train_unet(vae, text, tokenizer, unet, latents, [row.caption for row in train], options)
     ended = time.perf_counter()
@@ -129,10 +143,15 @@ def train_vae(vae: Any, pixels: torch.Tensor, steps: int, batch: int, seed: int)
         optimizer.step()
         bar.set_postfix(l1=f"{difference.abs().mean().item():.4f}", refresh=False)
     vae.requires_grad_(False).eval()
-    with torch.no_grad():
-        latents = torch.cat([vae.encode(part).latent_dist.mean for part in pixels.split(128)])
+    latents = encode_all(vae, pixels)
     vae.register_to_config(scaling_factor=float(1 / latents.std()))
     return latents * vae.config.scaling_factor
+
+
+@torch.no_grad()
+def encode_all(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """Mean latents [N, 4, SIZE / 2, SIZE / 2] of all images, not scaled."""
+    return torch.cat([vae.encode(part).latent_dist.mean for part in pixels.split(128)])
 
 
 def train_unet(
