@@ -38,7 +38,6 @@ class WindowResult:
     grad_norm: float
     skipped: bool
     verdicts: list[Verdict] = field(default_factory=list)
-    score_seconds: float = 0.0
 
 
 class WindowTrainer:
