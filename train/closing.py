@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import gather_object
+from PIL import Image
 
 from train.checkpoint import save_checkpoint
+from train.copies import as_tensor
 from train.metrics import log_suspects
 from train.records import write_json
 from train.setup import Session
@@ -40,18 +42,9 @@ def validate(session: Session) -> float:
         session.tracker.log({"val/heldout_loss": loss}, session.step)
     if probes := _probes(session, model):
         session.tracker.log(probes, session.step)
-    if config.validation.prompts and session.accelerator.is_main_process:
-        images = validation_images(
-            session.denoiser,
-            model,
-            config.validation.prompts,
-            seed=config.train.seed,
-            steps=config.validation.sampling_steps,
-            guidance_scale=config.validation.guidance_scale,
-            resolution=config.data.resolution,
-        )
-        path = config.output / "samples" / f"step-{session.step:06d}.png"
-        session.tracker.images("val/samples", image_grid(images, path), session.step)
+    if session.accelerator.is_main_process:
+        _draw_prompts(session, model)
+        _draw_suspects(session, model)
     if session.ema is not None:
         session.ema.restore(model.parameters())
     return loss
@@ -71,6 +64,48 @@ def _probes(session: Session, model: torch.nn.Module) -> dict[str, float]:
         for name, captions in lists.items()
         if captions
     }
+
+
+def _draw_prompts(session: Session, model: torch.nn.Module) -> None:
+    """The validation prompts, as a picture and as a copy rate."""
+    if not session.config.validation.prompts:
+        return
+    images = _drawn(session, model, session.config.validation.prompts)
+    path = session.config.output / "samples" / f"step-{session.step:06d}.png"
+    session.tracker.images("val/samples", image_grid(images, path), session.step)
+    if session.copies is not None:
+        session.tracker.log({"val/probe_copy_rate": session.copies.prompts_rate(as_tensor(images))}, session.step)
+
+
+def _draw_suspects(session: Session, model: torch.nn.Module) -> None:
+    """Whether the most suspected groups come back as their training image."""
+    if session.copies is None or session.filter is None:
+        return
+    groups = session.filter.groups
+    suspects = session.copies.suspects(groups.names, groups["evidence_max"], groups["exposures"])
+    pairs = [pair for pair in suspects for _ in range(session.config.validation.copy_images)]
+    if not pairs:
+        return
+    images = _drawn(session, model, [caption for _, caption in pairs])
+    rate = session.copies.suspects_rate(as_tensor(images), [group for group, _ in pairs])
+    path = session.config.output / "suspects" / f"step-{session.step:06d}.png"
+    image_grid(images, path)
+    if session.config.tracking.log_samples:
+        session.tracker.images("val/suspects", path, session.step)
+    session.tracker.log({"val/suspects_copy_rate": rate}, session.step)
+
+
+def _drawn(session: Session, model: torch.nn.Module, prompts: list[str]) -> list[Image.Image]:
+    options = session.config.validation
+    return validation_images(
+        session.denoiser,
+        model,
+        prompts,
+        seed=session.config.train.seed,
+        steps=options.sampling_steps,
+        guidance_scale=options.guidance_scale,
+        resolution=session.config.data.resolution,
+    )
 
 
 def save(session: Session) -> None:

@@ -22,6 +22,7 @@ from filtering.filter import MemorizationFilter
 from filtering.settings import SettingsError
 from train.checkpoint import latest_checkpoint, load_extra
 from train.config import RunConfig
+from train.copies import CopyProbe
 from train.records import Records
 from train.scoring import Scorer, frozen_copy
 from train.step import WindowTrainer
@@ -49,6 +50,7 @@ class Session:
     exchange: Exchange
     records: Records
     tracker: Tracker
+    copies: CopyProbe | None
     total_steps: int
     """Exact with ``train.steps``; with ``train.epochs`` an estimate, since streams end at different windows."""
     step: int = 0
@@ -130,6 +132,7 @@ def set_up(config: RunConfig) -> Session:
         exchange,
         records,
         tracker,
+        _copies(config, held_out),
         total,
     )
     if checkpoint:
@@ -176,6 +179,12 @@ def _loader(config: RunConfig, accelerator: Any, extra: dict[str, Any]) -> Windo
         max_epochs=config.train.epochs,
         state=extra.get("data"),
     )
+
+
+def _copies(config: RunConfig, held_out: list[Row]) -> CopyProbe | None:
+    if not config.validation.copy_groups:
+        return None
+    return CopyProbe(config.data, held_out, config.validation.copy_groups, config.validation.copy_bank)
 
 
 def _filter(config: RunConfig, denoiser: Any, held_out: list[Row], exchange: Exchange) -> MemorizationFilter | None:
