@@ -9,7 +9,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-__all__ = ["SIZE", "TOKENS", "new_models", "save_pipeline", "train_tokenizer"]
+import torch
+
+__all__ = ["SIZE", "TOKENS", "load_pipeline", "new_models", "save_pipeline", "train_tokenizer"]
 
 SIZE = 32
 """Side of the images: with 2 x downsampling the latents are [4, 16, 16]."""
@@ -117,6 +119,15 @@ def save_pipeline(out: Path, vae: Any, text: Any, tokenizer: Any, unet: Any) -> 
             shutil.copy(out / extra, work / extra)
     shutil.rmtree(out, ignore_errors=True)
     work.rename(out)
+
+
+def load_pipeline(folder: Path) -> tuple[Any, Any, Any, Any]:
+    """(autoencoder, text encoder, tokenizer, UNet) of a saved pipeline, in full precision; the first is frozen."""
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, torch_dtype=torch.float32)
+    vae = pipeline.vae.requires_grad_(False).eval()
+    return vae, pipeline.text_encoder, pipeline.tokenizer, pipeline.unet
 
 
 def _half(model: Any) -> Any:

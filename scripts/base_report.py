@@ -152,10 +152,10 @@ planted), each once. Captions: Unicode name plus the image's main colours, such 
 ```
 python scripts/build_base.py --out assets/tiny-sd
 ```
-Autoencoder {report.get("vae_steps", "?")} steps, then text encoder and UNet together {report.get("unet_steps", "?")}
-steps, batch {report.get("batch", "?")}, AdamW {report.get("lr", "?")} with warm-up and cosine; images moved by up to
-two pixels, one caption in ten empty and a tenth of the words left out; averaged weights. Minutes on two CPU cores:
-{report.get("minutes", "?")}.
+Steps: autoencoder {report.get("autoencoder_steps", "?")}, its decoder alone {report.get("decoder_steps", "?")}, then
+text encoder and UNet together {report.get("unet_steps", "?")} of {report.get("batch", "?")} images. AdamW
+{report.get("lr", "?")} with warm-up and cosine; images moved by up to two pixels, one caption in ten empty, a tenth of
+the words left out, averaged weights. Minutes on two shared CPU cores: {report.get("minutes", "?")}.
 
 ## Measured, on held-out pairs
 Mean of 16 draws of (t, noise) for each pair, t from 100 to 850, the same draws for each caption:

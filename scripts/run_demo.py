@@ -111,9 +111,9 @@ def training_images(data: Path, prompts: list[Prompt]) -> dict[str, torch.Tensor
 
 def main(
     out: Annotated[Path, typer.Option(help="Folder of the demo.")] = ROOT / "runs" / "demo",
-    steps: Annotated[int, typer.Option(help="Training steps of each run.")] = 400,
-    paper_steps: Annotated[int, typer.Option(help="Steps of the paper's rule; 0 takes half.")] = 0,
-    plant: Annotated[str, typer.Option(help="PAIRSxREPEATS.")] = "8x268",
+    steps: Annotated[int, typer.Option(help="Training steps of each run.")] = 700,
+    paper_steps: Annotated[int, typer.Option(help="Steps of the paper's rule; 0 takes two sevenths.")] = 0,
+    plant: Annotated[str, typer.Option(help="PAIRSxREPEATS.")] = "8x1000",
     seed: Annotated[int, typer.Option(help="Of training and generation.")] = 0,
 ) -> None:
     """Everything from the data to the report; run again, it goes on where it stopped."""
@@ -122,7 +122,7 @@ def main(
     data = build_data(out / "data", plant)
     planted, ordinary = prompts_of(data, ordinary=12)
     judge = judge_for(data)
-    paper_steps = paper_steps or max(steps // 2, 1)
+    paper_steps = paper_steps or max(steps * 2 // 7, 1)
     runs = {
         "no filter": ("openmoji.yaml", "unfiltered", steps, ["filter.enabled=false"]),
         "memsieve": ("openmoji.yaml", "filtered", steps, []),
