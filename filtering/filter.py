@@ -22,7 +22,7 @@ from filtering.config import FilterConfig
 from filtering.exchange import Exchange
 from filtering.history import EvidenceTable
 from filtering.panel import HeldOutPanel
-from filtering.policy import Finding, apply_policy
+from filtering.policy import KEPT_FLOOR, Finding, apply_policy
 from filtering.signals import Predictions, measure, required_passes
 from filtering.verdict import Action, Reason, Verdict, Visit
 
@@ -31,7 +31,6 @@ __all__ = ["Decision", "Measurement", "MemorizationFilter"]
 Array = npt.NDArray[np.float64]
 NAME_BYTES = 64
 NOBODY = Visit(key="")  # stands for rows that leave no trace
-KEPT_FLOOR = 1e-3  # a batch whose weights sum to less counts as fully dropped
 
 
 @dataclass(slots=True)

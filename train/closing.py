@@ -10,6 +10,7 @@ import torch
 from accelerate.utils import gather_object
 
 from train.checkpoint import save_checkpoint
+from train.engine import full_weights
 from train.metrics import log_suspects
 from train.records import write_json
 from train.setup import Session
@@ -40,7 +41,8 @@ def validate(session: Session) -> float:
         session.tracker.log({"val/heldout_loss": loss}, session.step)
     if probes := _probes(session, model):
         session.tracker.log(probes, session.step)
-    if config.validation.prompts and session.accelerator.is_main_process:
+    main = session.accelerator.is_main_process
+    if config.validation.prompts and (main or session.engine.sharded):  # sharded: every forward needs all ranks
         images = validation_images(
             session.denoiser,
             model,
@@ -50,8 +52,9 @@ def validate(session: Session) -> float:
             guidance_scale=config.validation.guidance_scale,
             resolution=config.data.resolution,
         )
-        path = config.output / "samples" / f"step-{session.step:06d}.png"
-        session.tracker.images("val/samples", image_grid(images, path), session.step)
+        if main:
+            path = config.output / "samples" / f"step-{session.step:06d}.png"
+            session.tracker.images("val/samples", image_grid(images, path), session.step)
     if session.ema is not None:
         session.ema.restore(model.parameters())
     return loss
@@ -63,14 +66,22 @@ def _probes(session: Session, model: torch.nn.Module) -> dict[str, float]:
     if session.filter is not None:
         order = np.argsort(-session.filter.groups["evidence_max"], kind="stable")[:8]
         names = [session.filter.groups.names[row] for row in order]
-        known = [session.records.seen[name][2] for name in names if name in session.records.seen]
-        lists["val/suspects_magnitude"] = [caption for caption in known if caption]
+        lists["val/suspects_magnitude"] = _captions(session, names)
     options = {"seed": session.config.train.seed, "resolution": session.config.data.resolution}
     return {
         name: probe_magnitude(session.denoiser, model, captions, **options)
         for name, captions in lists.items()
         if captions
     }
+
+
+def _captions(session: Session, groups: list[str]) -> list[str]:
+    """Captions of ``groups`` as whichever rank has seen them, the same list on all ranks; a collective."""
+    mine = {name: session.records.seen[name][2] for name in groups if name in session.records.seen}
+    known: dict[str, str] = {}
+    for theirs in gather_object([mine]):
+        known = {**theirs, **known}
+    return [known[name] for name in groups if known.get(name)]
 
 
 def save(session: Session) -> None:
@@ -118,15 +129,24 @@ def finish(session: Session) -> dict[str, Any]:
         records.write_tables(session.filter)
         write_json(config.output / "summary.json", summary)
         log_suspects(session)
-        if config.checkpoint.export:
-            _export(session)
+    if config.checkpoint.export:
+        _export(session)
     session.accelerator.wait_for_everyone()
     session.tracker.close()
     return summary
 
 
 def _export(session: Session) -> None:
+    """A plain pipeline folder, whatever the engine: all ranks give their parts, the main process writes."""
+    main = session.accelerator.is_main_process
     model = session.accelerator.unwrap_model(session.model)
     if session.ema is not None:
         session.ema.copy_to(model.parameters())
-    session.denoiser.export(session.config.output / "pipeline", model)
+    if session.engine.deepspeed:
+        weights = full_weights(session.engine, model, keep=main)
+        if not main:
+            return
+        model = type(model).from_config(model.config)
+        model.load_state_dict(weights)
+    if main:
+        session.denoiser.export(session.config.output / "pipeline", model)

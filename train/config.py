@@ -69,6 +69,8 @@ class TrainConfig(Settings):
     """Random token addition (Somepalli et al., NeurIPS 2023): tokens inserted at random places of each caption."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads per rank; None leaves torch's choice."""
+    timeout: float = Field(default=1800.0, gt=0.0)
+    """Seconds that ranks wait for each other before the run ends; more than one validation and one export take."""
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainConfig:

@@ -1,0 +1,231 @@
+"""Two ranks do what one process does, under DDP and DeepSpeed ZeRO 1-3: same verdicts, same update, drops on.
+
+One launch of two processes per engine runs all of its jobs; the tests look at what came out.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
+
+from filtering.ledger import read_ledger
+from train.config import RunConfig
+from train.loop import fit
+from train.setup import set_up
+
+ROWS, TAU = 24, 0.5
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "sgd": {"name": "sgd", "lr": 0.1, "weight_decay": 0.0, "schedule": "linear"},
+    "adamw": {"name": "adamw", "lr": 1e-3, "schedule": "linear"},
+}
+TOLERANCE = {"sgd": 1e-5, "adamw": 1e-3}
+SAME = ["step", "key", "shard", "index", "group", "stream", "epoch", "offset", "action", "reason", "timestep", "weight"]
+CASES = list(itertools.product(OPTIMIZERS, ["eligible", "kept"], [1, 3]))
+SHORT = {"ddp": [("sgd", "eligible", 3), ("adamw", "kept", 1)], "zero2": [("sgd", "kept", 3), ("adamw", "eligible", 1)]}
+"""What the fast tier runs of it."""
+MakeConfig = Callable[..., RunConfig]
+
+
+def vector(weights: dict[str, torch.Tensor]) -> torch.Tensor:
+    return torch.cat([weights[name].flatten() for name in sorted(weights)])
+
+
+def settings(optimizer: str, normalize: str, accumulation: int, ranks: int, **filter: Any) -> dict[str, Any]:
+    return {
+        "filter": {"signals": ["magnitude"], "calibrator": "fixed", "threshold": TAU, "decide": "visit",
+                   "normalize": normalize, "ledger_kept": True, **filter},
+        "train": {"steps": 3, "batch_size": ROWS // ranks // accumulation, "accumulation": accumulation},
+        "optimizer": OPTIMIZERS[optimizer],
+    }  # fmt: skip
+
+
+@dataclass
+class Alone:
+    """What one process makes of the same settings."""
+
+    make_config: MakeConfig
+    start: torch.Tensor
+    done: dict[str, tuple[torch.Tensor, pa.Table]]
+
+    def run(self, optimizer: str, normalize: str, name: str = "", **filter: Any) -> tuple[torch.Tensor, pa.Table]:
+        name = name or f"one-{optimizer}-{normalize}"
+        if name not in self.done:
+            config = self.make_config(name, **settings(optimizer, normalize, 1, 1, **filter))
+            session = set_up(config)
+            fit(session)
+            self.done[name] = vector(session.model.state_dict()), read_ledger(config.output / "ledger")
+        return self.done[name]
+
+
+@pytest.fixture(scope="module")
+def alone(make_shared_config: MakeConfig, tiny_model: Path) -> Alone:
+    assert "RANK" not in os.environ
+    return Alone(make_shared_config, vector(load_file(tiny_model / "unet" / "diffusion_pytorch_model.safetensors")), {})
+
+
+@pytest.fixture(scope="module")
+def of_rank_1(alone: Alone) -> list[str]:
+    """Keys of the samples that rank 1 of 2 reads: streams 2 and 3."""
+    ledger = alone.run("sgd", "eligible")[1]
+    return sorted({row["key"] for row in ledger.to_pylist() if row["stream"] >= 2})
+
+
+@pytest.fixture(scope="module")
+def make_job(make_shared_config: MakeConfig) -> Callable[..., dict[str, Any]]:
+    def job(name: str, output: str, twist: str = "", data: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+        config = make_shared_config(output, **more, data=data or {})
+        return {"name": name, "config": config.model_dump(mode="json"), "twist": twist}
+
+    return job
+
+
+@pytest.fixture(scope="module", params=sorted(SHORT))
+def few(request: pytest.FixtureRequest, run_ranks: Any, make_job: Any) -> Any:
+    engine = str(request.param)
+    cases = [("-".join(map(str, case)), settings(*case, 2)) for case in SHORT[engine]]
+    jobs = [make_job(name, f"short-{engine}-{name}", **sections) for name, sections in cases]
+    control = settings("sgd", "kept", 1, 2)
+    return run_ranks(engine, [*jobs, make_job("control", f"short-{engine}-control", "per_rank_mean", **control)])
+
+
+@pytest.fixture(scope="module", params=["ddp", "zero1", "zero2", "zero3"])
+def two(request: pytest.FixtureRequest, run_ranks: Any, make_job: Any, alone: Alone, of_rank_1: list[str]) -> Any:
+    engine = str(request.param)
+
+    def job(name: str, *more: Any, **sections: Any) -> dict[str, Any]:
+        made: dict[str, Any] = make_job(name, f"{engine}-{name}", *more, **sections)
+        return made
+
+    jobs = [job(f"{o}-{n}-{a}", **settings(o, n, a, 2)) for o, n, a in CASES]
+    jobs += [
+        job("per-rank-mean", "per_rank_mean", **settings("sgd", "kept", 1, 2)),
+        job("rank-1-drops-all", **settings("adamw", "kept", 1, 2, threshold=1e9, always_drop=of_rank_1)),
+        job("all-drop", **settings("adamw", "kept", 3, 2, threshold=0.0, always_drop=[f"{i:05d}" for i in range(64)]
+                                   + [f"copy{i:04d}" for i in range(16)])),
+        job("bad-counted", "spoil_rank_1", {"max_bad": 1}, **settings("sgd", "eligible", 1, 2)),
+        job("bad-refused", "spoil_rank_1", **settings("sgd", "eligible", 1, 2)),
+        job("loss-infinite", "infinite_loss_on_rank_1", **settings("sgd", "eligible", 1, 2)),
+    ]  # fmt: skip
+    exported = settings("adamw", "kept", 3, 2)
+    exported["optimizer"] = {**OPTIMIZERS["adamw"], "schedule": "constant"}  # a linear one ends with the run
+    exported["checkpoint"] = {"every": 2, "export": True}
+    if engine != "zero3":
+        exported["model"] = {"ema": True, "ema_decay": 0.5}
+    whole = job("whole", **exported)
+    first = job("first-half", **exported)
+    second = {"name": "second-half", "config": {**first["config"]}}
+    first["config"] = {**first["config"], "train": {**first["config"]["train"], "steps": 2}}
+    first["config"]["checkpoint"] = {**first["config"]["checkpoint"], "export": False}
+    return run_ranks(engine, [*jobs, whole, first, second])
+
+
+def config_of(two: Any, job: str) -> Path:
+    jobs = json.loads((two.folder / "jobs.json").read_text())
+    return Path(next(j["config"]["output"] for j in jobs if j["name"] == job))
+
+
+def test_two_ranks_are_one_process_in_short(few: Any, alone: Alone) -> None:
+    (engine,) = {outcome["engine"] for outcome in few.outcomes[0].values()}
+    for case in SHORT[engine]:
+        compare(few, alone, *case)
+    one, _ = alone.run("sgd", "kept")
+    assert float((few.weights("control") - one).norm() / (one - alone.start).norm()) > 100 * TOLERANCE["sgd"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("optimizer", "normalize", "accumulation"), CASES)
+def test_two_ranks_are_one_process(two: Any, alone: Alone, optimizer: str, normalize: str, accumulation: int) -> None:
+    compare(two, alone, optimizer, normalize, accumulation)
+
+
+def compare(two: Any, alone: Alone, optimizer: str, normalize: str, accumulation: int) -> None:
+    """The same verdicts on every sample, each read once, and the same update."""
+    name = f"{optimizer}-{normalize}-{accumulation}"
+    one, ledger = alone.run(optimizer, normalize)
+    mine = read_ledger(config_of(two, name) / "ledger")
+    assert mine.select(SAME).equals(ledger.select(SAME)), "verdicts differ"
+    assert {"keep", "drop"} == set(mine["action"].to_pylist()), "some but not all are dropped"
+    assert len({(r["stream"], r["epoch"], r["offset"]) for r in mine.to_pylist()}) == len(mine) == 3 * ROWS
+    margin = min(abs(m - TAU) for m in mine["magnitude"].to_pylist() if m is not None)
+    apart = float((two.weights(name) - one).norm() / (one - alone.start).norm())
+    print(f"{name}: apart {apart:.1e} of the way, smallest margin to the threshold {margin:.1e}")
+    assert apart <= TOLERANCE[optimizer]
+    outcome = two.outcomes[1][name]
+    assert outcome["schedule"] == outcome["summary"]["updates"] == 3 and outcome["lr"] == 0.0
+
+
+@pytest.mark.slow
+def test_per_rank_means_fail_the_same_test(two: Any, alone: Alone) -> None:
+    """The control: without the common denominator the two ranks are not one process."""
+    one, _ = alone.run("sgd", "kept")
+    apart = float((two.weights("per-rank-mean") - one).norm() / (one - alone.start).norm())
+    assert apart > 100 * TOLERANCE["sgd"]
+
+
+@pytest.mark.slow
+def test_a_rank_that_drops_everything(two: Any, alone: Alone, of_rank_1: list[str]) -> None:
+    one, ledger = alone.run("adamw", "kept", "one-half-dropped", threshold=1e9, always_drop=of_rank_1)
+    mine = read_ledger(config_of(two, "rank-1-drops-all") / "ledger")
+    assert mine.select(SAME).equals(ledger.select(SAME))
+    per_rank = {(r["step"], r["rank"]): set() for r in mine.to_pylist()}
+    for row in mine.to_pylist():
+        per_rank[row["step"], row["rank"]].add(row["action"])
+    assert all(actions == ({"drop"} if rank else {"keep"}) for (_, rank), actions in per_rank.items())
+    assert len(per_rank) == 6
+    apart = float((two.weights("rank-1-drops-all") - one).norm() / (one - alone.start).norm())
+    assert apart <= TOLERANCE["adamw"]
+
+
+@pytest.mark.slow
+def test_all_dropped_moves_nothing(two: Any, alone: Alone) -> None:
+    assert torch.equal(two.weights("all-drop"), alone.start)
+    for rank in range(2):
+        outcome = two.outcomes[rank]["all-drop"]
+        assert outcome["schedule"] == 0 and outcome["lr"] == OPTIMIZERS["adamw"]["lr"]
+        assert outcome["summary"]["skipped_steps"] == 3 and outcome["summary"]["updates"] == 0
+
+
+@pytest.mark.slow
+def test_a_bad_sample_of_one_rank(two: Any) -> None:
+    summary = two.outcomes[0]["bad-counted"]["summary"]
+    assert summary["failed"] == {"input is not finite": 1} and summary["remainder"] == 0 and summary["read"] == 72
+    for rank in range(2):
+        error = two.outcomes[rank]["bad-refused"]["error"]
+        assert error.startswith("BadDataError") and ".tar:" in error and "input is not finite" in error
+
+
+@pytest.mark.slow
+def test_a_non_finite_loss_of_one_rank_stops_all(two: Any) -> None:
+    for rank in range(2):
+        error = two.outcomes[rank]["loss-infinite"]["error"]
+        assert error.startswith("NonFiniteError") and ".tar:" in error, "all ranks name the sample"
+
+
+@pytest.mark.slow
+def test_resumed_is_uninterrupted(two: Any) -> None:
+    assert two.outcomes[0]["second-half"]["started_at"] == 2
+    assert torch.equal(two.weights("second-half"), two.weights("whole"))
+    averages = [two.state(job)["ema"] for job in ("second-half", "whole")]
+    assert all(torch.equal(a, b) for a, b in zip(*averages, strict=True))
+    ledgers = [read_ledger(config_of(two, job) / "ledger") for job in ("first-half", "whole")]
+    assert ledgers[0].equals(ledgers[1])
+
+
+@pytest.mark.slow
+def test_the_export_is_a_plain_pipeline(two: Any) -> None:
+    folder = config_of(two, "whole") / "pipeline"
+    unet = StableDiffusionPipeline.from_pretrained(folder, use_safetensors=True).unet
+    state = two.state("whole")
+    expected = state["ema"] or list(state["weights"].values())
+    assert all(torch.equal(a, b) for a, b in zip(unet.parameters(), expected, strict=True))
