@@ -7,7 +7,6 @@ once a window, in a fixed order, from all ranks.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,13 +22,13 @@ from filtering.exchange import Exchange
 from filtering.history import EvidenceTable
 from filtering.panel import HeldOutPanel
 from filtering.policy import KEPT_FLOOR, Finding, apply_policy
+from filtering.shares import NAME_NUMBERS, Standing, group_name, look_up, owner, packed, share_of, top_groups, unpacked
 from filtering.signals import Predictions, measure, required_passes
 from filtering.verdict import Action, Reason, Verdict, Visit
 
 __all__ = ["Decision", "Measurement", "MemorizationFilter"]
 
 Array = npt.NDArray[np.float64]
-NAME_BYTES = 64
 NOBODY = Visit(key="")  # stands for rows that leave no trace
 
 
@@ -90,12 +89,17 @@ class MemorizationFilter:
         )
         self.groups = EvidenceTable(self.config.half_life)
         self.panel = HeldOutPanel(self.config)
+        self.condemned: dict[str, int] = {}
+        """Condemned groups of all ranks and the step of each: the only part of the history that every rank holds."""
+        self.n_groups = 0
+        """Groups seen, on all ranks, at the end of the last window."""
         self.passes = required_passes(self.config.measured)
         self.deciding_passes = required_passes(self.config.signals)
         self.step = 0
         self.overfitting = False
         self._pending: list[tuple[Visit, float, float, float]] = []
         self._pending_bank: list[tuple[Array, npt.NDArray[np.int64]]] = []
+        self._known: dict[str, Standing] | None = None
         self._never, self._always = set(self.config.never_drop), set(self.config.always_drop)
 
     # -- measuring ------------------------------------------------------------------------------------------------
@@ -135,6 +139,16 @@ class MemorizationFilter:
 
     # -- deciding -------------------------------------------------------------------------------------------------
 
+    def begin_window(self, visits: Sequence[Visit]) -> None:
+        """Learn from their ranks how the groups of a whole window stand, equally many visits on all ranks.
+
+        A loop that accumulates batches calls this once a window; without it ``decide`` asks for each batch.
+        """
+        if self.config.decide == "group" or self.config.policy == "cap":
+            self._known = look_up(self.groups, self.exchange, [_group(visit) for visit in visits])
+        else:
+            self._known = {}
+
     def decide(
         self, visits: Sequence[Visit], measurement: Measurement, valid: Sequence[bool] | None = None
     ) -> Decision:
@@ -144,6 +158,9 @@ class MemorizationFilter:
         Rows that are not ``valid`` get weight 0 and leave no trace in the history: padding (a visit without a key)
         has no verdict, a sample with a non-finite input is a failed one.
         """
+        begun = self._known is not None
+        if not begun:
+            self.begin_window(visits)
         evidence = self._evidence(measurement)
         scores = self.calibrator.scores(evidence, measurement.timesteps)
         p_values = self.calibrator.p_values(scores)
@@ -168,8 +185,9 @@ class MemorizationFilter:
             verdicts.append(verdict)
             magnitude = values.get("magnitude", float("nan"))
             self._pending.append((visit, float(scores[i]), magnitude, verdict.weight))
-        if self.config.calibrator == "robust" and len(self.panel) == 0:
-            self._pending_bank.append((evidence, measurement.timesteps))
+        self._pending_bank.append((evidence, measurement.timesteps))
+        if not begun:
+            self._known = None
         weights = torch.tensor([verdict.weight for verdict in verdicts], dtype=torch.float32)
         device = next(iter(measurement.signals.values())).device
         return Decision(weights.to(device), [v for v in verdicts if v.visit.key], self.config.normalize)
@@ -178,9 +196,8 @@ class MemorizationFilter:
         self, visit: Visit, values: dict[str, float], timestep: int, score: float, p_value: float, usable: bool
     ) -> Verdict:
         guilty, excess, reason, threshold = self._test(visit, values, score, p_value, usable)
-        row = self.groups.row(_group(visit))
-        evidence = float(self.groups["evidence"][row]) if row >= 0 else math.nan
-        trained = int(self.groups["trained"][row]) if row >= 0 else 0
+        standing = (self._known or {}).get(_group(visit))
+        trained = standing.trained if standing else 0
         names = {visit.key, visit.group}
         if names & self._never:
             weight, action, reason = 1.0, Action.KEEP, Reason.NEVER_DROP
@@ -190,8 +207,9 @@ class MemorizationFilter:
             weight, action, reason = apply_policy(self.config, Finding(guilty, excess, trained, reason))
             if action is Action.KEEP and not usable:
                 reason = Reason.NO_CAPTION
-        if self.config.decide == "group" and row >= 0 and self.config.calibrator == "conformal":
-            p_value = float(self.groups["p_value"][row])
+        by_group = self.config.decide == "group"
+        if by_group and standing and self.config.calibrator == "conformal":
+            p_value = standing.p_value
         return Verdict(
             visit,
             weight,
@@ -201,7 +219,7 @@ class MemorizationFilter:
             values,
             score,
             p_value,
-            evidence if self.config.decide == "group" else math.nan,
+            standing.evidence if by_group and standing else math.nan,
             threshold,
         )
 
@@ -211,12 +229,11 @@ class MemorizationFilter:
         """(guilty, excess, reason, threshold) of one visit."""
         config = self.config
         if config.decide == "group":
-            row = self.groups.row(_group(visit))
+            standing = (self._known or {}).get(_group(visit))
             bar = self.evidence_bar
-            if row < 0:
+            if standing is None:
                 return False, math.nan, Reason.CLEAN, bar
-            guilty = bool(self.groups["condemned_step"][row] >= 0)
-            return guilty, float(self.groups["evidence"][row]) - bar, Reason.CONDEMNED, bar
+            return _group(visit) in self.condemned, standing.evidence - bar, Reason.CONDEMNED, bar
         if not usable:
             return False, math.nan, Reason.NO_CAPTION, math.nan
         if config.calibrator == "fixed":
@@ -245,69 +262,98 @@ class MemorizationFilter:
         """Add the window's visits of all ranks to the history, in the order of their positions; then, when a sweep
         over the held-out groups is complete, compare, and return True. ``note`` is told in words when the run
         overfits as a whole."""
-        records = [record for record in self._gathered() if record[0]]
+        everything = self._gathered()
+        rank, ranks = self.exchange.rank, self.exchange.world_size
+        records = [record for record in everything if record[0] and owner(record[0], ranks) == rank]
         names = [record[0] for record in records]
         self.groups.observe(
             names, np.array([r[1] for r in records]), np.array([r[2] for r in records]), self.step, self.panel.sweep
         )
-        for name, _, _, weight in records:
+        for name, _, _, weight, _ in records:
             row = self.groups.row(name)
             self.groups["trained" if weight > 0 else "dropped"][row] += 1
-        for evidence, timesteps in self._pending_bank:
-            self.calibrator.add(evidence, timesteps)
-        self._pending, self._pending_bank = [], []
+        if self.config.calibrator == "robust" and len(self.panel) == 0:
+            bank = np.array([record[4] for record in everything]).reshape(len(everything), -1)
+            self.calibrator.add(bank[:, 1:], bank[:, 0].astype(np.int64))
+        self._pending, self._pending_bank, self._known = [], [], None
         self.step += 1
+        self.n_groups = int(self.exchange.sum([len(self.groups)])[0])
         if not self.panel.due:
             return False
         self._condemn(self.panel.judge(self.groups), note)
         return True
 
-    def _gathered(self) -> list[tuple[str, float, float, float]]:
-        """(group, score, magnitude, weight) of every visit of the window on all ranks, by position."""
+    def _gathered(self) -> list[tuple[str, float, float, float, list[float]]]:
+        """(group, score, magnitude, weight, [t, deciding signals...]) of every visit of the window on all ranks, by
+        position; nobody's visits have the group ""."""
+        measured = [(t, row) for batch, steps in self._pending_bank for row, t in zip(batch, steps, strict=True)]
         rows = [
-            [v.stream, v.epoch, v.offset, score, magnitude, weight, *_packed(_group(v))]
-            for v, score, magnitude, weight in self._pending
+            [v.stream, v.epoch, v.offset, score, magnitude, weight, *packed(_group(v)), t, *signals]
+            for (v, score, magnitude, weight), (t, signals) in zip(self._pending, measured, strict=True)
         ]
-        if self.exchange.world_size == 1:
-            order = sorted(range(len(rows)), key=lambda i: rows[i][:3])
-            return [(_group(self._pending[i][0]), *map(float, rows[i][3:6])) for i in order]  # type: ignore[misc]
-        table = self.exchange.gather(torch.tensor(rows, dtype=torch.float64))
-        everything = sorted(table.tolist(), key=lambda row: row[:3])
-        return [(_unpacked(row[6:]), row[3], row[4], row[5]) for row in everything]
+        if not rows:
+            return []
+        table = self.exchange.gather(torch.tensor(np.array(rows, dtype=np.float64)))
+        end = 6 + NAME_NUMBERS
+        return [
+            (unpacked(row[6:end]), row[3], row[4], row[5], row[end:])
+            for row in sorted(table.tolist(), key=lambda row: row[:3])
+        ]
 
     def _condemn(self, rows: npt.NDArray[np.int64], note: Callable[[str], None] | None) -> None:
-        """Condemn ``rows``, most evident first, up to ``max_drop_fraction`` of the groups seen."""
-        already = int((self.groups["condemned_step"] >= 0).sum())
-        room = max(0, math.floor(self.config.max_drop_fraction * len(self.groups)) - already)
-        if len(rows) > room:
+        """Condemn ``rows`` of all ranks, most evident first, up to ``max_drop_fraction`` of the groups seen."""
+        counts = self.exchange.gather(torch.tensor([[float(len(rows))]]))
+        already, passing, most = len(self.condemned), int(counts.sum()), int(counts.max())
+        room = max(0, math.floor(self.config.max_drop_fraction * self.n_groups) - already)
+        if passing > room:
             self.overfitting = True
             if note is not None:
                 note(
-                    f"{already + len(rows)} of {len(self.groups)} groups pass the bar, more than "
+                    f"{already + passing} of {self.n_groups} groups pass the bar, more than "
                     f"filter.max_drop_fraction: {self.config.max_drop_fraction}; the run is overfitting as a whole: "
                     "stop earlier, lower the learning rate, or cap exposures (filter.policy: cap)"
                 )
-        order = rows[np.argsort(-self.groups["evidence_max"][rows], kind="stable")]
-        self.groups["condemned_step"][order[:room]] = self.step
+        if most == 0:
+            return
+        names = self.groups.names
+        mine = [[float(self.groups["evidence_max"][row]), *packed(names[row])] for row in rows]
+        mine += [[-math.inf] + [0.0] * NAME_NUMBERS] * (most - len(mine))
+        everyone = self.exchange.gather(torch.tensor(mine, dtype=torch.float64)).tolist()
+        passed = sorted((-row[0], unpacked(row[1:])) for row in everyone if any(row[1:]))
+        for _, name in passed[:room]:
+            self.condemned[name] = self.step
+            if (row := self.groups.row(name)) >= 0:
+                self.groups["condemned_step"][row] = self.step
+
+    def suspects(self, count: int) -> list[Standing]:
+        """The most suspected groups of all ranks, the same on each; a collective."""
+        return top_groups(self.groups, self.exchange, count)
 
     # -- state ----------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that later decisions depend on; call between windows."""
+        """Everything that later decisions depend on, with this rank's share of the groups; call between windows."""
         return {
             "config": self.config.model_dump(mode="json"),
             "calibrator": self.calibrator.state_dict(),
             "groups": self.groups.state_dict(),
+            "ranks": self.exchange.world_size,
+            "condemned": dict(self.condemned),
+            "n_groups": self.n_groups,
             "panel": self.panel.state_dict(),
             "step": self.step,
             "overfitting": self.overfitting,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], *others: dict[str, Any]) -> None:
         """Restore exactly.
 
+        Args:
+            state: what this rank saved; or, for another number of ranks, ``state`` and ``others`` are the states of
+                all ranks that saved, and each rank takes its share.
+
         Raises:
-            ValueError: the state was saved with settings that decide otherwise.
+            ValueError: the state was saved with settings that decide otherwise, or by another number of ranks.
         """
         free = {"never_drop", "always_drop", "record", "ledger_kept", "enabled"}
         saved, mine = state["config"], self.config.model_dump(mode="json")
@@ -319,23 +365,25 @@ class MemorizationFilter:
                 "with the saved value, or start a new run folder"
             )
         self.calibrator.load_state_dict(state["calibrator"])
-        self.groups.load_state_dict(state["groups"])
+        self._load_groups([state, *others])
+        self.condemned = {str(name): int(step) for name, step in state["condemned"].items()}
+        self.n_groups = int(state["n_groups"])
         self.panel.load_state_dict(state["panel"])
         self.step, self.overfitting = int(state["step"]), bool(state["overfitting"])
 
+    def _load_groups(self, states: list[dict[str, Any]]) -> None:
+        saved, ranks = int(states[0]["ranks"]), self.exchange.world_size
+        if len(states) == 1 and saved == ranks:
+            self.groups.load_state_dict(states[0]["groups"])
+        elif len(states) == saved:
+            tables = [state["groups"] for state in states]
+            self.groups = share_of(tables, self.exchange.rank, ranks, self.config.half_life)
+        else:
+            raise ValueError(
+                f"the history was saved by {saved} ranks and this run has {ranks}: give the states of all {saved}"
+            )
+
 
 def _group(visit: Visit) -> str:
-    """The name that evidence accumulates under; a name too long for the exchange between ranks is hashed."""
-    name = visit.group or visit.key
-    data = name.encode()
-    return name if len(data) <= NAME_BYTES else hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
-def _packed(group: str) -> list[float]:
-    """A group's name, four bytes to a float64 (which holds 32-bit numbers exactly)."""
-    data = group.encode().ljust(NAME_BYTES, b"\0")
-    return [float(int.from_bytes(data[i : i + 4], "big")) for i in range(0, NAME_BYTES, 4)]
-
-
-def _unpacked(numbers: Sequence[float]) -> str:
-    return b"".join(int(number).to_bytes(4, "big") for number in numbers).rstrip(b"\0").decode()
+    """The name that evidence accumulates under."""
+    return group_name(visit.group or visit.key)

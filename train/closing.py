@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate.utils import gather_object
 
@@ -64,9 +63,9 @@ def _probes(session: Session, model: torch.nn.Module) -> dict[str, float]:
     """Magnitude of the validation prompts, and of the captions of the most suspected groups."""
     lists = {"val/probe_magnitude": session.config.validation.prompts}
     if session.filter is not None:
-        order = np.argsort(-session.filter.groups["evidence_max"], kind="stable")[:8]
-        names = [session.filter.groups.names[row] for row in order]
-        lists["val/suspects_magnitude"] = _captions(session, names)
+        suspects = [standing.group for standing in session.filter.suspects(8)]
+        known = _known(session, suspects)
+        lists["val/suspects_magnitude"] = [known[name][2] for name in suspects if name in known and known[name][2]]
     options = {"seed": session.config.train.seed, "resolution": session.config.data.resolution}
     return {
         name: probe_magnitude(session.denoiser, model, captions, **options)
@@ -75,19 +74,23 @@ def _probes(session: Session, model: torch.nn.Module) -> dict[str, float]:
     }
 
 
-def _captions(session: Session, groups: list[str]) -> list[str]:
-    """Captions of ``groups`` as whichever rank has seen them, the same list on all ranks; a collective."""
-    mine = {name: session.records.seen[name][2] for name in groups if name in session.records.seen}
-    known: dict[str, str] = {}
+def _known(session: Session, groups: list[str]) -> dict[str, list[str]]:
+    """Group -> key, shard, caption of a sample, from whichever rank has read one: the same on all ranks; a collective.
+
+    Under ZeRO-3 ranks that knew different captions would run different numbers of forwards, and wait for ever.
+    """
+    mine = {name: session.records.seen[name] for name in groups if name in session.records.seen}
+    known: dict[str, list[str]] = {}
     for theirs in gather_object([mine]):
         known = {**theirs, **known}
-    return [known[name] for name in groups if known.get(name)]
+    return known
 
 
 def save(session: Session) -> None:
     """A checkpoint of everything that the rest of the run depends on."""
     session.records.ledger.flush()
     extra: dict[str, Any] = {
+        "engine": str(session.engine),
         "step": session.step,
         "updates": session.updates,
         "skipped": session.skipped,
@@ -119,16 +122,18 @@ def finish(session: Session) -> dict[str, Any]:
         "heldout_loss": loss if loss == loss else None,
         "heldout_groups": len(session.held_out),
         "ranks": session.exchange.world_size,
+        "engine": str(session.engine),
         "seed": config.train.seed,
     }
     if session.filter is not None:
-        summary["groups"] = len(session.filter.groups)
-        summary["condemned_groups"] = int((session.filter.groups["condemned_step"] >= 0).sum())
+        summary["groups"] = session.filter.n_groups
+        summary["condemned_groups"] = len(session.filter.condemned)
         summary["overfitting"] = session.filter.overfitting
+        suspects = session.filter.suspects(config.tracking.top_k)
+        log_suspects(session, suspects, _known(session, [standing.group for standing in suspects]))
+    records.write_tables(session.filter, session.exchange)
     if session.accelerator.is_main_process:
-        records.write_tables(session.filter)
         write_json(config.output / "summary.json", summary)
-        log_suspects(session)
     if config.checkpoint.export:
         _export(session)
     session.accelerator.wait_for_everyone()

@@ -60,7 +60,8 @@ class TrainConfig(Settings):
     """Samples per rank and forward."""
     accumulation: int = Field(default=1, ge=1)
     """Batches per optimizer step."""
-    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = None
+    """None takes what the launcher says (``mixed_precision`` of its config), "no" without one."""
     snr_gamma: float | None = Field(default=None, gt=0.0)
     """Min-SNR loss weighting (Hang et al., ICCV 2023); 5.0 is usual."""
     caption_dropout: float = Field(default=0.1, ge=0.0, le=1.0)

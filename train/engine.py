@@ -22,10 +22,17 @@ _OURS: Final = {"optimizer": "section optimizer", "scheduler": "optimizer.schedu
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """``name`` is one of ``ENGINES``; ``offload`` says that the optimizer's state lives in host memory."""
+    """``name`` is one of ``ENGINES``; ``offload`` says that the optimizer's state lives in host memory.
+
+    A checkpoint belongs to the engine that wrote it: its text form is what a resume compares.
+    """
 
     name: str
     offload: bool = False
+    precision: str = "no"
+
+    def __str__(self) -> str:
+        return f"{self.name}{' with offload' if self.offload else ''}, mixed precision {self.precision}"
 
     @property
     def deepspeed(self) -> bool:
@@ -104,15 +111,15 @@ def _flag(name: str) -> bool:
 
 
 def _engine(accelerator: Any) -> Engine:
-    kind = accelerator.distributed_type
+    kind, precision = accelerator.distributed_type, str(accelerator.mixed_precision)
     if kind == DistributedType.NO:
-        return Engine("single")
+        return Engine("single", precision=precision)
     if kind in (DistributedType.MULTI_GPU, DistributedType.MULTI_CPU):
-        return Engine("ddp")
+        return Engine("ddp", precision=precision)
     if kind == DistributedType.DEEPSPEED:
         settings = accelerator.state.deepspeed_plugin.deepspeed_config["zero_optimization"]
         offload = settings.get("offload_optimizer") or {}
-        return Engine(f"zero{settings['stage']}", offload.get("device", "none") not in ("none", None))
+        return Engine(f"zero{settings['stage']}", offload.get("device", "none") not in ("none", None), precision)
     raise SettingsError(
         f"distributed_type {str(kind).rsplit('.', 1)[-1]} is not supported; use MULTI_GPU (DDP) or DEEPSPEED with ZeRO "
         "1, 2 or 3 (see docs/distributed.md)"

@@ -201,7 +201,7 @@ def _progress(session: Session) -> Iterator[Any]:
         task = progress.add_task("training", total=session.total_steps, completed=session.step, note="")
 
         def advance(result: WindowResult) -> None:
-            condemned = int((session.filter.groups["condemned_step"] >= 0).sum()) if session.filter else 0
+            condemned = len(session.filter.condemned) if session.filter else 0
             rate = result.eligible / max(session.times[-1], 1e-6)
             note = f"loss {result.loss:.4f}  {rate:.0f} samples/s"
             progress.update(task, completed=session.step, note=note + (f"  {condemned} condemned" if condemned else ""))

@@ -82,7 +82,7 @@ def set_up(config: RunConfig) -> Session:
 def _build(config: RunConfig, accelerator: Any, engine: Engine, watch: Watch) -> Session:
     set_seed(config.train.seed)
     checkpoint = latest_checkpoint(config.output)
-    extra = load_extra(accelerator, checkpoint) if checkpoint else {}
+    extra = load_extra(accelerator, checkpoint, str(engine)) if checkpoint else {}
     _keep_config(config, accelerator, resumed=checkpoint is not None)
     denoiser = StableDiffusionDenoiser(config.model.path, config.model.prediction_type)
     denoiser.to(accelerator.device)

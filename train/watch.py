@@ -50,9 +50,7 @@ class Watch:
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
         if world_size > 1:
-            # a connection of its own: the process group may hold the other one for long
-            default: Any = dist.distributed_c10d._get_default_store()
-            self._store = store if store is not None else default.clone()
+            self._store = store if store is not None else _own_connection()
             self._publish()
             self._thread = threading.Thread(target=self._run, name="memsieve-watch", daemon=True)
             self._thread.start()
@@ -189,6 +187,12 @@ class Watch:
             f"{reason}. Rank {self.rank} of {self.world_size} ends at {self._where()}; the same command goes on from "
             "the last checkpoint"
         )
+
+
+def _own_connection() -> Any:
+    """To the process group's store, since the group itself may hold its own connection for long."""
+    store: Any = dist.distributed_c10d._get_default_store()
+    return store.clone()
 
 
 def _place(entry: dict[str, Any]) -> str:

@@ -179,7 +179,7 @@ class RankRuns:
 def run_ranks(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RankRuns]:
     """Runs jobs (see rank_worker.py) one after the other in two gloo processes under an engine."""
 
-    def run(engine: str, jobs: list[dict[str, Any]], timeout: float = 240.0) -> RankRuns:
+    def run(engine: str, jobs: list[dict[str, Any]], timeout: float = 280.0) -> RankRuns:
         folder = tmp_path_factory.mktemp(f"ranks-{engine}")
         (folder / "jobs.json").write_text(json.dumps(jobs))
         command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}",
@@ -197,3 +197,9 @@ def run_ranks(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RankRun
         return RankRuns(folder, outcomes)
 
     return run
+
+
+@pytest.fixture
+def a_port() -> int:
+    """A free TCP port."""
+    return free_port()

@@ -66,7 +66,20 @@ def infinite_loss_on_rank_1(session: Session) -> None:
     trainer._losses = losses  # type: ignore[method-assign]
 
 
-TWISTS = {f.__name__: f for f in (per_rank_mean, spoil_rank_1, infinite_loss_on_rank_1)}
+def fail_on_rank_1(session: Session) -> None:
+    """In the second window rank 1 fails by itself."""
+    trainer, count = session.trainer, [0]
+
+    def losses(batch: Any) -> Any:
+        count[0] += 1
+        if count[0] == 2 and session.exchange.rank == 1:
+            raise OSError("the disk is gone")
+        return WindowTrainer._losses(trainer, batch)
+
+    trainer._losses = losses  # type: ignore[method-assign]
+
+
+TWISTS = {f.__name__: f for f in (per_rank_mean, spoil_rank_1, infinite_loss_on_rank_1, fail_on_rank_1)}
 
 
 def run(job: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -5,7 +5,6 @@ One launch of two processes per engine runs all of its jobs; the tests look at w
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 from collections.abc import Callable
@@ -13,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
@@ -31,8 +32,8 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
 }
 TOLERANCE = {"sgd": 1e-5, "adamw": 1e-3}
 SAME = ["step", "key", "shard", "index", "group", "stream", "epoch", "offset", "action", "reason", "timestep", "weight"]
-CASES = list(itertools.product(OPTIMIZERS, ["eligible", "kept"], [1, 3]))
-SHORT = {"ddp": [("sgd", "eligible", 3), ("adamw", "kept", 1)], "zero2": [("sgd", "kept", 3), ("adamw", "eligible", 1)]}
+CASES = [("sgd", "eligible", 1), ("sgd", "kept", 3), ("adamw", "eligible", 3), ("adamw", "kept", 1)]
+SHORT = {"ddp": CASES[2:], "zero2": CASES[:2]}
 """What the fast tier runs of it."""
 MakeConfig = Callable[..., RunConfig]
 
@@ -47,6 +48,26 @@ def settings(optimizer: str, normalize: str, accumulation: int, ranks: int, **fi
                    "normalize": normalize, "ledger_kept": True, **filter},
         "train": {"steps": 3, "batch_size": ROWS // ranks // accumulation, "accumulation": accumulation},
         "optimizer": OPTIMIZERS[optimizer],
+    }  # fmt: skip
+
+
+def by_history(batch: int, accumulation: int) -> dict[str, Any]:
+    """Evidence per pair, loose enough that some pairs are condemned in a few steps."""
+    return {
+        "filter": {"false_drop_rate": 0.98, "held_out_per_window": 24, "min_sweeps": 2, "ledger_kept": True},
+        "train": {"steps": 8, "batch_size": batch, "accumulation": accumulation},
+        "optimizer": {**OPTIMIZERS["sgd"], "schedule": "constant"},
+    }
+
+
+def by_robust_scores(batch: int, accumulation: int) -> dict[str, Any]:
+    """Visits among the training samples of all ranks, without held-out pairs."""
+    return {
+        "filter": {"signals": ["magnitude"], "calibrator": "robust", "threshold": 1.0, "decide": "visit",
+                   "ledger_kept": True},
+        "data": {"held_out_path": None, "held_out_fraction": 0.0},
+        "train": {"steps": 4, "batch_size": batch, "accumulation": accumulation},
+        "optimizer": {**OPTIMIZERS["sgd"], "schedule": "constant"},
     }  # fmt: skip
 
 
@@ -83,8 +104,8 @@ def of_rank_1(alone: Alone) -> list[str]:
 
 @pytest.fixture(scope="module")
 def make_job(make_shared_config: MakeConfig) -> Callable[..., dict[str, Any]]:
-    def job(name: str, output: str, twist: str = "", data: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
-        config = make_shared_config(output, **more, data=data or {})
+    def job(name: str, output: str, twist: str = "", **sections: Any) -> dict[str, Any]:
+        config = make_shared_config(output, **sections)
         return {"name": name, "config": config.model_dump(mode="json"), "twist": twist}
 
     return job
@@ -95,6 +116,8 @@ def few(request: pytest.FixtureRequest, run_ranks: Any, make_job: Any) -> Any:
     engine = str(request.param)
     cases = [("-".join(map(str, case)), settings(*case, 2)) for case in SHORT[engine]]
     jobs = [make_job(name, f"short-{engine}-{name}", **sections) for name, sections in cases]
+    jobs.append(make_job("history", f"short-{engine}-history", **by_history(6, 2)))
+    jobs.append(make_job("robust", f"short-{engine}-robust", **by_robust_scores(6, 2)))
     control = settings("sgd", "kept", 1, 2)
     return run_ranks(engine, [*jobs, make_job("control", f"short-{engine}-control", "per_rank_mean", **control)])
 
@@ -113,7 +136,7 @@ def two(request: pytest.FixtureRequest, run_ranks: Any, make_job: Any, alone: Al
         job("rank-1-drops-all", **settings("adamw", "kept", 1, 2, threshold=1e9, always_drop=of_rank_1)),
         job("all-drop", **settings("adamw", "kept", 3, 2, threshold=0.0, always_drop=[f"{i:05d}" for i in range(64)]
                                    + [f"copy{i:04d}" for i in range(16)])),
-        job("bad-counted", "spoil_rank_1", {"max_bad": 1}, **settings("sgd", "eligible", 1, 2)),
+        job("bad-counted", "spoil_rank_1", data={"max_bad": 1}, **settings("sgd", "eligible", 1, 2)),
         job("bad-refused", "spoil_rank_1", **settings("sgd", "eligible", 1, 2)),
         job("loss-infinite", "infinite_loss_on_rank_1", **settings("sgd", "eligible", 1, 2)),
     ]  # fmt: skip
@@ -141,6 +164,37 @@ def test_two_ranks_are_one_process_in_short(few: Any, alone: Alone) -> None:
         compare(few, alone, *case)
     one, _ = alone.run("sgd", "kept")
     assert float((few.weights("control") - one).norm() / (one - alone.start).norm()) > 100 * TOLERANCE["sgd"]
+
+
+def whole_run(alone: Alone, name: str, sections: dict[str, Any]) -> RunConfig:
+    config = alone.make_config(name, **sections)
+    if not (config.output / "summary.json").exists():
+        fit(set_up(config))
+    return config
+
+
+def test_the_history_is_that_of_one_process(few: Any, alone: Alone) -> None:
+    """Shared out over two ranks by group, looked up once a window, condemned in one order."""
+    one = whole_run(alone, "one-history", by_history(24, 1)).output
+    two = config_of(few, "history")
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (one, two)]
+    for name in ("read", "trained", "dropped", "remainder", "groups", "condemned_groups", "overfitting"):
+        assert summaries[0][name] == summaries[1][name], name
+    assert 0 < summaries[0]["condemned_groups"] < summaries[0]["groups"]
+    ledgers = [read_ledger(folder / "ledger") for folder in (one, two)]
+    assert ledgers[0].select(SAME).equals(ledgers[1].select(SAME))
+    tables = [pq.read_table(folder / "groups.parquet") for folder in (one, two)]
+    exact = ["group", "exposures", "trained", "scored", "dropped", "condemned_step", "first_step", "last_step"]
+    assert tables[0].select(exact).equals(tables[1].select(exact))
+    for name in ("evidence", "evidence_max", "p_value", "magnitude_mean"):
+        assert np.allclose(tables[0][name], tables[1][name], rtol=1e-3, atol=1e-4), name
+    assert all(tables[1]["key"].to_pylist()) and not list(two.glob("*-rank*.parquet"))
+
+
+def test_robust_scores_are_those_of_one_process(few: Any, alone: Alone) -> None:
+    one = read_ledger(whole_run(alone, "one-robust", by_robust_scores(24, 1)).output / "ledger")
+    two = read_ledger(config_of(few, "robust") / "ledger")
+    assert one.select(SAME).equals(two.select(SAME)) and "drop" in set(one["action"].to_pylist())
 
 
 @pytest.mark.slow
