@@ -34,8 +34,12 @@ def run(
         if dry_run:
             from train.dry_run import dry_run as rehearse
 
-            print(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), end="")
-            console.print(rehearse(settings))
+            main = os.environ.get("RANK", "0") == "0"
+            if main:
+                print(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), end="")
+            said = rehearse(settings)
+            if main:
+                console.print(said)
             return
         if complete(settings):
             console.print(

@@ -145,13 +145,16 @@ def _export(session: Session) -> None:
     """A plain pipeline folder, whatever the engine: all ranks give their parts, the main process writes."""
     main = session.accelerator.is_main_process
     model = session.accelerator.unwrap_model(session.model)
-    if session.ema is not None:
-        session.ema.copy_to(model.parameters())
     if session.engine.deepspeed:
         weights = full_weights(session.engine, model, keep=main)
         if not main:
             return
+        if session.ema is not None:
+            names = [name for name, _ in model.named_parameters()]
+            weights |= dict(zip(names, session.ema.shadow_params, strict=True))
         model = type(model).from_config(model.config)
         model.load_state_dict(weights)
+    elif session.ema is not None:
+        session.ema.copy_to(model.parameters())
     if main:
         session.denoiser.export(session.config.output / "pipeline", model)

@@ -161,7 +161,8 @@ def _plugin(config: RunConfig, ranks: int) -> Any:
     }
     for name, (value, ours_name) in ours.items():
         given = settings.get(name, "auto")
-        if given not in ("auto", value):
+        unsaid = name == "gradient_accumulation_steps" and given == 1  # what accelerate writes where nothing was said
+        if given not in ("auto", value) and not unsaid:
             raise SettingsError(
                 f"the DeepSpeed config has {name}: {given} but {ours_name} is {value}; write 'auto', or make them equal"
             )
