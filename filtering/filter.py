@@ -22,9 +22,10 @@ from filtering.exchange import Exchange
 from filtering.history import EvidenceTable
 from filtering.panel import HeldOutPanel
 from filtering.policy import KEPT_FLOOR, Finding, apply_policy
-from filtering.shares import NAME_NUMBERS, Standing, group_name, look_up, owner, packed, share_of, top_groups, unpacked
+from filtering.shares import Standing, gather_groups, group_name, look_up, owner, share_of, top_groups
 from filtering.signals import Predictions, measure, required_passes
 from filtering.verdict import Action, Reason, Verdict, Visit
+from filtering.window import WindowVisits
 
 __all__ = ["Decision", "Measurement", "MemorizationFilter"]
 
@@ -97,8 +98,7 @@ class MemorizationFilter:
         self.deciding_passes = required_passes(self.config.signals)
         self.step = 0
         self.overfitting = False
-        self._pending: list[tuple[Visit, float, float, float]] = []
-        self._pending_bank: list[tuple[Array, npt.NDArray[np.int64]]] = []
+        self._visits = WindowVisits()
         self._known: dict[str, Standing] | None = None
         self._never, self._always = set(self.config.never_drop), set(self.config.always_drop)
 
@@ -169,7 +169,7 @@ class MemorizationFilter:
         for i, visit in enumerate(visits):
             if valid is not None and not valid[i]:
                 verdicts.append(Verdict(visit, 0.0, Action.FAILED, Reason.BAD_INPUT, int(measurement.timesteps[i])))
-                self._pending.append((NOBODY, math.nan, math.nan, 0.0))
+                self._note(NOBODY, math.nan, math.nan, 0.0, int(measurement.timesteps[i]), evidence[i])
                 continue
             values = {name: column[i] for name, column in host.items()}
             if not measurement.usable[i]:
@@ -184,13 +184,16 @@ class MemorizationFilter:
             )
             verdicts.append(verdict)
             magnitude = values.get("magnitude", float("nan"))
-            self._pending.append((visit, float(scores[i]), magnitude, verdict.weight))
-        self._pending_bank.append((evidence, measurement.timesteps))
+            self._note(visit, float(scores[i]), magnitude, verdict.weight, verdict.timestep, evidence[i])
         if not begun:
             self._known = None
         weights = torch.tensor([verdict.weight for verdict in verdicts], dtype=torch.float32)
         device = next(iter(measurement.signals.values())).device
         return Decision(weights.to(device), [v for v in verdicts if v.visit.key], self.config.normalize)
+
+    def _note(self, visit: Visit, score: float, magnitude: float, weight: float, timestep: int, signals: Array) -> None:
+        position = (visit.stream, visit.epoch, visit.offset)
+        self._visits.add(position, _group(visit), score, magnitude, weight, timestep, signals)
 
     def _verdict(
         self, visit: Visit, values: dict[str, float], timestep: int, score: float, p_value: float, usable: bool
@@ -262,20 +265,18 @@ class MemorizationFilter:
         """Add the window's visits of all ranks to the history, in the order of their positions; then, when a sweep
         over the held-out groups is complete, compare, and return True. ``note`` is told in words when the run
         overfits as a whole."""
-        everything = self._gathered()
+        everything = self._visits.close(self.exchange)
         rank, ranks = self.exchange.rank, self.exchange.world_size
-        records = [record for record in everything if record[0] and owner(record[0], ranks) == rank]
-        names = [record[0] for record in records]
-        self.groups.observe(
-            names, np.array([r[1] for r in records]), np.array([r[2] for r in records]), self.step, self.panel.sweep
-        )
-        for name, _, _, weight, _ in records:
-            row = self.groups.row(name)
-            self.groups["trained" if weight > 0 else "dropped"][row] += 1
-        if self.config.calibrator == "robust" and len(self.panel) == 0:
-            bank = np.array([record[4] for record in everything]).reshape(len(everything), -1)
-            self.calibrator.add(bank[:, 1:], bank[:, 0].astype(np.int64))
-        self._pending, self._pending_bank, self._known = [], [], None
+        mine = [record for record in everything if record.group and owner(record.group, ranks) == rank]
+        scores, magnitudes = np.array([r.score for r in mine]), np.array([r.magnitude for r in mine])
+        self.groups.observe([r.group for r in mine], scores, magnitudes, self.step, self.panel.sweep)
+        for record in mine:
+            row = self.groups.row(record.group)
+            self.groups["trained" if record.weight > 0 else "dropped"][row] += 1
+        if self.config.calibrator == "robust" and len(self.panel) == 0 and everything:
+            timesteps = np.array([record.timestep for record in everything], dtype=np.int64)
+            self.calibrator.add(np.array([record.signals for record in everything]), timesteps)
+        self._known = None
         self.step += 1
         self.n_groups = int(self.exchange.sum([len(self.groups)])[0])
         if not self.panel.due:
@@ -283,44 +284,19 @@ class MemorizationFilter:
         self._condemn(self.panel.judge(self.groups), note)
         return True
 
-    def _gathered(self) -> list[tuple[str, float, float, float, list[float]]]:
-        """(group, score, magnitude, weight, [t, deciding signals...]) of every visit of the window on all ranks, by
-        position; nobody's visits have the group ""."""
-        measured = [(t, row) for batch, steps in self._pending_bank for row, t in zip(batch, steps, strict=True)]
-        rows = [
-            [v.stream, v.epoch, v.offset, score, magnitude, weight, *packed(_group(v)), t, *signals]
-            for (v, score, magnitude, weight), (t, signals) in zip(self._pending, measured, strict=True)
-        ]
-        if not rows:
-            return []
-        table = self.exchange.gather(torch.tensor(np.array(rows, dtype=np.float64)))
-        end = 6 + NAME_NUMBERS
-        return [
-            (unpacked(row[6:end]), row[3], row[4], row[5], row[end:])
-            for row in sorted(table.tolist(), key=lambda row: row[:3])
-        ]
-
     def _condemn(self, rows: npt.NDArray[np.int64], note: Callable[[str], None] | None) -> None:
         """Condemn ``rows`` of all ranks, most evident first, up to ``max_drop_fraction`` of the groups seen."""
-        counts = self.exchange.gather(torch.tensor([[float(len(rows))]]))
-        already, passing, most = len(self.condemned), int(counts.sum()), int(counts.max())
+        already, passed = len(self.condemned), gather_groups(self.groups, self.exchange, rows)
         room = max(0, math.floor(self.config.max_drop_fraction * self.n_groups) - already)
-        if passing > room:
+        if len(passed) > room:
             self.overfitting = True
             if note is not None:
                 note(
-                    f"{already + passing} of {self.n_groups} groups pass the bar, more than "
+                    f"{already + len(passed)} of {self.n_groups} groups pass the bar, more than "
                     f"filter.max_drop_fraction: {self.config.max_drop_fraction}; the run is overfitting as a whole: "
                     "stop earlier, lower the learning rate, or cap exposures (filter.policy: cap)"
                 )
-        if most == 0:
-            return
-        names = self.groups.names
-        mine = [[float(self.groups["evidence_max"][row]), *packed(names[row])] for row in rows]
-        mine += [[-math.inf] + [0.0] * NAME_NUMBERS] * (most - len(mine))
-        everyone = self.exchange.gather(torch.tensor(mine, dtype=torch.float64)).tolist()
-        passed = sorted((-row[0], unpacked(row[1:])) for row in everyone if any(row[1:]))
-        for _, name in passed[:room]:
+        for name in passed[:room]:
             self.condemned[name] = self.step
             if (row := self.groups.row(name)) >= 0:
                 self.groups["condemned_step"][row] = self.step

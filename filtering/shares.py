@@ -17,7 +17,18 @@ import torch
 from filtering.exchange import Exchange
 from filtering.history import EvidenceTable
 
-__all__ = ["NAME_NUMBERS", "Standing", "group_name", "look_up", "owner", "packed", "share_of", "top_groups", "unpacked"]
+__all__ = [
+    "NAME_NUMBERS",
+    "Standing",
+    "gather_groups",
+    "group_name",
+    "look_up",
+    "owner",
+    "packed",
+    "share_of",
+    "top_groups",
+    "unpacked",
+]
 
 NAME_BYTES: Final = 64
 NAME_NUMBERS: Final = NAME_BYTES // 4
@@ -97,6 +108,18 @@ def top_groups(table: EvidenceTable, exchange: Exchange, count: int) -> list[Sta
     known = [Standing.of(unpacked(row[len(_TOLD) :]), row[: len(_TOLD)]) for row in gathered]
     named = [standing for standing in known if standing.group]
     return sorted(named, key=lambda standing: (-standing.evidence_max, standing.group))[:count]
+
+
+def gather_groups(table: EvidenceTable, exchange: Exchange, rows: Sequence[int] | np.ndarray) -> list[str]:
+    """The groups of ``rows`` of all ranks' shares, most evident first, ties by name; two collectives, the second of a
+    shape that the first agrees on."""
+    most = int(exchange.gather(torch.tensor([[float(len(rows))]])).max())
+    if most == 0:
+        return []
+    mine = [[float(table["evidence_max"][row]), *packed(table.names[row])] for row in rows]
+    mine += [[0.0] * (1 + NAME_NUMBERS)] * (most - len(mine))
+    everyone = exchange.gather(torch.tensor(mine, dtype=torch.float64)).tolist()
+    return [name for _, name in sorted((-row[0], unpacked(row[1:])) for row in everyone) if name]
 
 
 def _numbers(table: EvidenceTable, row: int) -> list[float]:
