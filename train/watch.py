@@ -192,7 +192,7 @@ class Watch:
 def _own_connection() -> Any:
     """To the process group's store, since the group itself may hold its own connection for long."""
     store: Any = dist.distributed_c10d._get_default_store()
-    return store.clone()
+    return store.clone() if hasattr(store, "clone") else store  # older torch has no clone
 
 
 def _place(entry: dict[str, Any]) -> str:

@@ -102,7 +102,7 @@ def tiny_config(model: Path, shards: Path, output: Path, /, **sections: dict[str
         "data": {"path": str(shards / "train"), "held_out_path": str(shards / "held_out"), "resolution": 16,
                  "shuffle_buffer": 16, "streams": 4},
         "filter": {"false_drop_rate": 0.1, "held_out_per_window": 8},
-        "train": {"steps": 6, "batch_size": 8, "seed": 3, "threads": 1, "timeout": 60},
+        "train": {"steps": 6, "batch_size": 8, "seed": 3, "threads": 1, "timeout": 120},
         "optimizer": {"lr": 1e-3},
         "validation": {"held_out_pairs": 8, "held_out_draws": 1},
         "checkpoint": {"every": 0, "export": False},
@@ -179,7 +179,7 @@ class RankRuns:
 def run_ranks(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RankRuns]:
     """Runs jobs (see rank_worker.py) one after the other in two gloo processes under an engine."""
 
-    def run(engine: str, jobs: list[dict[str, Any]], timeout: float = 280.0) -> RankRuns:
+    def run(engine: str, jobs: list[dict[str, Any]], timeout: float = 800.0) -> RankRuns:
         folder = tmp_path_factory.mktemp(f"ranks-{engine}")
         (folder / "jobs.json").write_text(json.dumps(jobs))
         command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}",

@@ -14,6 +14,7 @@ import yaml
 
 from train.config import RunConfig
 
+pytestmark = pytest.mark.timeout(600)
 MakeConfig = Callable[..., RunConfig]
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs" / "accelerate").glob("*.yaml"))
@@ -35,7 +36,9 @@ def test_all_are_known() -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_two_steps(path: Path, make_config: MakeConfig, tmp_path: Path) -> None:
     config = make_config(
-        train={"steps": 2, "batch_size": 4, "accumulation": 2}, checkpoint={"export": True}, optimizer={"name": "adamw"}
+        train={"steps": 2, "batch_size": 4, "accumulation": 2, "timeout": 280},
+        checkpoint={"export": True},
+        optimizer={"name": "adamw"},
     )
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
     ranks = 1 if path.stem == "one_gpu" else 2  # a config for one process stays one

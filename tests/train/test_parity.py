@@ -25,6 +25,7 @@ from train.config import RunConfig
 from train.loop import fit
 from train.setup import set_up
 
+pytestmark = pytest.mark.timeout(900)  # the first test of an engine waits for all of its runs
 ROWS, TAU = 24, 0.5
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "sgd": {"name": "sgd", "lr": 0.1, "weight_decay": 0.0, "schedule": "linear"},

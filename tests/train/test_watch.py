@@ -19,6 +19,7 @@ import yaml
 from train.config import RunConfig
 from train.watch import RankFailure, Watch
 
+pytestmark = pytest.mark.timeout(600)
 MakeConfig = Callable[..., RunConfig]
 ROOT = Path(__file__).parents[2]
 
