@@ -46,7 +46,7 @@ def test_two_steps(path: Path, make_config: MakeConfig, tmp_path: Path) -> None:
                "--num_processes", str(ranks), "--num_machines", "1", "--mixed_precision", "no",
                "--main_process_port", "0", "-m", "train", str(tmp_path / "c.yaml")]  # fmt: skip
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=560, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     summary = json.loads((config.output / "summary.json").read_text())
     assert (summary["ranks"], summary["steps"], summary["updates"]) == (ranks, 2, 2)
