@@ -83,7 +83,7 @@ def make_accelerator(config: RunConfig) -> tuple[Any, Engine]:
             options["backend"] = "gloo"
         plugin = _plugin(config, ranks)
     accelerator = Accelerator(
-        cpu=on_cpu and not deepspeed,
+        cpu=on_cpu and not deepspeed and (ranks > 1 or _flag("ACCELERATE_USE_CPU")),
         gradient_accumulation_steps=config.train.accumulation,
         mixed_precision=config.train.mixed_precision,
         log_with="wandb" if config.tracking.wandb else None,
