@@ -100,14 +100,16 @@ def look_up(table: EvidenceTable, exchange: Exchange, groups: Sequence[str]) -> 
 
 
 def top_groups(table: EvidenceTable, exchange: Exchange, count: int) -> list[Standing]:
-    """The ``count`` groups of all ranks with the largest running maximum of evidence, ties by name; a collective."""
-    order = sorted(range(len(table)), key=lambda row: (-table["evidence_max"][row], table.names[row]))[:count]
+    """The ``count`` groups of all ranks with the largest running maximum of evidence, ties by exposures, then by name;
+    a collective."""
+    evidence, exposures = table["evidence_max"], table["exposures"]
+    order = sorted(range(len(table)), key=lambda row: (-evidence[row], -exposures[row], table.names[row]))[:count]
     rows = [[*_numbers(table, row), *packed(table.names[row])] for row in order]
     rows += [[0.0] * (len(_TOLD) + NAME_NUMBERS)] * (count - len(rows))
     gathered = exchange.gather(torch.tensor(rows, dtype=torch.float64)).tolist()
     known = [Standing.of(unpacked(row[len(_TOLD) :]), row[: len(_TOLD)]) for row in gathered]
     named = [standing for standing in known if standing.group]
-    return sorted(named, key=lambda standing: (-standing.evidence_max, standing.group))[:count]
+    return sorted(named, key=lambda standing: (-standing.evidence_max, -standing.exposures, standing.group))[:count]
 
 
 def gather_groups(table: EvidenceTable, exchange: Exchange, rows: Sequence[int] | np.ndarray) -> list[str]:

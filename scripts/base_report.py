@@ -153,8 +153,9 @@ planted), each once. Captions: Unicode name plus the image's main colours, such 
 python scripts/build_base.py --out assets/tiny-sd
 ```
 Autoencoder {report.get("vae_steps", "?")} steps, then text encoder and UNet together {report.get("unet_steps", "?")}
-steps, batch {report.get("batch", "?")}, AdamW {report.get("lr", "?")} with warm-up and cosine, 10 % empty captions,
-averaged weights. Minutes on two CPU cores: {report.get("minutes", "?")}.
+steps, batch {report.get("batch", "?")}, AdamW {report.get("lr", "?")} with warm-up and cosine; images moved by up to
+two pixels, one caption in ten empty and a tenth of the words left out; averaged weights. Minutes on two CPU cores:
+{report.get("minutes", "?")}.
 
 ## Measured, on held-out pairs
 Mean of 16 draws of (t, noise) for each pair, t from 100 to 850, the same draws for each caption:

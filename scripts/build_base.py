@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import json
 import math
 import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +45,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("assets/tiny-sd"))
     parser.add_argument("--data", type=Path, help="OpenMoji dataset to reuse; drawn anew where it is left out")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--vae-steps", type=int, default=1200, help="of half a batch each")
-    parser.add_argument("--unet-steps", type=int, default=2000)
+    parser.add_argument("--vae-steps", type=int, default=1300, help="of half a batch each")
+    parser.add_argument("--unet-steps", type=int, default=2400)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--save-every", type=int, default=500)
@@ -102,28 +104,31 @@ def _train_all(options: argparse.Namespace, train: list[Pair]) -> dict[str, floa
         tokenizer = CLIPTokenizer.from_pretrained(options.out / "tokenizer")
         _, text, unet = new_models(tokenizer)
         vae = AutoencoderKL.from_pretrained(options.out / "vae").requires_grad_(False).eval()
-        latents = encode_all(vae, pixels) * vae.config.scaling_factor
     else:
         tokenizer = train_tokenizer([row.caption for row in train])
         vae, text, unet = new_models(tokenizer)
-        latents = train_vae(vae, pixels, options.vae_steps, options.batch // 2, options.seed)
+        train_vae(vae, pixels, options.vae_steps, options.batch // 2, options.seed)
         save_pipeline(options.out, vae, text, tokenizer, unet)
     halfway = time.perf_counter()
+    latents = torch.stack([encode_all(vae, moved) for moved in _moved(pixels)]) * vae.config.scaling_factor
     train_unet(vae, text, tokenizer, unet, latents, [row.caption for row in train], options)
     ended = time.perf_counter()
     return {"vae": round((halfway - started) / 60, 1), "unet": round((ended - halfway) / 60, 1)}
+
+
+def _moved(pixels: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The images in nine places, up to two pixels from their own, on white: 30 epochs of 3,257 images in one place
+    each are learned by heart (held-out loss .075 against .043), and held-out pairs then calibrate nothing."""
+    for down, right in itertools.product((0, 2, 4), repeat=2):
+        yield F.pad(pixels, (2, 2, 2, 2), value=1.0)[..., down : down + SIZE, right : right + SIZE]
 
 
 def _schedule(step: int, steps: int, warmup: int = 100) -> float:
     return min(1.0, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
-def train_vae(vae: Any, pixels: torch.Tensor, steps: int, batch: int, seed: int) -> torch.Tensor:
-    """Train the autoencoder (L1 + L2 + hue + a small KL) and set its scaling factor.
-
-    Returns:
-        Scaled latents [N, 4, SIZE / 2, SIZE / 2] of all images, for the UNet.
-    """
+def train_vae(vae: Any, pixels: torch.Tensor, steps: int, batch: int, seed: int) -> None:
+    """Train the autoencoder (L1 + L2 + hue + a small KL) and set its scaling factor."""
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3, weight_decay=0.0)
     bar = tqdm(range(steps), desc="autoencoder", mininterval=10)
@@ -143,9 +148,7 @@ def train_vae(vae: Any, pixels: torch.Tensor, steps: int, batch: int, seed: int)
         optimizer.step()
         bar.set_postfix(l1=f"{difference.abs().mean().item():.4f}", refresh=False)
     vae.requires_grad_(False).eval()
-    latents = encode_all(vae, pixels)
-    vae.register_to_config(scaling_factor=float(1 / latents.std()))
-    return latents * vae.config.scaling_factor
+    vae.register_to_config(scaling_factor=float(1 / encode_all(vae, pixels).std()))
 
 
 @torch.no_grad()
@@ -158,13 +161,14 @@ def train_unet(
     vae: Any, text: Any, tokenizer: Any, unet: Any, latents: torch.Tensor, captions: list[str],
     options: argparse.Namespace,
 ) -> None:  # fmt: skip
-    """Train text encoder and UNet together to predict the noise; saves averaged weights to ``options.out``."""
+    """Train text encoder and UNet together to predict the noise; saves averaged weights to ``options.out``.
+
+    ``latents`` are [places, N, 4, SIZE / 2, SIZE / 2]: each visit takes one place of its image.
+    """
     from diffusers import DDPMScheduler
 
     generator = torch.Generator().manual_seed(options.seed + 1)
     noiser = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
-    ids = _tokens(tokenizer, captions)
-    empty = _tokens(tokenizer, [""])[0]
     # The weights are held once more: sampling and saving use their average over the last steps.
     learned = [*unet.parameters(), *text.parameters()]
     average = [weight.detach().clone() for weight in learned]
@@ -178,13 +182,13 @@ def train_unet(
         for group in optimizer.param_groups:
             group["lr"] = options.lr * _schedule(step, options.unet_steps)
         if len(order) < options.batch:
-            order = torch.randperm(len(latents), generator=generator)
+            order = torch.randperm(len(captions), generator=generator)
         rows, order = order[: options.batch], order[options.batch :]
-        tokens = ids[rows]
-        tokens[torch.rand(len(rows), generator=generator) < 0.1] = empty
-        noise = torch.randn(latents[rows].shape, generator=generator)
+        tokens = _tokens(tokenizer, [_thinned(captions[row], generator) for row in rows.tolist()])
+        clean = latents[torch.randint(len(latents), (len(rows),), generator=generator), rows]
+        noise = torch.randn(clean.shape, generator=generator)
         times = torch.randint(1000, (len(rows),), generator=generator)
-        noised = noiser.add_noise(latents[rows], noise, times)
+        noised = noiser.add_noise(clean, noise, times)
         predicted = unet(noised, times, encoder_hidden_states=text(tokens).last_hidden_state).sample
         loss = (predicted - noise).pow(2).mean()
         optimizer.zero_grad()
@@ -202,6 +206,13 @@ def train_unet(
                 save_pipeline(options.out, vae, text, tokenizer, unet)
                 for weight, kept in zip(learned, current, strict=True):
                     weight.copy_(kept)
+
+
+def _thinned(caption: str, generator: torch.Generator) -> str:
+    """The caption without each tenth word, and in one visit of ten without any."""
+    words = caption.split()
+    keep = torch.rand(len(words) + 1, generator=generator) >= 0.1
+    return " ".join(word for word, kept in zip(words, keep[1:].tolist(), strict=True) if kept) if keep[0] else ""
 
 
 def _tokens(tokenizer: Any, captions: list[str]) -> torch.Tensor:

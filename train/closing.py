@@ -5,10 +5,14 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object
+from PIL import Image
 
+from filtering.shares import Standing
 from train.checkpoint import save_checkpoint
+from train.copies import as_tensor
 from train.engine import full_weights
 from train.metrics import log_suspects
 from train.records import write_json
@@ -40,20 +44,10 @@ def validate(session: Session) -> float:
         session.tracker.log({"val/heldout_loss": loss}, session.step)
     if probes := _probes(session, model):
         session.tracker.log(probes, session.step)
-    main = session.accelerator.is_main_process
-    if config.validation.prompts and (main or session.engine.sharded):  # sharded: every forward needs all ranks
-        images = validation_images(
-            session.denoiser,
-            model,
-            config.validation.prompts,
-            seed=config.train.seed,
-            steps=config.validation.sampling_steps,
-            guidance_scale=config.validation.guidance_scale,
-            resolution=config.data.resolution,
-        )
-        if main:
-            path = config.output / "samples" / f"step-{session.step:06d}.png"
-            session.tracker.images("val/samples", image_grid(images, path), session.step)
+    suspects = _copy_suspects(session)
+    if session.accelerator.is_main_process or session.engine.sharded:  # sharded: every forward needs all ranks
+        _draw_prompts(session, model)
+        _draw_suspects(session, model, suspects)
     if session.ema is not None:
         session.ema.restore(model.parameters())
     return loss
@@ -84,6 +78,59 @@ def _known(session: Session, groups: list[str]) -> dict[str, list[str]]:
     for theirs in gather_object([mine]):
         known = {**theirs, **known}
     return known
+
+
+def _copy_suspects(session: Session) -> list[Standing]:
+    """The groups that may be drawn, most suspected first; a collective."""
+    if session.copies is None or session.filter is None:
+        return []
+    return session.filter.suspects(session.copies.bank_size)
+
+
+def _draw_prompts(session: Session, model: torch.nn.Module) -> None:
+    """The validation prompts, as a picture and as a copy rate."""
+    if not session.config.validation.prompts:
+        return
+    images = _drawn(session, model, session.config.validation.prompts)
+    if not session.accelerator.is_main_process:
+        return
+    path = session.config.output / "samples" / f"step-{session.step:06d}.png"
+    session.tracker.images("val/samples", image_grid(images, path), session.step)
+    if session.copies is not None:
+        session.tracker.log({"val/probe_copy_rate": session.copies.prompts_rate(as_tensor(images))}, session.step)
+
+
+def _draw_suspects(session: Session, model: torch.nn.Module, suspects: list[Standing]) -> None:
+    """Whether the most suspected groups come back as their training image."""
+    if session.copies is None or not suspects:
+        return
+    evidence, exposures = (np.array([getattr(s, name) for s in suspects]) for name in ("evidence_max", "exposures"))
+    chosen = session.copies.suspects([standing.group for standing in suspects], evidence, exposures)
+    pairs = [pair for pair in chosen for _ in range(session.config.validation.copy_images)]
+    if not pairs:
+        return
+    images = _drawn(session, model, [caption for _, caption in pairs])
+    if not session.accelerator.is_main_process:
+        return
+    rate = session.copies.suspects_rate(as_tensor(images), [group for group, _ in pairs])
+    path = session.config.output / "suspects" / f"step-{session.step:06d}.png"
+    image_grid(images, path)
+    if session.config.tracking.log_samples:
+        session.tracker.images("val/suspects", path, session.step)
+    session.tracker.log({"val/suspects_copy_rate": rate}, session.step)
+
+
+def _drawn(session: Session, model: torch.nn.Module, prompts: list[str]) -> list[Image.Image]:
+    options = session.config.validation
+    return validation_images(
+        session.denoiser,
+        model,
+        prompts,
+        seed=session.config.train.seed,
+        steps=options.sampling_steps,
+        guidance_scale=options.guidance_scale,
+        resolution=session.config.data.resolution,
+    )
 
 
 def save(session: Session) -> None:

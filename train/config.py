@@ -89,6 +89,12 @@ class ValidationConfig(Settings):
     """Drawn at each validation with fixed seeds."""
     sampling_steps: int = Field(default=20, ge=1)
     guidance_scale: float = Field(default=7.5, ge=0.0)
+    copy_groups: int = Field(default=0, ge=0, le=64)
+    """Most suspected groups whose captions are drawn at each validation to see whether their image comes back."""
+    copy_images: int = Field(default=2, ge=1, le=16)
+    """Generations per suspected group."""
+    copy_bank: int = Field(default=4096, ge=1)
+    """Training groups that generations are compared with, the first of the data; 12 KB each."""
     held_out_draws: int = Field(default=4, ge=1)
     """(t, noise) draws per held-out pair, fixed over the run."""
     held_out_pairs: int = Field(default=64, ge=0)

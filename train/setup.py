@@ -21,6 +21,7 @@ from filtering.filter import MemorizationFilter
 from filtering.settings import SettingsError
 from train.checkpoint import latest_checkpoint, load_extra
 from train.config import RunConfig
+from train.copies import CopyProbe
 from train.engine import Engine, cast_inputs, make_accelerator
 from train.records import Records
 from train.scoring import Scorer, frozen_copy
@@ -56,6 +57,7 @@ class Session:
     exchange: Exchange
     records: Records
     tracker: Tracker
+    copies: CopyProbe | None
     total_steps: int
     """Exact with ``train.steps``; with ``train.epochs`` an estimate, since streams end at different windows."""
     step: int = 0
@@ -146,6 +148,7 @@ def _build(config: RunConfig, accelerator: Any, engine: Engine, watch: Watch) ->
         exchange,
         records,
         tracker,
+        _copies(config, held_out),
         total,
     )
     if checkpoint:
@@ -192,6 +195,12 @@ def _loader(config: RunConfig, accelerator: Any, extra: dict[str, Any]) -> Windo
         max_epochs=config.train.epochs,
         state=extra.get("data"),
     )
+
+
+def _copies(config: RunConfig, held_out: list[Row]) -> CopyProbe | None:
+    if not config.validation.copy_groups:
+        return None
+    return CopyProbe(config.data, held_out, config.validation.copy_groups, config.validation.copy_bank)
 
 
 def _filter(config: RunConfig, denoiser: Any, held_out: list[Row], exchange: Exchange) -> MemorizationFilter | None:

@@ -143,6 +143,7 @@ def two(request: pytest.FixtureRequest, run_ranks: Any, make_job: Any, alone: Al
     ]  # fmt: skip
     exported = settings("adamw", "kept", 3, 2)
     exported["optimizer"] = {**OPTIMIZERS["adamw"], "schedule": "constant"}  # a linear one ends with the run
+    exported["validation"] = {"prompts": ["pair 1"], "sampling_steps": 2, "every": 2, "held_out_pairs": 8}
     exported["checkpoint"] = {"every": 2, "export": True}
     if engine != "zero3":
         exported["model"] = {"ema": True, "ema_decay": 0.5}

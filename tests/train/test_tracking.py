@@ -64,14 +64,16 @@ def tracked(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> Callabl
 
 
 def test_names_histograms_and_table(tracked: Callable[..., RunConfig]) -> None:
-    config = tracked(train={"steps": 4, "caption_dropout": 0.0}, validation={"prompts": ["pair 1"]})
+    validation = {"prompts": ["pair 1"], "copy_groups": 2, "copy_images": 1, "sampling_steps": 2}
+    config = tracked(train={"steps": 4, "caption_dropout": 0.0}, validation=validation)
     fit(set_up(config))
     (rows,) = history(config.output)
     names = set().union(*rows)
     assert {
         "train/loss", "train/loss_unfiltered", "train/lr", "train/grad_norm", "mem/magnitude_mean",
         "mem/magnitude_p95", "mem/dropped_frac", "mem/kept_count", "mem/weight_mean", "mem/skipped_steps",
-        "val/heldout_loss", "val/probe_magnitude", "val/suspects_magnitude",
+        "val/heldout_loss", "val/probe_magnitude", "val/suspects_magnitude", "val/probe_copy_rate",
+        "val/suspects_copy_rate",
     } <= names  # fmt: skip
     histograms = {name for name in names if name.startswith("mem/magnitude/t_")}
     assert "mem/magnitude/t_0000_0100" in histograms or len(histograms) >= 3

@@ -1,0 +1,60 @@
+"""Every calibrator and policy in whole runs, on models that predict the noise and on those that predict v."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from filtering.ledger import read_ledger
+from train.config import RunConfig
+from train.loop import fit
+from train.setup import Session, set_up
+
+MakeConfig = Callable[..., RunConfig]
+MODES: dict[str, dict[str, Any]] = {
+    "robust, every visit, reweight": {
+        "signals": ["magnitude"], "calibrator": "robust", "decide": "visit", "threshold": 0.0, "policy": "reweight",
+    },
+    "robust, two signals, drop": {
+        "signals": ["magnitude", "loss_gap"], "calibrator": "robust", "decide": "visit", "threshold": 0.5,
+    },
+    "conformal, all ratios": {"signals": ["loss", "reference_ratio", "magnitude_ratio"]},
+    "conformal, cosine, cap": {"signals": ["cosine"], "policy": "cap", "max_exposures": 2},
+    "paper's rule": {"signals": ["magnitude"], "calibrator": "fixed", "threshold": 0.5, "decide": "visit"},
+}  # fmt: skip
+
+
+def finished(config: RunConfig) -> tuple[Session, dict[str, Any]]:
+    session = set_up(config)
+    return session, fit(session)
+
+
+def weights(session: Session) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in session.model.parameters()])
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+@pytest.mark.parametrize("mode", MODES)
+def test_modes_account_for_everything(make_config: MakeConfig, tiny_v_model: Path, mode: str, prediction: str) -> None:
+    model = {"path": str(tiny_v_model)} if prediction == "v" else {}
+    config = make_config(filter={**MODES[mode], "ledger_kept": True}, model=model, train={"steps": 8})
+    session, summary = finished(config)
+    assert session.denoiser.prediction_type == ("v_prediction" if prediction == "v" else "epsilon")
+    assert summary["read"] == 64 and summary["remainder"] == 0
+    assert torch.isfinite(weights(session)).all()
+    ledger = read_ledger(config.output / "ledger").to_pylist()
+    assert len(ledger) == 64
+    assert all(0.0 <= row["weight"] <= 1.0 for row in ledger)
+    assert sum(row["weight"] == 0.0 for row in ledger) == sum(summary["dropped"].values())
+    if mode != "conformal, all ratios":  # too short a run to condemn by evidence
+        assert any(row["weight"] < 1.0 for row in ledger), "the mode never acted"
+
+
+def test_observing_changes_nothing(make_config: MakeConfig) -> None:
+    watched, _ = finished(make_config("watched", filter={"policy": "observe", "signals": ["loss", "reference_ratio"]}))
+    alone, _ = finished(make_config("alone", filter={"enabled": False}))
+    assert torch.equal(weights(watched), weights(alone))
