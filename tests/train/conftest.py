@@ -135,7 +135,7 @@ def make_shared_config(
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_shards() -> Callable[..., Path]:
     """``write_shards``, for tests that damage their own."""
     return write_shards

@@ -72,6 +72,13 @@ def by_robust_scores(batch: int, accumulation: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def one_epoch(folder: Path, batch: int) -> dict[str, Any]:
+    """One pass over shards of 16, 16, 16 and 4 samples: the last stream, of rank 1, runs out long before the others."""
+    sections = settings("sgd", "eligible", 1, 1)
+    return {**sections, "data": {"path": str(folder), "shuffle_buffer": 0},
+            "train": {"epochs": 1, "steps": None, "batch_size": batch}}  # fmt: skip
+
+
 @dataclass
 class Alone:
     """What one process makes of the same settings."""
@@ -123,8 +130,15 @@ def few(request: pytest.FixtureRequest, run_ranks: Any, make_job: Any) -> Any:
     return run_ranks(engine, [*jobs, make_job("control", f"short-{engine}-control", "per_rank_mean", **control)])
 
 
+@pytest.fixture(scope="module")
+def uneven(make_shards: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_shards(tmp_path_factory.mktemp("uneven"), 52)
+
+
 @pytest.fixture(scope="module", params=["ddp", "zero1", "zero2", "zero3"])
-def two(request: pytest.FixtureRequest, run_ranks: Any, make_job: Any, alone: Alone, of_rank_1: list[str]) -> Any:
+def two(
+    request: pytest.FixtureRequest, run_ranks: Any, make_job: Any, alone: Alone, of_rank_1: list[str], uneven: Path
+) -> Any:
     engine = str(request.param)
 
     def job(name: str, *more: Any, **sections: Any) -> dict[str, Any]:
@@ -139,6 +153,7 @@ def two(request: pytest.FixtureRequest, run_ranks: Any, make_job: Any, alone: Al
                                    + [f"copy{i:04d}" for i in range(16)])),
         job("bad-counted", "spoil_rank_1", data={"max_bad": 1}, **settings("sgd", "eligible", 1, 2)),
         job("bad-refused", "spoil_rank_1", **settings("sgd", "eligible", 1, 2)),
+        job("uneven", **one_epoch(uneven, 4)),
         job("loss-infinite", "infinite_loss_on_rank_1", **settings("sgd", "eligible", 1, 2)),
     ]  # fmt: skip
     exported = settings("adamw", "kept", 3, 2)
@@ -250,6 +265,18 @@ def test_all_dropped_moves_nothing(two: Any, alone: Alone) -> None:
         outcome = two.outcomes[rank]["all-drop"]
         assert outcome["schedule"] == 0 and outcome["lr"] == OPTIMIZERS["adamw"]["lr"]
         assert outcome["summary"]["skipped_steps"] == 3 and outcome["summary"]["updates"] == 0
+
+
+@pytest.mark.slow
+def test_a_rank_with_fewer_samples(two: Any, alone: Alone, uneven: Path) -> None:
+    one = whole_run(alone, "one-uneven", one_epoch(uneven, 8)).output
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (one, config_of(two, "uneven"))]
+    for name in ("read", "trained", "dropped", "remainder", "steps", "updates", "skipped_steps"):
+        assert summaries[0][name] == summaries[1][name], name
+    assert summaries[1]["read"] == 52 and summaries[1]["remainder"] == 0 and summaries[1]["steps"] == 8
+    ledger = read_ledger(config_of(two, "uneven") / "ledger")
+    assert ledger.select(SAME).equals(read_ledger(one / "ledger").select(SAME))
+    assert sorted(ledger["key"].to_pylist()) == [f"{i:05d}" for i in range(52)], "every sample, once"
 
 
 @pytest.mark.slow
