@@ -35,6 +35,14 @@ class Exchange:
         dist.all_reduce(tensor)
         return [float(value) for value in tensor.cpu()]
 
+    def sum_tensor(self, values: torch.Tensor) -> torch.Tensor:
+        """Element-wise sum of equally shaped tensors over ranks, on the CPU."""
+        if self.world_size == 1:
+            return values.cpu()
+        mine = values.to(self.device)
+        dist.all_reduce(mine)
+        return mine.cpu()
+
     def gather(self, rows: torch.Tensor) -> torch.Tensor:
         """Rows [N, K] of all ranks in rank order, [W * N, K], on the CPU."""
         if self.world_size == 1:

@@ -7,7 +7,6 @@ once a window, in a fixed order, from all ranks.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,16 +21,16 @@ from filtering.config import FilterConfig
 from filtering.exchange import Exchange
 from filtering.history import EvidenceTable
 from filtering.panel import HeldOutPanel
-from filtering.policy import Finding, apply_policy
+from filtering.policy import KEPT_FLOOR, Finding, apply_policy
+from filtering.shares import Standing, gather_groups, group_name, look_up, owner, share_of, top_groups
 from filtering.signals import Predictions, measure, required_passes
 from filtering.verdict import Action, Reason, Verdict, Visit
+from filtering.window import WindowVisits
 
 __all__ = ["Decision", "Measurement", "MemorizationFilter"]
 
 Array = npt.NDArray[np.float64]
-NAME_BYTES = 64
 NOBODY = Visit(key="")  # stands for rows that leave no trace
-KEPT_FLOOR = 1e-3  # a batch whose weights sum to less counts as fully dropped
 
 
 @dataclass(slots=True)
@@ -91,12 +90,16 @@ class MemorizationFilter:
         )
         self.groups = EvidenceTable(self.config.half_life)
         self.panel = HeldOutPanel(self.config)
+        self.condemned: dict[str, int] = {}
+        """Condemned groups of all ranks and the step of each: the only part of the history that every rank holds."""
+        self.n_groups = 0
+        """Groups seen, on all ranks, at the end of the last window."""
         self.passes = required_passes(self.config.measured)
         self.deciding_passes = required_passes(self.config.signals)
         self.step = 0
         self.overfitting = False
-        self._pending: list[tuple[Visit, float, float, float]] = []
-        self._pending_bank: list[tuple[Array, npt.NDArray[np.int64]]] = []
+        self._visits = WindowVisits()
+        self._known: dict[str, Standing] | None = None
         self._never, self._always = set(self.config.never_drop), set(self.config.always_drop)
 
     # -- measuring ------------------------------------------------------------------------------------------------
@@ -136,6 +139,16 @@ class MemorizationFilter:
 
     # -- deciding -------------------------------------------------------------------------------------------------
 
+    def begin_window(self, visits: Sequence[Visit]) -> None:
+        """Learn from their ranks how the groups of a whole window stand, equally many visits on all ranks.
+
+        A loop that accumulates batches calls this once a window; without it ``decide`` asks for each batch.
+        """
+        if self.config.decide == "group" or self.config.policy == "cap":
+            self._known = look_up(self.groups, self.exchange, [_group(visit) for visit in visits])
+        else:
+            self._known = {}
+
     def decide(
         self, visits: Sequence[Visit], measurement: Measurement, valid: Sequence[bool] | None = None
     ) -> Decision:
@@ -145,6 +158,9 @@ class MemorizationFilter:
         Rows that are not ``valid`` get weight 0 and leave no trace in the history: padding (a visit without a key)
         has no verdict, a sample with a non-finite input is a failed one.
         """
+        begun = self._known is not None
+        if not begun:
+            self.begin_window(visits)
         evidence = self._evidence(measurement)
         scores = self.calibrator.scores(evidence, measurement.timesteps)
         p_values = self.calibrator.p_values(scores)
@@ -153,7 +169,7 @@ class MemorizationFilter:
         for i, visit in enumerate(visits):
             if valid is not None and not valid[i]:
                 verdicts.append(Verdict(visit, 0.0, Action.FAILED, Reason.BAD_INPUT, int(measurement.timesteps[i])))
-                self._pending.append((NOBODY, math.nan, math.nan, 0.0))
+                self._note(NOBODY, math.nan, math.nan, 0.0, int(measurement.timesteps[i]), evidence[i])
                 continue
             values = {name: column[i] for name, column in host.items()}
             if not measurement.usable[i]:
@@ -168,20 +184,23 @@ class MemorizationFilter:
             )
             verdicts.append(verdict)
             magnitude = values.get("magnitude", float("nan"))
-            self._pending.append((visit, float(scores[i]), magnitude, verdict.weight))
-        if self.config.calibrator == "robust" and len(self.panel) == 0:
-            self._pending_bank.append((evidence, measurement.timesteps))
+            self._note(visit, float(scores[i]), magnitude, verdict.weight, verdict.timestep, evidence[i])
+        if not begun:
+            self._known = None
         weights = torch.tensor([verdict.weight for verdict in verdicts], dtype=torch.float32)
         device = next(iter(measurement.signals.values())).device
         return Decision(weights.to(device), [v for v in verdicts if v.visit.key], self.config.normalize)
+
+    def _note(self, visit: Visit, score: float, magnitude: float, weight: float, timestep: int, signals: Array) -> None:
+        position = (visit.stream, visit.epoch, visit.offset)
+        self._visits.add(position, _group(visit), score, magnitude, weight, timestep, signals)
 
     def _verdict(
         self, visit: Visit, values: dict[str, float], timestep: int, score: float, p_value: float, usable: bool
     ) -> Verdict:
         guilty, excess, reason, threshold = self._test(visit, values, score, p_value, usable)
-        row = self.groups.row(_group(visit))
-        evidence = float(self.groups["evidence"][row]) if row >= 0 else math.nan
-        trained = int(self.groups["trained"][row]) if row >= 0 else 0
+        standing = (self._known or {}).get(_group(visit))
+        trained = standing.trained if standing else 0
         names = {visit.key, visit.group}
         if names & self._never:
             weight, action, reason = 1.0, Action.KEEP, Reason.NEVER_DROP
@@ -191,8 +210,9 @@ class MemorizationFilter:
             weight, action, reason = apply_policy(self.config, Finding(guilty, excess, trained, reason))
             if action is Action.KEEP and not usable:
                 reason = Reason.NO_CAPTION
-        if self.config.decide == "group" and row >= 0 and self.config.calibrator == "conformal":
-            p_value = float(self.groups["p_value"][row])
+        by_group = self.config.decide == "group"
+        if by_group and standing and self.config.calibrator == "conformal":
+            p_value = standing.p_value
         return Verdict(
             visit,
             weight,
@@ -202,7 +222,7 @@ class MemorizationFilter:
             values,
             score,
             p_value,
-            evidence if self.config.decide == "group" else math.nan,
+            standing.evidence if by_group and standing else math.nan,
             threshold,
         )
 
@@ -212,12 +232,11 @@ class MemorizationFilter:
         """(guilty, excess, reason, threshold) of one visit."""
         config = self.config
         if config.decide == "group":
-            row = self.groups.row(_group(visit))
+            standing = (self._known or {}).get(_group(visit))
             bar = self.evidence_bar
-            if row < 0:
+            if standing is None:
                 return False, math.nan, Reason.CLEAN, bar
-            guilty = bool(self.groups["condemned_step"][row] >= 0)
-            return guilty, float(self.groups["evidence"][row]) - bar, Reason.CONDEMNED, bar
+            return _group(visit) in self.condemned, standing.evidence - bar, Reason.CONDEMNED, bar
         if not usable:
             return False, math.nan, Reason.NO_CAPTION, math.nan
         if config.calibrator == "fixed":
@@ -246,69 +265,71 @@ class MemorizationFilter:
         """Add the window's visits of all ranks to the history, in the order of their positions; then, when a sweep
         over the held-out groups is complete, compare, and return True. ``note`` is told in words when the run
         overfits as a whole."""
-        records = [record for record in self._gathered() if record[0]]
-        names = [record[0] for record in records]
-        self.groups.observe(
-            names, np.array([r[1] for r in records]), np.array([r[2] for r in records]), self.step, self.panel.sweep
-        )
-        for name, _, _, weight in records:
-            row = self.groups.row(name)
-            self.groups["trained" if weight > 0 else "dropped"][row] += 1
-        for evidence, timesteps in self._pending_bank:
-            self.calibrator.add(evidence, timesteps)
-        self._pending, self._pending_bank = [], []
+        everything = self._visits.close(self.exchange)
+        rank, ranks = self.exchange.rank, self.exchange.world_size
+        mine = [record for record in everything if record.group and owner(record.group, ranks) == rank]
+        scores, magnitudes = np.array([r.score for r in mine]), np.array([r.magnitude for r in mine])
+        self.groups.observe([r.group for r in mine], scores, magnitudes, self.step, self.panel.sweep)
+        for record in mine:
+            row = self.groups.row(record.group)
+            self.groups["trained" if record.weight > 0 else "dropped"][row] += 1
+        if self.config.calibrator == "robust" and len(self.panel) == 0 and everything:
+            timesteps = np.array([record.timestep for record in everything], dtype=np.int64)
+            self.calibrator.add(np.array([record.signals for record in everything]), timesteps)
+        self._known = None
         self.step += 1
+        self.n_groups = int(self.exchange.sum([len(self.groups)])[0])
         if not self.panel.due:
             return False
         self._condemn(self.panel.judge(self.groups), note)
         return True
 
-    def _gathered(self) -> list[tuple[str, float, float, float]]:
-        """(group, score, magnitude, weight) of every visit of the window on all ranks, by position."""
-        rows = [
-            [v.stream, v.epoch, v.offset, score, magnitude, weight, *_packed(_group(v))]
-            for v, score, magnitude, weight in self._pending
-        ]
-        if self.exchange.world_size == 1:
-            order = sorted(range(len(rows)), key=lambda i: rows[i][:3])
-            return [(_group(self._pending[i][0]), *map(float, rows[i][3:6])) for i in order]  # type: ignore[misc]
-        table = self.exchange.gather(torch.tensor(rows, dtype=torch.float64))
-        everything = sorted(table.tolist(), key=lambda row: row[:3])
-        return [(_unpacked(row[6:]), row[3], row[4], row[5]) for row in everything]
-
     def _condemn(self, rows: npt.NDArray[np.int64], note: Callable[[str], None] | None) -> None:
-        """Condemn ``rows``, most evident first, up to ``max_drop_fraction`` of the groups seen."""
-        already = int((self.groups["condemned_step"] >= 0).sum())
-        room = max(0, math.floor(self.config.max_drop_fraction * len(self.groups)) - already)
-        if len(rows) > room:
+        """Condemn ``rows`` of all ranks, most evident first, up to ``max_drop_fraction`` of the groups seen."""
+        already, passed = len(self.condemned), gather_groups(self.groups, self.exchange, rows)
+        room = max(0, math.floor(self.config.max_drop_fraction * self.n_groups) - already)
+        if len(passed) > room:
             self.overfitting = True
             if note is not None:
                 note(
-                    f"{already + len(rows)} of {len(self.groups)} groups pass the bar, more than "
+                    f"{already + len(passed)} of {self.n_groups} groups pass the bar, more than "
                     f"filter.max_drop_fraction: {self.config.max_drop_fraction}; the run is overfitting as a whole: "
                     "stop earlier, lower the learning rate, or cap exposures (filter.policy: cap)"
                 )
-        order = rows[np.argsort(-self.groups["evidence_max"][rows], kind="stable")]
-        self.groups["condemned_step"][order[:room]] = self.step
+        for name in passed[:room]:
+            self.condemned[name] = self.step
+            if (row := self.groups.row(name)) >= 0:
+                self.groups["condemned_step"][row] = self.step
+
+    def suspects(self, count: int) -> list[Standing]:
+        """The most suspected groups of all ranks, the same on each; a collective."""
+        return top_groups(self.groups, self.exchange, count)
 
     # -- state ----------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that later decisions depend on; call between windows."""
+        """Everything that later decisions depend on, with this rank's share of the groups; call between windows."""
         return {
             "config": self.config.model_dump(mode="json"),
             "calibrator": self.calibrator.state_dict(),
             "groups": self.groups.state_dict(),
+            "ranks": self.exchange.world_size,
+            "condemned": dict(self.condemned),
+            "n_groups": self.n_groups,
             "panel": self.panel.state_dict(),
             "step": self.step,
             "overfitting": self.overfitting,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], *others: dict[str, Any]) -> None:
         """Restore exactly.
 
+        Args:
+            state: what this rank saved; or, for another number of ranks, ``state`` and ``others`` are the states of
+                all ranks that saved, and each rank takes its share.
+
         Raises:
-            ValueError: the state was saved with settings that decide otherwise.
+            ValueError: the state was saved with settings that decide otherwise, or by another number of ranks.
         """
         free = {"never_drop", "always_drop", "record", "ledger_kept", "enabled"}
         saved, mine = state["config"], self.config.model_dump(mode="json")
@@ -320,23 +341,25 @@ class MemorizationFilter:
                 "with the saved value, or start a new run folder"
             )
         self.calibrator.load_state_dict(state["calibrator"])
-        self.groups.load_state_dict(state["groups"])
+        self._load_groups([state, *others])
+        self.condemned = {str(name): int(step) for name, step in state["condemned"].items()}
+        self.n_groups = int(state["n_groups"])
         self.panel.load_state_dict(state["panel"])
         self.step, self.overfitting = int(state["step"]), bool(state["overfitting"])
 
+    def _load_groups(self, states: list[dict[str, Any]]) -> None:
+        saved, ranks = int(states[0]["ranks"]), self.exchange.world_size
+        if len(states) == 1 and saved == ranks:
+            self.groups.load_state_dict(states[0]["groups"])
+        elif len(states) == saved:
+            tables = [state["groups"] for state in states]
+            self.groups = share_of(tables, self.exchange.rank, ranks, self.config.half_life)
+        else:
+            raise ValueError(
+                f"the history was saved by {saved} ranks and this run has {ranks}: give the states of all {saved}"
+            )
+
 
 def _group(visit: Visit) -> str:
-    """The name that evidence accumulates under; a name too long for the exchange between ranks is hashed."""
-    name = visit.group or visit.key
-    data = name.encode()
-    return name if len(data) <= NAME_BYTES else hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
-def _packed(group: str) -> list[float]:
-    """A group's name, four bytes to a float64 (which holds 32-bit numbers exactly)."""
-    data = group.encode().ljust(NAME_BYTES, b"\0")
-    return [float(int.from_bytes(data[i : i + 4], "big")) for i in range(0, NAME_BYTES, 4)]
-
-
-def _unpacked(numbers: Sequence[float]) -> str:
-    return b"".join(int(number).to_bytes(4, "big") for number in numbers).rstrip(b"\0").decode()
+    """The name that evidence accumulates under."""
+    return group_name(visit.group or visit.key)

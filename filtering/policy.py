@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Final
 
 from filtering.config import FilterConfig
 from filtering.verdict import Action, Reason
 
-__all__ = ["Finding", "apply_policy"]
+__all__ = ["KEPT_FLOOR", "Finding", "apply_policy"]
+
+KEPT_FLOOR: Final = 1e-3
+"""A smaller weight is none: so a window's weights sum to 0 or to at least this, and gradients that were accumulated in
+a window without weights are exactly 0, whichever engine holds them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,4 +52,7 @@ def _soft(config: FilterConfig, finding: Finding) -> tuple[float, Action, Reason
     """
     if not math.isfinite(finding.excess) or finding.excess <= 0.0:
         return 1.0, Action.KEEP, Reason.CLEAN
-    return math.exp(-finding.excess / config.softness), Action.REWEIGHT, finding.reason
+    weight = math.exp(-finding.excess / config.softness)
+    if weight < KEPT_FLOOR:
+        return 0.0, Action.DROP, finding.reason
+    return weight, Action.REWEIGHT, finding.reason

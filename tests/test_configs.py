@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from filtering.settings import load_settings
 from train.config import RunConfig
@@ -24,6 +26,16 @@ def test_config_loads_and_has_a_header(path: Path) -> None:
     for word in ("Launch:", "Hardware:", "Duration:", "Expected:", path.name):
         assert word in head, word
     assert config.train.steps or config.train.epochs
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
+def test_launch_config_says_how_it_is_launched(path: Path) -> None:
+    head = path.read_text().split("compute_environment:")[0]
+    assert "Launch:" in head and "Hardware:" in head and f"--config_file configs/accelerate/{path.name}" in head
+    settings = yaml.safe_load(path.read_text()).get("deepspeed_config", {})
+    if settings:
+        file = ROOT / settings["deepspeed_config_file"]
+        assert json.loads(file.read_text())["_launch"].startswith("accelerate launch --config_file configs/accelerate/")
 
 
 def test_the_papers_settings() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from typing import Annotated
 
 import typer
@@ -27,12 +29,17 @@ def run(
         from train.loop import BadDataError, fit
         from train.setup import set_up
         from train.step import NonFiniteError
+        from train.watch import RankFailure
 
         if dry_run:
             from train.dry_run import dry_run as rehearse
 
-            print(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), end="")
-            console.print(rehearse(settings))
+            main = os.environ.get("RANK", "0") == "0"
+            if main:
+                print(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), end="")
+            said = rehearse(settings)
+            if main:
+                console.print(said)
             return
         if complete(settings):
             console.print(
@@ -40,12 +47,16 @@ def run(
                 markup=False,
             )
             return
-        session = set_up(settings)
         try:
+            session = set_up(settings)
             summary = fit(session)
         except (BadDataError, NonFiniteError) as error:
             console.print(f"error: {error}", style="red", markup=False, highlight=False)
             raise typer.Exit(1) from None
+        except RankFailure as error:
+            console.print(f"error: {error}", style="red", markup=False, highlight=False)
+            sys.stderr.flush()
+            os._exit(1)  # the process group is broken: an orderly end would wait for the rank that is gone
         if session.accelerator.is_main_process:
             console.print(_sentence(summary), highlight=False)
     except KeyboardInterrupt as stopped:

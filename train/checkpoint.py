@@ -44,11 +44,11 @@ def save_checkpoint(accelerator: Any, run: Path, step: int, extra: dict[str, Any
     return final
 
 
-def load_extra(accelerator: Any, checkpoint: Path) -> dict[str, Any]:
+def load_extra(accelerator: Any, checkpoint: Path, engine: str) -> dict[str, Any]:
     """What ``save_checkpoint`` was given on this rank; tensors and plain values only.
 
     Raises:
-        ValueError: the checkpoint was written by another number of ranks.
+        ValueError: the checkpoint was written by another number of ranks or another engine.
     """
     files = sorted(checkpoint.glob("memsieve-rank*.pt"))
     if len(files) != accelerator.num_processes:
@@ -58,4 +58,9 @@ def load_extra(accelerator: Any, checkpoint: Path) -> dict[str, Any]:
         )
     path = checkpoint / f"memsieve-rank{accelerator.process_index}.pt"
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    if state["engine"] != engine:
+        raise ValueError(
+            f"checkpoint '{checkpoint}' was written by {state['engine']} and this run is {engine}: launch it as "
+            "before, or start a new run folder"
+        )
     return state

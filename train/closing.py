@@ -10,8 +10,10 @@ import torch
 from accelerate.utils import gather_object
 from PIL import Image
 
+from filtering.shares import Standing
 from train.checkpoint import save_checkpoint
 from train.copies import as_tensor
+from train.engine import full_weights
 from train.metrics import log_suspects
 from train.records import write_json
 from train.setup import Session
@@ -42,9 +44,10 @@ def validate(session: Session) -> float:
         session.tracker.log({"val/heldout_loss": loss}, session.step)
     if probes := _probes(session, model):
         session.tracker.log(probes, session.step)
-    if session.accelerator.is_main_process:
+    suspects = _copy_suspects(session)
+    if session.accelerator.is_main_process or session.engine.sharded:  # sharded: every forward needs all ranks
         _draw_prompts(session, model)
-        _draw_suspects(session, model)
+        _draw_suspects(session, model, suspects)
     if session.ema is not None:
         session.ema.restore(model.parameters())
     return loss
@@ -54,10 +57,9 @@ def _probes(session: Session, model: torch.nn.Module) -> dict[str, float]:
     """Magnitude of the validation prompts, and of the captions of the most suspected groups."""
     lists = {"val/probe_magnitude": session.config.validation.prompts}
     if session.filter is not None:
-        order = np.argsort(-session.filter.groups["evidence_max"], kind="stable")[:8]
-        names = [session.filter.groups.names[row] for row in order]
-        known = [session.records.seen[name][2] for name in names if name in session.records.seen]
-        lists["val/suspects_magnitude"] = [caption for caption in known if caption]
+        suspects = [standing.group for standing in session.filter.suspects(8)]
+        known = _known(session, suspects)
+        lists["val/suspects_magnitude"] = [known[name][2] for name in suspects if name in known and known[name][2]]
     options = {"seed": session.config.train.seed, "resolution": session.config.data.resolution}
     return {
         name: probe_magnitude(session.denoiser, model, captions, **options)
@@ -66,27 +68,50 @@ def _probes(session: Session, model: torch.nn.Module) -> dict[str, float]:
     }
 
 
+def _known(session: Session, groups: list[str]) -> dict[str, list[str]]:
+    """Group -> key, shard, caption of a sample, from whichever rank has read one: the same on all ranks; a collective.
+
+    Under ZeRO-3 ranks that knew different captions would run different numbers of forwards, and wait for ever.
+    """
+    mine = {name: session.records.seen[name] for name in groups if name in session.records.seen}
+    known: dict[str, list[str]] = {}
+    for theirs in gather_object([mine]):
+        known = {**theirs, **known}
+    return known
+
+
+def _copy_suspects(session: Session) -> list[Standing]:
+    """The groups that may be drawn, most suspected first; a collective."""
+    if session.copies is None or session.filter is None:
+        return []
+    return session.filter.suspects(session.copies.bank_size)
+
+
 def _draw_prompts(session: Session, model: torch.nn.Module) -> None:
     """The validation prompts, as a picture and as a copy rate."""
     if not session.config.validation.prompts:
         return
     images = _drawn(session, model, session.config.validation.prompts)
+    if not session.accelerator.is_main_process:
+        return
     path = session.config.output / "samples" / f"step-{session.step:06d}.png"
     session.tracker.images("val/samples", image_grid(images, path), session.step)
     if session.copies is not None:
         session.tracker.log({"val/probe_copy_rate": session.copies.prompts_rate(as_tensor(images))}, session.step)
 
 
-def _draw_suspects(session: Session, model: torch.nn.Module) -> None:
+def _draw_suspects(session: Session, model: torch.nn.Module, suspects: list[Standing]) -> None:
     """Whether the most suspected groups come back as their training image."""
-    if session.copies is None or session.filter is None:
+    if session.copies is None or not suspects:
         return
-    groups = session.filter.groups
-    suspects = session.copies.suspects(groups.names, groups["evidence_max"], groups["exposures"])
-    pairs = [pair for pair in suspects for _ in range(session.config.validation.copy_images)]
+    evidence, exposures = (np.array([getattr(s, name) for s in suspects]) for name in ("evidence_max", "exposures"))
+    chosen = session.copies.suspects([standing.group for standing in suspects], evidence, exposures)
+    pairs = [pair for pair in chosen for _ in range(session.config.validation.copy_images)]
     if not pairs:
         return
     images = _drawn(session, model, [caption for _, caption in pairs])
+    if not session.accelerator.is_main_process:
+        return
     rate = session.copies.suspects_rate(as_tensor(images), [group for group, _ in pairs])
     path = session.config.output / "suspects" / f"step-{session.step:06d}.png"
     image_grid(images, path)
@@ -112,6 +137,7 @@ def save(session: Session) -> None:
     """A checkpoint of everything that the rest of the run depends on."""
     session.records.ledger.flush()
     extra: dict[str, Any] = {
+        "engine": str(session.engine),
         "step": session.step,
         "updates": session.updates,
         "skipped": session.skipped,
@@ -143,25 +169,39 @@ def finish(session: Session) -> dict[str, Any]:
         "heldout_loss": loss if loss == loss else None,
         "heldout_groups": len(session.held_out),
         "ranks": session.exchange.world_size,
+        "engine": str(session.engine),
         "seed": config.train.seed,
     }
     if session.filter is not None:
-        summary["groups"] = len(session.filter.groups)
-        summary["condemned_groups"] = int((session.filter.groups["condemned_step"] >= 0).sum())
+        summary["groups"] = session.filter.n_groups
+        summary["condemned_groups"] = len(session.filter.condemned)
         summary["overfitting"] = session.filter.overfitting
+        suspects = session.filter.suspects(config.tracking.top_k)
+        log_suspects(session, suspects, _known(session, [standing.group for standing in suspects]))
+    records.write_tables(session.filter, session.exchange)
     if session.accelerator.is_main_process:
-        records.write_tables(session.filter)
         write_json(config.output / "summary.json", summary)
-        log_suspects(session)
-        if config.checkpoint.export:
-            _export(session)
+    if config.checkpoint.export:
+        _export(session)
     session.accelerator.wait_for_everyone()
     session.tracker.close()
     return summary
 
 
 def _export(session: Session) -> None:
+    """A plain pipeline folder, whatever the engine: all ranks give their parts, the main process writes."""
+    main = session.accelerator.is_main_process
     model = session.accelerator.unwrap_model(session.model)
-    if session.ema is not None:
+    if session.engine.deepspeed:
+        weights = full_weights(session.engine, model, keep=main)
+        if not main:
+            return
+        if session.ema is not None:
+            names = [name for name, _ in model.named_parameters()]
+            weights |= dict(zip(names, session.ema.shadow_params, strict=True))
+        model = type(model).from_config(model.config)
+        model.load_state_dict(weights)
+    elif session.ema is not None:
         session.ema.copy_to(model.parameters())
-    session.denoiser.export(session.config.output / "pipeline", model)
+    if main:
+        session.denoiser.export(session.config.output / "pipeline", model)

@@ -60,7 +60,8 @@ class TrainConfig(Settings):
     """Samples per rank and forward."""
     accumulation: int = Field(default=1, ge=1)
     """Batches per optimizer step."""
-    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = None
+    """None takes what the launcher says (``mixed_precision`` of its config), "no" without one."""
     snr_gamma: float | None = Field(default=None, gt=0.0)
     """Min-SNR loss weighting (Hang et al., ICCV 2023); 5.0 is usual."""
     caption_dropout: float = Field(default=0.1, ge=0.0, le=1.0)
@@ -69,6 +70,8 @@ class TrainConfig(Settings):
     """Random token addition (Somepalli et al., NeurIPS 2023): tokens inserted at random places of each caption."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads per rank; None leaves torch's choice."""
+    timeout: float = Field(default=1800.0, gt=0.0)
+    """Seconds that ranks wait for each other before the run ends; more than one validation and one export take."""
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainConfig:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
+import os
+import shutil
 
 from train.config import RunConfig
 
@@ -19,10 +19,10 @@ def dry_run(config: RunConfig) -> str:
     from train.batches import build_batch
     from train.setup import set_up
 
-    with tempfile.TemporaryDirectory() as folder:
-        trial = config.model_copy(deep=True)
-        trial.output = Path(folder)
-        trial.tracking.wandb = False
+    trial = config.model_copy(deep=True)
+    trial.output = config.output.parent / f".{config.output.name}-dry-run"  # one folder, which all ranks must see
+    trial.tracking.wandb = False
+    try:
         session = set_up(trial)
         window = next(iter(session.loader))
         batch = build_batch(
@@ -39,4 +39,10 @@ def dry_run(config: RunConfig) -> str:
         if session.scorer is not None:
             measured = session.scorer.measure(batch)
             lines += [f"{name}: median {value.median():.4g}" for name, value in measured.signals.items()]
+        lines.append(f"engine: {session.engine}, {session.exchange.world_size} rank(s)")
+        session.exchange.sum([0.0])  # nobody needs the folder any more
+        session.watch.close()
+    finally:
+        if os.environ.get("RANK", "0") == "0":
+            shutil.rmtree(trial.output, ignore_errors=True)
     return "\n".join(lines)

@@ -17,7 +17,7 @@ from train.batches import Batch, build_batch
 from train.closing import finish, save, validate
 from train.metrics import log_window
 from train.setup import Session
-from train.step import WindowResult
+from train.step import NonFiniteError, WindowResult
 
 __all__ = ["BadDataError", "fit"]
 
@@ -32,30 +32,45 @@ def fit(session: Session) -> dict[str, Any]:
     Raises:
         BadDataError: on all ranks, where more samples fail than ``data.max_bad`` allows.
         NonFiniteError: on all ranks, where a loss is not finite although its input was.
+        RankFailure: another rank failed.
         KeyboardInterrupt: after a checkpoint was saved, where the user stopped the run.
     """
-    config = session.config
+    with session.watch.guard(BadDataError, NonFiniteError):
+        summary = _fit(session)
+    session.watch.close()
+    return summary
+
+
+def _fit(session: Session) -> dict[str, Any]:
+    config, watch = session.config, session.watch
     windows = iter(session.loader)
     with _interruptible() as stop, _progress(session) as advance:
         while config.train.epochs is not None or session.step < session.total_steps:
+            watch.enter("reading data", session.step + 1)
             window = next(windows, None)
             started = time.perf_counter()
             batches = _batches(session, window)
+            watch.enter("agreeing on the window", session.step + 1)
             stopping, exhausted = _agree(session, window, batches, stop.asked)
             if exhausted:
                 break
+            watch.enter("training", session.step + 1)
             result = session.trainer.train(batches)
+            watch.enter("closing the window", session.step + 1)
             _calibrate(session)
             _after_window(session, window, batches, result, time.perf_counter() - started)
             advance(result)
             if config.validation.every and session.step % config.validation.every == 0:
+                watch.enter("validating", session.step)
                 validate(session)
             due = config.checkpoint.every and session.step % config.checkpoint.every == 0
             if due or stopping:
+                watch.enter("saving", session.step)
                 save(session)
             if stopping:
                 session.tracker.close()
                 raise KeyboardInterrupt(f"stopped at step {session.step}; run the same command to go on")
+    watch.enter("finishing", session.step)
     return finish(session)
 
 
@@ -186,7 +201,7 @@ def _progress(session: Session) -> Iterator[Any]:
         task = progress.add_task("training", total=session.total_steps, completed=session.step, note="")
 
         def advance(result: WindowResult) -> None:
-            condemned = int((session.filter.groups["condemned_step"] >= 0).sum()) if session.filter else 0
+            condemned = len(session.filter.condemned) if session.filter else 0
             rate = result.eligible / max(session.times[-1], 1e-6)
             note = f"loss {result.loss:.4f}  {rate:.0f} samples/s"
             progress.update(task, completed=session.step, note=note + (f"  {condemned} condemned" if condemned else ""))

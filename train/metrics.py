@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from filtering.shares import Standing
 from train.setup import Session
 from train.step import WindowResult
 
@@ -41,8 +42,8 @@ def _filter_values(session: Session, result: WindowResult, magnitudes: np.ndarra
         "mem/kept_count": result.kept,
         "mem/dropped_frac": 1.0 - result.kept / max(result.eligible, 1),
         "mem/weight_mean": result.kept / max(result.eligible, 1),
-        "mem/condemned_groups": float((filter.groups["condemned_step"] >= 0).sum()),
-        "mem/groups_seen": float(len(filter.groups)),
+        "mem/condemned_groups": float(len(filter.condemned)),
+        "mem/groups_seen": float(filter.n_groups),
     }
     if np.isfinite(filter.evidence_bar) and filter.config.decide == "group":
         values["mem/threshold"] = filter.evidence_bar
@@ -64,24 +65,23 @@ def _by_bin(session: Session, magnitudes: np.ndarray, timesteps: np.ndarray) -> 
     }
 
 
-def log_suspects(session: Session) -> None:
-    """The table of most suspected groups; captions leave the machine only where the user opted in."""
-    if session.filter is None:
-        return
-    groups = session.filter.groups
+def log_suspects(session: Session, suspects: list[Standing], known: dict[str, list[str]]) -> None:
+    """The table of most suspected groups; captions leave the machine only where the user opted in.
+
+    ``known``: group -> key, shard, caption of a sample of it.
+    """
     columns = ["group", "exposures", "evidence", "p_value", "condemned_step", "magnitude_mean"]
     columns += ["key", "caption"] if session.config.tracking.log_samples else []
     rows: list[list[Any]] = []
-    for row in np.argsort(-groups["evidence_max"], kind="stable")[: session.config.tracking.top_k]:
-        name = groups.names[row]
+    for group in suspects:
         values: list[Any] = [
-            name,
-            int(groups["exposures"][row]),
-            float(groups["evidence_max"][row]),
-            float(groups["p_value"][row]),
-            int(groups["condemned_step"][row]),
-            float(groups["magnitude_sum"][row] / max(groups["scored"][row], 1)),
+            group.group,
+            group.exposures,
+            group.evidence_max,
+            group.p_value,
+            group.condemned_step,
+            group.magnitude_mean,
         ]
-        known = session.records.seen.get(name, ["", "", ""])
-        rows.append(values + ([known[0], known[2]] if session.config.tracking.log_samples else []))
+        key, _, caption = known.get(group.group, ["", "", ""])
+        rows.append(values + ([key, caption] if session.config.tracking.log_samples else []))
     session.tracker.table("mem/top_dropped", columns, rows, session.step)

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from filtering.data.rows import FailedRow, Row
+from filtering.exchange import Exchange
 from filtering.filter import MemorizationFilter
 from filtering.ledger import Ledger
 from filtering.verdict import Action, Reason, Verdict, Visit
@@ -129,33 +130,46 @@ class Records:
         self._pictures += 1
 
     def note_evidence(self, step: int, filter: MemorizationFilter) -> None:
-        """The evidence of the most suspected groups, for the report's curves."""
-        evidence = filter.groups["evidence_max"]
+        """The evidence of the most suspected groups, for the report's curves; a collective."""
         bar = filter.evidence_bar
-        for row in np.argsort(-evidence, kind="stable")[:SUSPECTS]:
-            if np.isfinite(evidence[row]):
-                self.evidence.append([step, filter.groups.names[row], float(filter.groups["evidence"][row]), bar])
+        for standing in filter.suspects(SUSPECTS):
+            if np.isfinite(standing.evidence_max):
+                self.evidence.append([step, standing.group, standing.evidence, bar])
 
-    def write_tables(self, filter: MemorizationFilter | None) -> None:
-        """``groups.parquet`` and ``evidence.parquet``, as of now."""
+    def write_tables(self, filter: MemorizationFilter | None, exchange: Exchange) -> None:
+        """``groups.parquet`` and ``evidence.parquet``, as of now: every rank writes its share, the first joins them."""
         if filter is None:
             return
-        groups = filter.groups
-        known = [self.seen.get(name, ["", "", ""]) for name in groups.names]
-        scored = np.maximum(groups["scored"], 1)
-        table: dict[str, Any] = {
-            "group": groups.names,
-            "key": [k[0] for k in known],
-            "shard": [k[1] for k in known],
-            "caption": [k[2] for k in known],
+        _write(_group_columns(filter), self.run / f"groups-rank{self.rank}.parquet")
+        _write(self._seen_columns(), self.run / f"seen-rank{self.rank}.parquet")
+        exchange.sum([0.0])  # all shares are written
+        if self.rank == 0:
+            self._join(exchange.world_size)
+            self._write_evidence()
+
+    def _join(self, ranks: int) -> None:
+        shares = {
+            kind: [self.run / f"{kind}-rank{rank}.parquet" for rank in range(ranks)] for kind in ("groups", "seen")
         }
-        table |= {
-            name: groups[name]
-            for name in ("exposures", "trained", "scored", "dropped", "condemned_step", "first_step", "last_step")
-        }
-        table |= {name: groups[name].astype(np.float32) for name in ("evidence", "evidence_max", "p_value")}
-        table["magnitude_mean"] = (groups["magnitude_sum"] / scored).astype(np.float32)
-        _write(pa.table(table), self.run / "groups.parquet")
+        known: dict[str, list[str]] = {}
+        for path in shares["seen"]:
+            for row in pq.read_table(path).to_pylist():
+                known.setdefault(row["group"], [row["key"], row["shard"], row["caption"]])
+        table = pa.concat_tables([pq.read_table(path) for path in shares["groups"]])
+        table = table.sort_by([("first_step", "ascending"), ("group", "ascending")])
+        samples = [known.get(name, ["", "", ""]) for name in table["group"].to_pylist()]
+        for place, name in enumerate(("key", "shard", "caption")):
+            table = table.add_column(1 + place, name, pa.array([sample[place] for sample in samples], pa.string()))
+        _write(table, self.run / "groups.parquet")
+        for path in [*shares["groups"], *shares["seen"]]:
+            path.unlink()
+
+    def _seen_columns(self) -> pa.Table:
+        names = ("group", "key", "shard", "caption")
+        rows = [[group, *sample] for group, sample in self.seen.items()]
+        return pa.table({name: pa.array([row[i] for row in rows], pa.string()) for i, name in enumerate(names)})
+
+    def _write_evidence(self) -> None:
         steps, names, values, bars = zip(*self.evidence, strict=True) if self.evidence else ((), (), (), ())
         _write(
             pa.table(
@@ -191,6 +205,19 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(values, indent=2) + "\n")
     temporary.rename(path)
+
+
+def _group_columns(filter: MemorizationFilter) -> pa.Table:
+    """This rank's share of the history."""
+    groups = filter.groups
+    table: dict[str, Any] = {"group": pa.array(groups.names, pa.string())}
+    table |= {
+        name: groups[name]
+        for name in ("exposures", "trained", "scored", "dropped", "condemned_step", "first_step", "last_step")
+    }
+    table |= {name: groups[name].astype(np.float32) for name in ("evidence", "evidence_max", "p_value")}
+    table["magnitude_mean"] = (groups["magnitude_sum"] / np.maximum(groups["scored"], 1)).astype(np.float32)
+    return pa.table(table)
 
 
 def _write(table: pa.Table, path: Path) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 import yaml
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
@@ -23,12 +22,18 @@ from filtering.settings import SettingsError
 from train.checkpoint import latest_checkpoint, load_extra
 from train.config import RunConfig
 from train.copies import CopyProbe
+from train.engine import Engine, cast_inputs, make_accelerator
 from train.records import Records
 from train.scoring import Scorer, frozen_copy
+from train.startup import check_ranks_agree
 from train.step import WindowTrainer
 from train.tracking import Tracker
+from train.watch import Watch
 
 __all__ = ["Session", "set_up"]
+
+_FREE: Final = ("train.steps", "train.epochs", "train.threads", "train.timeout")
+"""What a resume may change, besides whole sections that decide nothing."""
 
 
 @dataclass(slots=True)
@@ -37,6 +42,8 @@ class Session:
 
     config: RunConfig
     accelerator: Any
+    engine: Engine
+    watch: Watch
     denoiser: Any
     model: torch.nn.Module
     optimizer: Any
@@ -64,23 +71,26 @@ def set_up(config: RunConfig) -> Session:
 
     Raises:
         ValueError: the config, the data or the model cannot be used; the message says what to change.
+        RankFailure: another rank could not be set up.
     """
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    accelerator = Accelerator(
-        gradient_accumulation_steps=config.train.accumulation,
-        mixed_precision=config.train.mixed_precision,
-        log_with="wandb" if config.tracking.wandb else None,
-        project_dir=str(config.output),
-    )
+    accelerator, engine = make_accelerator(config)
+    watch = Watch(accelerator.process_index, accelerator.num_processes, config.train.timeout)
+    with watch.guard():
+        return _build(config, accelerator, engine, watch)
+
+
+def _build(config: RunConfig, accelerator: Any, engine: Engine, watch: Watch) -> Session:
     set_seed(config.train.seed)
     checkpoint = latest_checkpoint(config.output)
-    extra = load_extra(accelerator, checkpoint) if checkpoint else {}
+    extra = load_extra(accelerator, checkpoint, str(engine)) if checkpoint else {}
     _keep_config(config, accelerator, resumed=checkpoint is not None)
     denoiser = StableDiffusionDenoiser(config.model.path, config.model.prediction_type)
     denoiser.to(accelerator.device)
     denoiser.latent_shape(config.data.resolution)
     loader = _loader(config, accelerator, extra)
+    check_ranks_agree(accelerator, config, loader)
     total = config.train.steps or -(-loader.count_rows() * (config.train.epochs or 1) // _rows(config, accelerator))
     held_out = held_out_rows(config.data, config.train.seed)
     exchange = Exchange(accelerator.device)
@@ -90,6 +100,8 @@ def set_up(config: RunConfig) -> Session:
     if config.model.gradient_checkpointing:
         network.enable_gradient_checkpointing()
     network.to(accelerator.device)
+    if engine.deepspeed:
+        cast_inputs(network)
     ema = EMAModel(network.parameters(), decay=config.model.ema_decay) if config.model.ema else None
     model, optimizer = accelerator.prepare(network, _optimizer(config, network))
     model.train()
@@ -101,7 +113,9 @@ def set_up(config: RunConfig) -> Session:
     )
     if ema is not None:
         ema.to(accelerator.device)
-    scorer = Scorer(denoiser, filter, accelerator.unwrap_model(model), reference) if filter else None
+    # Where parameters are sharded every forward goes through the engine; elsewhere extra ones go past its hooks.
+    scored = model if engine.sharded else accelerator.unwrap_model(model)
+    scorer = Scorer(denoiser, filter, scored, reference) if filter else None
     trainer = WindowTrainer(
         accelerator,
         model,
@@ -119,6 +133,8 @@ def set_up(config: RunConfig) -> Session:
     session = Session(
         config,
         accelerator,
+        engine,
+        watch,
         denoiser,
         model,
         optimizer,
@@ -154,7 +170,7 @@ def _keep_config(config: RunConfig, accelerator: Any, resumed: bool) -> None:
         for section in sorted(set(now) - free):
             for name, value in now[section].items():
                 before = saved.get(section, {}).get(name)
-                if before != value and f"{section}.{name}" not in ("train.steps", "train.epochs", "train.threads"):
+                if before != value and f"{section}.{name}" not in _FREE:
                     raise SettingsError(
                         f"'{section}.{name}' is {value!r} but the run in '{config.output}' was started with "
                         f"{before!r}: use that value to resume, or another output folder for a new run"

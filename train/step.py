@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 
 from filtering.exchange import Exchange
-from filtering.filter import KEPT_FLOOR, Decision, MemorizationFilter
+from filtering.filter import Decision, MemorizationFilter
+from filtering.policy import KEPT_FLOOR
 from filtering.verdict import Verdict
 from train.batches import Batch
 from train.scoring import Scorer
@@ -75,6 +77,8 @@ class WindowTrainer:
             NonFiniteError: on all ranks, before the update.
         """
         eligible = int(self.exchange.sum([sum(sum(batch.valid) for batch in batches)])[0])
+        if self.filter is not None:
+            self.filter.begin_window([visit for batch in batches for visit in batch.visits])
         decisions = self._score_first(batches)
         totals = torch.zeros(4, dtype=torch.float64)  # weighted loss, plain loss, weights, non-finite losses
         names: list[str] = []
@@ -157,20 +161,25 @@ class WindowTrainer:
 
     def _refuse_non_finite(self, count: int, names: list[str]) -> None:
         if count:
-            where = ", ".join(names[:8]) if names else "samples of another rank"
+            where = ", ".join(gather_object(names)[:8])
             raise NonFiniteError(
                 f"the loss of {count} sample(s) is not finite although the input is: {where}. The model was not "
                 "updated; lower optimizer.lr, or use train.mixed_precision: no"
             )
 
     def _skip(self, eligible: int, totals: torch.Tensor, decisions: list[Decision]) -> WindowResult:
-        """Everything was dropped: neither optimizer nor schedule move, on any rank."""
+        """Everything was dropped: neither optimizer nor schedule move, on any rank.
+
+        The last backward has not run, so DeepSpeed, which updates inside it, has not moved either. What the window's
+        other batches left in its buffers are exact zeros (see ``KEPT_FLOOR``).
+        """
         self.optimizer.zero_grad()
         return self._result(eligible, totals, decisions, 0.0, skipped=True)
 
     def _step(self) -> tuple[float, bool]:
         """Clip and update: (gradient norm, whether the loss scaler skipped the update for an overflow).
 
+        DeepSpeed has done both inside the last backward, and has skipped the update where the norm was not finite.
         Gradients are the same on all ranks by now, so all of them raise, or none.
         """
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)

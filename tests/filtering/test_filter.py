@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from filtering.config import FilterConfig
+from filtering.exchange import Exchange
 from filtering.filter import Decision, MemorizationFilter
 from filtering.history import EvidenceTable, spread_of_clean_pairs
 from filtering.ledger import Ledger, read_ledger
@@ -114,6 +115,39 @@ def test_restore_gives_the_same_tail() -> None:
         return [*weights, filter.groups["evidence_max"].tolist()]
 
     assert tail(False) == tail(True)
+
+
+def test_the_history_is_shared_out_again_for_another_number_of_ranks() -> None:
+    class Ranks(Exchange):
+        """Where a rank stands among how many; loading a state exchanges nothing."""
+
+        def __init__(self, rank: int, world_size: int) -> None:
+            super().__init__()
+            self.place = rank, world_size
+
+        rank = property(lambda self: self.place[0])  # type: ignore[assignment]
+        world_size = property(lambda self: self.place[1])  # type: ignore[assignment]
+
+    stream, filter = Stream(3), make()
+    for start in range(0, 60, 6):
+        stream.window(filter, [f"c{start + i}" for i in range(6)])
+    whole = filter.groups
+
+    def loaded(rank: int, world_size: int, *states: dict[str, Any]) -> MemorizationFilter:
+        fresh = MemorizationFilter(filter.config, exchange=Ranks(rank, world_size))
+        fresh.load_state_dict(*states)
+        return fresh
+
+    three = [loaded(rank, 3, filter.state_dict()) for rank in range(3)]
+    assert sorted(name for part in three for name in part.groups.names) == sorted(whole.names)
+    assert all(len(part.groups) > 0 for part in three)
+    states = [part.state_dict() for part in three]
+    one = loaded(0, 1, *states)
+    for name in whole.names:
+        for column in whole.columns:
+            assert one.groups[column][one.groups.row(name)] == whole[column][whole.row(name)]
+    with pytest.raises(ValueError, match="saved by 3 ranks and this run has 2: give the states of all 3"):
+        loaded(0, 2, states[0])
 
 
 def test_state_of_other_settings_is_refused() -> None:

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +22,8 @@ from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from train.config import RunConfig
+
+ROOT = Path(__file__).parents[2]
 
 
 def save_tiny_model(folder: Path, prediction_type: str = "epsilon") -> Path:
@@ -86,30 +94,48 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def tiny_config(model: Path, shards: Path, output: Path, /, **sections: dict[str, Any]) -> RunConfig:
+    """A run config of a few steps; sections given as keyword arguments are laid over it."""
+    raw: dict[str, Any] = {
+        "output": str(output),
+        "model": {"path": str(model)},
+        "data": {"path": str(shards / "train"), "held_out_path": str(shards / "held_out"), "resolution": 16,
+                 "shuffle_buffer": 16, "streams": 4},
+        "filter": {"false_drop_rate": 0.1, "held_out_per_window": 8},
+        "train": {"steps": 6, "batch_size": 8, "seed": 3, "threads": 1, "timeout": 120},
+        "optimizer": {"lr": 1e-3},
+        "validation": {"held_out_pairs": 8, "held_out_draws": 1},
+        "checkpoint": {"every": 0, "export": False},
+    }  # fmt: skip
+    for name, values in sections.items():
+        raw[name] = {**raw.get(name, {}), **values}
+    return RunConfig.model_validate(raw)
+
+
 @pytest.fixture
 def make_config(tiny_model: Path, shards: Path, tmp_path: Path) -> Callable[..., RunConfig]:
-    """A run config of a few steps; sections given as keyword arguments are laid over it."""
+    """``tiny_config`` in the test's own folder."""
 
-    def make(output: str = "run", **sections: dict[str, Any]) -> RunConfig:
-        raw: dict[str, Any] = {
-            "output": str(tmp_path / output),
-            "model": {"path": str(tiny_model)},
-            "data": {"path": str(shards / "train"), "held_out_path": str(shards / "held_out"), "resolution": 16,
-                     "shuffle_buffer": 16, "streams": 4},
-            "filter": {"false_drop_rate": 0.1, "held_out_per_window": 8},
-            "train": {"steps": 6, "batch_size": 8, "seed": 3, "threads": 1},
-            "optimizer": {"lr": 1e-3},
-            "validation": {"held_out_pairs": 8, "held_out_draws": 1},
-            "checkpoint": {"every": 0, "export": False},
-        }  # fmt: skip
-        for name, values in sections.items():
-            raw[name] = {**raw.get(name, {}), **values}
-        return RunConfig.model_validate(raw)
+    def make(output: str = "run", /, **sections: dict[str, Any]) -> RunConfig:
+        return tiny_config(tiny_model, shards, tmp_path / output, **sections)
 
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
+def make_shared_config(
+    tiny_model: Path, shards: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., RunConfig]:
+    """``tiny_config`` for runs that several tests look at."""
+    folder = tmp_path_factory.mktemp("shared")
+
+    def make(output: str, /, **sections: dict[str, Any]) -> RunConfig:
+        return tiny_config(tiny_model, shards, folder / output, **sections)
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def make_shards() -> Callable[..., Path]:
     """``write_shards``, for tests that damage their own."""
     return write_shards
@@ -119,3 +145,61 @@ def make_shards() -> Callable[..., Path]:
 def good_png() -> bytes:
     """A picture that no shard holds."""
     return picture(7777)
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
+
+
+ENGINE_ENVIRONMENT: dict[str, dict[str, str]] = {
+    "ddp": {},
+    **{f"zero{n}": {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(n)} for n in (1, 2, 3)},
+}
+
+
+@dataclass
+class RankRuns:
+    """What two ranks made of some jobs: outcomes by rank and job, and the weights at the end."""
+
+    folder: Path
+    outcomes: list[dict[str, Any]]
+
+    def state(self, job: str) -> dict[str, Any]:
+        state: dict[str, Any] = torch.load(self.folder / f"{job}.pt", weights_only=True)
+        return state
+
+    def weights(self, job: str) -> torch.Tensor:
+        weights = self.state(job)["weights"]
+        return torch.cat([weights[name].flatten() for name in sorted(weights)])
+
+
+@pytest.fixture(scope="session")
+def run_ranks(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RankRuns]:
+    """Runs jobs (see rank_worker.py) one after the other in two gloo processes under an engine."""
+
+    def run(engine: str, jobs: list[dict[str, Any]], timeout: float = 800.0) -> RankRuns:
+        folder = tmp_path_factory.mktemp(f"ranks-{engine}")
+        (folder / "jobs.json").write_text(json.dumps(jobs))
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}",
+                   str(ROOT / "tests" / "train" / "rank_worker.py"), str(folder / "jobs.json")]  # fmt: skip
+        environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT),
+                       **ENGINE_ENVIRONMENT[engine]}  # fmt: skip
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout, check=False
+        )
+        assert done.returncode == 0, done.stderr[-6000:]
+        outcomes = [json.loads((folder / f"outcomes-{rank}.json").read_text()) for rank in range(2)]
+        for rank in range(2):
+            for outcome in outcomes[rank].values():
+                assert outcome["ranks"] == 2 and outcome["engine"] == engine, "not the processes that were meant"
+        return RankRuns(folder, outcomes)
+
+    return run
+
+
+@pytest.fixture
+def a_port() -> int:
+    """A free TCP port."""
+    return free_port()

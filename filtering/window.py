@@ -1,0 +1,63 @@
+"""The visits of one window, gathered from all ranks into one order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from filtering.exchange import Exchange
+from filtering.shares import NAME_NUMBERS, packed, unpacked
+
+__all__ = ["VisitRecord", "WindowVisits"]
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class VisitRecord:
+    """What the history keeps of one visit; ``signals`` are the deciding ones. ``group`` is "" for padding and samples
+    that could not be used."""
+
+    group: str
+    score: float
+    magnitude: float
+    weight: float
+    timestep: int
+    signals: list[float]
+
+
+class WindowVisits:
+    """Collects a rank's visits, equally many on all ranks, until the window is closed."""
+
+    def __init__(self) -> None:
+        self._rows: list[list[float]] = []
+
+    def add(
+        self,
+        position: tuple[int, int, int],
+        group: str,
+        score: float,
+        magnitude: float,
+        weight: float,
+        timestep: int,
+        signals: Array,
+    ) -> None:
+        """One visit at (stream, epoch, offset)."""
+        self._rows.append([*position, score, magnitude, weight, timestep, *packed(group), *signals])
+
+    def close(self, exchange: Exchange) -> list[VisitRecord]:
+        """The visits of all ranks in the order of their positions, and start anew; one collective."""
+        rows, self._rows = self._rows, []
+        if not rows:
+            return []
+        table = exchange.gather(torch.tensor(np.array(rows, dtype=np.float64))).tolist()
+        return [_record(row) for row in sorted(table, key=lambda row: row[:3])]
+
+
+def _record(row: Sequence[float]) -> VisitRecord:
+    names = 7 + NAME_NUMBERS
+    return VisitRecord(unpacked(row[7:names]), row[3], row[4], row[5], int(row[6]), list(row[names:]))

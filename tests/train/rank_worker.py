@@ -1,0 +1,123 @@
+"""One rank of a multi-process test: does its jobs in turn, each a whole training run, and says what came out.
+
+    torchrun --nproc_per_node=2 tests/train/rank_worker.py JOBS.json
+
+A job is {"name", "config", "twist"}; a twist damages the run on purpose.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState, GradientState
+
+from train.config import RunConfig
+from train.engine import full_weights
+from train.loop import BadDataError, fit
+from train.setup import Session, set_up
+from train.step import NonFiniteError, WindowTrainer
+
+
+def per_rank_mean(session: Session) -> None:
+    """What an ordinary loop does: each rank divides by what it kept itself."""
+
+    def denominator(eligible: int, totals: Any, decisions: list[Any], batches: int) -> float:
+        kept = sum(float(decision.weights.sum()) for decision in decisions)
+        return batches / max(kept, 1e-3)
+
+    session.trainer._denominator = denominator  # type: ignore[method-assign]
+
+
+def spoil_rank_1(session: Session) -> None:
+    """The second window of rank 1 has a sample with a NaN pixel."""
+    original = session.loader
+
+    class Spoiled:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(original, name)
+
+        def __iter__(self) -> Iterator[Any]:
+            for number, window in enumerate(original):
+                if number == 1 and original.rank == 1:
+                    window.rows[0].pixels[0, 0, 0] = float("nan")  # type: ignore[union-attr]
+                yield window
+
+    session.loader = Spoiled()  # type: ignore[assignment]
+
+
+def infinite_loss_on_rank_1(session: Session) -> None:
+    """In the second window one loss of rank 1 is not finite although the input is."""
+    trainer, count = session.trainer, [0]
+    original = WindowTrainer._losses
+
+    def losses(batch: Any) -> Any:
+        value, prediction = original(trainer, batch)
+        count[0] += 1
+        if count[0] == 2 and session.exchange.rank == 1:
+            value = value.clone()
+            value[1] = float("inf")
+        return value, prediction
+
+    trainer._losses = losses  # type: ignore[method-assign]
+
+
+def fail_on_rank_1(session: Session) -> None:
+    """In the second window rank 1 fails by itself."""
+    trainer, count = session.trainer, [0]
+
+    def losses(batch: Any) -> Any:
+        count[0] += 1
+        if count[0] == 2 and session.exchange.rank == 1:
+            raise OSError("the disk is gone")
+        return WindowTrainer._losses(trainer, batch)
+
+    trainer._losses = losses  # type: ignore[method-assign]
+
+
+TWISTS = {f.__name__: f for f in (per_rank_mean, spoil_rank_1, infinite_loss_on_rank_1, fail_on_rank_1)}
+
+
+def run(job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    config = RunConfig.model_validate(job["config"])
+    session = set_up(config)
+    for twist in [job["twist"]] if job.get("twist") else []:
+        TWISTS[twist](session)
+    model = session.accelerator.unwrap_model(session.model)
+    outcome: dict[str, Any] = {
+        "ranks": session.exchange.world_size,
+        "engine": session.engine.name,
+        "started_at": session.step,
+    }
+    try:
+        outcome["summary"] = fit(session)
+    except (BadDataError, NonFiniteError) as error:
+        outcome["error"] = f"{type(error).__name__}: {error}"
+    outcome["schedule"] = session.schedule.last_epoch
+    outcome["lr"] = session.schedule.get_last_lr()[0]
+    main = session.accelerator.is_main_process
+    weights = full_weights(session.engine, model, keep=main)
+    if main:
+        extra = {"weights": weights, "ema": [] if session.ema is None else list(session.ema.shadow_params)}
+        torch.save(extra, folder / f"{job['name']}.pt")
+    return outcome
+
+
+def main() -> None:
+    path = Path(sys.argv[1])
+    torch.set_num_threads(1)
+    outcomes = {}
+    for job in json.loads(path.read_text()):
+        AcceleratorState._reset_state()
+        GradientState._reset_state()
+        outcomes[job["name"]] = run(job, path.parent)
+    (path.parent / f"outcomes-{torch.distributed.get_rank()}.json").write_text(json.dumps(outcomes))
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

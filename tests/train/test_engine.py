@@ -1,0 +1,100 @@
+"""What an engine cannot do, and what contradicts the run's config, is refused with a sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from filtering.settings import SettingsError
+from train.checkpoint import load_extra
+from train.config import RunConfig
+from train.engine import Engine, _plugin, cast_inputs
+
+MakeConfig = Callable[..., RunConfig]
+
+
+@pytest.fixture
+def deepspeed_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Writes a DeepSpeed config and names it as ``accelerate launch`` would."""
+
+    def write(**settings: Any) -> None:
+        path = tmp_path / "ds.json"
+        path.write_text(json.dumps({"zero_optimization": {"stage": 2}, **settings}))
+        monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(path))
+        monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("engine", "sections", "sentence"),
+    [
+        (Engine("zero3"), {"model": {"ema": True}}, "model.ema: true cannot be used with ZeRO-3"),
+        (
+            Engine("zero2", offload=True),
+            {"optimizer": {"name": "sgd"}},
+            "optimizer.name: sgd cannot be used",
+        ),
+    ],
+)
+def test_what_an_engine_cannot_do(make_config: MakeConfig, engine: Engine, sections: Any, sentence: str) -> None:
+    with pytest.raises(SettingsError, match=sentence):
+        engine.check(make_config(**sections))
+    for allowed in ("single", "ddp", "zero1", "zero2"):
+        Engine(allowed).check(make_config(**sections))
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"zero_optimization": {"stage": 0}}, "stage is 0; use 1, 2 or 3, or DDP"),
+        ({"optimizer": {"type": "Adam"}}, "has 'optimizer', which is the run's to say"),
+        ({"scheduler": {"type": "WarmupLR"}}, r"has 'scheduler', .*optimizer\.schedule"),
+        ({"gradient_accumulation_steps": 4}, r"gradient_accumulation_steps: 4 but train\.accumulation is 1"),
+        ({"train_micro_batch_size_per_gpu": 2}, r"train_micro_batch_size_per_gpu: 2 but train\.batch_size is 8"),
+        ({"gradient_clipping": 0.5}, r"gradient_clipping: 0\.5 but optimizer\.max_grad_norm is 1\.0"),
+    ],
+)
+def test_a_deepspeed_config_that_contradicts(
+    make_config: MakeConfig, deepspeed_config: Callable[..., None], settings: Any, sentence: str
+) -> None:
+    deepspeed_config(**settings)
+    with pytest.raises(SettingsError, match=sentence):
+        _plugin(make_config(), 2)
+
+
+def test_deepspeed_is_told_what_the_run_says(make_config: MakeConfig, deepspeed_config: Callable[..., None]) -> None:
+    deepspeed_config(gradient_clipping="auto")
+    plugin = _plugin(make_config(train={"batch_size": 3, "accumulation": 5}, optimizer={"max_grad_norm": 0.25}), 2)
+    told = plugin.deepspeed_config
+    assert (told["train_micro_batch_size_per_gpu"], told["gradient_accumulation_steps"]) == (3, 5)
+    assert (told["train_batch_size"], told["gradient_clipping"]) == (30, 0.25)
+
+
+def test_a_checkpoint_of_other_ranks_or_another_engine(tmp_path: Path) -> None:
+    torch.save({"engine": str(Engine("zero2"))}, tmp_path / "memsieve-rank0.pt")
+    one = SimpleNamespace(num_processes=1, process_index=0)
+    assert load_extra(one, tmp_path, str(Engine("zero2")))["engine"] == "zero2, mixed precision no"
+    with pytest.raises(ValueError, match="by zero2, mixed precision no and this run is ddp, mixed precision bf16"):
+        load_extra(one, tmp_path, str(Engine("ddp", precision="bf16")))
+    with pytest.raises(ValueError, match="written by 1 ranks and this run has 2: launch with 1 processes"):
+        load_extra(SimpleNamespace(num_processes=2, process_index=0), tmp_path, "ddp")
+
+
+def test_a_half_precision_model_takes_float32(tiny_model: Path) -> None:
+    from filtering.denoisers.stable_diffusion import StableDiffusionDenoiser
+
+    denoiser = StableDiffusionDenoiser(str(tiny_model))
+    model = denoiser.model.to(torch.bfloat16)
+    cast_inputs(model)
+    states = denoiser.conditioning(["a", "b"])
+    output = denoiser.predict(model, torch.randn(2, 4, 8, 8), torch.tensor([3, 500]), states)
+    assert output.dtype == torch.bfloat16 and bool(torch.isfinite(output).all())
+    assert "RANK" not in os.environ

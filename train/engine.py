@@ -1,0 +1,211 @@
+"""The engine a run trains on: one process, DDP or DeepSpeed ZeRO 1-3; what it supports, and what it must be told."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, InitProcessGroupKwargs
+
+from filtering.settings import SettingsError
+from train.config import RunConfig
+
+__all__ = ["ENGINES", "Engine", "full_weights", "make_accelerator"]
+
+ENGINES: Final = ("single", "ddp", "zero1", "zero2", "zero3")
+_OURS: Final = {"optimizer": "section optimizer", "scheduler": "optimizer.schedule"}
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """``name`` is one of ``ENGINES``; ``offload`` says that the optimizer's state lives in host memory.
+
+    A checkpoint belongs to the engine that wrote it: its text form is what a resume compares.
+    """
+
+    name: str
+    offload: bool = False
+    precision: str = "no"
+
+    def __str__(self) -> str:
+        return f"{self.name}{' with offload' if self.offload else ''}, mixed precision {self.precision}"
+
+    @property
+    def deepspeed(self) -> bool:
+        """Backward steps by itself, and gradients are divided by the accumulation inside."""
+        return self.name.startswith("zero")
+
+    @property
+    def sharded(self) -> bool:
+        """A rank holds a part of the parameters only: every forward is a collective."""
+        return self.name == "zero3"
+
+    def check(self, config: RunConfig) -> None:
+        """Refuse what this engine cannot do (the matrix in docs/distributed.md).
+
+        Raises:
+            SettingsError: names the option, its value and the way out.
+        """
+        if self.sharded and config.model.ema:
+            raise SettingsError(
+                "model.ema: true cannot be used with ZeRO-3, where no rank holds the weights to average; set it to "
+                "false, or launch with ZeRO-2"
+            )
+        if self.offload and config.optimizer.name == "sgd":
+            raise SettingsError(
+                "optimizer.name: sgd cannot be used with an offloaded optimizer, which DeepSpeed replaces by its Adam; "
+                "use adamw, or a DeepSpeed config without offload_optimizer"
+            )
+
+
+def make_accelerator(config: RunConfig) -> tuple[Any, Engine]:
+    """The accelerator for what the launcher asks for, with the engine's own settings taken from ``config``.
+
+    Where ranks are many and there is no GPU (or ``ACCELERATE_USE_CPU`` is set), they talk through gloo.
+
+    Raises:
+        SettingsError: an engine or a combination that is not supported, a DeepSpeed config that contradicts the run's,
+            or processes that were launched together and do not find each other.
+    """
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    on_cpu = _flag("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
+    deepspeed = _flag("ACCELERATE_USE_DEEPSPEED")
+    options: dict[str, Any] = {"timeout": timedelta(seconds=config.train.timeout)}
+    plugin = None
+    if deepspeed:
+        if on_cpu:  # accelerate turns DeepSpeed off where it is told of a CPU, and needs the backend by name
+            os.environ.pop("ACCELERATE_USE_CPU", None)
+            os.environ["DS_ACCELERATOR"] = "cpu"
+            options["backend"] = "gloo"
+        plugin = _plugin(config, ranks)
+    accelerator = Accelerator(
+        cpu=on_cpu and not deepspeed and (ranks > 1 or _flag("ACCELERATE_USE_CPU")),
+        gradient_accumulation_steps=config.train.accumulation,
+        mixed_precision=config.train.mixed_precision,
+        log_with="wandb" if config.tracking.wandb else None,
+        project_dir=str(config.output),
+        kwargs_handlers=[InitProcessGroupKwargs(**options)],
+        deepspeed_plugin=plugin,
+    )
+    if plugin is not None:
+        # accelerate tells transformers of ZeRO-3, which would then share out the frozen text encoder while loading it
+        from transformers.integrations import unset_hf_deepspeed_config
+
+        unset_hf_deepspeed_config()
+    if accelerator.num_processes != ranks:
+        raise SettingsError(
+            f"{ranks} processes were launched together, but this one sees {accelerator.num_processes}; launch with "
+            "accelerate launch or torchrun, and without a GPU set ACCELERATE_USE_CPU=true"
+        )
+    engine = _engine(accelerator)
+    engine.check(config)
+    return accelerator, engine
+
+
+def _flag(name: str) -> bool:
+    return os.environ.get(name, "false").lower() in ("1", "true", "yes")
+
+
+def _engine(accelerator: Any) -> Engine:
+    kind, precision = accelerator.distributed_type, str(accelerator.mixed_precision)
+    if kind == DistributedType.NO:
+        return Engine("single", precision=precision)
+    if kind in (DistributedType.MULTI_GPU, DistributedType.MULTI_CPU):
+        return Engine("ddp", precision=precision)
+    if kind == DistributedType.DEEPSPEED:
+        settings = accelerator.state.deepspeed_plugin.deepspeed_config["zero_optimization"]
+        offload = settings.get("offload_optimizer") or {}
+        return Engine(f"zero{settings['stage']}", offload.get("device", "none") not in ("none", None), precision)
+    raise SettingsError(
+        f"distributed_type {str(kind).rsplit('.', 1)[-1]} is not supported; use MULTI_GPU (DDP) or DEEPSPEED with ZeRO "
+        "1, 2 or 3 (see docs/distributed.md)"
+    )
+
+
+def _plugin(config: RunConfig, ranks: int) -> Any:
+    """The launcher's DeepSpeed settings, completed by the run's own.
+
+    Raises:
+        SettingsError: DeepSpeed is not installed, or its settings contradict the run's.
+    """
+    try:
+        import deepspeed  # noqa: F401
+    except ImportError as error:
+        raise SettingsError(
+            "the launcher asks for DeepSpeed, which is not installed: pip install 'memsieve[deepspeed]'"
+        ) from error
+    from accelerate.utils import DeepSpeedPlugin
+
+    # What a launcher config leaves unsaid must not become accelerate's default: the run's config decides.
+    for name in ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "ACCELERATE_GRADIENT_CLIPPING"):
+        if os.environ.get(name, "auto") == "none":
+            os.environ.pop(name)
+    plugin = DeepSpeedPlugin(zero3_init_flag=False)  # models are loaded whole, then shared out
+    settings = plugin.deepspeed_config
+    stage = settings.get("zero_optimization", {}).get("stage", 0)
+    if stage not in (1, 2, 3):
+        raise SettingsError(f"DeepSpeed's zero_optimization.stage is {stage}; use 1, 2 or 3, or DDP instead")
+    for name, instead in _OURS.items():
+        if name in settings:
+            raise SettingsError(f"the DeepSpeed config has '{name}', which is the run's to say: remove it ({instead})")
+    train = config.train
+    ours = {
+        "train_micro_batch_size_per_gpu": (train.batch_size, "train.batch_size"),
+        "gradient_accumulation_steps": (train.accumulation, "train.accumulation"),
+        "train_batch_size": (train.batch_size * train.accumulation * ranks, "batch x accumulation x ranks"),
+        "gradient_clipping": (config.optimizer.max_grad_norm, "optimizer.max_grad_norm"),
+    }
+    for name, (value, ours_name) in ours.items():
+        given = settings.get(name, "auto")
+        unsaid = name == "gradient_accumulation_steps" and given == 1  # what accelerate writes where nothing was said
+        if given not in ("auto", value) and not unsaid:
+            raise SettingsError(
+                f"the DeepSpeed config has {name}: {given} but {ours_name} is {value}; write 'auto', or make them equal"
+            )
+        settings[name] = value
+    plugin.gradient_accumulation_steps = train.accumulation
+    settings.setdefault("zero_allow_untested_optimizer", True)
+    return plugin
+
+
+def cast_inputs(network: torch.nn.Module) -> None:
+    """Make ``network`` take float32 inputs where DeepSpeed holds its parameters in half precision."""
+
+    def cast(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        dtype = next(module.parameters()).dtype
+        return tuple(_as(value, dtype) for value in args), {name: _as(value, dtype) for name, value in kwargs.items()}
+
+    network.register_forward_pre_hook(cast, with_kwargs=True)
+
+
+def _as(value: Any, dtype: torch.dtype) -> Any:
+    return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+
+def full_weights(engine: Engine, network: torch.nn.Module, keep: bool) -> dict[str, torch.Tensor]:
+    """All weights in float32 where the engine has them so, on the CPU; a collective under DeepSpeed.
+
+    Args:
+        network: the bare model.
+        keep: whether this rank wants them; the others give their parts and get an empty dict.
+    """
+    weights: dict[str, torch.Tensor] = {name: value.cpu() for name, value in network.named_buffers()} if keep else {}
+    for name, parameter in network.named_parameters():
+        value = _whole(engine, parameter)
+        if keep:
+            weights[name] = value.detach().cpu().clone()
+    return weights
+
+
+def _whole(engine: Engine, parameter: torch.nn.Parameter) -> torch.Tensor:
+    if engine.sharded or (engine.deepspeed and parameter.dtype != torch.float32):
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        value: torch.Tensor | None = safe_get_full_fp32_param(parameter)
+        if value is not None:
+            return value
+    return parameter
