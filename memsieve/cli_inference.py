@@ -1,0 +1,197 @@
+"""The commands that check a finished model: detect, evaluate-detector."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ["register"]
+
+_console = Console(stderr=True, emoji=False)
+_out = Console(emoji=False)
+
+Model = Annotated[Path, typer.Option(help="A diffusers pipeline folder.")]
+Seed = Annotated[int, typer.Option(help="Of the initial noise.")]
+Guidance = Annotated[float, typer.Option(help="Of the trajectory; above 1.")]
+Scheduler = Annotated[str, typer.Option(help="auto (DDIM for diffusion models), ddim, or own.")]
+Batch = Annotated[int, typer.Option(help="Images at a time.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; a GPU where there is one.")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to ``app``."""
+    app.command("detect")(detect)
+    app.command("evaluate-detector")(evaluate)
+
+
+def detect(
+    model: Model,
+    prompts: Annotated[Path, typer.Option(help="A .txt, .jsonl, .csv or .parquet file of prompts.")],
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("runs/detect"),
+    ordinary: Annotated[
+        Path | None, typer.Option(help="Prompts known not to be memorised; a shipped list if left out.")
+    ] = None,
+    false_positive_rate: Annotated[float, typer.Option(help="Share of ordinary prompts that may be flagged.")] = 0.01,
+    detector: Annotated[str, typer.Option(help="magnitude or magnitude_cosine.")] = "magnitude",
+    steps: Annotated[int, typer.Option(help="Steps that are run and averaged; sampling stops after them.")] = 1,
+    schedule_steps: Annotated[int, typer.Option(help="Length of the schedule that these steps begin.")] = 50,
+    images_per_prompt: Annotated[int, typer.Option(help="Initial noises, averaged.")] = 1,
+    guidance_scale: Guidance = 7.5,
+    space: Annotated[str, typer.Option(help="auto, epsilon or native.")] = "auto",
+    resolution: Annotated[int | None, typer.Option(help="Pixels a side; the model's own if left out.")] = None,
+    per_step: Annotated[bool, typer.Option(help="Keep the magnitude of each step.")] = False,
+    scheduler: Scheduler = "auto",
+    seed: Seed = 0,
+    batch: Batch = 16,
+    device: Device = None,
+    dtype: Dtype = "float32",
+    resume: Annotated[bool, typer.Option(help="Go on with the results in --out.")] = False,
+    show: Annotated[int, typer.Option(help="Rows of the table.")] = 20,
+) -> None:
+    """Say which prompts of a list a model has memorised."""
+    from inference.detect_run import detect_file, read_json_lines
+    from inference.detectors import DetectSettings
+
+    settings = DetectSettings(
+        detector=detector, steps=steps, schedule_steps=schedule_steps, images_per_prompt=images_per_prompt,
+        guidance_scale=guidance_scale, seed=seed, space=space, resolution=resolution,
+    )  # fmt: skip
+    opened = open_for(model, scheduler, device, dtype)
+    try:
+        summary = detect_file(
+            opened, prompts, out, settings=settings, ordinary=ordinary, false_positive_rate=false_positive_rate,
+            batch=batch, resume=resume, per_step=per_step,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        _console.print(f"stopped; the same command with --resume goes on with {out}", markup=False)
+        raise typer.Exit(130) from None
+    rows = [row for row in read_json_lines(out / "scores.jsonl") if row["error"] is None]
+    table = Table("prompt", "score", "p", "memorised", title=f"{detector}, highest first")
+    for row in sorted(rows, key=lambda row: -row["score"])[:show]:
+        table.add_row(plain(row["prompt"]), f"{row['score']:.4g}", f"{row['p']:.3g}", "yes" if row["flagged"] else "")
+    _out.print(table)
+    for row in [row for row in rows if row["cut"]][:5]:
+        warn(f"line {row['line']}: the prompt is too long for the text encoder, cut off: '{row['cut'][:80]}'")
+    if summary["cut"] > 5:
+        warn(f"{summary['cut'] - 5} more prompts were cut; see the column 'cut'")
+    for error in summary["errors"]:
+        warn(error)
+    if ordinary is None and summary["scored"] >= 20 and summary["flagged"] > 0.1 * summary["scored"]:
+        warn(
+            f"{summary['flagged']} of {summary['scored']} flagged: a model tuned to one domain reacts to all "
+            "prompts of that domain more than to the shipped list; give ordinary prompts of the domain with --ordinary"
+        )
+    _out.print(
+        f"{summary['read']} read = {summary['scored']} scored + {summary['failed']} failed; "
+        f"{summary['flagged']} flagged "
+        f"(score above {summary['threshold']:.4g}, {false_positive_rate:g} of {summary['ordinary']} ordinary prompts); "
+        f"results in {out}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def evaluate(
+    model: Model,
+    memorized: Annotated[Path, typer.Option(help="Prompts known to be memorised.")],
+    ordinary: Annotated[Path | None, typer.Option(help="Ordinary prompts; the shipped list if left out.")] = None,
+    detector: Annotated[str, typer.Option(help="magnitude or magnitude_cosine.")] = "magnitude",
+    steps: Annotated[str, typer.Option(help="Comma-separated.")] = "1,10,50",
+    images_per_prompt: Annotated[str, typer.Option(help="Comma-separated.")] = "1,4",
+    schedule_steps: Annotated[int, typer.Option(help="Length of the schedule.")] = 50,
+    guidance_scale: Guidance = 7.5,
+    space: Annotated[str, typer.Option(help="auto, epsilon or native.")] = "auto",
+    scheduler: Scheduler = "auto",
+    seed: Seed = 0,
+    batch: Batch = 16,
+    device: Device = None,
+    dtype: Dtype = "float32",
+    out: Annotated[Path | None, typer.Option(help="Also write the results as JSON.")] = None,
+) -> None:
+    """AUC and TPR at 1 % FPR of a detector, with intervals over groups of near-identical prompts."""
+    from inference.detectors import DetectSettings
+    from inference.evaluate import evaluate_detector, seconds_to_generate
+    from inference.prompts import PromptRow, ordinary_prompts, read_prompts
+
+    settings = DetectSettings(
+        detector=detector, schedule_steps=schedule_steps, guidance_scale=guidance_scale, seed=seed, space=space
+    )
+    lists = [read_prompts(memorized, "--memorized")]
+    lists.append(
+        [PromptRow(i, text) for i, text in enumerate(ordinary_prompts(), 1)]
+        if ordinary is None
+        else read_prompts(ordinary, "--ordinary")
+    )
+    for row in [row for rows in lists for row in rows if row.error is not None]:
+        warn(str(row.error))
+    usable = [list({row.prompt: row for row in rows if row.error is None}.values()) for rows in lists]
+    opened = open_for(model, scheduler, device, dtype)
+    first, second = ([row.prompt for row in rows] for rows in usable)
+    results = evaluate_detector(
+        opened, first, second, settings=settings, steps=numbers(steps, "--steps"),
+        images=numbers(images_per_prompt, "--images-per-prompt"), batch=batch,
+        groups=([row.group for row in usable[0]], [row.group for row in usable[1]]),
+    )  # fmt: skip
+    plainly = seconds_to_generate(opened, second[:batch], settings, batch)
+    table = Table("steps", "n", "AUC", "95 %", "TPR at 1 % FPR", "95 %", "s / prompt")
+    for r in results:
+        table.add_row(
+            str(r.steps), str(r.images_per_prompt), f"{r.auc.value:.3f}", f"{r.auc.low:.3f} to {r.auc.high:.3f}",
+            f"{r.tpr.value:.3f}", f"{r.tpr.low:.3f} to {r.tpr.high:.3f}", f"{r.seconds_per_prompt:.3g}",
+        )  # fmt: skip
+    _out.print(table)
+    some = results[0]
+    _out.print(
+        f"{some.memorized} memorised prompts in {some.memorized_groups} groups, {some.ordinary} ordinary in "
+        f"{some.ordinary_groups}; a plain generation of {schedule_steps} steps takes {plainly:.3g} s",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if some.ordinary < 100:
+        warn(f"{some.ordinary} ordinary prompts: below 100, a false-positive rate of 1 % allows none of them")
+    if out is not None:
+        found = {"results": [asdict(r) for r in results], "seconds_per_generation": plainly}
+        out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def open_for(model: Path, scheduler: str, device: str | None, dtype: str) -> Any:
+    """The model of a command line, opened for measuring."""
+    import torch
+
+    from inference.guided import open_model
+
+    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype not in kinds:
+        raise ValueError(f"--dtype = '{dtype}': must be one of {', '.join(kinds)}")
+    return open_model(model, scheduler=scheduler, device=device, dtype=kinds[dtype])
+
+
+def numbers(text: str, option: str) -> list[int]:
+    """Comma-separated whole numbers of at least 1."""
+    try:
+        found = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{option} = '{text}': must be whole numbers separated by commas") from None
+    if min(found) < 1:
+        raise ValueError(f"{option} = '{text}': all must be at least 1")
+    return found
+
+
+def plain(text: str) -> Any:
+    """Text for a table, its brackets no markup and its control characters visible."""
+    from rich.text import Text
+
+    return Text("".join(c if c.isprintable() else "�" for c in text))
+
+
+def warn(sentence: str) -> None:
+    """A warning on standard error."""
+    _console.print(f"warning: {plain(sentence)}", style="yellow", markup=False, highlight=False, soft_wrap=True)
