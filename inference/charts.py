@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
-__all__ = ["heat_colour", "histogram", "word_picture"]
+__all__ = ["heat_colour", "histogram", "side_by_side", "word_picture"]
 
 COLOURS = ("#2f6db5", "#c4471f", "#23805a")
 
@@ -80,4 +81,19 @@ def word_picture(path: Path, words: Sequence[tuple[str, float]], *, title: str =
             axes.text(x + 0.4, y, word, fontsize=11, bbox=box, **plain)
             axes.text(x + 0.4, y - 0.2, f"{value:.2g}", fontsize=6.5, color="#5a6068", **plain)
             x += max(len(word), 5) * 1.06 + 2
+    figure.savefig(path)
+
+
+def side_by_side(path: Path, rows: Mapping[str, Tensor], height: float = 1.3) -> None:
+    """Rows of images [N, 3, H, W] in [-1, 1] under each other, each with its name."""
+    from matplotlib.figure import Figure
+
+    count = max(len(images) for images in rows.values())
+    figure = Figure(figsize=(height * count + 0.2, (height + 0.3) * len(rows)), dpi=130, layout="constrained")
+    for axes_row, (name, images) in zip(figure.subplots(len(rows), count, squeeze=False), rows.items(), strict=True):
+        axes_row[0].set_title(name, loc="left", fontsize=9)
+        for axes in axes_row:
+            axes.set_axis_off()
+        for axes, image in zip(axes_row, images, strict=False):
+            axes.imshow(((image + 1) / 2).clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="nearest")
     figure.savefig(path)

@@ -172,11 +172,16 @@ class Reference:
 
 
 def measure_prompts(
-    model: GuidedModel, prompts: Sequence[str], settings: DetectSettings, batch: int = 16
+    model: GuidedModel,
+    prompts: Sequence[str],
+    settings: DetectSettings,
+    batch: int = 16,
+    noise_of: str | None = None,
 ) -> Iterator[Measurement]:
     """Measure ``prompts``, ``batch`` images at a time, in order; a measurement comes as soon as its batch is done.
 
-    Nothing is decoded, and nothing of a trajectory is computed after ``settings.steps``.
+    Nothing is decoded, and nothing of a trajectory is computed after ``settings.steps``. ``noise_of`` gives all of
+    them the noise of one prompt instead of their own, for comparing wordings.
     """
     if batch < 1:
         raise ValueError(f"--batch = {batch}: must be at least 1")
@@ -184,10 +189,10 @@ def measure_prompts(
     together = max(1, batch // n)
     for start in range(0, len(prompts), together):
         part, began = list(prompts[start : start + together]), perf_counter()
-        encoded = model.encode(part)
+        encoded, sources = model.encode(part), part if noise_of is None else [noise_of] * len(part)
         jobs = [(index, j) for index in range(len(part)) for j in range(n)]
         measured = [
-            _measure(model, part, encoded, jobs[at : at + batch], settings) for at in range(0, len(jobs), batch)
+            _measure(model, sources, encoded, jobs[at : at + batch], settings) for at in range(0, len(jobs), batch)
         ]
         magnitudes = np.concatenate([found[0] for found in measured]).reshape(len(part), n, settings.steps)
         cosine = np.concatenate([found[1] for found in measured]) if DETECTORS[settings.detector].cosine else None
@@ -200,7 +205,10 @@ def measure_prompts(
 def _measure(
     model: GuidedModel, prompts: list[str], encoded: Conditioning, jobs: list[tuple[int, int]], settings: DetectSettings
 ) -> tuple[Array, Array]:
-    """Magnitudes [B, K] and cosines [B] (empty where not needed) of the images ``jobs``: (prompt, image number)."""
+    """Magnitudes [B, K] and cosines [B] (empty where not needed) of the images ``jobs``: (prompt, image number).
+
+    ``prompts`` are those that the noise belongs to, ``encoded`` those that are measured.
+    """
     texts, numbers = [prompts[index] for index, _ in jobs], [j for _, j in jobs]
     rows = torch.tensor([index for index, _ in jobs], device=model.device)
     noise = model.noise(texts, numbers, settings.seed, settings.resolution)

@@ -1,4 +1,4 @@
-"""The commands that check a finished model: detect, evaluate-detector."""
+"""The commands that check a finished model's prompts: detect, evaluate-detector, explain, minimize."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
     app.command("detect")(detect)
     app.command("evaluate-detector")(evaluate)
+    app.command("explain")(explain)
+    app.command("minimize")(minimize)
 
 
 def detect(
@@ -162,6 +164,127 @@ def evaluate(
         out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
+def explain(
+    model: Model,
+    prompt: Annotated[list[str], typer.Option(help="A prompt. Repeatable.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for explain.json, explain.html and a PNG each.")] = None,
+    at_steps: Annotated[str, typer.Option(help="Steps, from 0, at which gradients are taken; comma-separated.")] = "0",
+    schedule_steps: Annotated[int, typer.Option(help="Length of the schedule.")] = 50,
+    images_per_prompt: Annotated[int, typer.Option(help="Initial noises, averaged.")] = 4,
+    guidance_scale: Guidance = 7.5,
+    space: Annotated[str, typer.Option(help="auto, epsilon or native.")] = "auto",
+    scheduler: Scheduler = "auto",
+    seed: Seed = 0,
+    batch: Batch = 4,
+    device: Device = None,
+    dtype: Dtype = "float32",
+) -> None:
+    """Say which words of a prompt move the magnitude most."""
+    from inference.detectors import DetectSettings
+    from inference.explain import explain as explain_prompt
+    from inference.explain_page import as_text, write_page, write_picture
+
+    settings = DetectSettings(
+        schedule_steps=schedule_steps, images_per_prompt=images_per_prompt, guidance_scale=guidance_scale, seed=seed,
+        space=space,
+    )  # fmt: skip
+    steps = numbers(at_steps, "--at-steps", least=0)
+    opened = open_for(model, scheduler, device, dtype)
+    found, failed = [], 0
+    for text in prompt:
+        if not text.strip():
+            warn("a prompt is empty: there is no word to explain")
+            failed += 1
+            continue
+        found.append(explain_prompt(opened, text, settings=settings, at_steps=steps, batch=batch))
+        _out.print(as_text(found[-1]), markup=False, highlight=False, soft_wrap=True)
+        _out.print(f"magnitude {found[-1].magnitude:.4g}\n", highlight=False)
+        if found[-1].cut:
+            warn(f"the prompt is too long for the text encoder, cut off: '{found[-1].cut[:80]}'")
+    if out is not None and found:
+        out.mkdir(parents=True, exist_ok=True)
+        rows = [explanation.as_dict() for explanation in found]
+        (out / "explain.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        write_page(out / "explain.html", found)
+        for number, explanation in enumerate(found, 1):
+            write_picture(out / f"explain-{number}.png", explanation)
+        _out.print(f"written to {out}", markup=False, highlight=False)
+    if failed:
+        raise ValueError(f"--prompt: {failed} of {len(prompt)} prompts are empty; give some text")
+
+
+def minimize(
+    model: Model,
+    prompt: Annotated[str, typer.Option(help="The memorised prompt.")],
+    out: Annotated[Path, typer.Option(help="Folder for embeddings, trace and pictures.")] = Path("runs/minimize"),
+    target: Annotated[float | None, typer.Option(help="Magnitude to reach; from ordinary prompts if left out.")] = None,
+    target_quantile: Annotated[float, typer.Option(help="Of ordinary prompts' magnitudes, for the target.")] = 0.5,
+    ordinary: Annotated[Path | None, typer.Option(help="Ordinary prompts; the shipped list if left out.")] = None,
+    images_per_prompt: Annotated[int, typer.Option(help="Images, each with embeddings of its own.")] = 4,
+    iterations: Annotated[int, typer.Option(help="Updates at most.")] = 10,
+    lr: Annotated[float, typer.Option(help="Learning rate.")] = 0.05,
+    replace: Annotated[
+        list[str] | None, typer.Option(help="A word to try in place of the heaviest ones. Repeatable.")
+    ] = None,
+    generate: Annotated[bool, typer.Option(help="Also draw the images, before and after.")] = True,
+    schedule_steps: Annotated[int, typer.Option(help="Length of the schedule.")] = 50,
+    guidance_scale: Guidance = 7.5,
+    space: Annotated[str, typer.Option(help="auto, epsilon or native.")] = "auto",
+    scheduler: Scheduler = "auto",
+    seed: Seed = 0,
+    batch: Batch = 4,
+    device: Device = None,
+    dtype: Dtype = "float32",
+) -> None:
+    """Change a memorised prompt's embedding until it no longer regurgitates, and suggest other words."""
+    from safetensors.torch import save_file
+
+    from inference.charts import side_by_side
+    from inference.detectors import DetectSettings
+    from inference.minimize import draw, ordinary_target, suggest_edits
+    from inference.minimize import minimize as minimize_prompt
+    from inference.prompts import ordinary_prompts, read_prompts
+
+    if not prompt.strip():
+        raise ValueError("--prompt: the prompt is empty; give some text")
+    settings = DetectSettings(schedule_steps=schedule_steps, guidance_scale=guidance_scale, seed=seed, space=space)
+    known = ordinary_prompts()
+    if ordinary is not None:
+        known = [row.prompt for row in read_prompts(ordinary, "--ordinary") if row.error is None]
+    opened = open_for(model, scheduler, device, dtype)
+    if target is None:
+        target = ordinary_target(opened, known, settings, target_quantile)
+    result = minimize_prompt(
+        opened, prompt, target, images=images_per_prompt, iterations=iterations, lr=lr, settings=settings, batch=batch
+    )
+    _, suggestions = suggest_edits(opened, prompt, replacements=replace or ["something"], settings=settings)
+    out.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        "prompt_embeds": result.prompt_embeds,
+        "negative_prompt_embeds": result.negative_prompt_embeds,
+        "latents": result.latents,
+    }
+    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, out / "embeddings.safetensors")
+    written = {**result.as_dict(), "suggestions": [suggestion.as_dict() for suggestion in suggestions]}
+    (out / "minimize.json").write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    table = Table("image", "before", "after", "updates", f"at most {target:.4g}")
+    for i, (after, met) in enumerate(zip(result.magnitude, result.met, strict=True)):
+        column = [row[i] for row in result.trace]
+        done = next((k for k, value in enumerate(column) if value <= target), len(column) - 1)
+        table.add_row(str(i), f"{column[0]:.4g}", f"{after:.4g}", str(done), "yes" if met else "no")
+    _out.print(table)
+    edits = Table("change", "prompt", "score")
+    for suggestion in suggestions:
+        edits.add_row(plain(suggestion.change), plain(suggestion.prompt), f"{suggestion.score:.4g}")
+    _out.print(edits)
+    if not all(result.met):
+        warn("the target was not met for every image: more --iterations, a higher --lr, or another wording")
+    if generate:
+        before, after_images = draw(opened, result, settings)
+        side_by_side(out / "minimize.png", {"as it was": before, "minimised": after_images})
+    _out.print(f"written to {out}", markup=False, highlight=False)
+
+
 def open_for(model: Path, scheduler: str, device: str | None, dtype: str) -> Any:
     """The model of a command line, opened for measuring."""
     import torch
@@ -174,14 +297,14 @@ def open_for(model: Path, scheduler: str, device: str | None, dtype: str) -> Any
     return open_model(model, scheduler=scheduler, device=device, dtype=kinds[dtype])
 
 
-def numbers(text: str, option: str) -> list[int]:
-    """Comma-separated whole numbers of at least 1."""
+def numbers(text: str, option: str, least: int = 1) -> list[int]:
+    """Comma-separated whole numbers of at least ``least``."""
     try:
         found = [int(part) for part in text.split(",")]
     except ValueError:
         raise ValueError(f"{option} = '{text}': must be whole numbers separated by commas") from None
-    if min(found) < 1:
-        raise ValueError(f"{option} = '{text}': all must be at least 1")
+    if min(found) < least:
+        raise ValueError(f"{option} = '{text}': all must be at least {least}")
     return found
 
 
