@@ -80,7 +80,7 @@ def word_picture(path: Path, words: Sequence[tuple[str, float]], *, title: str =
             y = -0.62 - 0.55 * row
             axes.text(x + 0.4, y, word, fontsize=11, bbox=box, **plain)
             axes.text(x + 0.4, y - 0.2, f"{value:.2g}", fontsize=6.5, color="#5a6068", **plain)
-            x += max(len(word), 5) * 1.06 + 2
+            x += max(len(word) * 0.8, 3) + 1.6
     figure.savefig(path)
 
 
