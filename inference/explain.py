@@ -7,7 +7,8 @@ are taken image by image: neither depends on how many images are measured togeth
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,7 +21,15 @@ from inference.detectors import DetectSettings
 from inference.guided import Conditioning, GuidedModel, each, norm_of, open_model
 from inference.words import TokenTable, cut_text, token_table
 
-__all__ = ["EncoderSignificance", "Explanation", "TokenScore", "WordScore", "explain", "magnitude_and_gradient"]
+__all__ = [
+    "EncoderSignificance",
+    "Explanation",
+    "TokenScore",
+    "WordScore",
+    "explain",
+    "frozen",
+    "magnitude_and_gradient",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +141,7 @@ def magnitude_and_gradient(
     """
     leaf = each(lambda c: c.detach().float().requires_grad_(True), cond)
     tensors = [leaf] if isinstance(leaf, Tensor) else list(leaf.values())
-    with torch.enable_grad(), _frozen(model.model):
+    with torch.enable_grad(), frozen(model.model):
         with_, without = model.predict(model_input.detach(), timestep, leaf, uncond)
         magnitude = norm_of(with_ - without) * model.factor(timestep, space)
         grads = torch.autograd.grad(magnitude.sum(), tensors)
@@ -141,18 +150,16 @@ def magnitude_and_gradient(
     return magnitude.detach(), dict(zip(leaf, grads, strict=True))
 
 
-class _frozen:
+@contextmanager
+def frozen(module: torch.nn.Module) -> Iterator[None]:
     """Weights without gradients for a while: their graph would cost memory and be thrown away."""
-
-    def __init__(self, module: torch.nn.Module) -> None:
-        self.wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
-
-    def __enter__(self) -> None:
-        for parameter in self.wanted:
-            parameter.requires_grad_(False)
-
-    def __exit__(self, *_: object) -> None:
-        for parameter in self.wanted:
+    wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in wanted:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in wanted:
             parameter.requires_grad_(True)
 
 

@@ -5,24 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from memsieve import cli_verify
+from memsieve.cli_common import Batch, Device, Dtype, Guidance, Model, Scheduler, Seed, numbers, open_for, plain, warn
+from memsieve.cli_common import out_console as _out
+
 __all__ = ["register"]
-
-_console = Console(stderr=True, emoji=False)
-_out = Console(emoji=False)
-
-Model = Annotated[Path, typer.Option(help="A diffusers pipeline folder.")]
-Seed = Annotated[int, typer.Option(help="Of the initial noise.")]
-Guidance = Annotated[float, typer.Option(help="Of the trajectory; above 1.")]
-Scheduler = Annotated[str, typer.Option(help="auto (DDIM for diffusion models), ddim, or own.")]
-Batch = Annotated[int, typer.Option(help="Images at a time.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; a GPU where there is one.")]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -31,6 +23,7 @@ def register(app: typer.Typer) -> None:
     app.command("evaluate-detector")(evaluate)
     app.command("explain")(explain)
     app.command("minimize")(minimize)
+    cli_verify.register(app)
 
 
 def detect(
@@ -72,7 +65,7 @@ def detect(
             batch=batch, resume=resume, per_step=per_step,
         )  # fmt: skip
     except KeyboardInterrupt:
-        _console.print(f"stopped; the same command with --resume goes on with {out}", markup=False)
+        warn(f"stopped; the same command with --resume goes on with {out}")
         raise typer.Exit(130) from None
     rows = [row for row in read_json_lines(out / "scores.jsonl") if row["error"] is None]
     table = Table("prompt", "score", "p", "memorised", title=f"{detector}, highest first")
@@ -283,38 +276,3 @@ def minimize(
         before, after_images = draw(opened, result, settings)
         side_by_side(out / "minimize.png", {"as it was": before, "minimised": after_images})
     _out.print(f"written to {out}", markup=False, highlight=False)
-
-
-def open_for(model: Path, scheduler: str, device: str | None, dtype: str) -> Any:
-    """The model of a command line, opened for measuring."""
-    import torch
-
-    from inference.guided import open_model
-
-    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype not in kinds:
-        raise ValueError(f"--dtype = '{dtype}': must be one of {', '.join(kinds)}")
-    return open_model(model, scheduler=scheduler, device=device, dtype=kinds[dtype])
-
-
-def numbers(text: str, option: str, least: int = 1) -> list[int]:
-    """Comma-separated whole numbers of at least ``least``."""
-    try:
-        found = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ValueError(f"{option} = '{text}': must be whole numbers separated by commas") from None
-    if min(found) < least:
-        raise ValueError(f"{option} = '{text}': all must be at least {least}")
-    return found
-
-
-def plain(text: str) -> Any:
-    """Text for a table, its brackets no markup and its control characters visible."""
-    from rich.text import Text
-
-    return Text("".join(c if c.isprintable() else "�" for c in text))
-
-
-def warn(sentence: str) -> None:
-    """A warning on standard error."""
-    _console.print(f"warning: {plain(sentence)}", style="yellow", markup=False, highlight=False, soft_wrap=True)
