@@ -194,5 +194,8 @@ def append_rows(path: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
 
 
 def _digest(path: Path) -> str:
+    if path.is_dir():
+        names = [(file.name, file.stat().st_size) for file in sorted(path.glob("*.tar"))]
+        return hashlib.sha256(repr(names).encode()).hexdigest()
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -15,6 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from filtering.data.config import DataConfig
+from filtering.data.shards import expand_paths, read_shard
+
 __all__ = ["PromptRow", "ordinary_prompts", "prompt_groups", "read_prompts"]
 
 COLUMNS: Final = ("prompt", "caption", "text")
@@ -65,16 +68,18 @@ def ordinary_prompts() -> list[str]:
 def read_prompts(path: str | Path, option: str = "--prompts") -> list[PromptRow]:
     """The entries of a ``.txt`` (one a line), ``.jsonl``, ``.csv`` or ``.parquet`` file, bad ones with their error.
 
-    Tables take the prompt from the first of the columns prompt, caption, text, and an optional column group. In JSONL a
-    line may also be a plain string.
+    A folder of WebDataset shards gives its distinct captions. Tables take the prompt from the first of the columns
+    prompt, caption, text, and an optional column group. In JSONL a line may also be a plain string.
 
     Raises:
         ValueError: no such file, another kind of file, no such column, or not one usable prompt in it.
     """
     file = Path(path)
+    if file.is_dir():
+        return list(_shards(file, option))
     readers = {".txt": _text, ".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
     if file.suffix.lower() not in readers:
-        raise ValueError(f"{option}: '{file}' must be a {', '.join(readers)} file")
+        raise ValueError(f"{option}: '{file}' must be a {', '.join(readers)} file, or a folder of shards")
     if not file.is_file():
         raise ValueError(f"{option}: there is no file '{file}'")
     rows = list(readers[file.suffix.lower()](file, option))
@@ -170,6 +175,20 @@ def _parquet(file: Path, option: str) -> Iterator[PromptRow]:
                     yield _row(number, row[wanted[0]], row[wanted[1]] if len(wanted) > 1 else None)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{option}: '{file}' cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+
+
+def _shards(folder: Path, option: str) -> Iterator[PromptRow]:
+    """Distinct captions, numbered by the sample that they come from first; unusable samples with their error."""
+    seen: set[str] = set()
+    number = 0
+    for shard in expand_paths(str(folder), option):
+        for sample in read_shard(shard, DataConfig(path=shard)):
+            number += 1
+            if sample.error is not None:
+                yield PromptRow(number, "", None, f"sample {number} ({sample.key}): {sample.error}")
+            elif sample.caption and sample.caption not in seen:
+                seen.add(sample.caption)
+                yield PromptRow(number, sample.caption)
 
 
 def _column(names: Sequence[str], file: Path, option: str) -> int:

@@ -28,7 +28,9 @@ def register(app: typer.Typer) -> None:
 
 def detect(
     model: Model,
-    prompts: Annotated[Path, typer.Option(help="A .txt, .jsonl, .csv or .parquet file of prompts.")],
+    prompts: Annotated[
+        Path, typer.Option(help="A .txt, .jsonl, .csv or .parquet file of prompts, or a folder of shards.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("runs/detect"),
     ordinary: Annotated[
         Path | None, typer.Option(help="Prompts known not to be memorised; a shipped list if left out.")

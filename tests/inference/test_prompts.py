@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import webdataset
 
 from inference.prompts import prompt_groups, read_prompts
 
@@ -39,10 +40,21 @@ def test_csv_and_parquet(tmp_path: Path) -> None:
     assert [row.error for row in read_prompts(tmp_path / "p.parquet")] == [None, "line 2 holds no prompt", None]
 
 
+def test_the_captions_of_shards(tmp_path: Path) -> None:
+    with webdataset.TarWriter(str(tmp_path / "0.tar")) as tar:
+        for i, text in enumerate([b"a cat", b"a cat", b"\xff", b"a dog"]):
+            tar.write({"__key__": f"k{i}", "png": b"x", "txt": text})
+    rows = read_prompts(tmp_path)
+    assert [(row.line, row.prompt) for row in rows if row.error is None] == [(1, "a cat"), (4, "a dog")]
+    assert [row.error for row in rows if row.error] == [
+        "sample 3 (k2): the caption is not UTF-8 text: invalid start byte at byte 0"
+    ]
+
+
 def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is no file"):
         read_prompts(tmp_path / "no.txt")
-    with pytest.raises(ValueError, match="must be a .txt, .jsonl, .csv, .parquet file"):
+    with pytest.raises(ValueError, match="must be a .txt, .jsonl, .csv, .parquet file, or a folder"):
         read_prompts(tmp_path / "no.docx")
     (tmp_path / "e.txt").write_text("\n\n")
     with pytest.raises(
