@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import torch
 
 from inference.attack import AttackSettings, Target, attack_pairs
 from inference.copying import CopyJudge
-from inference.guided import GuidedModel
+from inference.guided import open_model, pipeline_resolution
 from inference.probe import ProbeResult, Prompt, probe_model, shard_images
 from inference.similarity import build_similarity
 
@@ -18,11 +19,12 @@ __all__ = ["probe_dataset"]
 
 
 def probe_dataset(
-    model: GuidedModel,
+    pipe: Any,
     data: Path,
     settings: AttackSettings,
     *,
     attack: bool = False,
+    scheduler: str = "auto",
     groups: Sequence[str] | None = None,
     controls: int = 8,
     similarity: str = "pixel_l2",
@@ -31,7 +33,8 @@ def probe_dataset(
     """(pairs, way) -> result: the pairs by caption, and with ``attack`` the pairs and the controls by embedding.
 
     The controls are held-out images, which the model never saw. They stand in the judge's gallery beside the training
-    images, so that they can come back at all, and not among the images that calibrate it.
+    images, so that they can come back at all, and not among the images that calibrate it. ``pipe`` is any text-to-image
+    pipeline; the attack needs one that ``open_model`` takes.
 
     Raises:
         ValueError: no truth.parquet, an unknown group, no planted pair, or too few held-out images.
@@ -42,7 +45,8 @@ def probe_dataset(
             f"--data: '{data}' has no truth.parquet; build one with: memsieve data openmoji DIR --plant 8x268"
         )
     first = {row["key"]: row for row in pq.read_table(truth).to_pylist()}
-    resolution = model.resolution
+    opened = open_model(pipe, scheduler=scheduler) if attack else None
+    resolution = pipeline_resolution(pipe)
     train, held = (shard_images(data / split, resolution) for split in ("train", "held_out"))
     pixels = dict([*train, *held])
     known: dict[str, str] = {}
@@ -65,14 +69,14 @@ def probe_dataset(
     judge.calibrate(torch.stack([image for key, image in held if key not in set(control_keys)]))
     prompts = [Prompt(first[known[g]]["caption"], g, known[g], int(first[known[g]]["repeats"])) for g in groups]
     by_caption = probe_model(
-        model.pipe, prompts, judge, seeds=settings.images, steps=settings.steps,
+        pipe, prompts, judge, seeds=settings.images, steps=settings.steps,
         guidance_scale=settings.guidance_scale, seed=settings.seed, progress=progress,
     )  # fmt: skip
     results = {("chosen pairs", "caption"): by_caption}
-    if attack:
+    if opened is not None:
         chosen = [Target(p.caption, p.group, pixels[p.key]) for p in prompts]
         others = [Target(first[key]["caption"], f"control:{key}", pixels[key]) for key in control_keys]
-        results["chosen pairs", "attack"] = attack_pairs(model, chosen, judge, settings, progress=progress)
+        results["chosen pairs", "attack"] = attack_pairs(opened, chosen, judge, settings, progress=progress)
         if others:
-            results["held-out controls", "attack"] = attack_pairs(model, others, judge, settings, progress=progress)
+            results["held-out controls", "attack"] = attack_pairs(opened, others, judge, settings, progress=progress)
     return results

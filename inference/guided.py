@@ -21,7 +21,7 @@ from filtering.denoisers.base import EPSILON_FLOOR, Denoiser
 from filtering.denoisers.stable_diffusion import StableDiffusionDenoiser
 from inference.generate import image_seed, sampling_scheduler
 
-__all__ = ["SPACES", "Conditioning", "GuidedModel", "Step", "each", "norm_of", "open_model"]
+__all__ = ["SPACES", "Conditioning", "GuidedModel", "Step", "each", "norm_of", "open_model", "pipeline_resolution"]
 
 Conditioning = Tensor | dict[str, Tensor]
 """What a denoiser conditions on: encoder_hidden_states [B, L, D], or several named tensors, first axis B each."""
@@ -80,9 +80,7 @@ class GuidedModel:
     @property
     def resolution(self) -> int:
         """Pixels a side that the model was made for."""
-        network = getattr(self.pipe, "unet", None) or self.pipe.transformer
-        size = network.config.sample_size
-        return int((size if isinstance(size, int) else size[0]) * self.pipe.vae_scale_factor)
+        return pipeline_resolution(self.pipe)
 
     def noise(self, prompts: Sequence[str], images: Sequence[int], seed: int, resolution: int | None = None) -> Tensor:
         """Initial noise [B, C, h, w] float32, fixed by (seed, prompt, image number): not by the order of a list."""
@@ -172,6 +170,13 @@ class GuidedModel:
         return scheduler
 
 
+def pipeline_resolution(pipe: Any) -> int:
+    """Pixels a side that a pipeline was made for."""
+    network = getattr(pipe, "unet", None) or pipe.transformer
+    size = network.config.sample_size
+    return int((size if isinstance(size, int) else size[0]) * pipe.vae_scale_factor)
+
+
 def norm_of(delta: Tensor) -> Tensor:
     """L2 norm of each row, [B] float32."""
     return torch.linalg.vector_norm(delta.float().flatten(1), dim=1)
@@ -225,7 +230,8 @@ def _refuse_distilled(what: str, config: dict[str, Any]) -> None:
     if config.get("time_cond_proj_dim") is not None or config.get("guidance_embeds"):
         raise ValueError(
             f"--model: '{what}' is guidance-distilled: it has no unconditional branch, so the magnitude, and with it "
-            "detect, explain, minimize and the guard, cannot work; verify and probe, which look at images, can"
+            "detect, explain, minimize and the guard, cannot work; verify, and probe without --attack, which look at "
+            "images, can"
         )
 
 

@@ -9,9 +9,20 @@ import typer
 from rich.console import Console
 
 __all__ = [
-    "Batch", "Device", "Dtype", "Guidance", "Model", "Scheduler", "Seed", "numbers", "open_for", "out_console", "plain",
+    "Batch",
+    "Device",
+    "Dtype",
+    "Guidance",
+    "Model",
+    "Scheduler",
+    "Seed",
+    "load_for",
+    "numbers",
+    "open_for",
+    "out_console",
+    "plain",
     "warn",
-]  # fmt: skip
+]
 
 _console = Console(stderr=True, emoji=False)
 out_console = Console(emoji=False)
@@ -27,14 +38,28 @@ Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 
 def open_for(model: Path, scheduler: str, device: str | None, dtype: str) -> Any:
     """The model of a command line, opened for measuring."""
-    import torch
-
     from inference.guided import open_model
 
+    return open_model(model, scheduler=scheduler, device=device, dtype=_dtype(dtype))
+
+
+def load_for(model: Path, device: str | None, dtype: str) -> Any:
+    """The pipeline of a command line, of any family, for generating."""
+    import torch
+
+    from inference.generate import load_pipeline
+
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return load_pipeline(model, device=place, dtype=_dtype(dtype))
+
+
+def _dtype(name: str) -> Any:
+    import torch
+
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype not in kinds:
-        raise ValueError(f"--dtype = '{dtype}': must be one of {', '.join(kinds)}")
-    return open_model(model, scheduler=scheduler, device=device, dtype=kinds[dtype])
+    if name not in kinds:
+        raise ValueError(f"--dtype = '{name}': must be one of {', '.join(kinds)}")
+    return kinds[name]
 
 
 def numbers(text: str, option: str, least: int = 1) -> list[int]:

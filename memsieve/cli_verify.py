@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from memsieve.cli_common import Device, Dtype, Model, Scheduler, Seed, open_for, plain, warn
+from memsieve.cli_common import Device, Dtype, Model, Scheduler, Seed, load_for, open_for, plain, warn
 from memsieve.cli_common import out_console as _out
 
 __all__ = ["register"]
@@ -145,9 +145,16 @@ def probe(
         if not groups.is_file():
             raise ValueError(f"--groups: there is no file '{groups}'")
         wanted = [line.strip() for line in groups.read_text(encoding="utf-8").splitlines() if line.strip()]
-    opened = open_for(model, scheduler, device, dtype)
+    pipe = open_for(model, scheduler, device, dtype).pipe if attack else load_for(model, device, dtype)
     results = probe_dataset(
-        opened, dataset, settings, attack=attack, groups=wanted, controls=controls, similarity=similarity
+        pipe,
+        dataset,
+        settings,
+        scheduler=scheduler,
+        attack=attack,
+        groups=wanted,
+        controls=controls,
+        similarity=similarity,
     )
     table = Table("pairs", "by", "copies", "copy rate", "95 % interval")
     for (name, by), result in results.items():

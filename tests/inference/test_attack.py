@@ -88,4 +88,4 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--updates = 0"):
         AttackSettings(updates=0)
     with pytest.raises(ValueError, match="has no truth.parquet"):
-        probe_dataset(open_model(TINY), tmp_path, AttackSettings())
+        probe_dataset(open_model(TINY).pipe, tmp_path, AttackSettings())

@@ -180,7 +180,9 @@ def test_refusals(build_pipeline: Callable[..., Any], model_folder: Path, tmp_pa
         open_model(tmp_path)
     pipe = build_pipeline()
     pipe.unet.register_to_config(time_cond_proj_dim=8)
-    with pytest.raises(ValueError, match=r"guidance-distilled.*detect, explain, minimize.*verify and probe"):
+    with pytest.raises(
+        ValueError, match=r"guidance-distilled.*detect, explain, minimize.*verify, and probe without --attack"
+    ):
         open_model(pipe)
     with pytest.raises(ValueError, match="a family that is not known"):
         open_model(SimpleNamespace(unet=None, transformer=None))
