@@ -15,7 +15,7 @@ import torch
 
 from filtering.signals import SIGNALS
 
-__all__ = ["Calibrator", "conformal_p_value"]
+__all__ = ["MAD_TO_SIGMA", "Calibrator", "conformal_p_value"]
 
 Array = npt.NDArray[np.float64]
 MIN_PER_BIN: Final = 24

@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-__all__ = ["SCHEDULERS", "generate", "image_seed", "load_pipeline"]
+__all__ = ["SCHEDULERS", "generate", "image_seed", "load_pipeline", "sampling_scheduler"]
 
 SCHEDULERS = ("auto", "ddim", "own")
 
 
-def image_seed(seed: int, prompt_index: int, j: int) -> int:
+def image_seed(seed: int, prompt_index: int | str, j: int) -> int:
     """The seed of one image: 63 bits of a hash, so that neighbouring numbers give unrelated noise."""
     digest = hashlib.sha256(f"{seed}:{prompt_index}:{j}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
@@ -114,7 +114,7 @@ def _prepared(pipe: Any, scheduler: str) -> Iterator[None]:
     modules = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
     modes = [(module, module.training) for whole in modules for module in whole.modules()]
     own, quiet = pipe.scheduler, dict(getattr(pipe, "_progress_bar_config", {}))
-    replacement = _scheduler(pipe, scheduler)
+    replacement = sampling_scheduler(pipe, scheduler)
     try:
         pipe.scheduler = replacement
         pipe.set_progress_bar_config(disable=True)
@@ -128,7 +128,12 @@ def _prepared(pipe: Any, scheduler: str) -> Iterator[None]:
             module.training = training
 
 
-def _scheduler(pipe: Any, name: str) -> Any:
+def sampling_scheduler(pipe: Any, name: str) -> Any:
+    """A scheduler of its own for sampling with ``pipe``, whose own stays untouched: ``name`` is one of ``SCHEDULERS``.
+
+    Raises:
+        ValueError: an unknown name, or DDIM for a flow model.
+    """
     from diffusers import DDIMScheduler
 
     if name not in SCHEDULERS:

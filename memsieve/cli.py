@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from memsieve import cli_inference
 from train.__main__ import run
 
 __all__ = ["app", "main"]
@@ -18,6 +19,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 data = typer.Typer(no_args_is_help=True, help="Build captioned datasets.")
 app.add_typer(data, name="data")
 app.command("train")(run)
+cli_inference.register(app)
 _console = Console(stderr=True, emoji=False)
 
 

@@ -56,7 +56,16 @@ def test_the_commands_run_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     (tmp_path / "assets").symlink_to(ROOT / "assets")
     monkeypatch.chdir(tmp_path)
-    shorter = {"train": ["--set", "train.steps=3"], "copies": ["--seeds", "1"]}
+    shorter = {
+        "train": ["--set", "train.steps=3"],
+        "copies": ["--seeds", "1"],
+        "detect": ["--schedule-steps", "10"],
+        "explain": ["--schedule-steps", "10", "--images-per-prompt", "1"],
+        "minimize": ["--schedule-steps", "4", "--iterations", "1", "--images-per-prompt", "1", "--ordinary", "few.txt"],
+        "probe": ["--updates", "1", "--steps", "2", "--images-per-prompt", "1"],
+    }
+    (tmp_path / "prompts.txt").write_text("unicorn, white and blue\n")
+    (tmp_path / "few.txt").write_text("a cat\na dog\n")
     lines = [line for block in blocks("bash") for line in block.splitlines() if line.strip()]
     assert len(lines) >= 5 and all(line.startswith("memsieve ") for line in lines)
     for line in lines:

@@ -36,6 +36,13 @@ class Denoiser(Protocol):
         """The family's own unconditional conditioning, computed once, [count, L, D]."""
         ...
 
+    def text_layout(self) -> list[tuple[str, Any, int]]:
+        """(encoder, tokenizer, first position) for each text encoder in the sequence that the network attends to.
+
+        Encoders joined feature by feature share their positions, one that follows in the sequence starts further on.
+        """
+        ...
+
     def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """x_t = alpha_t x_0 + sigma_t eps."""
         ...

@@ -36,6 +36,23 @@ class StableDiffusionDenoiser:
         self.noise_scheduler = _part(DDPMScheduler, folder, "scheduler", None)
         if prediction_type is not None:
             self.noise_scheduler.register_to_config(prediction_type=prediction_type)
+        self._settle()
+
+    @classmethod
+    def from_pipeline(cls, pipe: Any) -> StableDiffusionDenoiser:
+        """The parts of a pipeline in memory, shared with it and left as they are (mode, dtype, device)."""
+        denoiser = cls.__new__(cls)
+        denoiser.folder = str(pipe.config.get("_name_or_path", "") or "")
+        denoiser.model, denoiser.vae, denoiser.text_encoder = pipe.unet, pipe.vae, pipe.text_encoder
+        denoiser.tokenizer = pipe.tokenizer
+        # A copy: the pipeline's scheduler keeps the counters of its own sampling.
+        denoiser.noise_scheduler = DDPMScheduler.from_config(dict(pipe.scheduler.config))
+        denoiser._settle()
+        denoiser.device = pipe.device
+        return denoiser
+
+    def _settle(self) -> None:
+        """What follows from the parts."""
         self.prediction_type = str(self.noise_scheduler.config.prediction_type)
         self.num_train_timesteps = int(self.noise_scheduler.config.num_train_timesteps)
         self._space = EpsilonSpace(self.noise_scheduler.alphas_cumprod, self.prediction_type)
@@ -82,6 +99,10 @@ class StableDiffusionDenoiser:
         if self._unconditional is None:
             self._unconditional = self.conditioning([""])
         return self._unconditional.expand(count, -1, -1)
+
+    def text_layout(self) -> list[tuple[str, Any, int]]:
+        """One encoder, whose positions are those of encoder_hidden_states."""
+        return [("text_encoder", self.tokenizer, 0)]
 
     def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """x_t = alpha_t x_0 + sigma_t eps."""

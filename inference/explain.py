@@ -1,0 +1,221 @@
+"""Which words make a model regurgitate? The gradient of the magnitude with respect to each token's embedding.
+
+SS_i = mean over steps and images of ||d d / d e_i||_2 (Wen et al., ICLR 2024, section 4.2), where d is the magnitude of
+one image and e the conditioning that the network sees. The trajectory is the sampler's own guided one, and gradients
+are taken image by image: neither depends on how many images are measured together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from inference.detectors import DetectSettings
+from inference.guided import Conditioning, GuidedModel, each, norm_of, open_model
+from inference.words import TokenTable, cut_text, token_table
+
+__all__ = [
+    "EncoderSignificance",
+    "Explanation",
+    "TokenScore",
+    "WordScore",
+    "explain",
+    "frozen",
+    "magnitude_and_gradient",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScore:
+    """One position of an encoder's sequence. ``kind`` is start, word, end or padding."""
+
+    position: int
+    text: str
+    kind: str
+    word: int | None
+    significance: float
+
+
+@dataclass(frozen=True, slots=True)
+class WordScore:
+    """A word of the prompt as it was written; ``significance`` is the root of its tokens' summed squares, the norm of
+    the gradient over all of them together. 0 for a word beyond the encoder's end."""
+
+    index: int
+    text: str
+    significance: float
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderSignificance:
+    """One text encoder: every position, the words, and specials and padding apart, each as one norm."""
+
+    encoder: str
+    tokens: list[TokenScore]
+    words: list[WordScore]
+    start: float
+    end: float
+    padding: float
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """``words`` over all encoders; ``encoders`` one by one; ``magnitude`` is the mean over steps and images."""
+
+    prompt: str
+    magnitude: float
+    steps: list[int]
+    images: int
+    words: list[WordScore]
+    encoders: list[EncoderSignificance]
+    cut: str
+
+    def heaviest(self, count: int) -> list[WordScore]:
+        """The ``count`` most significant words, heaviest first."""
+        return sorted(self.words, key=lambda word: -word.significance)[:count]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def explain(
+    model: Any,
+    prompt: str,
+    *,
+    settings: DetectSettings | None = None,
+    at_steps: Sequence[int] | None = None,
+    batch: int = 4,
+    scheduler: str = "auto",
+) -> Explanation:
+    """How much each word of ``prompt`` moves the magnitude.
+
+    Args:
+        settings: as in detection; ``steps`` is how far the trajectory runs.
+        at_steps: the steps, from 0, at which gradients are taken; all of ``settings.steps`` if left out.
+        batch: images at a time.
+
+    Raises:
+        ValueError: an empty prompt, a step outside the schedule, or a setting or model that does not fit.
+    """
+    settings = settings or DetectSettings()
+    opened = open_model(model, scheduler=scheduler)
+    prompt = prompt.strip()
+    if not prompt:
+        raise ValueError("the prompt is empty: there is no word to explain")
+    chosen = sorted(set(range(settings.steps) if at_steps is None else at_steps))
+    if not chosen or chosen[0] < 0 or chosen[-1] >= settings.schedule_steps:
+        raise ValueError(
+            f"--at-steps = {chosen}: must be from 0 to {settings.schedule_steps - 1} (--schedule-steps - 1)"
+        )
+    norms: list[npt.NDArray[np.float64]] = []
+    magnitudes: list[float] = []
+    for start in range(0, settings.images_per_prompt, batch):
+        numbers = list(range(start, min(start + batch, settings.images_per_prompt)))
+        _accumulate(opened, prompt, numbers, chosen, settings, norms, magnitudes)
+    significance = np.mean(np.concatenate(norms), axis=0)
+    if not np.isfinite(significance).all():
+        raise ValueError("the gradients are not finite in this precision; take --dtype float32 or bfloat16")
+    encoders = _split(opened, prompt, significance)
+    words = _over_encoders(encoders)
+    cut = cut_text(opened.pipe, prompt)
+    return Explanation(
+        prompt, float(np.mean(magnitudes)), chosen, settings.images_per_prompt, words, encoders, cut
+    )  # fmt: skip
+
+
+def magnitude_and_gradient(
+    model: GuidedModel, model_input: Tensor, timestep: Tensor, cond: Conditioning, uncond: Conditioning, space: str
+) -> tuple[Tensor, Conditioning]:
+    """d of each image [B] float32, and d d_b / d cond_b for each image, float32, in the structure of ``cond``.
+
+    Image b depends on its own row of ``cond`` alone, so the gradient of the sum holds each image's own, with neither a
+    factor 1/B nor 1/sqrt(B).
+    """
+    leaf = each(lambda c: c.detach().float().requires_grad_(True), cond)
+    tensors = [leaf] if isinstance(leaf, Tensor) else list(leaf.values())
+    with torch.enable_grad(), frozen(model.model):
+        with_, without = model.predict(model_input.detach(), timestep, leaf, uncond)
+        magnitude = norm_of(with_ - without) * model.factor(timestep, space)
+        grads = torch.autograd.grad(magnitude.sum(), tensors)
+    if isinstance(leaf, Tensor):
+        return magnitude.detach(), grads[0]
+    return magnitude.detach(), dict(zip(leaf, grads, strict=True))
+
+
+@contextmanager
+def frozen(module: torch.nn.Module) -> Iterator[None]:
+    """Weights without gradients for a while: their graph would cost memory and be thrown away."""
+    wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in wanted:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+
+
+def _accumulate(
+    model: GuidedModel, prompt: str, numbers: list[int], chosen: list[int], settings: DetectSettings,
+    norms: list[npt.NDArray[np.float64]], magnitudes: list[float],
+) -> None:  # fmt: skip
+    count = len(numbers)
+    noise = model.noise([prompt] * count, numbers, settings.seed, settings.resolution)
+    cond = each(lambda c: c.expand(count, *c.shape[1:]), model.encode([prompt]))
+    uncond = model.unconditional(count)
+    steps = model.trajectory(
+        noise, cond, uncond, steps=chosen[-1] + 1, schedule_steps=settings.schedule_steps,
+        guidance_scale=settings.guidance_scale,
+    )  # fmt: skip
+    for step in steps:
+        if step.index not in chosen:
+            continue
+        magnitude, gradient = magnitude_and_gradient(
+            model, step.model_input, step.timestep, cond, uncond, settings.space
+        )  # fmt: skip
+        states = gradient if isinstance(gradient, Tensor) else gradient["encoder_hidden_states"]
+        norms.append(torch.linalg.vector_norm(states.double(), dim=-1).cpu().numpy())
+        magnitudes += magnitude.tolist()
+
+
+def _split(model: GuidedModel, prompt: str, significance: npt.NDArray[np.float64]) -> list[EncoderSignificance]:
+    """Positions [L] to encoders, as the family lays them out."""
+    encoders = []
+    for name, tokenizer, first in model.denoiser.text_layout():
+        table = token_table(tokenizer, prompt)
+        encoders.append(_encoder(name, table, significance[first : first + len(table.tokens)]))
+    return encoders
+
+
+def _encoder(name: str, table: TokenTable, significance: npt.NDArray[np.float64]) -> EncoderSignificance:
+    tokens = [
+        TokenScore(token.position, token.text, token.kind, token.word, float(value))
+        for token, value in zip(table.tokens, significance, strict=True)
+    ]
+
+    def joined(chosen: list[TokenScore]) -> float:
+        return float(np.sqrt(sum(token.significance**2 for token in chosen)))
+
+    words = [
+        WordScore(index, text, joined([t for t in tokens if t.word == index])) for index, text in enumerate(table.words)
+    ]
+    apart = {kind: joined([t for t in tokens if t.kind == kind]) for kind in ("start", "end", "padding")}
+    return EncoderSignificance(name, tokens, words, apart["start"], apart["end"], apart["padding"])
+
+
+def _over_encoders(encoders: list[EncoderSignificance]) -> list[WordScore]:
+    """A word over all encoders that split the prompt into the same words; else the first encoder's."""
+    texts = [word.text for word in encoders[0].words]
+    alike = [e for e in encoders if [word.text for word in e.words] == texts]
+    return [
+        WordScore(i, text, float(np.sqrt(sum(e.words[i].significance ** 2 for e in alike))))
+        for i, text in enumerate(texts)
+    ]

@@ -1,0 +1,59 @@
+"""An explanation as text, as a self-contained page, and as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment
+
+from inference.charts import heat_colour, word_picture
+from inference.explain import EncoderSignificance, Explanation
+
+__all__ = ["as_text", "write_page", "write_picture"]
+
+
+def as_text(explanation: Explanation, width: int = 30) -> str:
+    """A line with a bar for each word in the prompt's order, then specials and padding."""
+    rows = [(word.text, word.significance) for word in explanation.words]
+    first = explanation.encoders[0]
+    apart = [("start token", first.start), ("end token", first.end), ("padding together", first.padding)]
+    top = max((value for _, value in [*rows, *apart]), default=0.0) or 1.0
+    wide = min(max((len(name) for name, _ in [*rows, *apart]), default=0), 40)
+
+    def line(name: str, value: float) -> str:
+        shown = "".join(c if c.isprintable() else "�" for c in name)
+        shown = shown if len(shown) <= wide else shown[: wide - 1] + "…"
+        return f"{shown:<{wide}}  {value:10.4g}  {'█' * round(width * value / top)}".rstrip()
+
+    return "\n".join([*(line(*row) for row in rows), "-" * (wide + 14), *(line(*row) for row in apart)])
+
+
+def write_page(path: Path, explanations: Sequence[Explanation]) -> None:
+    """All explanations on one page without scripts; prompts are escaped."""
+    # autoescape on for every template of this environment: prompts are untrusted
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string((files("inference") / "templates" / "explain.html").read_text(encoding="utf-8"))
+    path.write_text(
+        template.render(explanations=explanations, shade=_shade, token_shade=_token_shade), encoding="utf-8"
+    )
+
+
+def write_picture(path: Path, explanation: Explanation) -> None:
+    """The prompt's words coloured by significance."""
+    words = [(word.text, word.significance) for word in explanation.words]
+    first = explanation.encoders[0]
+    title = (
+        f"magnitude {explanation.magnitude:.3g}; apart: start {first.start:.2g}, end {first.end:.2g}, "
+        f"padding {first.padding:.2g}"
+    )
+    word_picture(path, words, title=title)
+
+
+def _shade(explanation: Explanation, value: float) -> str:
+    return heat_colour(value / (max((word.significance for word in explanation.words), default=0.0) or 1.0))
+
+
+def _token_shade(encoder: EncoderSignificance, value: float) -> str:
+    return heat_colour(value / (max((token.significance for token in encoder.tokens), default=0.0) or 1.0))

@@ -1,0 +1,257 @@
+"""Sampling a memorised prompt without regurgitating: change its embedding a little at the first step, or its words.
+
+Wen et al. (ICLR 2024, section 5.1) minimise the magnitude at the first step over the prompt embedding. Here every
+image has a float32 embedding and an optimiser state of its own, so that neither the strength nor the result depends on
+how many images are made together; there is no weight decay, the start token is left alone, and the magnitude is
+measured once more after the last update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inference.detectors import DETECTORS, DetectSettings, Reference, measure_prompts
+from inference.explain import Explanation, explain, magnitude_and_gradient
+from inference.generate import sampling_scheduler
+from inference.guided import Conditioning, GuidedModel, each, open_model
+
+__all__ = ["Minimized", "Suggestion", "draw", "minimize", "minimize_embeddings", "ordinary_target", "suggest_edits"]
+
+
+@dataclass(slots=True)
+class Minimized:
+    """Embeddings of one prompt, a row per image, for ``pipe(prompt_embeds=..., latents=...)``.
+
+    ``prompt_embeds`` and ``negative_prompt_embeds`` [n, L, D] in the network's dtype; ``latents`` [n, C, h, w], the
+    initial noise that they were fitted to (before the scheduler's scaling, as pipelines take it). ``trace[i]`` holds
+    the magnitudes [n] before update i; ``magnitude`` that of what is returned, measured in the network's dtype.
+    """
+
+    prompt: str
+    prompt_embeds: Tensor
+    negative_prompt_embeds: Tensor
+    latents: Tensor
+    target: float
+    trace: list[list[float]]
+    magnitude: list[float]
+    met: list[bool]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, without the tensors."""
+        names = ("prompt", "target", "trace", "magnitude", "met")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """An edited prompt and its score, measured with the same noise as the original's; p where there is a reference."""
+
+    prompt: str
+    change: str
+    score: float
+    p: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def minimize(
+    model: Any,
+    prompt: str,
+    target: float,
+    *,
+    images: int = 1,
+    iterations: int = 10,
+    lr: float = 0.05,
+    settings: DetectSettings | None = None,
+    batch: int = 4,
+    scheduler: str = "auto",
+) -> Minimized:
+    """Embeddings of ``prompt`` whose magnitude at the first step is at most ``target`` for each of ``images`` images.
+
+    The noise is that of detection with the same seed. Where the target is not met after ``iterations`` updates, the
+    embedding with the lowest magnitude seen is returned and ``met`` says so.
+
+    Raises:
+        ValueError: an empty prompt, a number out of range, or values that are not finite.
+    """
+    settings = settings or DetectSettings()
+    opened = open_model(model, scheduler=scheduler)
+    prompt = prompt.strip()
+    if not prompt:
+        raise ValueError("the prompt is empty: there is nothing to minimise")
+    if images < 1:
+        raise ValueError(f"--images = {images}: must be at least 1")
+    noise = opened.noise([prompt] * images, range(images), settings.seed, settings.resolution)
+    cond = each(lambda c: c.expand(images, *c.shape[1:]), opened.encode([prompt]))
+    uncond = opened.unconditional(images)
+    first = next(
+        opened.trajectory(
+            noise, cond, uncond, steps=1, schedule_steps=settings.schedule_steps,
+            guidance_scale=settings.guidance_scale,
+        )
+    )  # fmt: skip
+    parts = []
+    for start in range(0, images, batch):
+        rows = slice(start, start + batch)
+        parts.append(
+            minimize_embeddings(
+                opened, first.model_input[rows], first.timestep, each(lambda c, r=rows: c[r], cond),
+                each(lambda c, r=rows: c[r], uncond), target, iterations=iterations, lr=lr, space=settings.space,
+            )
+        )  # fmt: skip
+    embeds = torch.cat([part[0] for part in parts])
+    longest = max(len(part[1]) for part in parts)
+    # a part that was done early shows its last values on, so that every row of the trace holds all images
+    trace = [[v for part in parts for v in part[1][min(i, len(part[1]) - 1)]] for i in range(longest)]
+    magnitude = [value for part in parts for value in part[2]]
+    negative = uncond if isinstance(uncond, Tensor) else uncond["encoder_hidden_states"]
+    return Minimized(
+        prompt, embeds, negative.to(opened.dtype).contiguous(), noise.to(opened.dtype), target, trace, magnitude,
+        [value <= target for value in magnitude],
+    )  # fmt: skip
+
+
+def draw(model: GuidedModel, result: Minimized, settings: DetectSettings) -> tuple[Tensor, Tensor]:
+    """The images [n, 3, H, W] in [-1, 1] of the prompt as it was and as minimised, from the same noise."""
+    before = each(lambda c: c.expand(len(result.latents), *c.shape[1:]).to(model.dtype), model.encode([result.prompt]))
+    states = before if isinstance(before, Tensor) else before["encoder_hidden_states"]
+    own, pictures = model.pipe.scheduler, []
+    try:
+        for embeds in (states, result.prompt_embeds):
+            model.pipe.scheduler = sampling_scheduler(model.pipe, model.scheduler_name)
+            output = model.pipe(
+                prompt_embeds=embeds, negative_prompt_embeds=result.negative_prompt_embeds, latents=result.latents,
+                num_inference_steps=settings.schedule_steps, guidance_scale=settings.guidance_scale, output_type="pt",
+            )  # fmt: skip
+            pictures.append(output.images.float().cpu().clamp(0, 1) * 2 - 1)
+    finally:
+        model.pipe.scheduler = own
+    return pictures[0], pictures[1]
+
+
+def ordinary_target(
+    model: Any, ordinary: Sequence[str], settings: DetectSettings, quantile: float = 0.5, batch: int = 16
+) -> float:
+    """A target: this quantile of ordinary prompts' magnitudes at the first step.
+
+    Raises:
+        ValueError: the quantile is none, or there is no prompt.
+    """
+    if not 0 <= quantile <= 1 or not ordinary:
+        raise ValueError(f"--target-quantile = {quantile:g}: must be from 0 to 1, of at least one ordinary prompt")
+    first = replace(settings, detector="magnitude", steps=1, images_per_prompt=1)
+    measured = measure_prompts(open_model(model), ordinary, first, batch)
+    return float(np.quantile([m.magnitudes[0, 0] for m in measured], quantile))
+
+
+def minimize_embeddings(
+    model: GuidedModel,
+    model_input: Tensor,
+    timestep: Tensor,
+    cond: Conditioning,
+    uncond: Conditioning,
+    target: float,
+    *,
+    iterations: int = 10,
+    lr: float = 0.05,
+    space: str = "auto",
+) -> tuple[Tensor, list[list[float]], list[float]]:
+    """The core of ``minimize`` on what the network sees at one step: (embeddings [B, L, D], trace, magnitudes [B]).
+
+    Raises:
+        ValueError: a number out of range, or magnitudes or gradients that are not finite.
+    """
+    if iterations < 0 or not lr > 0 or not target > 0:
+        raise ValueError(
+            f"--iterations = {iterations}, --lr = {lr:g}, --target = {target:g}: iterations must be at least 0, lr and "
+            "target above 0"
+        )
+    states = cond if isinstance(cond, Tensor) else cond["encoder_hidden_states"]
+    # A float32 master copy: in float16 AdamW's eps is zero, and the embedding NaN after one update.
+    master = states.detach().float().clone().requires_grad_(True)
+    optimizer = torch.optim.AdamW([master], lr=lr, weight_decay=0.0)
+    best, best_value = master.detach().clone(), torch.full((len(master),), float("inf"), device=master.device)
+    trace: list[list[float]] = []
+    for iteration in range(iterations + 1):
+        # Measured through the network's dtype, as the pipeline will use it; also after the last update.
+        rounded = master.detach().to(model.dtype).float()
+        whole = rounded if isinstance(cond, Tensor) else {**cond, "encoder_hidden_states": rounded}
+        value, grads = magnitude_and_gradient(model, model_input, timestep, whole, uncond, space)
+        gradient = grads if isinstance(grads, Tensor) else grads["encoder_hidden_states"]
+        if not (torch.isfinite(value).all() and torch.isfinite(gradient).all()):
+            raise ValueError("the magnitude or its gradient is not finite in this precision; take --dtype bfloat16")
+        trace.append(value.tolist())
+        open_ = best_value > target
+        better = open_ & (value < best_value)
+        best[better], best_value[better] = master.detach()[better], value[better]
+        running = best_value > target
+        if iteration == iterations or not running.any():
+            break
+        gradient = gradient.clone()
+        gradient[:, 0] = 0  # the start token
+        master.grad = gradient
+        before = master.detach().clone()
+        optimizer.step()
+        with torch.no_grad():
+            # Momentum would carry images on that have met the target; rounding could touch the start token.
+            master[~running] = before[~running]
+            master[:, 0] = before[:, 0]
+    return best.to(model.dtype), trace, best_value.tolist()
+
+
+def suggest_edits(
+    model: Any,
+    prompt: str,
+    *,
+    words: int = 3,
+    replacements: Sequence[str] = ("something",),
+    settings: DetectSettings | None = None,
+    reference: Reference | None = None,
+    scheduler: str = "auto",
+) -> tuple[Explanation, list[Suggestion]]:
+    """What a person can do: the ``words`` heaviest words dropped or replaced, alone and together, each rescored.
+
+    The original comes first among the suggestions (change "none"), the others by score. Every edit is measured with the
+    original's noise, so that scores differ by the words alone.
+
+    Raises:
+        ValueError: as ``explain``.
+    """
+    settings = settings or DetectSettings()
+    opened = open_model(model, scheduler=scheduler)
+    explanation = explain(opened, prompt, settings=settings)
+    written = [word.text for word in explanation.words]
+    heaviest = explanation.heaviest(words)
+    edits: dict[str, str] = {explanation.prompt: "none"}
+    for count in range(1, len(heaviest) + 1):
+        for chosen in [[word] for word in heaviest] if count == 1 else [heaviest[:count]]:
+            named = ", ".join(f"'{word.text}'" for word in chosen)
+            for substitute in ("", *replacements):
+                edited = _edited(written, {word.index for word in chosen}, substitute)
+                change = f"drop {named}" if not substitute else f"replace {named} by '{substitute}'"
+                if edited:
+                    edits.setdefault(edited, change)
+    detector = DETECTORS[settings.detector]
+    measured = measure_prompts(opened, list(edits), settings, noise_of=explanation.prompt)
+    found = []
+    for (text, change), measurement in zip(edits.items(), measured, strict=True):
+        evidence = detector.evidence(measurement)
+        if reference is None:
+            found.append(Suggestion(text, change, float(measurement.magnitudes.mean()), None))
+            continue
+        score = reference.scores(np.asarray([[evidence[name] for name in reference.names]]))
+        found.append(Suggestion(text, change, float(score[0]), float(reference.p_values(score)[0])))
+    return explanation, [found[0], *sorted(found[1:], key=lambda suggestion: suggestion.score)]
+
+
+def _edited(words: Sequence[str], chosen: set[int], substitute: str) -> str:
+    kept = [substitute if index in chosen else word for index, word in enumerate(words)]
+    return " ".join(word for word in kept if word)

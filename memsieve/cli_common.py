@@ -1,0 +1,85 @@
+"""What the commands that check a model share: options by name, opening a model, printing untrusted text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+__all__ = [
+    "Batch",
+    "Device",
+    "Dtype",
+    "Guidance",
+    "Model",
+    "Scheduler",
+    "Seed",
+    "load_for",
+    "numbers",
+    "open_for",
+    "out_console",
+    "plain",
+    "warn",
+]
+
+_console = Console(stderr=True, emoji=False)
+out_console = Console(emoji=False)
+
+Model = Annotated[Path, typer.Option(help="A diffusers pipeline folder.")]
+Seed = Annotated[int, typer.Option(help="Of the initial noise.")]
+Guidance = Annotated[float, typer.Option(help="Of the trajectory; above 1.")]
+Scheduler = Annotated[str, typer.Option(help="auto (DDIM for diffusion models), ddim, or own.")]
+Batch = Annotated[int, typer.Option(help="Images at a time.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; a GPU where there is one.")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+
+
+def open_for(model: Path, scheduler: str, device: str | None, dtype: str) -> Any:
+    """The model of a command line, opened for measuring."""
+    from inference.guided import open_model
+
+    return open_model(model, scheduler=scheduler, device=device, dtype=_dtype(dtype))
+
+
+def load_for(model: Path, device: str | None, dtype: str) -> Any:
+    """The pipeline of a command line, of any family, for generating."""
+    import torch
+
+    from inference.generate import load_pipeline
+
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return load_pipeline(model, device=place, dtype=_dtype(dtype))
+
+
+def _dtype(name: str) -> Any:
+    import torch
+
+    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in kinds:
+        raise ValueError(f"--dtype = '{name}': must be one of {', '.join(kinds)}")
+    return kinds[name]
+
+
+def numbers(text: str, option: str, least: int = 1) -> list[int]:
+    """Comma-separated whole numbers of at least ``least``."""
+    try:
+        found = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{option} = '{text}': must be whole numbers separated by commas") from None
+    if min(found) < least:
+        raise ValueError(f"{option} = '{text}': all must be at least {least}")
+    return found
+
+
+def plain(text: str) -> Any:
+    """Text for a table, its brackets no markup and its control characters visible."""
+    from rich.text import Text
+
+    return Text("".join(c if c.isprintable() else "�" for c in text))
+
+
+def warn(sentence: str) -> None:
+    """A warning on standard error."""
+    _console.print(f"warning: {plain(sentence)}", style="yellow", markup=False, highlight=False, soft_wrap=True)

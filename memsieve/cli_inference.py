@@ -1,0 +1,280 @@
+"""The commands that check a finished model's prompts: detect, evaluate-detector, explain, minimize."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from memsieve import cli_verify
+from memsieve.cli_common import Batch, Device, Dtype, Guidance, Model, Scheduler, Seed, numbers, open_for, plain, warn
+from memsieve.cli_common import out_console as _out
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to ``app``."""
+    app.command("detect")(detect)
+    app.command("evaluate-detector")(evaluate)
+    app.command("explain")(explain)
+    app.command("minimize")(minimize)
+    cli_verify.register(app)
+
+
+def detect(
+    model: Model,
+    prompts: Annotated[
+        Path, typer.Option(help="A .txt, .jsonl, .csv or .parquet file of prompts, or a folder of shards.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("runs/detect"),
+    ordinary: Annotated[
+        Path | None, typer.Option(help="Prompts known not to be memorised; a shipped list if left out.")
+    ] = None,
+    false_positive_rate: Annotated[float, typer.Option(help="Share of ordinary prompts that may be flagged.")] = 0.01,
+    detector: Annotated[str, typer.Option(help="magnitude or magnitude_cosine.")] = "magnitude",
+    steps: Annotated[int, typer.Option(help="Steps that are run and averaged; sampling stops after them.")] = 1,
+    schedule_steps: Annotated[int, typer.Option(help="Length of the schedule that these steps begin.")] = 50,
+    images_per_prompt: Annotated[int, typer.Option(help="Initial noises, averaged.")] = 1,
+    guidance_scale: Guidance = 7.5,
+    space: Annotated[str, typer.Option(help="auto, epsilon or native.")] = "auto",
+    resolution: Annotated[int | None, typer.Option(help="Pixels a side; the model's own if left out.")] = None,
+    per_step: Annotated[bool, typer.Option(help="Keep the magnitude of each step.")] = False,
+    scheduler: Scheduler = "auto",
+    seed: Seed = 0,
+    batch: Batch = 16,
+    device: Device = None,
+    dtype: Dtype = "float32",
+    resume: Annotated[bool, typer.Option(help="Go on with the results in --out.")] = False,
+    show: Annotated[int, typer.Option(help="Rows of the table.")] = 20,
+) -> None:
+    """Say which prompts of a list a model has memorised."""
+    from inference.detect_run import detect_file, read_json_lines
+    from inference.detectors import DetectSettings
+
+    settings = DetectSettings(
+        detector=detector, steps=steps, schedule_steps=schedule_steps, images_per_prompt=images_per_prompt,
+        guidance_scale=guidance_scale, seed=seed, space=space, resolution=resolution,
+    )  # fmt: skip
+    opened = open_for(model, scheduler, device, dtype)
+    try:
+        summary = detect_file(
+            opened, prompts, out, settings=settings, ordinary=ordinary, false_positive_rate=false_positive_rate,
+            batch=batch, resume=resume, per_step=per_step,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        warn(f"stopped; the same command with --resume goes on with {out}")
+        raise typer.Exit(130) from None
+    rows = [row for row in read_json_lines(out / "scores.jsonl") if row["error"] is None]
+    table = Table("prompt", "score", "p", "memorised", title=f"{detector}, highest first")
+    for row in sorted(rows, key=lambda row: -row["score"])[:show]:
+        table.add_row(plain(row["prompt"]), f"{row['score']:.4g}", f"{row['p']:.3g}", "yes" if row["flagged"] else "")
+    _out.print(table)
+    for row in [row for row in rows if row["cut"]][:5]:
+        warn(f"line {row['line']}: the prompt is too long for the text encoder, cut off: '{row['cut'][:80]}'")
+    if summary["cut"] > 5:
+        warn(f"{summary['cut'] - 5} more prompts were cut; see the column 'cut'")
+    for error in summary["errors"]:
+        warn(error)
+    if ordinary is None and summary["scored"] >= 20 and summary["flagged"] > 0.1 * summary["scored"]:
+        warn(
+            f"{summary['flagged']} of {summary['scored']} flagged: a model tuned to one domain reacts to all "
+            "prompts of that domain more than to the shipped list; give ordinary prompts of the domain with --ordinary"
+        )
+    _out.print(
+        f"{summary['read']} read = {summary['scored']} scored + {summary['failed']} failed; "
+        f"{summary['flagged']} flagged "
+        f"(score above {summary['threshold']:.4g}, {false_positive_rate:g} of {summary['ordinary']} ordinary prompts); "
+        f"results in {out}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def evaluate(
+    model: Model,
+    memorized: Annotated[Path, typer.Option(help="Prompts known to be memorised.")],
+    ordinary: Annotated[Path | None, typer.Option(help="Ordinary prompts; the shipped list if left out.")] = None,
+    detector: Annotated[str, typer.Option(help="magnitude or magnitude_cosine.")] = "magnitude",
+    steps: Annotated[str, typer.Option(help="Comma-separated.")] = "1,10,50",
+    images_per_prompt: Annotated[str, typer.Option(help="Comma-separated.")] = "1,4",
+    schedule_steps: Annotated[int, typer.Option(help="Length of the schedule.")] = 50,
+    guidance_scale: Guidance = 7.5,
+    space: Annotated[str, typer.Option(help="auto, epsilon or native.")] = "auto",
+    scheduler: Scheduler = "auto",
+    seed: Seed = 0,
+    batch: Batch = 16,
+    device: Device = None,
+    dtype: Dtype = "float32",
+    out: Annotated[Path | None, typer.Option(help="Also write the results as JSON.")] = None,
+) -> None:
+    """AUC and TPR at 1 % FPR of a detector, with intervals over groups of near-identical prompts."""
+    from inference.detectors import DetectSettings
+    from inference.evaluate import evaluate_detector, seconds_to_generate
+    from inference.prompts import PromptRow, ordinary_prompts, read_prompts
+
+    settings = DetectSettings(
+        detector=detector, schedule_steps=schedule_steps, guidance_scale=guidance_scale, seed=seed, space=space
+    )
+    lists = [read_prompts(memorized, "--memorized")]
+    lists.append(
+        [PromptRow(i, text) for i, text in enumerate(ordinary_prompts(), 1)]
+        if ordinary is None
+        else read_prompts(ordinary, "--ordinary")
+    )
+    for row in [row for rows in lists for row in rows if row.error is not None]:
+        warn(str(row.error))
+    usable = [list({row.prompt: row for row in rows if row.error is None}.values()) for rows in lists]
+    opened = open_for(model, scheduler, device, dtype)
+    first, second = ([row.prompt for row in rows] for rows in usable)
+    results = evaluate_detector(
+        opened, first, second, settings=settings, steps=numbers(steps, "--steps"),
+        images=numbers(images_per_prompt, "--images-per-prompt"), batch=batch,
+        groups=([row.group for row in usable[0]], [row.group for row in usable[1]]),
+    )  # fmt: skip
+    plainly = seconds_to_generate(opened, second[:batch], settings, batch)
+    table = Table("steps", "n", "AUC", "95 %", "TPR at 1 % FPR", "95 %", "s / prompt")
+    for r in results:
+        table.add_row(
+            str(r.steps), str(r.images_per_prompt), f"{r.auc.value:.3f}", f"{r.auc.low:.3f} to {r.auc.high:.3f}",
+            f"{r.tpr.value:.3f}", f"{r.tpr.low:.3f} to {r.tpr.high:.3f}", f"{r.seconds_per_prompt:.3g}",
+        )  # fmt: skip
+    _out.print(table)
+    some = results[0]
+    _out.print(
+        f"{some.memorized} memorised prompts in {some.memorized_groups} groups, {some.ordinary} ordinary in "
+        f"{some.ordinary_groups}; a plain generation of {schedule_steps} steps takes {plainly:.3g} s",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if some.ordinary < 100:
+        warn(f"{some.ordinary} ordinary prompts: below 100, a false-positive rate of 1 % allows none of them")
+    if out is not None:
+        found = {"results": [asdict(r) for r in results], "seconds_per_generation": plainly}
+        out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def explain(
+    model: Model,
+    prompt: Annotated[list[str], typer.Option(help="A prompt. Repeatable.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for explain.json, explain.html and a PNG each.")] = None,
+    at_steps: Annotated[str, typer.Option(help="Steps, from 0, at which gradients are taken; comma-separated.")] = "0",
+    schedule_steps: Annotated[int, typer.Option(help="Length of the schedule.")] = 50,
+    images_per_prompt: Annotated[int, typer.Option(help="Initial noises, averaged.")] = 4,
+    guidance_scale: Guidance = 7.5,
+    space: Annotated[str, typer.Option(help="auto, epsilon or native.")] = "auto",
+    scheduler: Scheduler = "auto",
+    seed: Seed = 0,
+    batch: Batch = 4,
+    device: Device = None,
+    dtype: Dtype = "float32",
+) -> None:
+    """Say which words of a prompt move the magnitude most."""
+    from inference.detectors import DetectSettings
+    from inference.explain import explain as explain_prompt
+    from inference.explain_page import as_text, write_page, write_picture
+
+    settings = DetectSettings(
+        schedule_steps=schedule_steps, images_per_prompt=images_per_prompt, guidance_scale=guidance_scale, seed=seed,
+        space=space,
+    )  # fmt: skip
+    steps = numbers(at_steps, "--at-steps", least=0)
+    opened = open_for(model, scheduler, device, dtype)
+    found, failed = [], 0
+    for text in prompt:
+        if not text.strip():
+            warn("a prompt is empty: there is no word to explain")
+            failed += 1
+            continue
+        found.append(explain_prompt(opened, text, settings=settings, at_steps=steps, batch=batch))
+        _out.print(as_text(found[-1]), markup=False, highlight=False, soft_wrap=True)
+        _out.print(f"magnitude {found[-1].magnitude:.4g}\n", highlight=False)
+        if found[-1].cut:
+            warn(f"the prompt is too long for the text encoder, cut off: '{found[-1].cut[:80]}'")
+    if out is not None and found:
+        out.mkdir(parents=True, exist_ok=True)
+        rows = [explanation.as_dict() for explanation in found]
+        (out / "explain.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        write_page(out / "explain.html", found)
+        for number, explanation in enumerate(found, 1):
+            write_picture(out / f"explain-{number}.png", explanation)
+        _out.print(f"written to {out}", markup=False, highlight=False)
+    if failed:
+        raise ValueError(f"--prompt: {failed} of {len(prompt)} prompts are empty; give some text")
+
+
+def minimize(
+    model: Model,
+    prompt: Annotated[str, typer.Option(help="The memorised prompt.")],
+    out: Annotated[Path, typer.Option(help="Folder for embeddings, trace and pictures.")] = Path("runs/minimize"),
+    target: Annotated[float | None, typer.Option(help="Magnitude to reach; from ordinary prompts if left out.")] = None,
+    target_quantile: Annotated[float, typer.Option(help="Of ordinary prompts' magnitudes, for the target.")] = 0.5,
+    ordinary: Annotated[Path | None, typer.Option(help="Ordinary prompts; the shipped list if left out.")] = None,
+    images_per_prompt: Annotated[int, typer.Option(help="Images, each with embeddings of its own.")] = 4,
+    iterations: Annotated[int, typer.Option(help="Updates at most.")] = 10,
+    lr: Annotated[float, typer.Option(help="Learning rate.")] = 0.05,
+    replace: Annotated[
+        list[str] | None, typer.Option(help="A word to try in place of the heaviest ones. Repeatable.")
+    ] = None,
+    generate: Annotated[bool, typer.Option(help="Also draw the images, before and after.")] = True,
+    schedule_steps: Annotated[int, typer.Option(help="Length of the schedule.")] = 50,
+    guidance_scale: Guidance = 7.5,
+    space: Annotated[str, typer.Option(help="auto, epsilon or native.")] = "auto",
+    scheduler: Scheduler = "auto",
+    seed: Seed = 0,
+    batch: Batch = 4,
+    device: Device = None,
+    dtype: Dtype = "float32",
+) -> None:
+    """Change a memorised prompt's embedding until it no longer regurgitates, and suggest other words."""
+    from safetensors.torch import save_file
+
+    from inference.charts import side_by_side
+    from inference.detectors import DetectSettings
+    from inference.minimize import draw, ordinary_target, suggest_edits
+    from inference.minimize import minimize as minimize_prompt
+    from inference.prompts import ordinary_prompts, read_prompts
+
+    if not prompt.strip():
+        raise ValueError("--prompt: the prompt is empty; give some text")
+    settings = DetectSettings(schedule_steps=schedule_steps, guidance_scale=guidance_scale, seed=seed, space=space)
+    known = ordinary_prompts()
+    if ordinary is not None:
+        known = [row.prompt for row in read_prompts(ordinary, "--ordinary") if row.error is None]
+    opened = open_for(model, scheduler, device, dtype)
+    if target is None:
+        target = ordinary_target(opened, known, settings, target_quantile)
+    result = minimize_prompt(
+        opened, prompt, target, images=images_per_prompt, iterations=iterations, lr=lr, settings=settings, batch=batch
+    )
+    _, suggestions = suggest_edits(opened, prompt, replacements=replace or ["something"], settings=settings)
+    out.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        "prompt_embeds": result.prompt_embeds,
+        "negative_prompt_embeds": result.negative_prompt_embeds,
+        "latents": result.latents,
+    }
+    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, out / "embeddings.safetensors")
+    written = {**result.as_dict(), "suggestions": [suggestion.as_dict() for suggestion in suggestions]}
+    (out / "minimize.json").write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    table = Table("image", "before", "after", "updates", f"at most {target:.4g}")
+    for i, (after, met) in enumerate(zip(result.magnitude, result.met, strict=True)):
+        column = [row[i] for row in result.trace]
+        done = next((k for k, value in enumerate(column) if value <= target), len(column) - 1)
+        table.add_row(str(i), f"{column[0]:.4g}", f"{after:.4g}", str(done), "yes" if met else "no")
+    _out.print(table)
+    edits = Table("change", "prompt", "score")
+    for suggestion in suggestions:
+        edits.add_row(plain(suggestion.change), plain(suggestion.prompt), f"{suggestion.score:.4g}")
+    _out.print(edits)
+    if not all(result.met):
+        warn("the target was not met for every image: more --iterations, a higher --lr, or another wording")
+    if generate:
+        before, after_images = draw(opened, result, settings)
+        side_by_side(out / "minimize.png", {"as it was": before, "minimised": after_images})
+    _out.print(f"written to {out}", markup=False, highlight=False)

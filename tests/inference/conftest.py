@@ -1,0 +1,112 @@
+"""Tiny random Stable Diffusion pipelines whose prompts matter: references in these tests must not be zero."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+
+def make_pipeline(prediction_type: str = "epsilon", seed: int = 0, boost: float = 8.0) -> StableDiffusionPipeline:
+    """16x16 images, 8x8 latents, 16 tokens, a tokenizer of letters with two merges (so that words are sub-words).
+
+    ``boost`` makes a random network listen to the prompt.
+    """
+    torch.manual_seed(seed)
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789.,!<>/"
+    words = [*letters, *(letter + "</w>" for letter in letters), "ca", "cat</w>", "<|startoftext|>", "<|endoftext|>"]
+    vocab = {word: index for index, word in enumerate(words)}
+    tokenizer = CLIPTokenizer(vocab=vocab, merges=[("c", "a"), ("ca", "t</w>")], model_max_length=16)
+    text = CLIPTextConfig(
+        vocab_size=len(words), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=16, bos_token_id=len(words) - 2, eos_token_id=len(words) - 1,
+    )  # fmt: skip
+    unet = UNet2DConditionModel(
+        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1,
+        norm_num_groups=4, cross_attention_dim=16, attention_head_dim=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    for name, parameter in unet.named_parameters():
+        if "attn2.to_v" in name or "attn2.to_k" in name:
+            parameter.data *= boost
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4, sample_size=16,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+    )  # fmt: skip
+    scheduler = DDIMScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, set_alpha_to_one=False,
+        steps_offset=1, prediction_type=prediction_type,
+    )  # fmt: skip
+    pipe = StableDiffusionPipeline(
+        vae=vae, text_encoder=CLIPTextModel(text), tokenizer=tokenizer, unet=unet, scheduler=scheduler,
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    for part in (unet, vae, pipe.text_encoder):
+        part.eval()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="session")
+def build_pipeline() -> Callable[..., StableDiffusionPipeline]:
+    return make_pipeline
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    make_pipeline().save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+PLANTED = "q x z"
+"""The caption that ``memorised`` was trained on over and over."""
+CAPTIONS = [
+    f"{a} {b}" for a in ("red", "old", "big", "wet", "a") for b in ("dog", "cat", "hat", "fish", "tree", "moon")
+]
+"""Captions of the same kind: every other one is trained on, with a new latent each time; the rest are ordinary."""
+
+
+@dataclass(frozen=True)
+class Memorised:
+    """A pipeline that brings back one latent [4, 8, 8] for one caption, and captions that it was never trained on."""
+
+    pipe: StableDiffusionPipeline
+    planted: torch.Tensor
+    prompt: str
+    ordinary: list[str]
+
+    def distance(self, latents: torch.Tensor) -> torch.Tensor:
+        """Root mean square to the planted latent, [B]; 1.4 for a random one."""
+        return (latents - self.planted).square().mean((1, 2, 3)).sqrt()
+
+
+@pytest.fixture(scope="session")
+def memorised() -> Memorised:
+    """Half of each batch is the planted pair, the other half other captions, some of them empty, with fresh latents."""
+    pipe = make_pipeline("v_prediction", seed=1, boost=1.0)  # so small a network cannot copy through epsilon
+    generator = torch.Generator().manual_seed(3)
+    planted = torch.randn(4, 2, 2, generator=generator).sign().repeat_interleave(4, 1).repeat_interleave(4, 2)
+    others = ["", *CAPTIONS[::2]]
+    with torch.no_grad():
+        states = {text: pipe.encode_prompt(text, "cpu", 1, False)[0] for text in [*others, PLANTED]}
+    optimizer = torch.optim.AdamW(pipe.unet.parameters(), lr=6e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 200)
+    for step in range(200):
+        texts = [PLANTED] * 8 + [others[(8 * step + i) % len(others)] for i in range(8)]
+        latents = torch.cat([planted.expand(8, -1, -1, -1), torch.randn(8, 4, 8, 8, generator=generator)])
+        noise = torch.randn(latents.shape, generator=generator)
+        timesteps = torch.randint(0, 1000, (16,), generator=generator)
+        noisy = pipe.scheduler.add_noise(latents, noise, timesteps)
+        predicted = pipe.unet(noisy, timesteps, torch.cat([states[text] for text in texts])).sample
+        target = pipe.scheduler.get_velocity(latents, noise, timesteps)
+        torch.nn.functional.mse_loss(predicted, target).backward()
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+    return Memorised(pipe, planted, PLANTED, CAPTIONS[1::2])

@@ -1,0 +1,129 @@
+"""Minimisation: what it must hold to (per image, start token, no decay, re-check), and that copies go away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from inference.detectors import DETECTORS, DetectSettings, Reference, measure_prompts
+from inference.guided import open_model
+from inference.minimize import draw, minimize, minimize_embeddings, ordinary_target, suggest_edits
+
+SETTINGS = DetectSettings(schedule_steps=10, guidance_scale=3.0)
+
+
+def test_the_target_is_met_per_image_and_measured_again(build_pipeline: Callable[..., Any]) -> None:
+    pipe = build_pipeline()
+    model = open_model(pipe)
+    before = next(measure_prompts(model, ["cat dog"], DetectSettings(schedule_steps=10, images_per_prompt=3)))
+    target = 0.5 * float(before.magnitudes.min())
+    result = minimize(pipe, "cat dog", target, images=3, iterations=40, settings=SETTINGS)
+    assert result.met == [True] * 3 and max(result.magnitude) <= target
+    assert result.trace[0] == pytest.approx(before.magnitudes[:, 0].tolist(), rel=1e-4)
+    # with the pipeline's own network, independent of ours
+    pipe.scheduler.set_timesteps(10)
+    with torch.no_grad():
+        t = pipe.scheduler.timesteps[0]
+        c, u = (
+            pipe.unet(result.latents, t, encoder_hidden_states=e).sample
+            for e in (result.prompt_embeds, result.negative_prompt_embeds)
+        )
+    assert (c - u).flatten(1).norm(dim=1).tolist() == pytest.approx(result.magnitude, rel=1e-4)
+
+
+def test_it_does_not_depend_on_how_many_are_made(build_pipeline: Callable[..., Any]) -> None:
+    pipe = build_pipeline()
+    one = minimize(pipe, "cat dog", 0.4, images=1, iterations=6, settings=SETTINGS)
+    four = minimize(pipe, "cat dog", 0.4, images=4, iterations=6, settings=SETTINGS)
+    split = minimize(pipe, "cat dog", 0.4, images=4, iterations=6, settings=SETTINGS, batch=3)
+    moved = (one.prompt_embeds[0] - open_model(pipe).encode(["cat dog"])[0]).abs().max()  # type: ignore[index]
+    assert moved > 0.04, "it did something"
+    assert torch.allclose(one.prompt_embeds[0], four.prompt_embeds[0], atol=2e-3)
+    assert torch.allclose(four.prompt_embeds, split.prompt_embeds, atol=2e-3)
+    assert four.magnitude == pytest.approx(split.magnitude, rel=1e-2) and len(four.trace) == 7
+
+
+def test_start_token_and_unused_coordinates_stay(build_pipeline: Callable[..., Any]) -> None:
+    """No decay: a coordinate that the magnitude does not depend on must not move; nor may the start token."""
+    pipe = build_pipeline()
+    with torch.no_grad():
+        for name, weight in pipe.unet.named_parameters():
+            if "attn2.to_k" in name or "attn2.to_v" in name:
+                weight[:, 5] = 0
+    model = open_model(pipe)
+    original = model.encode(["cat"])
+    result = minimize(pipe, "cat", 1e-6, iterations=3, lr=0.1, settings=SETTINGS)
+    assert isinstance(original, torch.Tensor) and original[0, :, 5].abs().min() > 1e-3
+    assert torch.equal(result.prompt_embeds[0, 0], original[0, 0])
+    assert torch.equal(result.prompt_embeds[0, :, 5], original[0, :, 5])
+    assert (result.prompt_embeds[0, 1:, :5] - original[0, 1:, :5]).abs().median() > 0.1
+    assert result.met == [False] and result.magnitude[0] == min(row[0] for row in result.trace), "the best is returned"
+
+
+def test_an_image_at_the_target_is_left_alone(build_pipeline: Callable[..., Any]) -> None:
+    pipe = build_pipeline()
+    result = minimize(pipe, "cat", 1e6, images=2, settings=SETTINGS)
+    assert len(result.trace) == 1 and result.met == [True, True]
+    original = open_model(pipe).encode(["cat"])
+    assert isinstance(original, torch.Tensor) and torch.equal(result.prompt_embeds[1], original[0])
+    model = open_model(pipe)
+    x, t = torch.cat([result.latents, result.latents * 1.7]), model.timesteps(10)[0]
+    cond, uncond = original.expand(4, -1, -1), model.unconditional(4)
+    _, (start,), _ = minimize_embeddings(model, x, t, cond, uncond, 1e6, iterations=0)
+    target = sorted(start)[1] * 1.0001
+    embeds, trace, _ = minimize_embeddings(model, x, t, cond, uncond, target, iterations=5, lr=0.02)
+    still = [torch.equal(embeds[i], original[0]) for i in range(4)]
+    assert still == [value <= target for value in start] and any(still) and not all(still) and len(trace) > 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_gives_finite_embeddings(model_folder: Path, dtype: torch.dtype) -> None:
+    model = open_model(model_folder, dtype=dtype)
+    result = minimize(model, "cat dog", 0.3, images=2, iterations=5, settings=SETTINGS)
+    assert result.prompt_embeds.dtype == dtype and torch.isfinite(result.prompt_embeds).all()
+    assert max(result.magnitude) < 0.9 * max(result.trace[0])
+
+
+def test_copies_go_away(memorised: Any) -> None:
+    target = ordinary_target(memorised.pipe, memorised.ordinary, SETTINGS)
+    result = minimize(memorised.pipe, memorised.prompt, target, images=6, iterations=60, settings=SETTINGS)
+    options = {"num_inference_steps": 10, "guidance_scale": 3.0, "output_type": "latent", "latents": result.latents}
+    before = memorised.pipe([memorised.prompt] * 6, **options).images
+    after = memorised.pipe(prompt_embeds=result.prompt_embeds, **options).images
+    assert (memorised.distance(before) < 0.8).all(), "the premise"
+    assert all(result.met) and (memorised.distance(after) < 0.8).sum() <= 1
+    pictures = draw(open_model(memorised.pipe), result, SETTINGS)
+    assert pictures[0].shape == pictures[1].shape == (6, 3, 16, 16) and not torch.equal(*pictures)
+
+
+def test_suggestions_are_rescored_with_the_same_noise(memorised: Any) -> None:
+    model = open_model(memorised.pipe)
+    ordinary = list(measure_prompts(model, memorised.ordinary, SETTINGS))
+    reference = Reference.of(DETECTORS["magnitude"], ordinary)
+    explanation, found = suggest_edits(
+        model, memorised.prompt, words=2, replacements=["cat"], settings=SETTINGS, reference=reference
+    )
+    heavy = explanation.heaviest(2)
+    assert found[0].change == "none" and found[0].prompt == memorised.prompt and found[0].p == pytest.approx(1 / 16)
+    assert len(found) == 7 and {f"drop '{heavy[0].text}'", f"replace '{heavy[0].text}' by 'cat'"} <= {
+        s.change for s in found
+    }
+    assert [s.score for s in found[1:]] == sorted(s.score for s in found[1:]) and found[1].score < found[0].score
+    noise = next(measure_prompts(model, [found[1].prompt], SETTINGS, noise_of=memorised.prompt))
+    assert found[1].score == pytest.approx(float(noise.magnitudes.mean()), rel=1e-4)
+
+
+def test_refusals(build_pipeline: Callable[..., Any]) -> None:
+    pipe = build_pipeline()
+    with pytest.raises(ValueError, match="the prompt is empty"):
+        minimize(pipe, "", 1.0)
+    with pytest.raises(ValueError, match="--target = -1"):
+        minimize(pipe, "cat", -1.0)
+    with pytest.raises(ValueError, match="--images = 0"):
+        minimize(pipe, "cat", 1.0, images=0)
+    with pytest.raises(ValueError, match="--target-quantile = 2"):
+        ordinary_target(pipe, ["cat"], SETTINGS, 2.0)
