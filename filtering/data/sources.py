@@ -41,7 +41,7 @@ class ShardSource:
     indexed = False
 
     def __init__(self, path: str | list[str], config: DataConfig, option: str = "data.path") -> None:
-        self.identity = expand_paths(path, option)
+        self.identity = expand_paths(path, option, allow_pipe=config.allow_pipe)
         self.config = config
 
     def __len__(self) -> int:
@@ -53,7 +53,7 @@ class ShardSource:
 
     def count_rows(self) -> int:
         """Samples in all shards, by their headers."""
-        return sum(count_shard(path) for path in self.identity)
+        return sum(count_shard(path, self.config.allow_pipe) for path in self.identity)
 
 
 def open_source(path: str | list[str], config: DataConfig, option: str = "data.path") -> Source:
