@@ -157,3 +157,59 @@ def status(
 def _duration(seconds: float) -> str:
     minutes, hours = round(seconds / 60), round(seconds / 3600, 1)
     return f"{hours} hours" if minutes >= 120 else f"{minutes} minutes" if minutes else f"{seconds:.0f} s"
+
+
+@audit.command()
+def select(
+    run: RunFolder,
+    out: Annotated[list[Path], typer.Option(help="Keep-list to write: .parquet, .txt or .npy. Repeatable.")],
+    drop_fraction: Annotated[
+        float | None, typer.Option(help="Share of pairs to take out, highest scores first.")
+    ] = None,
+    max_score: Annotated[float | None, typer.Option(help="Take out pairs that score higher.")] = None,
+    false_drop_rate: Annotated[float | None, typer.Option(help="Share of ordinary pairs that may be lost.")] = None,
+    dedup: Annotated[bool, typer.Option(help="Keep the first of samples with the same image.")] = False,
+    dedup_by: Annotated[Literal["sha256", "phash"], typer.Option(help="The same bytes, or the same look.")] = "sha256",
+    score: Annotated[
+        str | None, typer.Option(help="magnitude, loss_gap, loss, reference_ratio, ..., joined by +.")
+    ] = None,
+    reference: Annotated[Path | None, typer.Option(help="Audit of the same data by the base model.")] = None,
+    held_out: Annotated[Path | None, typer.Option(help="Audit of pairs that the model was not trained on.")] = None,
+    partial: Annotated[bool, typer.Option(help="Go on although shards are missing or stale.")] = False,
+) -> None:
+    """Make a keep-list, with a reason for every sample that is not kept. Unusable samples never are."""
+    from filtering.audit.select import Rule, select_rows, write_selection
+
+    rule = Rule(
+        signals=tuple(name.strip() for name in score.split("+")) if score else (),
+        drop_fraction=drop_fraction,
+        max_score=max_score,
+        false_drop_rate=false_drop_rate,
+        dedup=dedup_by if dedup else None,
+    )
+    selection = select_rows(run, rule, reference=reference, held_out=held_out, partial=partial)
+    for path in out:
+        write_selection(selection, path)
+    table = Table("samples", "number")
+    for name, number in selection.counts.most_common():
+        table.add_row(name, f"{number:,}")
+    Console(emoji=False).print(table)
+    if selection.cutoff is not None:
+        _console.print(f"taken out above a score of {selection.cutoff:.6g}", highlight=False)
+
+
+@audit.command()
+def apply(
+    keep: Annotated[Path, typer.Argument(metavar="KEEP", help="A keep-list in Parquet.")],
+    out: Annotated[Path, typer.Option(help="Folder for the shards; the same command goes on with it.")],
+) -> None:
+    """Write shards of what is kept, members' bytes as they are; the rest to rejected/ with reasons."""
+    from filtering.audit.apply import apply_keep_list
+
+    with Progress(console=_console) as progress:
+        bar = progress.add_task("copying", total=None)
+        done = apply_keep_list(keep, out, lambda count, total: progress.update(bar, completed=count, total=total))
+    aside = ", ".join(f"{number:,} {reason}" for reason, number in done.rejected.most_common()) or "none"
+    _console.print(f"{done.kept:,} samples kept in '{out}'; set aside: {aside}", markup=False, highlight=False)
+    if done.lost:
+        _console.print(f"{done.lost:,} of these were cut off in their shard and have no bytes to copy", style="yellow")

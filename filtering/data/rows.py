@@ -64,7 +64,8 @@ class FailedRow:
 @dataclass(slots=True)
 class Chunk:
     """What one stream gives to one training window: ``rows`` (padded to a constant number by the caller where the
-    stream has ended), the samples read on the way that were not usable, and the position after it."""
+    stream has ended), the samples read on the way that were not usable, how many a keep-list took out by reason, and
+    the position after it."""
 
     stream: int
     rows: list[Row]
@@ -73,3 +74,4 @@ class Chunk:
     epoch: int
     offset: int
     ended: bool = False
+    not_kept: dict[str, int] = field(default_factory=dict)
