@@ -20,6 +20,9 @@ __all__ = ["audit"]
 audit = typer.Typer(no_args_is_help=True, help=__doc__)
 _console = Console(stderr=True, emoji=False)  # a key between colons is not an emoji
 
+DAMAGED = 3
+"""Exit code: everything was done, and some of the data is not whole."""
+
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the audit.")]
 
 
@@ -42,7 +45,10 @@ def score(
     allow_pipe: Annotated[bool, typer.Option(help="Run 'pipe:' commands named in --shards.")] = False,
     rescore: Annotated[bool, typer.Option(help="Replace scores of other settings or another model.")] = False,
 ) -> None:
-    """Score every sample; only what is missing or stale is done. Exit code 1 where a shard could not be done."""
+    """Score every sample; only what is missing or stale is done.
+
+    Exit code 1 where a shard could not be done, 3 where all are done and some were found truncated or damaged.
+    """
     from filtering.audit.config import AuditConfig
     from filtering.audit.score import rank_of, score_shards
 
@@ -85,6 +91,15 @@ def score(
     if outcome.failed:
         _console.print(f"{len(outcome.failed)} shards are not done; the same command tries them again", style="red")
         raise typer.Exit(1)
+    truncated = [marker.task for marker in outcome.done.values() if marker.truncated]
+    if truncated:
+        _console.print(
+            f"truncated or damaged: {len(truncated)} of the shards, the first '{truncated[0]}'",
+            style="yellow",
+            markup=False,
+            highlight=False,
+        )
+        raise typer.Exit(DAMAGED)
 
 
 @contextmanager
@@ -131,7 +146,10 @@ def status(
     run: RunFolder,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """What is done, missing, stale or truncated, and when it will be finished. Exit code 1 where incomplete."""
+    """What is done, missing, stale or truncated, and when it will be finished.
+
+    Exit code 1 where shards are missing, stale or gone; 3 where all are done and some are truncated or damaged.
+    """
     from filtering.audit.status import audit_status
 
     found = audit_status(run)
@@ -150,8 +168,8 @@ def status(
             _console.print(f"{state.state}: {state.task.name}: {state.why}", markup=False, highlight=False)
         if found.eta_seconds:
             _console.print(f"about {_duration(found.eta_seconds)} left, at the rate of the last shards")
-    if not found.complete:
-        raise typer.Exit(1)
+    if not found.complete or found.counts["truncated"]:
+        raise typer.Exit(DAMAGED if found.complete else 1)
 
 
 def _duration(seconds: float) -> str:
@@ -213,3 +231,39 @@ def apply(
     _console.print(f"{done.kept:,} samples kept in '{out}'; set aside: {aside}", markup=False, highlight=False)
     if done.lost:
         _console.print(f"{done.lost:,} of these were cut off in their shard and have no bytes to copy", style="yellow")
+
+
+@audit.command()
+def report(
+    run: RunFolder,
+    out: Annotated[Path | None, typer.Option(help="The page; RUN/report.html by default.")] = None,
+    top: Annotated[int, typer.Option(min=0, max=1000, help="Pairs in the ranking.")] = 100,
+    score: Annotated[str | None, typer.Option(help="What is ranked by, as for select.")] = None,
+    reference: Annotated[Path | None, typer.Option(help="Audit of the same data by the base model.")] = None,
+    truth: Annotated[Path | None, typer.Option(help="truth.parquet of a dataset with planted pairs.")] = None,
+    planted_from: Annotated[int, typer.Option(help="Repeats from which a pair counts as planted.")] = 50,
+    wandb: Annotated[bool, typer.Option("--wandb", help="Also make a W&B run of it.")] = False,
+    wandb_project: Annotated[str, typer.Option(help="Of the W&B run.")] = "memsieve",
+    log_samples: Annotated[bool, typer.Option(help="Let captions and pictures go to W&B too.")] = False,
+) -> None:
+    """One self-contained page and a summary.json. Exit codes as those of status."""
+    from memsieve.audit_page import build_audit_report
+
+    options = {
+        "top": top,
+        "signals": tuple(name.strip() for name in score.split("+")) if score else (),
+        "reference": reference,
+        "truth": truth,
+        "planted_from": planted_from,
+    }
+    page, summary = build_audit_report(run, out, **options)
+    print(page)
+    if wandb:
+        from memsieve.audit_upload import upload_audit
+
+        shared = page
+        if not log_samples:
+            shared, _ = build_audit_report(run, run / "shared" / "report.html", samples=False, **options)
+        upload_audit(run, shared, summary, wandb_project)
+    if not summary.values["complete"] or summary.values["truncated"]:
+        raise typer.Exit(DAMAGED if summary.values["complete"] else 1)

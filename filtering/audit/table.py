@@ -15,7 +15,7 @@ from filtering.audit.records import MEASURES
 from filtering.audit.status import audit_status
 from filtering.settings import SettingsError
 
-__all__ = ["AUDIT_SIGNALS", "Array", "Scores", "load_scores", "pair_scores"]
+__all__ = ["AUDIT_SIGNALS", "Array", "Scores", "distinct_rows", "load_scores", "pair_scores"]
 
 Array = np.ndarray[Any, Any]
 AUDIT_SIGNALS: Final = ("magnitude", "loss_gap", "loss", "reference_ratio", "magnitude_ratio")
@@ -103,7 +103,7 @@ def pair_scores(
     if len(signals) > 1:
         steps = int(scores.about["deciding"]["model"]["num_train_timesteps"])
         base, ts = (evidence, scores.timesteps) if null_evidence is None else (null_evidence, null.timesteps)  # type: ignore[union-attr]
-        bins = _Bins(base, ts, _distinct(scores if null is None else null), steps)
+        bins = _Bins(base, ts, distinct_rows(scores if null is None else null), steps)
         evidence = bins.normalise(evidence, scores.timesteps)
         if null is not None and null_evidence is not None:
             null_evidence = bins.normalise(null_evidence, null.timesteps)
@@ -185,7 +185,7 @@ def _identity(scores: Scores) -> dict[str, pa.ChunkedArray]:
     return {name: scores.table[name] for name in ("sha256", "caption_hash")}
 
 
-def _distinct(scores: Scores) -> Array:
+def distinct_rows(scores: Scores) -> Array:
     """One row of each pair, so that a pair that stands there often does not make itself ordinary."""
     shas = scores.table["sha256"].to_pylist()
     return np.array(list({sha: row for row, sha in enumerate(shas) if sha is not None}.values()), dtype=int)

@@ -132,8 +132,7 @@ def test_two_ranks_are_one_process(
     data = make_shards(tmp_path / "data", 40, per_shard=8)
     launch = {
         "torchrun": ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0"],
-        "accelerate": ["-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1",
-                       "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"],
+        "accelerate": ["-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/cpu_2ranks.yaml"],
     }[launcher]  # fmt: skip
     command = [sys.executable, *launch, "-m", "memsieve.cli", *score_command(data, tmp_path / "two", tiny_model)]
     done = subprocess.run(
