@@ -249,7 +249,7 @@ def report(
     """One self-contained page and a summary.json. Exit codes as those of status."""
     from memsieve.audit_page import build_audit_report
 
-    options = {
+    options: dict[str, Any] = {
         "top": top,
         "signals": tuple(name.strip() for name in score.split("+")) if score else (),
         "reference": reference,

@@ -90,6 +90,8 @@ def run_on_ray(
         return
     started = not ray.is_initialized()
     if started:
+        # Ray reports its use over the network unless told not to, and waits for that where there is no network.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             ray.init(address=address or os.environ.get("RAY_ADDRESS"), log_to_driver=False, include_dashboard=False)
         except (ConnectionError, ValueError) as error:

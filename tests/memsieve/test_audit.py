@@ -150,9 +150,14 @@ def test_wandb_gets_numbers_and_no_samples_unless_asked(audited: Path, tmp_path:
     assert b"pair 0" not in record
 
 
-def test_columns_are_documented_by_their_schema(audited: Path) -> None:
-    """The files open without memsieve, by their folder."""
+def test_scores_open_without_memsieve(audited: Path) -> None:
+    """By their folder in pandas, and by the README's query where DuckDB is installed."""
     import pandas
 
     frame = pandas.read_parquet(audited / "scores")
     assert list(frame.columns) == SCORES_SCHEMA.names and len(frame) == 21
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (query,) = re.findall(r"<!-- executed by tests/memsieve/test_audit.py -->\n```sql\n(.*?)```", readme, re.DOTALL)
+    duckdb = pytest.importorskip("duckdb")
+    rows = duckdb.sql(query.replace("runs/tuned", str(audited))).fetchall()
+    assert len(rows) == 15 and rows[0][:2] == ("pair 0", 6)

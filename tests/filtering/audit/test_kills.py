@@ -158,14 +158,18 @@ def test_two_ray_workers_are_one_process_though_one_is_killed(
         [*command, "--engine", "ray", "--workers", "2"], cwd=ROOT, env=environment(), stdout=log, stderr=log
     )
     markers = tmp_path / "ray" / "markers"
-    end = time.monotonic() + 200
-    while len(list(markers.glob("*.json"))) < 3 and time.monotonic() < end and driver.poll() is None:
-        time.sleep(0.1)
-    workers = [p for p in psutil.Process(driver.pid).children(recursive=True) if "_Actor" in " ".join(p.cmdline())]
-    assert len(workers) == 2, log.seek(0) or log.read()
-    workers[0].send_signal(signal.SIGKILL)
-    assert len(list(markers.glob("*.json"))) < 60, "it was killed at work"
-    assert driver.wait(timeout=240) == 0, log.seek(0) or log.read()
+    try:
+        end = time.monotonic() + 200
+        while len(list(markers.glob("*.json"))) < 3 and time.monotonic() < end and driver.poll() is None:
+            time.sleep(0.1)
+        workers = [p for p in psutil.Process(driver.pid).children(recursive=True) if "_Actor" in " ".join(p.cmdline())]
+        assert len(workers) == 2, log.seek(0) or log.read()
+        workers[0].send_signal(signal.SIGKILL)
+        assert len(list(markers.glob("*.json"))) < 60, "it was killed at work"
+        assert driver.wait(timeout=240) == 0, log.seek(0) or log.read()
+    finally:
+        driver.terminate()
+        driver.wait(timeout=60)
     audit(data, tmp_path / "one", draws=2)
     assert read_rows(tmp_path / "ray").equals(read_rows(tmp_path / "one"))
     hashes = [json.loads((tmp_path / name / "audit.json").read_text())["config_hash"] for name in ("ray", "one")]
