@@ -32,6 +32,8 @@ class Scorer:
     def __init__(self, config: AuditConfig, device: str | None = None) -> None:
         assert config.model is not None
         self.config = config
+        # Said aloud, the number of threads is kept by MKL, which else changes it, and with it the last bits of a score.
+        torch.set_num_threads(torch.get_num_threads())
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.denoiser: Any = StableDiffusionDenoiser(config.model).to(self.device)
         self.model = self.denoiser.model.to(self.device).requires_grad_(False).eval()
