@@ -62,7 +62,7 @@ def audited(model: Path, tmp_path: Path) -> Path:
         rows = pq.read_table(file).to_pylist()
         for row in rows:
             if row["caption"] == "pair 0":
-                row["magnitude"] = [90.0, 92.0]
+                row["magnitude"], row["magnitude_mean"] = [90.0, 92.0], 91.0
         pq.write_table(pa.Table.from_pylist(rows, schema=SCORES_SCHEMA), file)
         marker = tmp_path / "run" / "markers" / f"{file.stem}.json"
         marker.write_text(json.dumps(json.loads(marker.read_text()) | {"parquet_bytes": file.stat().st_size}))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -38,50 +37,56 @@ def in_child(work: Callable[[], Any]) -> int:
     return pid
 
 
-def kill_often(audit: Audit, data: Path, out: Path, kills: int, seed: int) -> tuple[int, int]:
-    """Start the same audit again and again and kill it at a random moment, until ``kills`` kills struck an audit that
-    was not complete; then let it end. (leftover temporary files seen, different states of progress seen)"""
+def kill_often(audit: Audit, data: Path, out: Path, kills: int, seed: int) -> set[int]:
+    """Start the same audit again and again and kill it, until ``kills`` kills struck one that was not complete; then
+    let it end. A kill comes at a random moment of the start, or of the work on one of the next shards. Returned are the
+    numbers of finished shards at which the kills struck."""
     rng = np.random.default_rng(seed)
-    started = time.monotonic()
-    os.waitpid(in_child(lambda: audit(data, out.with_name("timing"), draws=1)), 0)
-    whole = time.monotonic() - started
-    struck, leftovers, progress = 0, 0, set()
-    while struck < kills:
+    shards = len(list(data.glob("*.tar")))
+
+    def done() -> int:
+        return len(list((out / "markers").glob("*.json")))
+
+    struck: list[int] = []
+    while len(struck) < kills:
+        before, pause = done(), 0.0
+        wanted = before + int(rng.integers(0, 4))
         pid = in_child(lambda: audit(data, out, draws=1))
-        # From the first moment to well into the work, so that about 1/kills of it gets done each time.
-        time.sleep(float(rng.uniform(0.0, 0.35 * whole + 1.3 * whole / kills)))
+        started = time.monotonic()
+        while done() < wanted:
+            assert os.waitpid(pid, os.WNOHANG) == (0, 0), "it ended by itself"
+            time.sleep(0.002)
+        if wanted > before:
+            pause = (time.monotonic() - started) / (wanted - before)
+        time.sleep(float(rng.uniform(0.0, max(0.3 * pause, 0.2))))
         os.kill(pid, signal.SIGKILL)
         _, code = os.waitpid(pid, 0)
-        assert os.WIFSIGNALED(code) or os.WEXITSTATUS(code) == 0
-        done = len(list((out / "markers").glob("*.json")))
-        if done == len(list(data.glob("*.tar"))):
-            # It ended before the kill: begin anew, what was seen so far counts.
-            shutil.rmtree(out)
-            continue
-        struck += os.WIFSIGNALED(code)
-        leftovers += len(list(out.rglob(".*.tmp")))
-        progress.add(done)
-    os.waitpid(in_child(lambda: audit(data, out, draws=1)), 0)
-    return leftovers, len(progress)
+        assert os.WIFSIGNALED(code), "it was killed at work"
+        assert done() < shards
+        struck.append(done())
+    _, code = os.waitpid(in_child(lambda: audit(data, out, draws=1)), 0)
+    assert code == 0
+    return set(struck)
 
 
 def check_kills(audit: Audit, data: Path, tmp_path: Path, read_rows: Read, kills: int) -> None:
-    _, states = kill_often(audit, data, tmp_path / "killed", kills, seed=kills)
+    states = kill_often(audit, data, tmp_path / "killed", kills, seed=kills)
     audit(data, tmp_path / "whole", draws=1)
     assert audit_status(tmp_path / "killed").complete
     assert read_rows(tmp_path / "killed").equals(read_rows(tmp_path / "whole"))
     assert not list((tmp_path / "killed").rglob(".*.tmp"))
-    assert states > 1, "the kills struck at different points of the work"
+    assert len(states) > kills // 2, "the kills struck at different points of the work"
 
 
 def test_killed_three_times(audit: Audit, make_shards: Callable[..., Path], tmp_path: Path, read_rows: Read) -> None:
-    data = make_shards(tmp_path / "data", 24, per_shard=2)
+    data = make_shards(tmp_path / "data", 40, per_shard=2)
     check_kills(audit, data, tmp_path, read_rows, kills=3)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_killed_thirty_times(audit: Audit, make_shards: Callable[..., Path], tmp_path: Path, read_rows: Read) -> None:
-    data = make_shards(tmp_path / "data", 240, per_shard=3)
+    data = make_shards(tmp_path / "data", 480, per_shard=3)
     check_kills(audit, data, tmp_path, read_rows, kills=30)
 
 
