@@ -1,4 +1,4 @@
-"""The command line: ``memsieve train``, ``memsieve data openmoji``, ``memsieve copies``, ``memsieve report``."""
+"""The command line: ``memsieve train``, ``data openmoji``, ``copies``, ``report``, ``audit``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from memsieve import cli_inference
+from memsieve.cli_audit import audit
 from train.__main__ import run
 
 __all__ = ["app", "main"]
@@ -18,6 +19,7 @@ __all__ = ["app", "main"]
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 data = typer.Typer(no_args_is_help=True, help="Build captioned datasets.")
 app.add_typer(data, name="data")
+app.add_typer(audit, name="audit")
 app.command("train")(run)
 cli_inference.register(app)
 _console = Console(stderr=True, emoji=False)

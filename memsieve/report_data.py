@@ -104,10 +104,11 @@ def accounting(summary: dict[str, Any] | None) -> dict[str, Any] | None:
     if not summary or not isinstance(summary.get("read"), int):
         return None
     parts: list[tuple[str, str, int]] = [("trained", "trained", _count(summary.get("trained")))]
-    for kind in ("dropped", "failed"):
-        value = summary.get(kind)
+    for kind in ("dropped", "failed", "not_kept"):
+        value = summary.get(kind, {} if kind == "not_kept" else None)
         counts = value if isinstance(value, dict) else {"": value}
-        parts += [(f"{kind}: {name}" if name else kind, kind, _count(number)) for name, number in counts.items()]
+        label = kind.replace("_", " ")
+        parts += [(f"{label}: {name}" if name else label, kind, _count(number)) for name, number in counts.items()]
     parts += [(name.replace("_", " "), name, _count(summary.get(name))) for name in ("held_out", "remainder")]
     total = sum(count for *_, count in parts)
     return {"read": summary["read"], "parts": parts, "total": total, "ok": total == summary["read"]}

@@ -79,10 +79,12 @@ def complete(settings: RunConfig) -> bool:
 def _sentence(summary: dict[str, object]) -> str:
     dropped = summary["dropped"]
     failed = summary["failed"]
-    assert isinstance(dropped, dict) and isinstance(failed, dict)
+    not_kept = summary["not_kept"]
+    assert isinstance(dropped, dict) and isinstance(failed, dict) and isinstance(not_kept, dict)
+    past = f" + not kept {sum(not_kept.values())}" if not_kept else ""
     return (
         f"read {summary['read']} = trained {summary['trained']} + dropped {sum(dropped.values())} + failed "
-        f"{sum(failed.values())} + held out {summary['held_out']} + remainder {summary['remainder']}; "
+        f"{sum(failed.values())} + held out {summary['held_out']}{past} + remainder {summary['remainder']}; "
         f"{summary['updates']} updates, {summary['skipped_steps']} steps skipped"
     )
 

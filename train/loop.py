@@ -95,7 +95,7 @@ def _batches(session: Session, window: Window | None) -> list[Batch]:
 def _agree(session: Session, window: Window | None, batches: list[Batch], asked: bool) -> tuple[bool, bool]:
     """What all ranks must do alike: (stop after this window, there is nothing left to train on)."""
     if window is not None:
-        session.records.note_unused(session.step + 1, window.failed, window.held_out)
+        session.records.note_unused(session.step + 1, window.failed, window.held_out, window.not_kept)
     bad = [visit for batch in batches for visit in batch.bad]
     session.records.note_bad(bad)
     failed = len(session.records.unusable)

@@ -28,7 +28,10 @@ _SAFE: Final = re.compile(r"[^0-9A-Za-z_-]")
 
 
 class Accounting:
-    """Every sample read, once: read = trained + dropped + failed + held out + remainder."""
+    """Every sample read, once: read = trained + dropped + failed + held out + not kept + remainder.
+
+    ``not_kept`` are the samples that ``data.keep_list`` takes out, by the reason that the list gives.
+    """
 
     def __init__(self) -> None:
         self.read = 0
@@ -36,11 +39,13 @@ class Accounting:
         self.held_out = 0
         self.dropped: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
+        self.not_kept: Counter[str] = Counter()
 
     @property
     def balance(self) -> int:
         """What is read and not accounted for; 0 in a correct run."""
-        return self.read - self.trained - sum(self.dropped.values()) - sum(self.failed.values()) - self.held_out
+        away = sum(self.dropped.values()) + sum(self.failed.values()) + sum(self.not_kept.values())
+        return self.read - self.trained - away - self.held_out
 
     def as_dict(self) -> dict[str, Any]:
         """For ``summary.json`` and checkpoints."""
@@ -50,6 +55,7 @@ class Accounting:
             "dropped": dict(self.dropped),
             "failed": dict(self.failed),
             "held_out": self.held_out,
+            "not_kept": dict(self.not_kept),
             "remainder": self.balance,
         }
 
@@ -57,6 +63,7 @@ class Accounting:
         """Go on from ``as_dict``."""
         self.read, self.trained, self.held_out = int(state["read"]), int(state["trained"]), int(state["held_out"])
         self.dropped, self.failed = Counter(state["dropped"]), Counter(state["failed"])
+        self.not_kept = Counter(state.get("not_kept", {}))
 
     def add(self, other: dict[str, Any]) -> None:
         """Add another rank's numbers."""
@@ -65,6 +72,7 @@ class Accounting:
         self.held_out += int(other["held_out"])
         self.dropped.update(other["dropped"])
         self.failed.update(other["failed"])
+        self.not_kept.update(other["not_kept"])
 
 
 class Records:
@@ -80,10 +88,13 @@ class Records:
         self.evidence: list[list[Any]] = []
         self._pictures = len(list((run / "thumbnails").glob("*.png"))) if (run / "thumbnails").is_dir() else 0
 
-    def note_unused(self, step: int, failed: list[FailedRow], held_out: list[str]) -> None:
-        """Samples read on the way to a window that cannot be trained on."""
+    def note_unused(
+        self, step: int, failed: list[FailedRow], held_out: list[str], not_kept: dict[str, int] | None = None
+    ) -> None:
+        """Samples read on the way to a window that cannot, or must not, be trained on."""
         accounting = self.accounting
-        accounting.read += len(failed) + len(held_out)
+        accounting.read += len(failed) + len(held_out) + sum((not_kept or {}).values())
+        accounting.not_kept.update(not_kept or {})
         accounting.held_out += len(held_out)
         accounting.failed.update(_kind(row.error) for row in failed)
         self.unusable |= {f"{row.shard}:{row.index}:{row.key}" for row in failed}

@@ -51,6 +51,10 @@ class DataConfig(Settings):
     """Images with more pixels than this are refused before they are decoded."""
     max_caption_bytes: int = Field(default=65536, ge=16)
     """Captions longer than this are refused."""
+    allow_pipe: bool = False
+    """Let ``pipe:COMMAND`` name a shard; the command is run by a shell, so the list of shards must be trusted."""
+    keep_list: str | None = None
+    """A keep-list of ``memsieve audit select``: rows that it does not keep are read past, and counted."""
     allow_empty_caption: bool = False
     """Accept samples without a caption and train them unconditionally; else they count as failed."""
     group_by: Literal["content", "key"] = "content"

@@ -14,7 +14,7 @@ from filtering.data.draws import row_generator
 from filtering.data.fields import BadSample, check_image_size
 from filtering.data.rows import RawRow, Row, content_id
 
-__all__ = ["BadSample", "decode_image", "decode_row", "group_of"]
+__all__ = ["BadSample", "centred_pixels", "decode_image", "decode_row", "group_of"]
 
 # Left to itself PIL tries every plugin, the one that calls Ghostscript included.
 # A plugin that this build of PIL lacks must not be named to it.
@@ -37,25 +37,35 @@ def decode_row(raw: RawRow, config: DataConfig, stream: int, epoch: int, offset:
         BadSample: the row could not be read, or its image is corrupt, truncated or over a limit.
     """
     if raw.error is not None:
-        raise BadSample(raw.error)
+        raise BadSample(raw.error, raw.status)
     check_image_size(len(raw.image), config)
     image = decode_image(raw.image, config)
     side = config.resolution
     image = _fit(image, side, config.crop, row_generator(seed, stream, epoch, offset, purpose="crop"))
     if config.flip and row_generator(seed, stream, epoch, offset, purpose="flip").random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    array = np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / np.float32(127.5) - np.float32(1.0)
     return Row(
         key=raw.key,
         shard=raw.shard,
         index=raw.index,
         group=group_of(raw, config),
         caption=raw.caption or "",
-        pixels=torch.from_numpy(np.ascontiguousarray(array)),
+        pixels=_as_tensor(image),
         stream=stream,
         epoch=epoch,
         offset=offset,
     )
+
+
+def centred_pixels(image: Image.Image, side: int) -> torch.Tensor:
+    """The middle square of an RGB image as float32 [3, side, side] in [-1, 1], as rows are decoded with ``crop:
+    center`` and without ``flip``: nothing is drawn, so that it is a function of the image alone."""
+    return _as_tensor(_fit(image, side, "center", None))
+
+
+def _as_tensor(image: Image.Image) -> torch.Tensor:
+    array = np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / np.float32(127.5) - np.float32(1.0)
+    return torch.from_numpy(np.ascontiguousarray(array))
 
 
 def decode_image(data: bytes, config: DataConfig) -> Image.Image:
@@ -70,13 +80,16 @@ def decode_image(data: bytes, config: DataConfig) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image: Image.Image = Image.open(io.BytesIO(data), formats=_FORMATS)
     except UnidentifiedImageError:
-        raise BadSample(f"the image is not one of {', '.join(_FORMATS)}, or its header is damaged") from None
+        raise BadSample(
+            f"the image is not one of {', '.join(_FORMATS)}, or its header is damaged", "bad_image"
+        ) from None
     except Exception as error:  # a decoder fed with untrusted bytes can raise nearly anything
-        raise BadSample(f"the image cannot be opened: {error}") from error
+        raise BadSample(f"the image cannot be opened: {error}", "bad_image") from error
     width, height = image.size
     if width * height > config.max_image_pixels:
         raise BadSample(
-            f"the image has {width} x {height} pixels, over data.max_image_pixels = {config.max_image_pixels}"
+            f"the image has {width} x {height} pixels, over data.max_image_pixels = {config.max_image_pixels}",
+            "bad_image",
         )
     try:
         image.load()
@@ -84,7 +97,7 @@ def decode_image(data: bytes, config: DataConfig) -> Image.Image:
     except BadSample:
         raise
     except Exception as error:  # as above: zlib, struct, SyntaxError, OSError, by format
-        raise BadSample(f"the image is truncated or corrupt: {error}") from error
+        raise BadSample(f"the image is truncated or corrupt: {error}", "bad_image") from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -92,10 +105,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         # PIL's own conversion clips at 255, which turns nearly every 16-bit image white.
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
-            raise BadSample("the image has 32-bit pixels outside 0..65535, whose range is not known")
+            raise BadSample("the image has 32-bit pixels outside 0..65535, whose range is not known", "bad_image")
         image = Image.fromarray(np.round(values / 257.0).astype(np.uint8))
     if image.mode == "F":
-        raise BadSample("the image has floating-point pixels, whose range is not known")
+        raise BadSample("the image has floating-point pixels, whose range is not known", "bad_image")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
@@ -103,14 +116,14 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _fit(image: Image.Image, side: int, crop: str, generator: np.random.Generator) -> Image.Image:
+def _fit(image: Image.Image, side: int, crop: str, generator: np.random.Generator | None) -> Image.Image:
     """Resize the shorter side to ``side`` and crop a square, as one step: only the square is ever computed, so a
     strip of 1 x 1e8 pixels does not become a gigabyte on the way."""
     width, height = image.size
     scale = side / min(width, height)
     spare = max(round(max(width, height) * scale) - side, 0)
     # integers() has an open end; a square image has nothing to draw.
-    start = int(generator.integers(0, spare + 1)) if crop == "random" else spare // 2
+    start = int(generator.integers(0, spare + 1)) if crop == "random" and generator is not None else spare // 2
     # Rounding can put the end of the square a fraction of a pixel outside the image.
     low = min(start / scale, max(width, height) - min(width, height))
     high = low + min(width, height)

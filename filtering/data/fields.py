@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from filtering.data.config import DataConfig
 
-__all__ = ["BadSample", "check_caption", "check_image_size", "field_names", "printable"]
+__all__ = ["STATUSES", "BadSample", "check_caption", "check_image_size", "field_names", "printable"]
+
+STATUSES: Final = (
+    "ok",
+    "no_caption",
+    "bad_caption",
+    "no_image",
+    "bad_image",
+    "bad_sample",
+    "truncated",
+    "unreachable",
+    "not_finite",
+)
+"""What can be said of a sample in one word: usable; caption missing, unusable; image missing, unusable; its members do
+not make a sample (links, names that come twice); its shard ends or is damaged there; its bytes could not be fetched
+(the file system or network failed, not the data); the model's output for it is not finite."""
 
 
 class BadSample(ValueError):
-    """A sample cannot be used; the message is one sentence that says why."""
+    """A sample cannot be used; the message is one sentence that says why, ``status`` one of ``STATUSES``."""
+
+    def __init__(self, message: str, status: str = "bad_sample") -> None:
+        super().__init__(message)
+        self.status = status
 
 
 def field_names(setting: str) -> list[str]:
@@ -28,9 +49,11 @@ def check_image_size(size: int, config: DataConfig) -> None:
         BadSample: the size is 0 or over the limit.
     """
     if size == 0:
-        raise BadSample("the image is empty (0 bytes)")
+        raise BadSample("the image is empty (0 bytes)", "bad_image")
     if size > config.max_image_bytes:
-        raise BadSample(f"the image has {size} bytes, over data.max_image_bytes = {config.max_image_bytes}")
+        raise BadSample(
+            f"the image has {size} bytes, over data.max_image_bytes = {config.max_image_bytes}", "bad_image"
+        )
 
 
 def check_caption(value: object, config: DataConfig, looked_for: str = "") -> str:
@@ -43,21 +66,27 @@ def check_caption(value: object, config: DataConfig, looked_for: str = "") -> st
     if value is None or value == "" or value == b"":
         if config.allow_empty_caption:
             return ""
-        raise BadSample(f"the sample has no caption (data.caption_key = '{config.caption_key}'{looked_for})")
+        raise BadSample(
+            f"the sample has no caption (data.caption_key = '{config.caption_key}'{looked_for})", "no_caption"
+        )
     if isinstance(value, bytes):
         try:
             # Notepad and others start a text file with a byte order mark; it is not part of the caption.
             value = value.decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            raise BadSample(f"the caption is not UTF-8 text: {error.reason} at byte {error.start}") from None
+            raise BadSample(
+                f"the caption is not UTF-8 text: {error.reason} at byte {error.start}", "bad_caption"
+            ) from None
     if not isinstance(value, str):
-        raise BadSample(f"the caption is a {type(value).__name__}, not text")
+        raise BadSample(f"the caption is a {type(value).__name__}, not text", "bad_caption")
     caption = value.strip()
     try:
         size = len(caption.encode("utf-8"))
     except UnicodeEncodeError:
         # JSON can spell half of a surrogate pair, which no tokenizer or file accepts later.
-        raise BadSample("the caption holds half of a surrogate pair, which is not text") from None
+        raise BadSample("the caption holds half of a surrogate pair, which is not text", "bad_caption") from None
     if size > config.max_caption_bytes:
-        raise BadSample(f"the caption has {size} bytes, over data.max_caption_bytes = {config.max_caption_bytes}")
+        raise BadSample(
+            f"the caption has {size} bytes, over data.max_caption_bytes = {config.max_caption_bytes}", "bad_caption"
+        )
     return caption if caption else check_caption(None, config, looked_for)

@@ -79,9 +79,17 @@ class FolderSource:
             caption = check_caption(self._caption(entry), self.config)
             return RawRow(key, shard, index, file.read_bytes(), caption, entry.meta or {})
         except OSError as error:
-            return RawRow(key, shard, index, error=f"the image cannot be read: {error.strerror or error}")
+            return RawRow(
+                key, shard, index, error=f"the image cannot be read: {error.strerror or error}", status="bad_image"
+            )
         except BadSample as error:
-            return RawRow(key, shard, index, error=printable(str(error)))
+            return RawRow(key, shard, index, error=printable(str(error)), status=error.status)
+
+    def files(self, index: int) -> list[Path]:
+        """The files that row ``index`` is read from: its image, the .txt beside it, the folder's metadata.jsonl."""
+        entry = self._entries[index]
+        image = entry.root / entry.name
+        return [image, image.with_suffix(".txt"), *([] if entry.meta is None else [entry.root / "metadata.jsonl"])]
 
     def _caption(self, entry: _Entry) -> object:
         for name in field_names(self.config.caption_key):
@@ -93,7 +101,9 @@ class FolderSource:
             return None
         if text.stat().st_size > self.config.max_caption_bytes + 16:
             limit = self.config.max_caption_bytes
-            raise BadSample(f"the caption has {text.stat().st_size} bytes, over data.max_caption_bytes = {limit}")
+            raise BadSample(
+                f"the caption has {text.stat().st_size} bytes, over data.max_caption_bytes = {limit}", "bad_caption"
+            )
         return text.read_bytes()
 
 

@@ -9,7 +9,7 @@ from filtering.data.config import DataConfig
 from filtering.data.decode import BadSample, decode_row, group_of
 from filtering.data.draws import row_generator
 from filtering.data.rows import Row
-from filtering.data.sources import open_source
+from filtering.data.sources import Source, open_source
 
 __all__ = ["HELD_OUT_STREAM", "MIN_HELD_OUT", "held_out_groups", "held_out_rows", "is_held_out"]
 
@@ -35,9 +35,14 @@ def held_out_groups(config: DataConfig) -> frozenset[str] | None:
     """
     if config.held_out_path is None:
         return None
-    source = open_source(config.held_out_path, config, "data.held_out_path")
+    source = _held_out_source(config, config.held_out_path)
     rows = (raw for part in range(len(source)) for raw in source.read(part))
     return frozenset(group_of(raw, config) for raw in rows if raw.error is None)
+
+
+def _held_out_source(config: DataConfig, path: str | list[str]) -> Source:
+    """The keep-list is about the training data."""
+    return open_source(path, config.model_copy(update={"keep_list": None}), "data.held_out_path")
 
 
 def held_out_rows(config: DataConfig, seed: int) -> list[Row]:
@@ -52,7 +57,7 @@ def held_out_rows(config: DataConfig, seed: int) -> list[Row]:
     if config.held_out_path is None:
         source = open_source(config.path, config)
     else:
-        source = open_source(config.held_out_path, config, "data.held_out_path")
+        source = _held_out_source(config, config.held_out_path)
     rows: list[Row] = []
     groups: set[str] = set()
     unusable = 0

@@ -50,6 +50,11 @@ class HFSource:
     def __len__(self) -> int:
         return int(self._ends[-1])
 
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever the rows do, by what the datasets library knows of them."""
+        return " ".join(f"{data._fingerprint}:{len(data)}" for _, data, *_ in self._parts)
+
     def count_rows(self) -> int:
         """Rows of the datasets, unusable ones included."""
         return len(self)
@@ -70,9 +75,11 @@ class HFSource:
             text = check_caption(values[caption] if caption is not None else None, self.config)
             return RawRow(key, name, local, encoded, text)
         except OSError as error:
-            return RawRow(key, name, local, error=f"the image cannot be read: {error.strerror or error}")
+            return RawRow(
+                key, name, local, error=f"the image cannot be read: {error.strerror or error}", status="bad_image"
+            )
         except BadSample as error:
-            return RawRow(key, name, local, error=printable(str(error)))
+            return RawRow(key, name, local, error=printable(str(error)), status=error.status)
 
 
 def _load(name: str, config: DataConfig, option: str) -> Any:
@@ -121,13 +128,13 @@ def _encoded(value: object, config: DataConfig) -> bytes:
         data, path = value.get("bytes"), value.get("path")
         if data is None and isinstance(path, str):
             if "://" in path:
-                raise BadSample(f"the image lies at '{path}' and not in the dataset; embed it first")
+                raise BadSample(f"the image lies at '{path}' and not in the dataset; embed it first", "no_image")
             check_image_size(os.path.getsize(path), config)
             with open(path, "rb") as file:
                 data = file.read()
     else:
         data = None
     if data is None:
-        raise BadSample("the row has no image")
+        raise BadSample("the row has no image", "no_image")
     check_image_size(len(data), config)
     return data

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -35,6 +35,8 @@ class Window:
     failed: list[FailedRow]
     held_out: list[str]
     ended: bool
+    not_kept: dict[str, int] = field(default_factory=dict)
+    """Rows read past because ``data.keep_list`` does not keep them, by reason."""
 
 
 class WindowLoader:
@@ -88,6 +90,8 @@ class WindowLoader:
                     window.rows += [*chunk.rows, *[None] * (self.rows_per_stream - len(chunk.rows))]
                     window.failed += chunk.failed
                     window.held_out += chunk.held_out
+                    for reason, count in chunk.not_kept.items():
+                        window.not_kept[reason] = window.not_kept.get(reason, 0) + count
                     # Only what is handed out counts: workers are ahead of it.
                     self._positions[chunk.stream] = (chunk.epoch, chunk.offset)
                 yield window

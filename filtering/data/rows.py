@@ -18,7 +18,11 @@ def content_id(data: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RawRow:
-    """One sample as read, not decoded. ``error`` is set where the source could not read it whole."""
+    """One sample as read, not decoded. ``error`` is set where the source could not read it whole.
+
+    ``status`` is one word for the kind of error (see ``filtering.data.fields``); ``span`` is where its members lie in
+    an uncompressed shard, as bytes [start, end), (0, 0) in other sources and where the sample was cut off.
+    """
 
     key: str
     shard: str
@@ -27,6 +31,8 @@ class RawRow:
     caption: str | None = None
     meta: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
+    status: str = "ok"
+    span: tuple[int, int] = (0, 0)
 
 
 @dataclass(slots=True)
@@ -58,7 +64,8 @@ class FailedRow:
 @dataclass(slots=True)
 class Chunk:
     """What one stream gives to one training window: ``rows`` (padded to a constant number by the caller where the
-    stream has ended), the samples read on the way that were not usable, and the position after it."""
+    stream has ended), the samples read on the way that were not usable, how many a keep-list took out by reason, and
+    the position after it."""
 
     stream: int
     rows: list[Row]
@@ -67,3 +74,4 @@ class Chunk:
     epoch: int
     offset: int
     ended: bool = False
+    not_kept: dict[str, int] = field(default_factory=dict)

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import glob
 import json
-import lzma
 import os
 import re
 import tarfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import IO, Any, cast
 
-import fsspec
 from braceexpand import braceexpand
 from webdataset.tariterators import base_plus_ext
 
+from filtering.data.archives import DAMAGE, is_damage, open_archive, open_tar
 from filtering.data.config import DataConfig
 from filtering.data.fields import BadSample, check_caption, check_image_size, field_names, printable
 from filtering.data.rows import RawRow
@@ -30,12 +28,21 @@ __all__ = ["count_shard", "expand_paths", "read_shard"]
 
 MAX_JSON_BYTES = 2**20
 """A sample's json is metadata; a larger one is not read."""
+MAX_MEMBERS = 1000
+"""Files of one sample; more are refused, so that one key cannot fill the memory."""
 _META = re.compile(r"__[^/]*__($|/)")
-_TAR_ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError)
 
 
-def expand_paths(path: str | list[str], option: str = "data.path") -> list[str]:
+def expand_paths(
+    path: str | list[str], option: str = "data.path", *, allow_pipe: bool = False, allow_empty: bool = False
+) -> list[str]:
     """The shard files that ``path`` means: brace ranges, globs (sorted), folders (their ``*.tar``), ``a::b`` joined.
+
+    Args:
+        path: one or more of these.
+        option: named in messages.
+        allow_pipe: let ``pipe:`` commands through.
+        allow_empty: let local shards of 0 bytes through.
 
     Raises:
         SettingsError: nothing is found, a named shard is missing or has 0 bytes, braces do not balance, or ``path``
@@ -45,14 +52,20 @@ def expand_paths(path: str | list[str], option: str = "data.path") -> list[str]:
     for text in [path] if isinstance(path, str) else path:
         for part in text.split("::"):
             if part.strip().startswith("pipe:"):
-                raise SettingsError(f"{option} = '{text}': 'pipe:' would run a command and is refused; name the files")
+                if not allow_pipe:
+                    raise SettingsError(
+                        f"{option} = '{text}': 'pipe:' would run a command and is refused; name the files, or allow "
+                        "commands (--allow-pipe, data.allow_pipe: true)"
+                    )
+                found.extend(braceexpand(part.strip()))
+                continue
             found.extend(_expand(part.strip(), text, option))
     if not found:
         raise SettingsError(
             f"{option} = {path!r} names no shards; give a tar file, a range, a glob or a folder of tars"
         )
     for name in found:
-        if "://" not in name and os.path.getsize(name) == 0:
+        if not allow_empty and "://" not in name and not name.startswith("pipe:") and os.path.getsize(name) == 0:
             raise SettingsError(f"{option}: shard '{name}' has 0 bytes; copy it again or leave it out")
     return found
 
@@ -88,30 +101,33 @@ def read_shard(path: str, config: DataConfig) -> Iterator[RawRow]:
     A sample that cannot be read whole is a row with ``error``; so is the point where a truncated shard ends. Nothing
     is extracted to disk, so a member's name is only ever a label.
     """
-    return _scan(path, config)
+    return _scan(path, config, config.allow_pipe)
 
 
-def count_shard(path: str) -> int:
+def count_shard(path: str, allow_pipe: bool = False) -> int:
     """Samples in a shard by its headers, unusable ones included; within one of the truth for a truncated shard."""
-    return sum(1 for _ in _scan(path, None))
+    return sum(1 for _ in _scan(path, None, allow_pipe))
 
 
 @dataclass(slots=True)
 class _Sample:
     key: str
     error: str | None = None
+    status: str = "bad_sample"
     fields: dict[str, bytes | None] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
     partial: bool = False
+    start: int = 0
+    end: int = 0
 
 
-def _scan(path: str, config: DataConfig | None) -> Iterator[RawRow]:
+def _scan(path: str, config: DataConfig | None, allow_pipe: bool) -> Iterator[RawRow]:
     """Rows of a shard; without a ``config`` only headers are read and the rows hold nothing but their names."""
     index = 0
     seen: set[str] = set()
     sample: _Sample | None = None
     try:
-        with _open(path) as file, tarfile.open(fileobj=file, mode="r:*") as tar:
+        with open_archive(path, allow_pipe) as file, open_tar(file) as tar:
             while (info := tar.next()) is not None:
                 # The list of members is kept for random access, and would hold every header of the shard.
                 cast("Any", tar).members = []
@@ -122,7 +138,7 @@ def _scan(path: str, config: DataConfig | None) -> Iterator[RawRow]:
                     if sample is not None:
                         yield _row(sample, path, index, config)
                         index += 1
-                    sample = _Sample(key)
+                    sample = _Sample(key, start=info.offset)
                     if key in seen:
                         sample.error = f"key '{key}' came before in this shard: the files of a sample must be adjacent"
                     seen.add(key)
@@ -130,12 +146,13 @@ def _scan(path: str, config: DataConfig | None) -> Iterator[RawRow]:
                     sample.partial = True
                     _add(sample, tar, info, suffix.lower(), config)
                     sample.partial = False
+                sample.end = tar.offset
             # tarfile takes a cut between two members, or inside a header, for the end of the archive.
             archive = cast("IO[bytes]", tar.fileobj)
             archive.seek(tar.offset)
             if archive.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError("there is no end-of-archive mark")
-    except _TAR_ERRORS as error:
+    except DAMAGE as error:
         if sample is not None and not sample.partial:
             row = _row(sample, path, index, config)
             if row.error is None:
@@ -143,21 +160,21 @@ def _scan(path: str, config: DataConfig | None) -> Iterator[RawRow]:
                 index, sample = index + 1, None
         key = printable(sample.key) if sample is not None else ""
         message = f"shard '{path}' cannot be read to its end, it is truncated or damaged: {error}"
-        yield RawRow(key=key, shard=path, index=index, error=message)
+        status = "truncated"
+        if not is_damage(error):
+            message, status = f"shard '{path}' cannot be read: {error}", "unreachable"
+        yield RawRow(key=key, shard=path, index=index, error=printable(message), status=status)
         return
     if sample is not None:
         yield _row(sample, path, index, config)
 
 
-def _open(path: str) -> IO[bytes]:
-    if "://" in path:
-        return cast("IO[bytes]", fsspec.open(path, "rb").open())
-    return open(path, "rb")
-
-
 def _add(sample: _Sample, tar: tarfile.TarFile, info: tarfile.TarInfo, suffix: str, config: DataConfig) -> None:
     """Read one member into ``sample`` where it is wanted and within the limits, by the size in its header."""
     captions = field_names(config.caption_key)
+    if len(sample.names) >= MAX_MEMBERS:
+        sample.error = f"the sample has more than {MAX_MEMBERS} files"
+        return
     sample.names.append(info.name)
     try:
         if suffix in sample.fields:
@@ -177,32 +194,34 @@ def _add(sample: _Sample, tar: tarfile.TarFile, info: tarfile.TarInfo, suffix: s
             return
         elif info.size > config.max_caption_bytes + 16:  # room for a byte order mark and line ends
             raise BadSample(
-                f"the caption has {info.size} bytes, over data.max_caption_bytes = {config.max_caption_bytes}"
+                f"the caption has {info.size} bytes, over data.max_caption_bytes = {config.max_caption_bytes}",
+                "bad_caption",
             )
     except BadSample as error:
-        sample.error = sample.error or printable(str(error))
+        if sample.error is None:
+            sample.error, sample.status = printable(str(error)), error.status
         return
     reader = tar.extractfile(info)
     sample.fields[suffix] = reader.read() if reader is not None else b""
 
 
 def _row(sample: _Sample, path: str, index: int, config: DataConfig | None) -> RawRow:
-    key = printable(sample.key)
+    key, span = printable(sample.key), (sample.start, sample.end)
     if config is None:
-        return RawRow(key=key, shard=path, index=index, error="not read")
+        return RawRow(key=key, shard=path, index=index, error="not read", span=span)
     try:
         if sample.error is not None:
-            raise BadSample(sample.error)
+            raise BadSample(sample.error, sample.status)
         _check_merged(sample, config)
         present = f"; its fields: {', '.join(sample.fields)}"
         images = [data for name in field_names(config.image_key) if (data := sample.fields.get(name.lower()))]
         if not images:
-            raise BadSample(f"the sample has no image (data.image_key = '{config.image_key}'{present})")
+            raise BadSample(f"the sample has no image (data.image_key = '{config.image_key}'{present})", "no_image")
         meta = _json(sample, config)
         caption = check_caption(_caption(sample, meta, config), config, present)
     except BadSample as error:
-        return RawRow(key=key, shard=path, index=index, error=printable(str(error)))
-    return RawRow(key=key, shard=path, index=index, image=images[0], caption=caption, meta=meta)
+        return RawRow(key, path, index, error=printable(str(error)), status=error.status, span=span)
+    return RawRow(key=key, shard=path, index=index, image=images[0], caption=caption, meta=meta, span=span)
 
 
 def _check_merged(sample: _Sample, config: DataConfig) -> None:
@@ -227,7 +246,7 @@ def _json(sample: _Sample, config: DataConfig) -> dict[str, Any]:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
         if "json." in config.caption_key:
-            raise BadSample(f"the sample's json cannot be read: {error}") from None
+            raise BadSample(f"the sample's json cannot be read: {error}", "bad_caption") from None
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -8,6 +8,7 @@ from typing import Protocol
 from filtering.data.config import DataConfig
 from filtering.data.folder import FolderSource
 from filtering.data.hf import HFSource
+from filtering.data.keep_list import KeepList, KeptSource
 from filtering.data.rows import RawRow
 from filtering.data.shards import count_shard, expand_paths, read_shard
 
@@ -41,7 +42,7 @@ class ShardSource:
     indexed = False
 
     def __init__(self, path: str | list[str], config: DataConfig, option: str = "data.path") -> None:
-        self.identity = expand_paths(path, option)
+        self.identity = expand_paths(path, option, allow_pipe=config.allow_pipe)
         self.config = config
 
     def __len__(self) -> int:
@@ -53,17 +54,20 @@ class ShardSource:
 
     def count_rows(self) -> int:
         """Samples in all shards, by their headers."""
-        return sum(count_shard(path) for path in self.identity)
+        return sum(count_shard(path, self.config.allow_pipe) for path in self.identity)
 
 
 def open_source(path: str | list[str], config: DataConfig, option: str = "data.path") -> Source:
-    """The source at ``path`` in the format that ``config`` names.
+    """The source at ``path`` in the format that ``config`` names, less what its keep-list does not keep.
 
     Raises:
         SettingsError: nothing usable is there; the message names ``option`` and its value.
     """
+    source: Source
     if config.format == "folder":
-        return FolderSource(path, config, option)
-    if config.format == "hf":
-        return HFSource(path, config, option)
-    return ShardSource(path, config, option)
+        source = FolderSource(path, config, option)
+    elif config.format == "hf":
+        source = HFSource(path, config, option)
+    else:
+        source = ShardSource(path, config, option)
+    return source if config.keep_list is None else KeptSource(source, KeepList(config.keep_list))

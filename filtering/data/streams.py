@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,6 +12,7 @@ from filtering.data.config import DataConfig
 from filtering.data.decode import BadSample, decode_row, group_of
 from filtering.data.draws import row_generator
 from filtering.data.held_out import is_held_out
+from filtering.data.keep_list import KeptSource
 from filtering.data.rows import Chunk, FailedRow, RawRow, Row
 from filtering.data.sources import Source
 
@@ -52,7 +54,7 @@ class RowStream:
         if min(start) < 0:
             raise ValueError(f"a stream cannot start at epoch {start[0]}, offset {start[1]}")
         self.source = source
-        self.stream = stream
+        self.stream, self.n_streams = stream, n_streams
         self.seed = seed
         self.config = config
         self.max_epochs = max_epochs
@@ -65,6 +67,7 @@ class RowStream:
         self._raw: Iterator[RawRow] | None = None
         self._whole = False  # this epoch was read from its first row
         self._usable = 0
+        self._not_kept: Counter[str] = Counter()
 
     def take(self, n: int) -> Chunk:
         """The next ``n`` decoded rows, with what was skipped on the way; fewer, and ``ended``, after ``max_epochs``.
@@ -94,7 +97,8 @@ class RowStream:
                 self._usable += 1
             except BadSample as error:
                 failed.append(FailedRow(raw.key, raw.shard, raw.index, str(error)))
-        return Chunk(self.stream, rows, failed, held_out, self.epoch, self.offset, ended=len(rows) < n)
+        not_kept, self._not_kept = dict(self._not_kept), Counter()
+        return Chunk(self.stream, rows, failed, held_out, self.epoch, self.offset, len(rows) < n, not_kept)
 
     def _ended(self) -> bool:
         return self.max_epochs is not None and self.epoch >= self.max_epochs
@@ -125,11 +129,23 @@ class RowStream:
             parts = row_generator(self.seed, self.stream, epoch, purpose="parts").permutation(parts)
         if self.source.indexed:
             # One row per part: their order is a full shuffle already, and the rows before ``offset`` need no reading.
-            return itertools.chain.from_iterable(self.source.read(int(part)) for part in parts[offset:])
-        rows: Iterator[RawRow] = itertools.chain.from_iterable(self.source.read(int(part)) for part in parts)
+            if not offset and isinstance(self.source, KeptSource):
+                self._not_kept.update(self.source.unread(self.stream, self.n_streams))
+            return itertools.chain.from_iterable(self._read(int(part)) for part in parts[offset:])
+        rows: Iterator[RawRow] = itertools.chain.from_iterable(self._read(int(part)) for part in parts)
         if size > 1:
             rows = _shuffled(rows, size, row_generator(self.seed, self.stream, epoch, purpose="shuffle"))
-        return itertools.islice(rows, offset, None)
+        if offset:
+            for _ in itertools.islice(rows, offset):
+                pass
+            self._not_kept.clear()  # counted before the stream was stopped here
+        return rows
+
+    def _read(self, part: int) -> Iterator[RawRow]:
+        """A keep-list works before the shuffle, so that offsets and draws are those of the shards made from it."""
+        if isinstance(self.source, KeptSource):
+            return self.source.read(part, note=lambda reason: self._not_kept.update([reason]))
+        return self.source.read(part)
 
 
 def _shuffled(rows: Iterator[RawRow], size: int, generator: np.random.Generator) -> Iterator[RawRow]:

@@ -24,6 +24,14 @@ class Denoiser(Protocol):
         """Scaled latents [B, C, h, w] of ``pixels`` [B, 3, H, W] in [-1, 1], sampled with the given ``noise``."""
         ...
 
+    def posterior(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation of the unscaled latents of ``pixels``: encoded once, sampled often."""
+        ...
+
+    def sample_latents(self, posterior: tuple[torch.Tensor, torch.Tensor], noise: torch.Tensor) -> torch.Tensor:
+        """Scaled latents [B, C, h, w] of a ``posterior``, sampled with the given ``noise``."""
+        ...
+
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
         """(C, h, w) of one latent at ``resolution`` pixels."""
         ...

@@ -76,8 +76,18 @@ class StableDiffusionDenoiser:
     @torch.no_grad()
     def latents(self, pixels: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """Scaled latents [B, C, h, w], float32, the posterior sampled with ``noise``."""
+        return self.sample_latents(self.posterior(pixels), noise)
+
+    @torch.no_grad()
+    def posterior(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation of the unscaled latents, each [B, C, h, w] in the VAE's dtype."""
         posterior = self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist
-        sampled = posterior.mean + posterior.std * noise.to(self.device, self.vae.dtype)
+        return posterior.mean, posterior.std
+
+    def sample_latents(self, posterior: tuple[torch.Tensor, torch.Tensor], noise: torch.Tensor) -> torch.Tensor:
+        """Scaled latents [B, C, h, w], float32: the ``posterior`` sampled with ``noise``."""
+        mean, std = posterior
+        sampled = mean + std * noise.to(self.device, self.vae.dtype)
         latents: torch.Tensor = (sampled * self.vae.config.scaling_factor).float()
         return latents
 

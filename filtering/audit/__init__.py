@@ -1,0 +1,1 @@
+"""Offline audits of a dataset: scores per shard, a keep-list made of them, and clean shards."""

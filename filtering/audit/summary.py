@@ -1,0 +1,258 @@
+"""What an audit found, in numbers: histograms by t, duplicates, the top of the ranking, data errors."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from filtering.audit.records import MEASURES
+from filtering.audit.status import audit_status
+from filtering.audit.table import PLAIN, Array, Scores, distinct_rows, load_scores, pair_scores
+from filtering.settings import SettingsError
+
+__all__ = ["Pair", "Summary", "summarise"]
+
+T_BINS: Final = 4
+HISTOGRAM_BINS: Final = 40
+MOST_GROUPS: Final = 50
+MOST_ERRORS: Final = 100
+QUANTILES: Final = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999, 1.0)
+
+
+@dataclass(slots=True)
+class Pair:
+    """One image of the audit with all its copies; numbers are of its first row, ``score`` is its highest."""
+
+    sha256: str
+    shard: str
+    index: int
+    key: str
+    caption: str
+    copies: int
+    score: float | None
+    measures: dict[str, tuple[float | None, float | None]]
+    """Mean and standard error over draws, by name."""
+    planted: bool | None = None
+
+
+@dataclass(slots=True)
+class Summary:
+    """The numbers, as ``summary.json`` holds them, and what only the page shows."""
+
+    values: dict[str, Any]
+    histograms: dict[str, list[tuple[str, Array, Array]]]
+    """By measure: (label of the t-bin, edges [H + 1], counts [H])."""
+    curve: tuple[list[float], list[float]]
+    """Cut-offs, and the share of pairs that score higher."""
+    top: list[Pair]
+    duplicates: list[dict[str, Any]]
+    errors: list[dict[str, Any]]
+    about: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+
+
+def summarise(
+    run: Path,
+    *,
+    top: int = 100,
+    signals: tuple[str, ...] = (),
+    reference: Path | None = None,
+    truth: Path | None = None,
+    planted_from: int = 50,
+) -> Summary:
+    """Everything that a report of the audit in ``run`` says.
+
+    An audit that is not complete is summed up as far as it is, and the numbers say so.
+
+    Args:
+        top: pairs in the ranking.
+        signals: what is ranked by; see ``pair_scores``.
+        reference: the base model's audit of the same data.
+        truth: a ``truth.parquet`` (columns ``group``, ``repeats``) of a dataset with planted duplicates; adds how well
+            the ranking finds pairs with at least ``planted_from`` repeats.
+
+    Raises:
+        SettingsError: ``run`` is no audit, or nothing of it is done.
+    """
+    status = audit_status(run)
+    columns = (*PLAIN, "caption", *(f"{name}_{part}" for name in MEASURES for part in ("mean", "se")))
+    scores = load_scores(run, partial=True, columns=columns)
+    modelled = scores.about["deciding"]["model"] is not None
+    signals = signals or (("loss", "reference_ratio") if reference is not None else ("magnitude",))
+    base = load_scores(reference, partial=True) if reference is not None else None
+    values, _ = pair_scores(scores, signals, reference=base) if modelled else (np.full(len(scores), np.nan), None)
+    pairs = _pairs(scores, values)
+    ranked = sorted((p for p in pairs if p.score is not None), key=lambda p: -(p.score or 0.0))
+    ordered = np.array([p.score for p in ranked], dtype=float)
+    shared = _duplicates(scores)
+    numbers: dict[str, Any] = {
+        "audit": str(run),
+        **status.as_dict(),
+        "pairs": len(pairs),
+        "scored_pairs": len(ranked),
+        "signal": "+".join(signals) if modelled else None,
+        "score_quantiles": _quantiles(ordered),
+        "measures": {name: _quantiles(scores.draws[name].ravel()) for name in MEASURES} if modelled else {},
+        **shared.counts,
+        "settings": {name: value for name, value in scores.about["deciding"].items() if name != "model"},
+        "model": scores.about["deciding"]["model"],
+        "reference": None if base is None else base.about["deciding"]["model"],
+    }
+    if truth is not None:
+        numbers["truth"] = _against_truth(ranked, truth, planted_from)
+    first = distinct_rows(scores)
+    histograms = {name: _histograms(scores, name, first) for name in MEASURES} if modelled else {}
+    errors = _errors(scores)
+    return Summary(numbers, histograms, _curve(ordered), ranked[:top], shared.groups, errors, scores.about)
+
+
+def _pairs(scores: Scores, values: Array) -> list[Pair]:
+    found: dict[str, Pair] = {}
+    names = ["sha256", "shard", "index", "key", "caption", *(f"{m}_{p}" for m in MEASURES for p in ("mean", "se"))]
+    columns = [scores.table[name].to_pylist() for name in names]
+    for value, sha, shard, index, key, caption, *means in zip(values.tolist(), *columns, strict=True):
+        if sha is None:
+            continue
+        pair = found.get(sha)
+        if pair is None:
+            measures = {name: (means[2 * i], means[2 * i + 1]) for i, name in enumerate(MEASURES)}
+            pair = found[sha] = Pair(sha, shard, index, key, caption or "", 0, None, measures)
+        pair.copies += 1
+        if not math.isnan(value) and (pair.score is None or value > pair.score):
+            pair.score = value
+    return list(found.values())
+
+
+@dataclass(slots=True)
+class _Shared:
+    counts: dict[str, int]
+    groups: list[dict[str, Any]]
+
+
+def _duplicates(scores: Scores) -> _Shared:
+    """Samples that share an image, a look, or a caption; and keys that stand for several samples."""
+    columns = {name: scores.table[name].to_pylist() for name in ("sha256", "phash", "caption_hash", "key", "caption")}
+    rows: dict[str, list[int]] = defaultdict(list)
+    for row, sha in enumerate(columns["sha256"]):
+        if sha is not None:
+            rows[sha].append(row)
+    copied = {sha: numbers for sha, numbers in rows.items() if len(numbers) > 1}
+    looks: dict[str, set[str]] = defaultdict(set)
+    captions: dict[str, set[str]] = defaultdict(set)
+    for sha, look, caption in zip(columns["sha256"], columns["phash"], columns["caption_hash"], strict=True):
+        if sha is not None and look is not None:
+            looks[look].add(sha)
+        if sha is not None and caption is not None:
+            captions[caption].add(sha)
+    keys = Counter(key for key in columns["key"] if key)
+    counts = {
+        "duplicate_groups": len(copied),
+        "duplicate_samples": sum(len(numbers) - 1 for numbers in copied.values()),
+        "near_duplicate_groups": sum(len(shas) > 1 for shas in looks.values()),
+        "captions_of_several_images": sum(len(shas) > 1 for shas in captions.values()),
+        "repeated_keys": sum(count > 1 for count in keys.values()),
+    }
+    largest = sorted(copied.items(), key=lambda item: (-len(item[1]), item[1][0]))[:MOST_GROUPS]
+    groups = [
+        {
+            "sha256": sha,
+            "copies": len(numbers),
+            "captions": len({columns["caption_hash"][n] for n in numbers}),
+            "caption": columns["caption"][numbers[0]],
+            "keys": [columns["key"][n] for n in numbers[:5]],
+        }
+        for sha, numbers in largest
+    ]
+    return _Shared(counts, groups)
+
+
+def _histograms(scores: Scores, name: str, rows: Array) -> list[tuple[str, Array, Array]]:
+    """One histogram per t-bin over common edges, cut at the 99.9th percentile so that one value does not flatten it."""
+    # Copies of a pair draw the same; counted once each, they do not drown the others.
+    values, timesteps = scores.draws[name][rows].ravel(), scores.timesteps[rows].ravel()
+    known = np.isfinite(values)
+    if not known.any():
+        return []
+    steps = int(scores.about["deciding"]["model"]["num_train_timesteps"])
+    low, high = np.quantile(values[known], [0.001, 0.999])
+    edges = np.linspace(low, max(high, low + 1e-6), HISTOGRAM_BINS + 1)
+    found = []
+    for number in range(T_BINS):
+        start, stop = number * steps // T_BINS, (number + 1) * steps // T_BINS
+        inside = values[known & (timesteps >= start) & (timesteps < stop)]
+        counts, _ = np.histogram(np.clip(inside, edges[0], edges[-1]), bins=edges)
+        found.append((f"t {start} to {stop - 1}", edges, counts))
+    return found
+
+
+def _curve(descending: Array) -> tuple[list[float], list[float]]:
+    """Share of pairs above each cut-off, at up to 300 cut-offs."""
+    if not len(descending):
+        return [], []
+    ascending = descending[::-1]
+    places = np.unique(np.linspace(0, len(ascending) - 1, 300).astype(int))
+    cuts = ascending[places]
+    return cuts.tolist(), (1.0 - np.searchsorted(ascending, cuts, side="right") / len(ascending)).tolist()
+
+
+def _quantiles(values: Array) -> dict[str, float]:
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return {}
+    return {f"{q:g}": float(v) for q, v in zip(QUANTILES, np.quantile(values, QUANTILES), strict=True)}
+
+
+def _errors(scores: Scores) -> list[dict[str, Any]]:
+    status = scores.table["status"]
+    bad = scores.table.filter(pc.not_equal(status, "ok")).slice(0, MOST_ERRORS)
+    rows: list[dict[str, Any]] = bad.select(["shard", "index", "key", "status", "error"]).to_pylist()
+    return rows
+
+
+def _against_truth(ranked: list[Pair], truth: Path, planted_from: int) -> dict[str, Any]:
+    """AUC and precision at k of the ranking, for pairs planted at least ``planted_from`` times.
+
+    Raises:
+        SettingsError: the file cannot be read, or has no such pair among the scored.
+    """
+    try:
+        table = pq.read_table(truth, columns=["group", "repeats"]).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise SettingsError(f"--truth '{truth}' cannot be read: {error}") from None
+    planted = {row["group"] for row in table if row["repeats"] >= planted_from}
+    for pair in ranked:
+        pair.planted = pair.sha256[:32] in planted or pair.sha256 in planted
+    hits = np.array([bool(pair.planted) for pair in ranked])
+    if not hits.any() or hits.all():
+        raise SettingsError(
+            f"--truth '{truth}': {int(hits.sum())} of {len(hits)} scored pairs are planted {planted_from} times or "
+            "more, so a ranking cannot be judged"
+        )
+    found = int(hits.sum())
+    return {
+        "planted_from": planted_from,
+        "planted_pairs": found,
+        "auc": _auc(np.array([pair.score for pair in ranked], dtype=float), hits),
+        "precision_at": {str(k): float(hits[:k].mean()) for k in sorted({found, 10, 50, 100}) if k <= len(hits)},
+    }
+
+
+def _auc(scores: Array, positive: Array) -> float:
+    """Chance that a planted pair scores higher than another, ties counting half (Mann-Whitney)."""
+    order = np.argsort(scores, kind="stable")
+    ranks = np.empty(len(scores))
+    ranks[order] = np.arange(1, len(scores) + 1)
+    unique, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    sums = np.zeros(len(unique))
+    np.add.at(sums, inverse, ranks)
+    ranks = (sums / counts)[inverse]
+    n = int(positive.sum())
+    return float((ranks[positive].sum() - n * (n + 1) / 2) / (n * (len(scores) - n)))

@@ -1,0 +1,240 @@
+"""Keep-lists: which rows of a source an audit chose to keep, and a source that reads past the others."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from filtering.data.rows import RawRow, content_id
+from filtering.settings import SettingsError
+
+__all__ = ["KEEP_SCHEMA", "METADATA", "KeepList", "KeptSource"]
+
+METADATA: Final = b"memsieve.keep_list"
+"""Where a keep-list says what it was made of, as JSON: ``format`` and ``data`` of the audit, ``rule``."""
+
+KEEP_SCHEMA: Final = pa.schema(
+    [
+        ("shard", pa.string()),
+        ("index", pa.int64()),
+        ("key", pa.string()),
+        ("part", pa.int64()),
+        ("uid", pa.string()),
+        ("sha256", pa.string()),
+        ("status", pa.string()),
+        ("score", pa.float64()),
+        ("keep", pa.bool_()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+    ]
+)
+"""One row per sample of the audit, kept or not, in the audit's order; ``reason`` is one word, null where kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The rows of one shard by their index, or of a whole source without shards by their position."""
+
+    keep: np.ndarray[Any, np.dtype[np.bool_]]
+    reason: np.ndarray[Any, np.dtype[np.int16]]
+    content: np.ndarray[Any, np.dtype[np.uint64]]
+
+
+class KeepList:
+    """A keep-list in memory: about 11 bytes per row.
+
+    Args:
+        path: the Parquet file that ``memsieve audit select`` wrote.
+
+    Raises:
+        SettingsError: it is not there, or is no keep-list; the message names ``option``.
+    """
+
+    def __init__(self, path: str | Path, option: str = "data.keep_list") -> None:
+        self.path = str(path)
+        columns = ["shard", "index", "part", "sha256", "keep", "reason"]
+        try:
+            table = pq.read_table(self.path, columns=columns)
+            about = json.loads((table.schema.metadata or {})[METADATA])
+        except FileNotFoundError:
+            raise SettingsError(f"{option} = '{path}' does not exist; 'memsieve audit select' writes it") from None
+        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+            raise SettingsError(
+                f"{option} = '{path}' is not a keep-list of 'memsieve audit select' in Parquet: {error}"
+            ) from None
+        self.about: dict[str, Any] = about
+        self.reasons: list[str] = []
+        self._rows: dict[str, _Rows] = {}
+        digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+        reasons = table["reason"].combine_chunks().dictionary_encode()
+        self.reasons = [str(reason) for reason in reasons.dictionary.to_pylist()]
+        codes = reasons.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int16)
+        keep = table["keep"].to_numpy()
+        content = np.array([_short(sha) for sha in table["sha256"].to_pylist()], dtype=np.uint64)
+        digest.update(keep.tobytes() + content.tobytes())
+        self.hash = digest.hexdigest()[:16]
+        self.sharded = about["data"]["format"] == "webdataset"
+        if not self.sharded:
+            self._check_order(table["part"].to_numpy(), option)
+            self._rows[""] = _Rows(keep, codes, content)
+            return
+        shards = table["shard"].combine_chunks().dictionary_encode()
+        places = shards.indices.to_numpy(zero_copy_only=False)
+        index = table["index"].to_numpy()
+        order = np.argsort(places, kind="stable")
+        ends = np.cumsum(np.bincount(places, minlength=len(shards.dictionary)))
+        for name, rows in zip(shards.dictionary.to_pylist(), np.split(order, ends[:-1]), strict=True):
+            self._check_order(index[rows], option)
+            self._rows[name] = _Rows(keep[rows], codes[rows], content[rows])
+
+    def _check_order(self, numbers: np.ndarray[Any, Any], option: str) -> None:
+        if not np.array_equal(numbers, np.arange(len(numbers))):
+            raise SettingsError(f"{option} = '{self.path}' lacks rows of its audit; use the file as select wrote it")
+
+    @property
+    def shards(self) -> list[str]:
+        """The shards of the audit, in order."""
+        return list(self._rows) if self.sharded else []
+
+    @property
+    def kept(self) -> int:
+        """Rows that are kept."""
+        return sum(int(rows.keep.sum()) for rows in self._rows.values())
+
+    def rows(self, shard: str = "") -> _Rows:
+        """The rows of one shard, by its path as audited, or where that is not found by the end of its path, as long
+        as only one shard of the audit has it; of a whole source where there are no shards.
+
+        Raises:
+            SettingsError: the audit has no such shard.
+        """
+        found = self._rows.get(shard)
+        if found is not None:
+            return found
+        parts = _parts(shard)
+        best = 0
+        matches: list[str] = []
+        for name in self._rows:
+            common = _common(parts, _parts(name))
+            if common >= best and common:
+                matches = [*matches, name] if common == best else [name]
+                best = common
+        if len(matches) != 1:
+            what = "is not in" if not matches else f"could be any of {len(matches)} shards of"
+            raise SettingsError(
+                f"data.keep_list = '{self.path}': shard '{shard}' {what} the audit that it was made of; train on the "
+                "shards that were audited, or audit these"
+            )
+        return self._rows[matches[0]]
+
+    def reason(self, rows: _Rows, place: int) -> str | None:
+        """Why a row is not kept; None where it is."""
+        if bool(rows.keep[place]):
+            return None
+        code = int(rows.reason[place])
+        return self.reasons[code] if code >= 0 else "not kept"
+
+    def check(self, rows: _Rows, place: int, raw: RawRow) -> RawRow:
+        """``raw``, or in its place a row with an error where it is not the one that was audited."""
+        if raw.error is not None or _short(content_id(raw.image)) == rows.content[place]:
+            return raw
+        error = f"the image is not the one that was audited (data.keep_list = '{self.path}'); audit the data again"
+        return replace(raw, image=b"", caption=None, error=error, status="bad_sample")
+
+
+class KeptSource:
+    """A source without the rows that a keep-list does not keep: what it reads is what the shards of ``memsieve audit
+    apply`` hold, in the same order.
+
+    Shards are read past the rows that are not kept. In sources without shards such rows are not read at all.
+    """
+
+    def __init__(self, source: Any, keep: KeepList) -> None:
+        self.source, self.keep = source, keep
+        self.indexed: bool = source.indexed
+        self.identity: list[str] = [*source.identity, f"keep-list {keep.hash}"]
+        self._parts: np.ndarray[Any, Any] | None = None
+        if keep.sharded == self.indexed:
+            raise SettingsError(
+                f"data.keep_list = '{keep.path}' was made of an audit of data.format = '{keep.about['data']['format']}'"
+            )
+        if self.indexed:
+            rows = keep.rows()
+            if len(rows.keep) != len(source):
+                raise SettingsError(
+                    f"data.keep_list = '{keep.path}' was made of {len(rows.keep)} rows, but the data has "
+                    f"{len(source)}; audit it again"
+                )
+            self._parts = np.flatnonzero(rows.keep)
+            if not len(self._parts):
+                raise SettingsError(f"data.keep_list = '{keep.path}' keeps no row")
+        else:
+            for name in source.identity:
+                keep.rows(name)
+
+    def __len__(self) -> int:
+        return len(self.source) if self._parts is None else len(self._parts)
+
+    def count_rows(self) -> int:
+        """Rows that are kept."""
+        if self._parts is not None:
+            return len(self._parts)
+        return sum(int(self.keep.rows(name).keep.sum()) for name in self.source.identity)
+
+    def read(self, part: int, note: Callable[[str], None] | None = None) -> Iterator[RawRow]:
+        """The kept rows of one part; ``note`` is told the reason of each row that is read past.
+
+        A row that the audit did not see, or saw with another image, is a row with ``error``.
+        """
+        if self._parts is not None:
+            place = int(self._parts[part])
+            yield from (self.keep.check(self.keep.rows(), place, raw) for raw in self.source.read(place))
+            return
+        rows = self.keep.rows(self.source.identity[part])
+        for raw in self.source.read(part):
+            if raw.index >= len(rows.keep):
+                yield replace(raw, image=b"", caption=None, error="the audit has no such row; audit the shard again")
+                continue
+            reason = self.keep.reason(rows, raw.index)
+            if reason is None:
+                yield self.keep.check(rows, raw.index, raw)
+            elif note is not None:
+                note(reason)
+
+    def unread(self, stream: int, n_streams: int) -> list[str]:
+        """The reasons of the rows that an epoch of one stream does not read, where there are no shards."""
+        if self._parts is None:
+            return []
+        rows = self.keep.rows()
+        away = np.flatnonzero(~rows.keep)[stream::n_streams]
+        return [self.keep.reason(rows, int(place)) or "" for place in away]
+
+
+def _short(sha256: str | None) -> int:
+    """64 bits of a content hash; 0 where the image was not read."""
+    return int(sha256[:16], 16) if sha256 else 0
+
+
+def _parts(path: str) -> list[str]:
+    if "://" not in path and not path.startswith("pipe:"):
+        path = os.path.abspath(path)
+    return path.split("/")[::-1]
+
+
+def _common(a: list[str], b: list[str]) -> int:
+    """How many last parts of two paths are the same."""
+    count = 0
+    for one, other in zip(a, b, strict=False):
+        if one != other:
+            break
+        count += 1
+    return count

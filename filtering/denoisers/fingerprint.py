@@ -1,0 +1,46 @@
+"""Which model it was: hashes of its weights as loaded, the same whatever folder, format or hub id they came from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import torch
+
+__all__ = ["model_hashes", "total_hash"]
+
+
+def model_hashes(denoiser: Any) -> dict[str, str]:
+    """sha256 (hex) of each part of a denoiser's pipeline, by the part's name.
+
+    A network counts by the names, types and values of its weights; a scheduler by its config without diffusers' own
+    bookkeeping; a tokenizer by its vocabulary.
+    """
+    found = {}
+    for name, part in sorted(denoiser.pipeline().components.items()):
+        if isinstance(part, torch.nn.Module):
+            found[name] = _weights(part)
+        elif part is not None and hasattr(part, "get_vocab"):
+            found[name] = _text([sorted(part.get_vocab().items()), int(part.model_max_length)])
+        elif part is not None and hasattr(part, "config"):
+            found[name] = _text({k: v for k, v in dict(part.config).items() if not k.startswith("_")})
+    return found
+
+
+def total_hash(parts: dict[str, str]) -> str:
+    """One hash of what ``model_hashes`` gave."""
+    return _text(sorted(parts.items()))
+
+
+def _weights(module: torch.nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        # numpy has no bfloat16; bytes are bytes.
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _text(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

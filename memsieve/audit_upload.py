@@ -1,0 +1,49 @@
+"""An audit as a W&B run: its summary, histograms by t, and the page as an artifact."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import wandb
+
+from filtering.audit.summary import Summary
+
+__all__ = ["upload_audit"]
+
+SCALARS = (
+    "rows", "scored", "failed", "pairs", "duplicate_groups", "duplicate_samples", "near_duplicate_groups", "done",
+    "missing", "stale", "truncated",
+)  # fmt: skip
+
+
+def upload_audit(run: Path, page: Path, summary: Summary, project: str) -> None:
+    """Make one W&B run of the audit in ``run``; offline where there is no key, for ``wandb sync`` later.
+
+    Args:
+        page: what goes up as the report, with samples or without, as the caller chose.
+    """
+    if not os.environ.get("WANDB_API_KEY") and "WANDB_MODE" not in os.environ:
+        os.environ["WANDB_MODE"] = "offline"
+    values = summary.values
+    config = {"settings": values["settings"], "model": values["model"], "reference": values["reference"]}
+    with wandb.init(project=project, job_type="audit", name=run.resolve().name, dir=str(run), config=config) as logged:
+        for name in SCALARS:
+            logged.summary[f"audit/{name}"] = values[name]
+        for name, value in values["statuses"].items():
+            logged.summary[f"audit/status/{name}"] = value
+        for name, value in values.get("truth", {}).items():
+            logged.summary[f"audit/truth/{name}"] = value
+        logged.log(
+            {
+                f"audit/{measure}/{label.replace(' ', '_')}": wandb.Histogram(
+                    np_histogram=(counts.tolist(), edges.tolist())
+                )
+                for measure, found in summary.histograms.items()
+                for label, edges, counts in found
+            }
+        )
+        artifact = wandb.Artifact("audit-report", type="report")
+        artifact.add_file(str(page), name="report.html")
+        artifact.add_file(str(page.with_name("summary.json")), name="summary.json")
+        logged.log_artifact(artifact)

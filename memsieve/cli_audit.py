@@ -1,0 +1,269 @@
+"""``memsieve audit``: score a dataset offline, look at it, and get a keep-list and clean shards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from filtering.settings import apply_overrides, parse_settings
+
+__all__ = ["audit"]
+
+audit = typer.Typer(no_args_is_help=True, help=__doc__)
+_console = Console(stderr=True, emoji=False)  # a key between colons is not an emoji
+
+DAMAGED = 3
+"""Exit code: everything was done, and some of the data is not whole."""
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the audit.")]
+
+
+@audit.command()
+def score(
+    shards: Annotated[list[str], typer.Option(help="Tar files, ranges, globs, folders or URLs. Repeatable.")],
+    out: Annotated[Path, typer.Option(help="Folder of the audit; the same command goes on with it.")],
+    model: Annotated[str | None, typer.Option(help="A diffusers pipeline folder, or a hub id.")] = None,
+    data_only: Annotated[bool, typer.Option(help="No model: duplicates, captions and errors.")] = False,
+    draws: Annotated[int, typer.Option(help="(t, noise) draws per sample.")] = 4,
+    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Samples per forward.")] = 16,
+    resolution: Annotated[int | None, typer.Option(help="Pixels; the model's own by default.")] = None,
+    format: Annotated[Literal["webdataset", "hf", "folder"], typer.Option(help="What --shards names.")] = "webdataset",
+    set: Annotated[list[str] | None, typer.Option("--set", help="Override, as data.caption_key=json.text.")] = None,
+    engine: Annotated[Literal["local", "ray"], typer.Option(help="Ranks come from accelerate launch.")] = "local",
+    workers: Annotated[int, typer.Option(help="Ray actors; 0: one per GPU or core.")] = 0,
+    ray_address: Annotated[str | None, typer.Option(help="An existing Ray cluster.")] = None,
+    device: Annotated[str | None, typer.Option(help="As cuda:0; the first GPU by default.")] = None,
+    allow_pipe: Annotated[bool, typer.Option(help="Run 'pipe:' commands named in --shards.")] = False,
+    rescore: Annotated[bool, typer.Option(help="Replace scores of other settings or another model.")] = False,
+) -> None:
+    """Score every sample; only what is missing or stale is done.
+
+    Exit code 1 where a shard could not be done, 3 where all are done and some were found truncated or damaged.
+    """
+    from filtering.audit.config import AuditConfig
+    from filtering.audit.score import rank_of, score_shards
+
+    if (model is None) != data_only:
+        raise ValueError("name a --model, or ask for --data-only to look at duplicates, captions and errors alone")
+    data: dict[str, Any] = {"path": shards, "format": format, "allow_pipe": allow_pipe}
+    data |= {} if resolution is None else {"resolution": resolution}
+    raw: dict[str, Any] = {"data": data, "model": model, "seed": seed, "draws": draws, "batch_size": batch_size}
+    config = parse_settings(AuditConfig, apply_overrides(raw, set or []), where="audit")
+    try:
+        with _progress(quiet=rank_of()[0] > 0) as watch:
+            outcome = score_shards(
+                config,
+                out,
+                engine=engine,
+                device=device,
+                rescore=rescore,
+                ray={"address": ray_address, "workers": workers},
+                **watch,
+            )
+    except KeyboardInterrupt:
+        _console.print("stopped; the shards that were finished stand, and the same command goes on", style="yellow")
+        raise typer.Exit(130) from None
+    except OSError as error:
+        _console.print(
+            f"error: {error}. The shards that were finished stand; run the same command again when that is repaired",
+            style="red",
+            markup=False,
+            highlight=False,
+        )
+        raise typer.Exit(1) from None
+    rows = sum(marker.rows for marker in outcome.done.values())
+    failed = sum(marker.failed for marker in outcome.done.values())
+    _console.print(
+        f"{len(outcome.done)} shards done now ({rows:,} samples, {failed:,} unusable), {outcome.skipped} before",
+        highlight=False,
+    )
+    for reason in list(outcome.failed.values())[:8]:
+        _console.print(f"not done: {reason}", style="red", markup=False, highlight=False)
+    if outcome.failed:
+        _console.print(f"{len(outcome.failed)} shards are not done; the same command tries them again", style="red")
+        raise typer.Exit(1)
+    truncated = [marker.task for marker in outcome.done.values() if marker.truncated]
+    if truncated:
+        _console.print(
+            f"truncated or damaged: {len(truncated)} of the shards, the first '{truncated[0]}'",
+            style="yellow",
+            markup=False,
+            highlight=False,
+        )
+        raise typer.Exit(DAMAGED)
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[dict[str, Any]]:
+    """A bar over shards and a count of samples, with rate and ETA; the callbacks of ``score_shards``."""
+    columns = [
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+    ]
+    with Progress(*columns, console=_console, disable=quiet) as progress:
+        bar = progress.add_task("looking at what is done", total=None, note="")
+        state = {"total": 0, "before": 0, "shards": 0, "samples": 0, "inside": 0.0}
+
+        def show() -> None:
+            elapsed = progress.tasks[0].elapsed or 0.0
+            rate = f"  {state['samples'] / elapsed:,.1f}/s" if elapsed > 0 else ""
+            note = (
+                f"{state['before'] + state['shards']:,}/{state['total']:,} shards  {state['samples']:,} samples{rate}"
+            )
+            done = state["shards"] + state["inside"]
+            progress.update(bar, completed=done, note=note)
+
+        def begin(plan: Any) -> None:
+            state.update(total=plan.total, before=plan.total - len(plan.todo))
+            progress.reset(bar, total=len(plan.todo), description="scoring", note="")
+
+        def advance(task: Any, samples: int, share: float) -> None:
+            state.update(samples=state["samples"] + samples, inside=min(share, 0.999))
+            show()
+
+        def finished(task: Any, marker: Any) -> None:
+            state.update(shards=state["shards"] + 1, inside=0.0)
+            show()
+
+        yield {"begin": begin, "advance": advance, "finished": finished}
+
+
+@audit.command()
+def status(
+    run: RunFolder,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """What is done, missing, stale or truncated, and when it will be finished.
+
+    Exit code 1 where shards are missing, stale or gone; 3 where all are done and some are truncated or damaged.
+    """
+    from filtering.audit.status import audit_status
+
+    found = audit_status(run)
+    if as_json:
+        print(json.dumps(found.as_dict(), indent=2))
+    else:
+        table = Table("shards", "number")
+        for name in ("done", "missing", "stale", "gone"):
+            table.add_row(name, f"{found.counts[name]:,}")
+        table.add_row("truncated or damaged", f"{found.counts['truncated']:,}")
+        table.add_section()
+        for name, number in sorted(found.statuses.items()):
+            table.add_row(f"samples: {name}", f"{number:,}")
+        Console(emoji=False).print(table)
+        for state in [state for state in found.states if state.state != "done"][:10]:
+            _console.print(f"{state.state}: {state.task.name}: {state.why}", markup=False, highlight=False)
+        if found.eta_seconds:
+            _console.print(f"about {_duration(found.eta_seconds)} left, at the rate of the last shards")
+    if not found.complete or found.counts["truncated"]:
+        raise typer.Exit(DAMAGED if found.complete else 1)
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours = round(seconds / 60), round(seconds / 3600, 1)
+    return f"{hours} hours" if minutes >= 120 else f"{minutes} minutes" if minutes else f"{seconds:.0f} s"
+
+
+@audit.command()
+def select(
+    run: RunFolder,
+    out: Annotated[list[Path], typer.Option(help="Keep-list to write: .parquet, .txt or .npy. Repeatable.")],
+    drop_fraction: Annotated[
+        float | None, typer.Option(help="Share of pairs to take out, highest scores first.")
+    ] = None,
+    max_score: Annotated[float | None, typer.Option(help="Take out pairs that score higher.")] = None,
+    false_drop_rate: Annotated[float | None, typer.Option(help="Share of ordinary pairs that may be lost.")] = None,
+    dedup: Annotated[bool, typer.Option(help="Keep the first of samples with the same image.")] = False,
+    dedup_by: Annotated[Literal["sha256", "phash"], typer.Option(help="The same bytes, or the same look.")] = "sha256",
+    score: Annotated[
+        str | None, typer.Option(help="magnitude, loss_gap, loss, reference_ratio, ..., joined by +.")
+    ] = None,
+    reference: Annotated[Path | None, typer.Option(help="Audit of the same data by the base model.")] = None,
+    held_out: Annotated[Path | None, typer.Option(help="Audit of pairs that the model was not trained on.")] = None,
+    partial: Annotated[bool, typer.Option(help="Go on although shards are missing or stale.")] = False,
+) -> None:
+    """Make a keep-list, with a reason for every sample that is not kept. Unusable samples never are."""
+    from filtering.audit.select import Rule, select_rows, write_selection
+
+    rule = Rule(
+        signals=tuple(name.strip() for name in score.split("+")) if score else (),
+        drop_fraction=drop_fraction,
+        max_score=max_score,
+        false_drop_rate=false_drop_rate,
+        dedup=dedup_by if dedup else None,
+    )
+    selection = select_rows(run, rule, reference=reference, held_out=held_out, partial=partial)
+    for path in out:
+        write_selection(selection, path)
+    table = Table("samples", "number")
+    for name, number in selection.counts.most_common():
+        table.add_row(name, f"{number:,}")
+    Console(emoji=False).print(table)
+    if selection.cutoff is not None:
+        _console.print(f"taken out above a score of {selection.cutoff:.6g}", highlight=False)
+
+
+@audit.command()
+def apply(
+    keep: Annotated[Path, typer.Argument(metavar="KEEP", help="A keep-list in Parquet.")],
+    out: Annotated[Path, typer.Option(help="Folder for the shards; the same command goes on with it.")],
+) -> None:
+    """Write shards of what is kept, members' bytes as they are; the rest to rejected/ with reasons."""
+    from filtering.audit.apply import apply_keep_list
+
+    with Progress(console=_console) as progress:
+        bar = progress.add_task("copying", total=None)
+        done = apply_keep_list(keep, out, lambda count, total: progress.update(bar, completed=count, total=total))
+    aside = ", ".join(f"{number:,} {reason}" for reason, number in done.rejected.most_common()) or "none"
+    _console.print(f"{done.kept:,} samples kept in '{out}'; set aside: {aside}", markup=False, highlight=False)
+    if done.lost:
+        _console.print(f"{done.lost:,} of these were cut off in their shard and have no bytes to copy", style="yellow")
+
+
+@audit.command()
+def report(
+    run: RunFolder,
+    out: Annotated[Path | None, typer.Option(help="The page; RUN/report.html by default.")] = None,
+    top: Annotated[int, typer.Option(min=0, max=1000, help="Pairs in the ranking.")] = 100,
+    score: Annotated[str | None, typer.Option(help="What is ranked by, as for select.")] = None,
+    reference: Annotated[Path | None, typer.Option(help="Audit of the same data by the base model.")] = None,
+    truth: Annotated[Path | None, typer.Option(help="truth.parquet of a dataset with planted pairs.")] = None,
+    planted_from: Annotated[int, typer.Option(help="Repeats from which a pair counts as planted.")] = 50,
+    wandb: Annotated[bool, typer.Option("--wandb", help="Also make a W&B run of it.")] = False,
+    wandb_project: Annotated[str, typer.Option(help="Of the W&B run.")] = "memsieve",
+    log_samples: Annotated[bool, typer.Option(help="Let captions and pictures go to W&B too.")] = False,
+) -> None:
+    """One self-contained page and a summary.json. Exit codes as those of status."""
+    from memsieve.audit_page import build_audit_report
+
+    options: dict[str, Any] = {
+        "top": top,
+        "signals": tuple(name.strip() for name in score.split("+")) if score else (),
+        "reference": reference,
+        "truth": truth,
+        "planted_from": planted_from,
+    }
+    page, summary = build_audit_report(run, out, **options)
+    print(page)
+    if wandb:
+        from memsieve.audit_upload import upload_audit
+
+        shared = page
+        if not log_samples:
+            shared, _ = build_audit_report(run, run / "shared" / "report.html", samples=False, **options)
+        upload_audit(run, shared, summary, wandb_project)
+    if not summary.values["complete"] or summary.values["truncated"]:
+        raise typer.Exit(DAMAGED if summary.values["complete"] else 1)

@@ -1,0 +1,59 @@
+"""A tiny random model, real shards, and audits of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from filtering.audit.config import AuditConfig
+from filtering.audit.score import Outcome, score_shards
+from tests.train.conftest import picture, save_tiny_model, write_shards
+
+Audit = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def make_shards() -> Callable[..., Path]:
+    return write_shards
+
+
+@pytest.fixture
+def png() -> Callable[[int], bytes]:
+    return picture
+
+
+@pytest.fixture
+def audit(tiny_model: Path) -> Audit:
+    """Audit ``shards`` into ``out``; further names are settings, and options of ``score_shards``."""
+
+    def run(shards: Path | str, out: Path, model: bool = True, **more: Any) -> Outcome:
+        data = {"path": str(shards), **more.pop("data", {})}
+        names = set(AuditConfig.model_fields) & more.keys()
+        raw = {"batch_size": 4, "model": str(tiny_model) if model else None, "data": data}
+        config = AuditConfig.model_validate(raw | {name: more.pop(name) for name in names})
+        return score_shards(config, out, **more)
+
+    return run
+
+
+@pytest.fixture
+def read_rows() -> Callable[[Path], pa.Table]:
+    """All rows of an audit, ordered by shard and index."""
+
+    def read(out: Path) -> pa.Table:
+        files = sorted((out / "scores").glob("*.parquet"))
+        return pa.concat_tables(pq.read_table(file) for file in files).sort_by(
+            [("shard", "ascending"), ("index", "ascending")]
+        )
+
+    return read

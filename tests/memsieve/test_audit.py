@@ -1,0 +1,163 @@
+"""The audit's commands and page: exit codes, nothing unescaped, nothing sent away that was not asked for."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import tarfile
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from filtering.audit.records import SCORES_SCHEMA
+from filtering.audit.summary import summarise
+from memsieve.audit_page import build_audit_report
+from memsieve.cli import app
+from tests.train.conftest import picture, save_tiny_model, write_shards
+
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+class Tags(HTMLParser):
+    """The tags and attributes of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+        self.attributes: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+
+def run(*words: object) -> Any:
+    return CliRunner().invoke(app, ["audit", *map(str, words)])
+
+
+@pytest.fixture
+def audited(model: Path, tmp_path: Path) -> Path:
+    """An audit of two shards with a hostile sample and a planted pair, its scores such that 'pair 0' leads."""
+    data = write_shards(tmp_path / "data", 14, per_shard=10, copies=5)
+    with tarfile.open(data / "00001.tar", "a") as tar:
+        for name, content in (("<b>x.png", picture(99)), ("<b>x.txt", HOSTILE.encode()), (f"{HOSTILE}.txt", b"alone")):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    result = run("score", "--shards", data, "--out", tmp_path / "run", "--model", model, "--draws", 2)
+    assert result.exit_code == 0, result.output
+    for file in (tmp_path / "run" / "scores").glob("*.parquet"):
+        rows = pq.read_table(file).to_pylist()
+        for row in rows:
+            if row["caption"] == "pair 0":
+                row["magnitude"], row["magnitude_mean"] = [90.0, 92.0], 91.0
+        pq.write_table(pa.Table.from_pylist(rows, schema=SCORES_SCHEMA), file)
+        marker = tmp_path / "run" / "markers" / f"{file.stem}.json"
+        marker.write_text(json.dumps(json.loads(marker.read_text()) | {"parquet_bytes": file.stat().st_size}))
+    return tmp_path / "run"
+
+
+def test_page_holds_what_was_found_and_nothing_that_runs(audited: Path, tmp_path: Path) -> None:
+    rows = [("pair 0", 6)] + [(f"pair {i}", 1) for i in range(1, 14)]
+    shas = {row.caption: row.sha256 for row in summarise(audited).top}
+    truth = pa.table({"group": [shas[caption][:32] for caption, _ in rows], "repeats": [count for _, count in rows]})
+    pq.write_table(truth, tmp_path / "truth.parquet")
+    page, summary = build_audit_report(audited, truth=tmp_path / "truth.parquet", planted_from=5)
+    text = page.read_text()
+    tags = Tags()
+    tags.feed(text)
+    assert "script" not in tags.names and not any(name.startswith("on") for name in tags.attributes)
+    assert "&lt;script&gt;alert(1)" in text, "the caption is shown, as text"
+    assert not re.search(r"""(?:src|href)=["'](?!data:)""", text), "something is loaded from outside"
+    assert "default-src &#39;none&#39;" in text or "default-src 'none'" in text
+    assert text.count('<img class="thumb"') == 15 and "planted</span>" in text
+    values = json.loads((audited / "summary.json").read_text())
+    assert (values["rows"], values["pairs"], values["scored"], values["failed"]) == (21, 15, 20, 1)
+    assert (values["duplicate_groups"], values["duplicate_samples"]) == (1, 5)
+    assert values["truth"]["auc"] == 1.0 and values["truth"]["precision_at"] == {"1": 1.0, "10": 0.1}
+    assert summary.top[0].caption == "pair 0" and summary.top[0].score == 91.0 and summary.top[0].copies == 6
+    counted = sum(int(counts.sum()) for _, _, counts in summary.histograms["loss"])
+    assert counted == 2 * 15, "a pair's draws once, whatever its copies"
+
+
+def test_exit_codes_and_the_chain_of_commands(audited: Path, tmp_path: Path) -> None:
+    assert run("status", audited).exit_code == 0
+    found = json.loads(run("status", audited, "--json").stdout)
+    assert found["complete"] and found["rows"] == 21
+    keep = tmp_path / "keep.parquet"
+    result = run("select", audited, "--drop-fraction", "0.07", "--out", keep, "--out", tmp_path / "keep.txt")
+    assert result.exit_code == 0 and len((tmp_path / "keep.txt").read_text().splitlines()) == 14, result.output
+    assert run("apply", keep, "--out", tmp_path / "clean").exit_code == 0
+    assert json.loads((tmp_path / "clean" / "manifest.json").read_text())["rejected"] == {"score": 6, "no_image": 1}
+    assert run("report", audited).exit_code == 0
+    shard = tmp_path / "data" / "00000.tar"
+    shard.write_bytes(shard.read_bytes()[:9000])
+    assert run("status", audited).exit_code == 1, "stale"
+    again = run("score", "--shards", tmp_path / "data", "--out", tmp_path / "data-only", "--data-only")
+    assert again.exit_code == 3, "done, but truncated"
+    assert run("status", tmp_path / "data-only").exit_code == 3
+    assert run("report", tmp_path / "data-only").exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["score", "--shards", "x.tar", "--out", "o"], "--data-only"),
+        (["score", "--shards", "pipe:cat x.tar", "--out", "o", "--data-only"], "--allow-pipe"),
+        (["score", "--shards", "nothing-{0..3}.tar", "--out", "o", "--data-only"], "nothing is found"),
+        (["score", "--shards", "x.tar", "--out", "o", "--data-only", "--set", "data.captoin_key=a"], "caption_key"),
+        (["score", "--shards", "x.tar", "--out", "o", "--data-only", "--set", "data.crop=random"], "centre crop"),
+        (["status", "nowhere"], "is not an audit"),
+        (["select", "nowhere", "--dedup", "--out", "k.parquet"], "is not an audit"),
+        (["apply", "nowhere.parquet", "--out", "o"], "does not exist"),
+    ],
+)
+def test_mistakes_get_one_sentence(words: list[str], message: str, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run(*words)
+    assert isinstance(result.exception, ValueError) and message in str(result.exception)
+
+
+def test_wandb_gets_numbers_and_no_samples_unless_asked(audited: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """A real offline run; what is in it is read back from its files."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "staging"))
+    result = run("report", audited, "--wandb")
+    assert result.exit_code == 0, result.output
+    (logged,) = (audited / "wandb").glob("offline-run-*/*.wandb")
+    wanted = (b"audit/duplicate_samples", b"audit/magnitude/t_0_to_249")
+    end = time.monotonic() + 30  # W&B's own process writes the file
+    while not all(name in logged.read_bytes() for name in wanted) and time.monotonic() < end:
+        time.sleep(0.1)
+    record = logged.read_bytes()
+    assert all(name in record for name in wanted)
+    shared = (audited / "shared" / "report.html").read_text()
+    assert "pair 0" not in shared and "data:image" not in shared and "caption left out" in shared
+    assert "pair 0" in (audited / "report.html").read_text()
+    assert b"pair 0" not in record
+
+
+def test_scores_open_without_memsieve(audited: Path) -> None:
+    """By their folder in pandas, and by the README's query where DuckDB is installed."""
+    import pandas
+
+    frame = pandas.read_parquet(audited / "scores")
+    assert list(frame.columns) == SCORES_SCHEMA.names and len(frame) == 21
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (query,) = re.findall(r"<!-- executed by tests/memsieve/test_audit.py -->\n```sql\n(.*?)```", readme, re.DOTALL)
+    duckdb = pytest.importorskip("duckdb")
+    rows = duckdb.sql(query.replace("runs/tuned", str(audited))).fetchall()
+    assert len(rows) == 15 and rows[0][:2] == ("pair 0", 6)
