@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import socket
@@ -87,7 +88,7 @@ class RowWriter:
         self.count = 0
 
     def __enter__(self) -> RowWriter:
-        for leftover in self.path.parent.glob(f".{self.path.stem}.*.tmp"):
+        for leftover in self.path.parent.glob(f".{glob.escape(self.path.stem)}.*.tmp"):
             leftover.unlink(missing_ok=True)  # of a process that was killed
         self._writer = pq.ParquetWriter(self.temporary, self._schema, compression="zstd")
         return self
@@ -118,6 +119,8 @@ class RowWriter:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a small file under a temporary name, flush it to disk, rename it."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        leftover.unlink(missing_ok=True)  # of a process that was killed
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:

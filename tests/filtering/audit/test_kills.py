@@ -50,7 +50,7 @@ def kill_often(audit: Audit, data: Path, out: Path, kills: int, seed: int) -> se
     struck: list[int] = []
     while len(struck) < kills:
         before, pause = done(), 0.0
-        wanted = before + int(rng.integers(0, 4))
+        wanted = before + (1, 0, 2, 3)[len(struck) % 4]  # so that they strike at different points
         pid = in_child(lambda: audit(data, out, draws=1))
         started = time.monotonic()
         while done() < wanted:
@@ -58,7 +58,7 @@ def kill_often(audit: Audit, data: Path, out: Path, kills: int, seed: int) -> se
             time.sleep(0.002)
         if wanted > before:
             pause = (time.monotonic() - started) / (wanted - before)
-        time.sleep(float(rng.uniform(0.0, max(0.3 * pause, 0.2))))
+        time.sleep(float(rng.uniform(0.0, 0.5 * pause if pause else 0.05)))
         os.kill(pid, signal.SIGKILL)
         _, code = os.waitpid(pid, 0)
         assert os.WIFSIGNALED(code), "it was killed at work"
