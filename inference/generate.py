@@ -90,7 +90,7 @@ def generate(
     blanked = 0
     with (
         _prepared(pipe, scheduler),
-        Progress(*columns, console=Console(stderr=True), disable=not progress, transient=True) as bar,
+        Progress(*columns, console=Console(stderr=True, emoji=False), disable=not progress, transient=True) as bar,
     ):
         task = bar.add_task("generating", total=len(jobs))
         for start in range(0, len(jobs), batch):

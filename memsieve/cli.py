@@ -30,7 +30,7 @@ def openmoji(
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
     size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 64,
     seed: Annotated[int, typer.Option(help="Decides split, planted pairs and order.")] = 0,
-    plant: Annotated[list[str] | None, typer.Option(help="PAIRSxREPEATS, for example 8x1000. Repeatable.")] = None,
+    plant: Annotated[list[str] | None, typer.Option(help="PAIRSxREPEATS, for example 6x1500. Repeatable.")] = None,
     limit: Annotated[int | None, typer.Option(help="At most this many images.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier dataset.")] = False,
 ) -> None:
@@ -65,7 +65,7 @@ def copies(
 
     planted, ordinary = prompts_of(dataset)
     if not planted:
-        raise ValueError(f"'{dataset}' has no planted pairs; build it with --plant, for example --plant 8x1000")
+        raise ValueError(f"'{dataset}' has no planted pairs; build it with --plant, for example --plant 6x1500")
     judge = judge_for(dataset, similarity)
     results = {
         name: probe_model(model, prompts, judge, seeds=seeds, guidance_scale=guidance_scale)
@@ -77,7 +77,7 @@ def copies(
         table.add_row(
             name, f"{rate.copies} of {rate.generations}", f"{rate.rate:.2f}", f"{rate.low:.2f} to {rate.high:.2f}"
         )
-    Console().print(table)
+    Console(emoji=False).print(table)
     if out is not None:
         write_result(out, **results)
 
@@ -99,7 +99,7 @@ def main() -> None:
     try:
         app()
     except ValueError as error:
-        _console.print(f"error: {error}", style="red", markup=False, highlight=False)
+        _console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(2) from None
 
 

@@ -51,10 +51,10 @@ def run(
             session = set_up(settings)
             summary = fit(session)
         except (BadDataError, NonFiniteError) as error:
-            console.print(f"error: {error}", style="red", markup=False, highlight=False)
+            console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
             raise typer.Exit(1) from None
         except RankFailure as error:
-            console.print(f"error: {error}", style="red", markup=False, highlight=False)
+            console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
             sys.stderr.flush()
             os._exit(1)  # the process group is broken: an orderly end would wait for the rank that is gone
         if session.accelerator.is_main_process:
@@ -63,7 +63,7 @@ def run(
         console.print(str(stopped) or "stopped", style="yellow", markup=False)
         raise typer.Exit(130) from None
     except ValueError as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False)
+        console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
 
 

@@ -159,7 +159,7 @@ def _after_window(
 
 
 def _warn(text: str) -> None:
-    Console(stderr=True).print(text, style="yellow", markup=False)
+    Console(stderr=True, emoji=False).print(text, style="yellow", markup=False)
 
 
 class _Stop:
@@ -175,7 +175,9 @@ def _interruptible() -> Iterator[_Stop]:
         if stop.asked:
             raise KeyboardInterrupt("stopped at once; the last checkpoint stands")
         stop.asked = True
-        Console(stderr=True).print("[yellow]stopping after this step, with a checkpoint; Ctrl-C again stops at once")
+        Console(stderr=True, emoji=False).print(
+            "[yellow]stopping after this step, with a checkpoint; Ctrl-C again stops at once"
+        )
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -196,7 +198,7 @@ def _progress(session: Session) -> Iterator[Any]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     ]
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
     with Progress(*columns, console=console, disable=not session.accelerator.is_main_process) as progress:
         task = progress.add_task("training", total=session.total_steps, completed=session.step, note="")
 
