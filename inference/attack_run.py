@@ -42,7 +42,7 @@ def probe_dataset(
     truth = data / "truth.parquet"
     if not truth.is_file():
         raise ValueError(
-            f"--data: '{data}' has no truth.parquet; build one with: memsieve data openmoji DIR --plant 6x1500"
+            f"--data: '{data}' has no truth.parquet; build one with: memsieve data openmoji DIR --plant 6x2000"
         )
     first = {row["key"]: row for row in pq.read_table(truth).to_pylist()}
     opened = open_model(pipe, scheduler=scheduler) if attack else None

@@ -109,7 +109,7 @@ def probe_model(
 def _truth(data: Path) -> list[dict[str, Any]]:
     path = data / "truth.parquet"
     if not path.is_file():
-        raise ValueError(f"'{data}' has no truth.parquet; build it with: memsieve data openmoji {data} --plant 6x1500")
+        raise ValueError(f"'{data}' has no truth.parquet; build it with: memsieve data openmoji {data} --plant 6x2000")
     rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
     return rows
 

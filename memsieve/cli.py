@@ -30,7 +30,7 @@ def openmoji(
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
     size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 64,
     seed: Annotated[int, typer.Option(help="Decides split, planted pairs and order.")] = 0,
-    plant: Annotated[list[str] | None, typer.Option(help="PAIRSxREPEATS, for example 6x1500. Repeatable.")] = None,
+    plant: Annotated[list[str] | None, typer.Option(help="PAIRSxREPEATS, for example 6x2000. Repeatable.")] = None,
     limit: Annotated[int | None, typer.Option(help="At most this many images.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier dataset.")] = False,
 ) -> None:
@@ -65,7 +65,7 @@ def copies(
 
     planted, ordinary = prompts_of(dataset)
     if not planted:
-        raise ValueError(f"'{dataset}' has no planted pairs; build it with --plant, for example --plant 6x1500")
+        raise ValueError(f"'{dataset}' has no planted pairs; build it with --plant, for example --plant 6x2000")
     judge = judge_for(dataset, similarity)
     results = {
         name: probe_model(model, prompts, judge, seeds=seeds, guidance_scale=guidance_scale)

@@ -10,11 +10,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 
 from filtering.data.rows import content_id
 from filtering.ledger import read_ledger
 from train.config import RunConfig
-from train.loop import BadDataError, fit
+from train.loop import BadDataError, _batches, fit
 from train.setup import set_up
 from train.step import NonFiniteError
 
@@ -208,3 +209,28 @@ def test_min_snr_goes_with_drops(
     kept = torch.tensor([verdict.weight for verdict in result.verdicts])
     assert 0 < kept.sum() < len(kept), "some but not all are dropped"
     assert result.loss == pytest.approx(float((losses * kept).sum() / kept.sum()), rel=1e-5)
+
+
+def test_an_overflow_is_a_skipped_step(make_config: MakeConfig) -> None:
+    """The loss scaler finds a gradient that has overflowed, lowers its scale, and the run goes on."""
+    config = make_config(filter={"enabled": False}, train={"steps": 4}, optimizer={"schedule": "linear"})
+    session = set_up(config)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    session.accelerator.state._mixed_precision = "fp16"  # what fp16 sets; the CPU itself has no such mode
+    session.accelerator.scaler = scaler
+    scaled = AcceleratedOptimizer(session.optimizer.optimizer, device_placement=False, scaler=scaler)
+    session.optimizer = session.trainer.optimizer = session.accelerator._optimizers[0] = scaled
+    before = torch.cat([p.detach().flatten().clone() for p in session.model.parameters()])
+    overflowing = next(session.model.parameters()).register_hook(lambda gradient: gradient * float("inf"))
+    first = session.trainer.train(_first_batches(session))
+    overflowing.remove()
+    assert first.skipped and scaler.get_scale() == 512.0
+    assert torch.equal(before, torch.cat([p.detach().flatten() for p in session.model.parameters()]))
+    assert all(p.grad is None or not p.grad.any() for p in session.model.parameters())
+    summary = fit(session)
+    assert summary["steps"] == 4 and summary["updates"] == session.schedule.last_epoch
+    assert not torch.equal(before, torch.cat([p.detach().flatten() for p in session.model.parameters()]))
+
+
+def _first_batches(session: Any) -> Any:
+    return _batches(session, next(iter(session.loader)))
