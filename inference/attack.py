@@ -20,6 +20,7 @@ from inference.explain import frozen
 from inference.generate import image_seed, sampling_scheduler
 from inference.guided import GuidedModel, each
 from inference.probe import ProbeResult
+from inference.resume import ImageStore
 
 __all__ = ["AttackSettings", "Target", "attack_embedding", "attack_pairs"]
 
@@ -91,11 +92,13 @@ def each_expanded(conditioning: dict[str, Tensor], count: int) -> dict[str, Tens
 
 
 def attack_pairs(
-    model: GuidedModel, targets: Sequence[Target], judge: CopyJudge, settings: AttackSettings, *, progress: bool = True
-) -> ProbeResult:
+    model: GuidedModel, targets: Sequence[Target], judge: CopyJudge, settings: AttackSettings, *, progress: bool = True,
+    store: ImageStore | None = None,
+) -> ProbeResult:  # fmt: skip
     """Attack each target, generate from its embedding, and judge what comes back against all training images.
 
-    ``judge`` must know the targets' groups: for a control, its gallery holds the control images too.
+    ``judge`` must know the targets' groups: for a control, its gallery holds the control images too. With a ``store``
+    a target whose images it holds is not attacked again.
     """
     images: list[Tensor] = []
     groups: list[str] = []
@@ -103,6 +106,12 @@ def attack_pairs(
     with progress_bar(progress) as bar:
         task = bar.add_task("attacking", total=len(targets))
         for target in targets:
+            groups += [target.group] * settings.images
+            kept = None if store is None else store.load(f"attack:{target.group}")
+            if kept is not None:
+                images.append(kept)
+                bar.advance(task)
+                continue
             embedding, _ = attack_embedding(model, target, settings)
             model.pipe.scheduler = sampling_scheduler(model.pipe, model.scheduler_name)
             try:
@@ -117,8 +126,8 @@ def attack_pairs(
                 )  # fmt: skip
             finally:
                 model.pipe.scheduler = own
-            images.append(output.images.detach().float().cpu().clamp(0, 1) * 2 - 1)
-            groups += [target.group] * settings.images
+            drawn = output.images.detach().float().cpu().clamp(0, 1) * 2 - 1
+            images.append(drawn if store is None else store.save(f"attack:{target.group}", drawn))
             bar.advance(task)
     generations = torch.cat(images)
     verdicts = judge.judge(generations, groups)

@@ -13,6 +13,7 @@ from inference.attack import AttackSettings, Target, attack_pairs
 from inference.copying import CopyJudge
 from inference.guided import open_model, pipeline_resolution
 from inference.probe import ProbeResult, Prompt, probe_model, shard_images
+from inference.resume import ImageStore
 from inference.similarity import build_similarity
 
 __all__ = ["probe_dataset"]
@@ -29,6 +30,7 @@ def probe_dataset(
     controls: int = 8,
     similarity: str = "pixel_l2",
     progress: bool = True,
+    store: ImageStore | None = None,
 ) -> dict[tuple[str, str], ProbeResult]:
     """(pairs, way) -> result: the pairs by caption, and with ``attack`` the pairs and the controls by embedding.
 
@@ -70,13 +72,14 @@ def probe_dataset(
     prompts = [Prompt(first[known[g]]["caption"], g, known[g], int(first[known[g]]["repeats"])) for g in groups]
     by_caption = probe_model(
         pipe, prompts, judge, seeds=settings.images, steps=settings.steps,
-        guidance_scale=settings.guidance_scale, seed=settings.seed, progress=progress,
+        guidance_scale=settings.guidance_scale, seed=settings.seed, progress=progress, store=store,
     )  # fmt: skip
     results = {("chosen pairs", "caption"): by_caption}
     if opened is not None:
         chosen = [Target(p.caption, p.group, pixels[p.key]) for p in prompts]
         others = [Target(first[key]["caption"], f"control:{key}", pixels[key]) for key in control_keys]
-        results["chosen pairs", "attack"] = attack_pairs(opened, chosen, judge, settings, progress=progress)
+        kept: dict[str, Any] = {"progress": progress, "store": store}
+        results["chosen pairs", "attack"] = attack_pairs(opened, chosen, judge, settings, **kept)
         if others:
-            results["held-out controls", "attack"] = attack_pairs(opened, others, judge, settings, progress=progress)
+            results["held-out controls", "attack"] = attack_pairs(opened, others, judge, settings, **kept)
     return results

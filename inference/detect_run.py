@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from inference.charts import histogram
 from inference.detect import Detection, check_rate, detect_rows, progress_bar
@@ -27,7 +28,7 @@ from inference.detectors import DETECTORS, DetectSettings, Reference, measure_pr
 from inference.guided import GuidedModel
 from inference.prompts import ordinary_prompts, read_prompts
 
-__all__ = ["append_rows", "detect_file", "model_identity", "read_json_lines"]
+__all__ = ["append_rows", "detect_file", "model_identity", "read_json_lines", "weights_identity"]
 
 SCHEMA = pa.schema(
     [
@@ -141,8 +142,13 @@ def _close(
 
 def model_identity(model: GuidedModel) -> str:
     """A digest of the network's weights, so that results of one model are never resumed with another."""
+    return weights_identity(model.model)
+
+
+def weights_identity(network: torch.nn.Module) -> str:
+    """The same of any network."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.model.state_dict().items()):
+    for name, tensor in sorted(network.state_dict().items()):
         digest.update(name.encode())
         # two sums instead of all bytes: seconds for billions of parameters, and any training step changes them
         flat = tensor.detach().double().flatten()

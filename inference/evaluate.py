@@ -6,7 +6,7 @@ Whole groups of near-identical prompts are resampled instead.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
@@ -82,12 +82,15 @@ def evaluate_detector(
     batch: int = 16,
     timed_prompts: int = 16,
     progress: bool = True,
+    known: dict[str, Measurement] | None = None,
+    keep: Callable[[Measurement], None] | None = None,
 ) -> list[DetectorResult]:
     """One result for each pair of ``steps`` and ``images``; all come from one measurement of the longest.
 
     Args:
         groups: which prompts of each list belong together where this is known (None: by ``prompt_groups``).
         timed_prompts: prompts that are measured once more at each setting, for its seconds.
+        known: measurements of the longest setting made before, by prompt; ``keep`` is called with each new one.
 
     Raises:
         ValueError: a list is empty, or a prompt is in both.
@@ -99,11 +102,15 @@ def evaluate_detector(
         raise ValueError("--memorized and --ordinary must both hold at least one prompt")
     longest = replace(settings, steps=max(steps), images_per_prompt=max(images))
     with progress_bar(progress) as bar:
-        task = bar.add_task("prompts", total=len(memorized) + len(ordinary))
-        measured = []
-        for measurement in measure_prompts(model, [*memorized, *ordinary], longest, batch):
-            measured.append(measurement)
+        found, prompts = dict(known or {}), [*memorized, *ordinary]
+        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in found]
+        task = bar.add_task("prompts", total=len(missing))
+        for measurement in measure_prompts(model, missing, longest, batch):
+            found[measurement.prompt] = measurement
+            if keep is not None:
+                keep(measurement)
             bar.advance(task)
+    measured = [found[prompt] for prompt in prompts]
     numbers = _group_numbers([*memorized, *ordinary], groups, len(memorized))
     cut = len(memorized)
     results = []

@@ -54,6 +54,7 @@ def generate(
     scheduler: str = "auto",
     device: str | None = None,
     progress: bool = True,
+    numbers: Sequence[int] | None = None,
     **options: Any,
 ) -> Tensor:
     """Generate ``seeds_per_prompt`` images for each prompt: float32 [N, 3, H, W] in [-1, 1] on the CPU.
@@ -64,6 +65,7 @@ def generate(
     Args:
         scheduler: ``auto`` takes deterministic DDIM for diffusion models and the own scheduler for flow models;
             ``ddim`` insists; ``own`` keeps the pipeline's.
+        numbers: the prompts' places in a longer list, of which these are a part: they fix the noise.
         options: passed to the pipeline's call, for example height and width.
 
     Raises:
@@ -84,6 +86,7 @@ def generate(
     options = {"num_inference_steps": steps, "output_type": "pt", **options}
     if "guidance_scale" in accepted:
         options["guidance_scale"] = guidance_scale
+    places = list(range(len(prompts))) if numbers is None else list(numbers)
     jobs = [(index, j) for index in range(len(prompts)) for j in range(seeds_per_prompt)]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     images: list[Tensor] = []
@@ -95,7 +98,7 @@ def generate(
         task = bar.add_task("generating", total=len(jobs))
         for start in range(0, len(jobs), batch):
             part = jobs[start : start + batch]
-            generators = [torch.Generator("cpu").manual_seed(image_seed(seed, index, j)) for index, j in part]
+            generators = [torch.Generator("cpu").manual_seed(image_seed(seed, places[index], j)) for index, j in part]
             output = pipe(prompt=[prompts[index] for index, _ in part], generator=generators, **options)
             images.append(output.images.detach().to("cpu", torch.float32) * 2 - 1)
             blanked += sum(bool(flag) for flag in getattr(output, "nsfw_content_detected", None) or [])

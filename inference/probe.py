@@ -17,6 +17,7 @@ from PIL import Image
 
 from inference.copying import CopyJudge, CopyRate, CopyVerdict, copy_rate
 from inference.generate import generate
+from inference.resume import ImageStore, generate_kept
 from inference.similarity import Similarity, build_similarity
 
 __all__ = ["ProbeResult", "Prompt", "judge_for", "probe_model", "prompts_of", "shard_images", "write_result"]
@@ -95,12 +96,18 @@ def probe_model(
     guidance_scale: float = 3.0,
     seed: int = 0,
     progress: bool = True,
+    store: ImageStore | None = None,
 ) -> ProbeResult:
-    """Generate ``seeds`` images for each prompt with ``model`` (a pipeline or its folder), and judge them."""
+    """Generate ``seeds`` images for each prompt with ``model`` (a pipeline or its folder), and judge them.
+
+    With a ``store`` images are kept there as they come, and those that it holds are not drawn again.
+    """
     captions = [prompt.caption for prompt in prompts]
-    images = generate(
-        model, captions, seeds, steps=steps, guidance_scale=guidance_scale, seed=seed, batch=24, progress=progress
-    )
+    options: dict[str, Any] = {"steps": steps, "guidance_scale": guidance_scale, "seed": seed, "batch": 24}
+    if store is None:
+        images = generate(model, captions, seeds, progress=progress, **options)
+    else:
+        images = generate_kept(model, captions, seeds, store, progress=progress, **options)
     groups = [prompt.group for prompt in prompts for _ in range(seeds)]
     verdicts = judge.judge(images, groups)
     return ProbeResult(images, verdicts, copy_rate(verdicts))

@@ -20,7 +20,7 @@ from torch import Tensor
 from filtering.data.decode import BadSample
 from inference.index import Neighbour, TrainingIndex, load_pixels
 
-__all__ = ["Match", "image_files", "square", "verify_images", "write_matches"]
+__all__ = ["Match", "image_files", "picture_uri", "square", "verify_images", "write_matches"]
 
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 MAX_BYTES: Final = 64 * 2**20
@@ -139,8 +139,8 @@ def write_matches(
     for i in order[:most]:
         image = images[i]
         assert isinstance(image, Tensor)
-        pairs = [(n, _picture(load_pixels(index.image_bytes(n), index.side))) for n in matches[i].neighbours]
-        shown.append({"match": matches[i], "picture": _picture(image), "pairs": pairs})
+        pairs = [(n, picture_uri(load_pixels(index.image_bytes(n), index.side))) for n in matches[i].neighbours]
+        shown.append({"match": matches[i], "picture": picture_uri(image), "pairs": pairs})
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string((files("inference") / "templates" / "matches.html").read_text(encoding="utf-8"))
     page = template.render(
@@ -150,7 +150,7 @@ def write_matches(
     (out / "matches.html").write_text(page, encoding="utf-8")
 
 
-def _picture(pixels: Tensor) -> str:
+def picture_uri(pixels: Tensor) -> str:
     """A PNG data URI of at most ``THUMB`` pixels a side; small images are enlarged pixel by pixel."""
     array = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
     image = Image.fromarray(array).resize((THUMB, THUMB), Image.Resampling.LANCZOS)

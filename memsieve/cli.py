@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from memsieve import cli_inference
+from memsieve import cli_inference, cli_ui
 from memsieve.cli_audit import audit
 from train.__main__ import run
 
@@ -22,6 +22,7 @@ app.add_typer(data, name="data")
 app.add_typer(audit, name="audit")
 app.command("train")(run)
 cli_inference.register(app)
+cli_ui.register(app)
 _console = Console(stderr=True, emoji=False)
 
 

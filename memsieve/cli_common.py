@@ -22,6 +22,7 @@ __all__ = [
     "out_console",
     "plain",
     "warn",
+    "weights_of",
 ]
 
 _console = Console(stderr=True, emoji=False)
@@ -51,6 +52,13 @@ def load_for(model: Path, device: str | None, dtype: str) -> Any:
 
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return load_pipeline(model, device=place, dtype=_dtype(dtype))
+
+
+def weights_of(pipe: Any) -> str:
+    """A digest of the weights of a pipeline's network."""
+    from inference.detect_run import weights_identity
+
+    return weights_identity(getattr(pipe, "unet", None) or pipe.transformer)
 
 
 def _dtype(name: str) -> Any:

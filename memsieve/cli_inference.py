@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from contextlib import ExitStack
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
 from memsieve import cli_verify
+from memsieve.check_upload import Wandb, WandbSamples, upload_detection
 from memsieve.cli_common import Batch, Device, Dtype, Guidance, Model, Scheduler, Seed, numbers, open_for, plain, warn
 from memsieve.cli_common import out_console as _out
 
@@ -51,6 +53,8 @@ def detect(
     dtype: Dtype = "float32",
     resume: Annotated[bool, typer.Option(help="Go on with the results in --out.")] = False,
     show: Annotated[int, typer.Option(help="Rows of the table.")] = 20,
+    wandb: Wandb = None,
+    wandb_samples: WandbSamples = False,
 ) -> None:
     """Say which prompts of a list a model has memorised."""
     from inference.detect_run import detect_file, read_json_lines
@@ -94,6 +98,8 @@ def detect(
         markup=False,
         soft_wrap=True,
     )
+    if wandb is not None:
+        upload_detection(wandb, out, wandb_samples)
 
 
 def evaluate(
@@ -112,11 +118,14 @@ def evaluate(
     device: Device = None,
     dtype: Dtype = "float32",
     out: Annotated[Path | None, typer.Option(help="Also write the results as JSON.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with the measurements beside --out.")] = False,
 ) -> None:
     """AUC and TPR at 1 % FPR of a detector, with intervals over groups of near-identical prompts."""
+    from inference.detect_run import model_identity
     from inference.detectors import DetectSettings
     from inference.evaluate import evaluate_detector, seconds_to_generate
     from inference.prompts import PromptRow, ordinary_prompts, read_prompts
+    from inference.resume import measurements_on_disk
 
     settings = DetectSettings(
         detector=detector, schedule_steps=schedule_steps, guidance_scale=guidance_scale, seed=seed, space=space
@@ -132,11 +141,24 @@ def evaluate(
     usable = [list({row.prompt: row for row in rows if row.error is None}.values()) for rows in lists]
     opened = open_for(model, scheduler, device, dtype)
     first, second = ([row.prompt for row in rows] for rows in usable)
-    results = evaluate_detector(
-        opened, first, second, settings=settings, steps=numbers(steps, "--steps"),
-        images=numbers(images_per_prompt, "--images-per-prompt"), batch=batch,
-        groups=([row.group for row in usable[0]], [row.group for row in usable[1]]),
-    )  # fmt: skip
+    chosen, images = numbers(steps, "--steps"), numbers(images_per_prompt, "--images-per-prompt")
+    if resume and out is None:
+        raise ValueError("--resume needs --out FILE: the measurements are kept beside it")
+    with ExitStack() as stack:
+        known: dict[str, Any] = {}
+        keep = None
+        if out is not None:
+            asked = {
+                "settings": asdict(replace(settings, steps=max(chosen), images_per_prompt=max(images))),
+                "model": model_identity(opened),
+                "scheduler": scheduler,
+            }
+            file = out.with_suffix(".measured.jsonl")
+            known, keep = stack.enter_context(measurements_on_disk(file, asked, resume))
+        results = evaluate_detector(
+            opened, first, second, settings=settings, steps=chosen, images=images, batch=batch,
+            groups=([row.group for row in usable[0]], [row.group for row in usable[1]]), known=known, keep=keep,
+        )  # fmt: skip
     plainly = seconds_to_generate(opened, second[:batch], settings, batch)
     table = Table("steps", "n", "AUC", "95 %", "TPR at 1 % FPR", "95 %", "s / prompt")
     for r in results:

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from memsieve.cli_common import Device, Dtype, Model, Scheduler, Seed, load_for, open_for, plain, warn
+from memsieve.check_upload import Wandb, WandbSamples, upload_matches, upload_probe
+from memsieve.cli_common import Device, Dtype, Model, Scheduler, Seed, load_for, open_for, plain, warn, weights_of
 from memsieve.cli_common import out_console as _out
 
 __all__ = ["register"]
@@ -61,13 +62,16 @@ def verify(
     threshold: Annotated[float | None, typer.Option(help="A distance below which an image is a copy.")] = None,
     engine: Annotated[str, typer.Option(help="auto, exact or faiss.")] = "auto",
     out: Annotated[Path, typer.Option(help="Folder for matches.json and matches.html.")] = Path("runs/verify"),
+    resume: Annotated[bool, typer.Option(help="Go on with the generations in --out.")] = False,
     seed: Seed = 0,
     device: Device = None,
+    wandb: Wandb = None,
+    wandb_samples: WandbSamples = False,
 ) -> None:
     """Find the training images nearest to images, or to what a model draws, and say which are copies."""
-    from inference.generate import generate
     from inference.index import TrainingIndex
     from inference.prompts import read_prompts
+    from inference.resume import ImageStore, generate_kept
     from inference.verify import image_files, load_files, square, verify_images, write_matches
 
     opened = TrainingIndex(index_folder)
@@ -82,9 +86,11 @@ def verify(
             if row.error:
                 warn(row.error)
         texts = [row.prompt for row in rows if row.error is None]
-        drawn = generate(
-            model, texts, images_per_prompt, steps=steps, guidance_scale=guidance_scale, seed=seed, device=device
-        )
+        pipe = load_for(model, device, "float32")
+        options: dict[str, Any] = {"steps": steps, "guidance_scale": guidance_scale, "seed": seed}
+        asked = {**options, "images_per_prompt": images_per_prompt, "prompts": texts, "model": weights_of(pipe)}
+        store = ImageStore(out / "generated", asked, resume)
+        drawn = generate_kept(pipe, texts, images_per_prompt, store, **options)
         names = [text for text in texts for _ in range(images_per_prompt)]
         pixels = list(square(drawn, opened.side))
     else:
@@ -111,6 +117,9 @@ def verify(
         f"{out / 'matches.html'}",
         markup=False, highlight=False, soft_wrap=True,
     )  # fmt: skip
+    if wandb is not None:
+        config = {"similarity": opened.name, "training_images": len(opened), "alpha": alpha, "threshold": threshold}
+        upload_matches(wandb, out, matches, config, wandb_samples)
 
 
 def probe(
@@ -129,13 +138,16 @@ def probe(
     similarity: Annotated[str, typer.Option(help="pixel_l2, tiled_l2, phash.")] = "pixel_l2",
     scheduler: Scheduler = "auto",
     out: Annotated[Path | None, typer.Option(help="Also write the verdicts as JSON.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with the images beside --out.")] = False,
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = "float32",
+    wandb: Wandb = None,
 ) -> None:
     """Say how many pairs come back: by their captions, and with --attack by a searched embedding beside controls."""
     from inference.attack import AttackSettings
     from inference.attack_run import probe_dataset
+    from inference.resume import ImageStore
 
     settings = AttackSettings(
         updates=updates, lr=lr, images=images_per_prompt, steps=steps, guidance_scale=guidance_scale, seed=seed
@@ -146,16 +158,16 @@ def probe(
             raise ValueError(f"--groups: there is no file '{groups}'")
         wanted = [line.strip() for line in groups.read_text(encoding="utf-8").splitlines() if line.strip()]
     pipe = open_for(model, scheduler, device, dtype).pipe if attack else load_for(model, device, dtype)
+    if resume and out is None:
+        raise ValueError("--resume needs --out FILE: the images are kept beside it")
+    store = None
+    if out is not None:
+        asked = {**asdict(settings), "scheduler": scheduler, "groups": wanted, "data": str(dataset), "dtype": dtype}
+        store = ImageStore(out.with_suffix(".generated"), {**asked, "model": weights_of(pipe)}, resume)
     results = probe_dataset(
-        pipe,
-        dataset,
-        settings,
-        scheduler=scheduler,
-        attack=attack,
-        groups=wanted,
-        controls=controls,
-        similarity=similarity,
-    )
+        pipe, dataset, settings, scheduler=scheduler, attack=attack, groups=wanted, controls=controls,
+        similarity=similarity, store=store,
+    )  # fmt: skip
     table = Table("pairs", "by", "copies", "copy rate", "95 % interval")
     for (name, by), result in results.items():
         rate = result.rate
@@ -167,3 +179,6 @@ def probe(
         written = {f"{name}, {by}": result.as_dict() for (name, by), result in results.items()}
         found = {"settings": asdict(settings), "results": written}
         out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if wandb is not None:
+        folder = Path("runs/probe") if out is None else out.parent
+        upload_probe(wandb, folder, results, {**asdict(settings), "similarity": similarity, "data": str(dataset)})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 
@@ -87,17 +90,36 @@ class Memorised:
 
 
 @pytest.fixture(scope="session")
-def memorised() -> Memorised:
-    """Half of each batch is the planted pair, the other half other captions, some of them empty, with fresh latents."""
+def memorised(pytestconfig: pytest.Config) -> Memorised:
+    """Half of each batch is the planted pair, the other half other captions, some of them empty, with fresh latents.
+
+    The weights are kept in pytest's cache under a name made of this file and the version of torch.
+    """
     pipe = make_pipeline("v_prediction", seed=1, boost=1.0)  # so small a network cannot copy through epsilon
     generator = torch.Generator().manual_seed(3)
     planted = torch.randn(4, 2, 2, generator=generator).sign().repeat_interleave(4, 1).repeat_interleave(4, 2)
+    name = hashlib.sha256(Path(__file__).read_bytes() + torch.__version__.encode()).hexdigest()[:16]
+    folder = pytestconfig.cache.mkdir("memorised") if pytestconfig.cache is not None else None
+    if folder is None or not (folder / f"{name}.safetensors").is_file():
+        _memorise(pipe, planted, generator)
+        if folder is not None:
+            temporary = folder / f"{name}.{os.getpid()}"
+            save_file(pipe.unet.state_dict(), temporary)
+            os.replace(temporary, folder / f"{name}.safetensors")
+    else:
+        pipe.unet.load_state_dict(load_file(folder / f"{name}.safetensors"))
+    return Memorised(pipe, planted, PLANTED, CAPTIONS[1::2])
+
+
+def _memorise(
+    pipe: StableDiffusionPipeline, planted: torch.Tensor, generator: torch.Generator, steps: int = 160
+) -> None:
     others = ["", *CAPTIONS[::2]]
     with torch.no_grad():
         states = {text: pipe.encode_prompt(text, "cpu", 1, False)[0] for text in [*others, PLANTED]}
-    optimizer = torch.optim.AdamW(pipe.unet.parameters(), lr=6e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 200)
-    for step in range(200):
+    optimizer = torch.optim.AdamW(pipe.unet.parameters(), lr=8e-3, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 8e-3, total_steps=steps, pct_start=0.15)
+    for step in range(steps):
         texts = [PLANTED] * 8 + [others[(8 * step + i) % len(others)] for i in range(8)]
         latents = torch.cat([planted.expand(8, -1, -1, -1), torch.randn(8, 4, 8, 8, generator=generator)])
         noise = torch.randn(latents.shape, generator=generator)
@@ -109,4 +131,3 @@ def memorised() -> Memorised:
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-    return Memorised(pipe, planted, PLANTED, CAPTIONS[1::2])
