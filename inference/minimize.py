@@ -21,7 +21,16 @@ from inference.explain import Explanation, explain, magnitude_and_gradient
 from inference.generate import sampling_scheduler
 from inference.guided import Conditioning, GuidedModel, each, open_model
 
-__all__ = ["Minimized", "Suggestion", "draw", "minimize", "minimize_embeddings", "ordinary_target", "suggest_edits"]
+__all__ = [
+    "Minimized",
+    "Suggestion",
+    "draw",
+    "draw_from",
+    "minimize",
+    "minimize_embeddings",
+    "ordinary_target",
+    "suggest_edits",
+]
 
 
 @dataclass(slots=True)
@@ -123,18 +132,22 @@ def draw(model: GuidedModel, result: Minimized, settings: DetectSettings) -> tup
     """The images [n, 3, H, W] in [-1, 1] of the prompt as it was and as minimised, from the same noise."""
     before = each(lambda c: c.expand(len(result.latents), *c.shape[1:]).to(model.dtype), model.encode([result.prompt]))
     states = before if isinstance(before, Tensor) else before["encoder_hidden_states"]
-    own, pictures = model.pipe.scheduler, []
+    return draw_from(model, result, states, settings), draw_from(model, result, result.prompt_embeds, settings)
+
+
+def draw_from(model: GuidedModel, result: Minimized, embeds: Tensor, settings: DetectSettings) -> Tensor:
+    """The images [n, 3, H, W] in [-1, 1] of embeddings [n, L, D], from the noise of ``result``."""
+    own = model.pipe.scheduler
+    model.pipe.scheduler = sampling_scheduler(model.pipe, model.scheduler_name)
     try:
-        for embeds in (states, result.prompt_embeds):
-            model.pipe.scheduler = sampling_scheduler(model.pipe, model.scheduler_name)
-            output = model.pipe(
-                prompt_embeds=embeds, negative_prompt_embeds=result.negative_prompt_embeds, latents=result.latents,
-                num_inference_steps=settings.schedule_steps, guidance_scale=settings.guidance_scale, output_type="pt",
-            )  # fmt: skip
-            pictures.append(output.images.float().cpu().clamp(0, 1) * 2 - 1)
+        output = model.pipe(
+            prompt_embeds=embeds, negative_prompt_embeds=result.negative_prompt_embeds, latents=result.latents,
+            num_inference_steps=settings.schedule_steps, guidance_scale=settings.guidance_scale, output_type="pt",
+        )  # fmt: skip
     finally:
         model.pipe.scheduler = own
-    return pictures[0], pictures[1]
+    images: Tensor = output.images.float().cpu().clamp(0, 1) * 2 - 1
+    return images
 
 
 def ordinary_target(
