@@ -33,6 +33,15 @@ class FilterConfig(Settings):
     """``group``: evidence of a pair accumulates over its visits. ``visit``: each visit for itself, as the paper."""
     policy: Literal["observe", "drop", "reweight", "cap"] = "drop"
     """What happens to a pair that fails the test; ``observe`` only writes it down."""
+    apply: Literal["batch", "sieve"] = "batch"
+    """``batch``: every sample is measured in every batch, and a weight of 0 drops it there, as the paper does.
+    ``sieve``: the loader skips condemned groups before decoding, and the next sample takes their place."""
+    delay: int = Field(default=4, ge=3)
+    """``sieve``: windows from a decision to the first window that is read by it. Loader workers are up to two windows
+    ahead; the same delay without workers makes the run independent of their number."""
+    retest_every: int = Field(default=16, ge=0)
+    """``sieve``: one visit of a condemned group in so many is let through, with weight 0, to be measured again; 0
+    lets none through."""
     normalize: Literal["eligible", "kept"] = "eligible"
     """Divide the weighted loss by the number of eligible samples (a weight only removes gradient) or, as the
     paper, by the sum of weights."""
@@ -75,6 +84,11 @@ class FilterConfig(Settings):
             )
         if self.calibrator == "fixed" and len(self.signals) != 1:
             raise ValueError(f"filter.calibrator: fixed compares one raw signal, not {self.signals}; name one signal")
+        if self.apply == "sieve" and (self.policy != "drop" or self.decide != "group"):
+            raise ValueError(
+                "filter.apply: sieve skips condemned groups, which needs filter.policy: drop and filter.decide: "
+                f"group, not {self.policy} and {self.decide}; set them, or filter.apply: batch"
+            )
         both = set(self.never_drop) & set(self.always_drop)
         if both:
             raise ValueError(f"filter.never_drop and filter.always_drop both name '{sorted(both)[0]}'")

@@ -92,6 +92,8 @@ class MemorizationFilter:
         self.panel = HeldOutPanel(self.config)
         self.condemned: dict[str, int] = {}
         """Condemned groups of all ranks and the step of each: the only part of the history that every rank holds."""
+        self.rulings: list[tuple[str, bool]] = []
+        """Groups condemned (True) or pardoned (False) at the end of the last window, for the loader's sieve."""
         self.n_groups = 0
         """Groups seen, on all ranks, at the end of the last window."""
         self.passes = required_passes(self.config.measured)
@@ -265,6 +267,7 @@ class MemorizationFilter:
         """Add the window's visits of all ranks to the history, in the order of their positions; then, when a sweep
         over the held-out groups is complete, compare, and return True. ``note`` is told in words when the run
         overfits as a whole."""
+        self.rulings = []
         everything = self._visits.close(self.exchange)
         rank, ranks = self.exchange.rank, self.exchange.world_size
         mine = [record for record in everything if record.group and owner(record.group, ranks) == rank]
@@ -298,6 +301,7 @@ class MemorizationFilter:
                 )
         for name in passed[:room]:
             self.condemned[name] = self.step
+            self.rulings.append((name, True))
             if (row := self.groups.row(name)) >= 0:
                 self.groups["condemned_step"][row] = self.step
 

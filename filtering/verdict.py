@@ -28,6 +28,7 @@ class Reason(StrEnum):
     NOT_SCORED = "timestep says nothing in epsilon space: not scored"
     THRESHOLD = "signal above the threshold"
     CONDEMNED = "evidence beyond the held-out groups'"
+    SKIPPED = "condemned: skipped at the loader"
     CAPPED = "group has reached max_exposures"
     NEVER_DROP = "listed in never_drop"
     ALWAYS_DROP = "listed in always_drop"

@@ -17,6 +17,7 @@ from train.engine import full_weights
 from train.metrics import log_suspects
 from train.records import write_json
 from train.setup import Session
+from train.sieve import as_bytes_tensor
 from train.validation import held_out_loss, image_grid, probe_magnitude, validation_images
 
 __all__ = ["finish", "save", "validate"]
@@ -150,6 +151,8 @@ def save(session: Session) -> None:
         extra["ema"] = session.ema.state_dict()
     if session.filter is not None:
         extra["filter"] = session.filter.state_dict()
+    if session.sieve is not None:
+        extra["sieve"] = as_bytes_tensor(session.sieve.records())
     save_checkpoint(session.accelerator, session.config.output, session.step, extra, session.config.checkpoint.keep)
 
 

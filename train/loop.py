@@ -96,6 +96,7 @@ def _agree(session: Session, window: Window | None, batches: list[Batch], asked:
     """What all ranks must do alike: (stop after this window, there is nothing left to train on)."""
     if window is not None:
         session.records.note_unused(session.step + 1, window.failed, window.held_out, window.not_kept)
+        session.records.note_skipped(session.step + 1, window.skipped)
     bad = [visit for batch in batches for visit in batch.bad]
     session.records.note_bad(bad)
     failed = len(session.records.unusable)
@@ -154,6 +155,8 @@ def _after_window(
     session.records.note_window(session.step, rows, bad, result.verdicts)
     if session.filter is not None and session.filter.end_window(note=_warn):
         session.records.note_evidence(session.step, session.filter)
+    if session.filter is not None and session.sieve is not None:
+        session.sieve.append(session.filter.rulings, session.step + session.filter.config.delay)
     session.times.append(round(seconds, 4))
     log_window(session, result)
 

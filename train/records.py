@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from filtering.data.rows import FailedRow, Row
+from filtering.data.rows import FailedRow, Row, SkippedRow
 from filtering.exchange import Exchange
 from filtering.filter import MemorizationFilter
 from filtering.ledger import Ledger
@@ -103,6 +103,13 @@ class Records:
             for row in failed
         ]
         verdicts += [Verdict(Visit(key), 0.0, Action.HELD_OUT, Reason.HELD_OUT) for key in held_out]
+        self.ledger.add(step, verdicts)
+
+    def note_skipped(self, step: int, skipped: list[SkippedRow]) -> None:
+        """Samples that the sieve took out on the way to a window."""
+        verdicts = [_of_skipped(row) for row in skipped]
+        self.accounting.read += len(verdicts)
+        self.accounting.dropped.update(str(verdict.reason) for verdict in verdicts)
         self.ledger.add(step, verdicts)
 
     def note_bad(self, bad: list[Visit]) -> None:
@@ -235,6 +242,11 @@ def _write(table: pa.Table, path: Path) -> None:
     temporary = path.with_suffix(".tmp")
     pq.write_table(table, temporary)
     temporary.rename(path)
+
+
+def _of_skipped(row: SkippedRow) -> Verdict:
+    visit = Visit(row.key, row.shard, row.index, row.group, "", row.stream, row.epoch, row.offset)
+    return Verdict(visit, 0.0, Action.DROP, Reason.ALWAYS_DROP if row.banned else Reason.SKIPPED)
 
 
 def _kind(error: str) -> str:

@@ -15,6 +15,7 @@ from diffusers.training_utils import EMAModel
 from filtering.data.held_out import held_out_rows
 from filtering.data.loader import WindowLoader
 from filtering.data.rows import Row
+from filtering.data.sieve import Sieve, SieveFile
 from filtering.denoisers.stable_diffusion import StableDiffusionDenoiser
 from filtering.exchange import Exchange
 from filtering.filter import MemorizationFilter
@@ -25,6 +26,7 @@ from train.copies import CopyProbe
 from train.engine import Engine, cast_inputs, make_accelerator
 from train.records import Records
 from train.scoring import Scorer, frozen_copy
+from train.sieve import open_sieve
 from train.startup import check_ranks_agree
 from train.step import WindowTrainer
 from train.tracking import Tracker
@@ -58,6 +60,7 @@ class Session:
     records: Records
     tracker: Tracker
     copies: CopyProbe | None
+    sieve: SieveFile | None
     total_steps: int
     """Exact with ``train.steps``; with ``train.epochs`` an estimate, since streams end at different windows."""
     step: int = 0
@@ -89,7 +92,8 @@ def _build(config: RunConfig, accelerator: Any, engine: Engine, watch: Watch) ->
     denoiser = StableDiffusionDenoiser(config.model.path, config.model.prediction_type)
     denoiser.to(accelerator.device)
     denoiser.latent_shape(config.data.resolution)
-    loader = _loader(config, accelerator, extra)
+    sieve_file, sieve = open_sieve(config, accelerator.process_index, extra.get("sieve"))
+    loader = _loader(config, accelerator, extra, sieve)
     check_ranks_agree(accelerator, config, loader)
     total = config.train.steps or -(-loader.count_rows() * (config.train.epochs or 1) // _rows(config, accelerator))
     held_out = held_out_rows(config.data, config.train.seed)
@@ -149,6 +153,7 @@ def _build(config: RunConfig, accelerator: Any, engine: Engine, watch: Watch) ->
         records,
         tracker,
         _copies(config, held_out),
+        sieve_file,
         total,
     )
     if checkpoint:
@@ -185,7 +190,7 @@ def _rows(config: RunConfig, accelerator: Any) -> int:
     return int(config.train.batch_size * config.train.accumulation * accelerator.num_processes)
 
 
-def _loader(config: RunConfig, accelerator: Any, extra: dict[str, Any]) -> WindowLoader:
+def _loader(config: RunConfig, accelerator: Any, extra: dict[str, Any], sieve: Sieve | None) -> WindowLoader:
     return WindowLoader(
         config.data,
         _rows(config, accelerator),
@@ -194,6 +199,7 @@ def _loader(config: RunConfig, accelerator: Any, extra: dict[str, Any]) -> Windo
         seed=config.train.seed,
         max_epochs=config.train.epochs,
         state=extra.get("data"),
+        sieve=sieve,
     )
 
 

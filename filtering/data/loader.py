@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from filtering.data.config import DataConfig
 from filtering.data.held_out import held_out_groups
-from filtering.data.rows import Chunk, FailedRow, Row
+from filtering.data.rows import Chunk, FailedRow, Row, SkippedRow
+from filtering.data.sieve import Sieve
 from filtering.data.sources import Source, open_source
 from filtering.data.streams import RowStream
 from filtering.settings import SettingsError
@@ -37,6 +38,8 @@ class Window:
     ended: bool
     not_kept: dict[str, int] = field(default_factory=dict)
     """Rows read past because ``data.keep_list`` does not keep them, by reason."""
+    skipped: list[SkippedRow] = field(default_factory=list)
+    """Rows that the sieve took out."""
 
 
 class WindowLoader:
@@ -48,6 +51,9 @@ class WindowLoader:
 
     With ``max_epochs`` streams end at different times. A single rank stops after its ``ended`` window; with more
     ranks the iterator goes on with padding, and the caller stops when all ranks report ``ended``.
+
+    Windows are numbered from 1. Where a ``sieve`` is given, nothing may be ruled about windows up to ``prefetched``
+    after the one that was handed out last.
 
     Raises:
         SettingsError: no number of streams fits shards, ranks, workers and batch.
@@ -63,11 +69,13 @@ class WindowLoader:
         seed: int = 0,
         max_epochs: int | None = None,
         state: dict[str, Any] | None = None,
+        sieve: Sieve | None = None,
     ) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} is not one of {world_size} ranks")
         self.config, self.rank, self.world_size, self.seed = config, rank, world_size, seed
-        self.max_epochs = max_epochs
+        self.max_epochs, self.sieve = max_epochs, sieve
+        self.windows = 0
         self.source = open_source(config.path, config)
         self.n_streams = _resolve_streams(config, rows_per_window, len(self.source), world_size)
         self.rows_per_stream = rows_per_window // self.n_streams
@@ -77,6 +85,12 @@ class WindowLoader:
         if state is not None:
             self._restore(state)
         self._skip = held_out_groups(config)
+
+    @property
+    def prefetched(self) -> int:
+        """Windows that workers may have read beyond the last one handed out: none without workers, at most two."""
+        workers = self.config.workers
+        return -(-_ahead(workers, len(self.streams)) * workers // len(self.streams))
 
     def count_rows(self) -> int:
         """Rows of the training source, unusable and held-out ones included, counted without decoding."""
@@ -90,10 +104,12 @@ class WindowLoader:
                     window.rows += [*chunk.rows, *[None] * (self.rows_per_stream - len(chunk.rows))]
                     window.failed += chunk.failed
                     window.held_out += chunk.held_out
+                    window.skipped += chunk.skipped
                     for reason, count in chunk.not_kept.items():
                         window.not_kept[reason] = window.not_kept.get(reason, 0) + count
                     # Only what is handed out counts: workers are ahead of it.
                     self._positions[chunk.stream] = (chunk.epoch, chunk.offset)
+                self.windows += 1
                 yield window
                 if window.ended and self.world_size == 1:
                     return
@@ -102,8 +118,7 @@ class WindowLoader:
         """One chunk per stream of this rank, in stream order, again and again."""
         dataset = _Chunks(self.source, self, dict(self._positions))
         workers = self.config.workers
-        # A worker at work holds one window in hand and one ahead; the count is of chunks.
-        ahead = max(2, len(self.streams) // workers) if workers else None
+        ahead = _ahead(workers, len(self.streams)) or None
         # With a generator of its own DataLoader leaves torch's global one, and so the model's draws, alone.
         loader: DataLoader[Any] = DataLoader(
             dataset, batch_size=None, num_workers=workers, prefetch_factor=ahead, generator=torch.Generator()
@@ -122,6 +137,7 @@ class WindowLoader:
             "shuffle_buffer": self.config.shuffle_buffer,
             "paths": list(self.source.identity),
             "parts": len(self.source),
+            "windows": self.windows,
             "positions": [[stream, *self._positions[stream]] for stream in self.streams],
         }
 
@@ -148,6 +164,7 @@ class WindowLoader:
                 f"of rank {self.rank} of {self.world_size}; join the states of all ranks with merge_states"
             )
         self._positions = {stream: saved[stream] for stream in self.streams}
+        self.windows = int(state.get("windows", 0))
 
 
 def merge_states(states: list[dict[str, Any]]) -> dict[str, Any]:
@@ -163,6 +180,11 @@ def merge_states(states: list[dict[str, Any]]) -> dict[str, Any]:
         if {name: value for name, value in state.items() if name != "positions"} != first:
             raise ValueError("the states to merge are of different runs: their streams, seed or paths differ")
     return {**first, "positions": sorted(position for state in states for position in state["positions"])}
+
+
+def _ahead(workers: int, streams: int) -> int:
+    """Chunks that each of ``workers`` holds ready: one window in hand and one ahead."""
+    return max(2, streams // workers) if workers else 0
 
 
 def _short(value: object) -> str:
@@ -198,6 +220,8 @@ class _Chunks(IterableDataset[Any]):
             "config": loader.config,
             "max_epochs": loader.max_epochs,
             "held_out_groups": loader._skip,
+            "sieve": loader.sieve,
+            "window": loader.windows,
         }
         self.positions = positions
         self.rows = loader.rows_per_stream

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["Chunk", "FailedRow", "RawRow", "Row", "content_id"]
+__all__ = ["Chunk", "FailedRow", "RawRow", "Row", "SkippedRow", "content_id"]
 
 
 def content_id(data: bytes) -> str:
@@ -61,6 +61,21 @@ class FailedRow:
     error: str
 
 
+@dataclass(frozen=True, slots=True)
+class SkippedRow:
+    """A sample that the sieve took out before it was decoded, at its position; ``banned``: listed in
+    ``filter.always_drop``, else its group is condemned."""
+
+    key: str
+    shard: str
+    index: int
+    group: str
+    stream: int
+    epoch: int
+    offset: int
+    banned: bool = False
+
+
 @dataclass(slots=True)
 class Chunk:
     """What one stream gives to one training window: ``rows`` (padded to a constant number by the caller where the
@@ -75,3 +90,5 @@ class Chunk:
     offset: int
     ended: bool = False
     not_kept: dict[str, int] = field(default_factory=dict)
+    skipped: list[SkippedRow] = field(default_factory=list)
+    """What the sieve took out on the way."""

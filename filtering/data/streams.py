@@ -13,7 +13,8 @@ from filtering.data.decode import BadSample, decode_row, group_of
 from filtering.data.draws import row_generator
 from filtering.data.held_out import is_held_out
 from filtering.data.keep_list import KeptSource
-from filtering.data.rows import Chunk, FailedRow, RawRow, Row
+from filtering.data.rows import Chunk, FailedRow, RawRow, Row, SkippedRow
+from filtering.data.sieve import Sieve, Sieved
 from filtering.data.sources import Source
 
 __all__ = ["RowStream"]
@@ -30,6 +31,8 @@ class RowStream:
     Args:
         held_out_groups: groups to skip; None skips the groups that ``is_held_out`` picks by ``held_out_fraction``.
         max_epochs: end after this many epochs; None never ends.
+        sieve: takes out condemned groups; None takes none.
+        window: windows taken before ``start``; the sieve's rulings hold from a window on.
 
     Raises:
         ValueError: the source has fewer parts than streams, or the numbers make no sense.
@@ -46,6 +49,8 @@ class RowStream:
         start: tuple[int, int] = (0, 0),
         max_epochs: int | None = None,
         held_out_groups: frozenset[str] | None = None,
+        sieve: Sieve | None = None,
+        window: int = 0,
     ) -> None:
         if not 0 <= stream < n_streams:
             raise ValueError(f"stream {stream} is not one of {n_streams} streams")
@@ -60,6 +65,7 @@ class RowStream:
         self.max_epochs = max_epochs
         self.held_out_groups = held_out_groups
         self.epoch, self.offset = start
+        self.sieve, self.window = sieve, window
         order = np.arange(len(source))
         if config.shuffle_buffer:
             order = row_generator(seed, purpose="deal").permutation(order)
@@ -67,6 +73,8 @@ class RowStream:
         self._raw: Iterator[RawRow] | None = None
         self._whole = False  # this epoch was read from its first row
         self._usable = 0
+        self._skipped: list[SkippedRow] = []
+        self._sieved = 0
         self._not_kept: Counter[str] = Counter()
 
     def take(self, n: int) -> Chunk:
@@ -78,10 +86,13 @@ class RowStream:
         rows: list[Row] = []
         failed: list[FailedRow] = []
         held_out: list[str] = []
+        self.window += 1
+        if self.sieve is not None:
+            self.sieve.advance(self.window)
         while len(rows) < n and not self._ended():
             if self._raw is None:
                 self._raw = self._epoch_rows(self.epoch, self.offset)
-                self._whole, self._usable = self.offset == 0, 0
+                self._whole, self._usable, self._sieved = self.offset == 0, 0, 0
             raw = next(self._raw, None)
             if raw is None:
                 self._finish_epoch(failed, held_out)
@@ -90,15 +101,33 @@ class RowStream:
             try:
                 if raw.error is not None:
                     raise BadSample(raw.error)
-                if self._is_held_out(raw):
+                group = group_of(raw, self.config)
+                if self._is_held_out(group):
                     held_out.append(raw.key)
                     continue
+                fate = self._sift(raw, group, offset)
+                if fate in (Sieved.SKIP, Sieved.BANNED):
+                    continue
                 rows.append(decode_row(raw, self.config, self.stream, self.epoch, offset, self.seed))
-                self._usable += 1
+                self._usable += fate is Sieved.PASS
             except BadSample as error:
                 failed.append(FailedRow(raw.key, raw.shard, raw.index, str(error)))
         not_kept, self._not_kept = dict(self._not_kept), Counter()
-        return Chunk(self.stream, rows, failed, held_out, self.epoch, self.offset, len(rows) < n, not_kept)
+        skipped, self._skipped = self._skipped, []
+        return Chunk(self.stream, rows, failed, held_out, self.epoch, self.offset, len(rows) < n, not_kept, skipped)
+
+    def _sift(self, raw: RawRow, group: str, offset: int) -> Sieved:
+        """What the sieve says, noted where it takes the row out. A row that is let through to be measured trains
+        nothing, so it is no usable row either."""
+        if self.sieve is None:
+            return Sieved.PASS
+        fate = self.sieve.judge(raw.key, group, (self.stream, self.epoch, offset))
+        self._sieved += fate is not Sieved.PASS
+        if fate in (Sieved.SKIP, Sieved.BANNED):
+            banned = fate is Sieved.BANNED
+            place = (self.stream, self.epoch, offset)
+            self._skipped.append(SkippedRow(raw.key, raw.shard, raw.index, group, *place, banned))
+        return fate
 
     def _ended(self) -> bool:
         return self.max_epochs is not None and self.epoch >= self.max_epochs
@@ -107,16 +136,24 @@ class RowStream:
         if self._whole and not self._usable:
             reasons = [f"{len(failed)} failed"] if failed else []
             reasons += [f"{len(held_out)} are held out"] if held_out else []
+            reasons += [f"{self._sieved} are condemned or in filter.always_drop"] if self._sieved else []
             first = f"; the first failure: {failed[0].key or failed[0].shard}: {failed[0].error}" if failed else ""
             raise ValueError(
                 f"stream {self.stream} has no usable row in a whole epoch ({', '.join(reasons) or 'it is empty'})"
-                f"{first}; check data.path and data.held_out_path, or use fewer data.streams"
+                f"{first}; {self._way_out()}"
             )
         self._raw = None
         self.epoch, self.offset = self.epoch + 1, 0
 
-    def _is_held_out(self, raw: RawRow) -> bool:
-        group = group_of(raw, self.config)
+    def _way_out(self) -> str:
+        if self._sieved:
+            return (
+                "the filter has left it nothing to train on: stop here, lower filter.false_drop_rate or "
+                "filter.max_drop_fraction, or use fewer data.streams"
+            )
+        return "check data.path and data.held_out_path, or use fewer data.streams"
+
+    def _is_held_out(self, group: str) -> bool:
         if self.held_out_groups is not None:
             return group in self.held_out_groups
         return is_held_out(group, self.config.held_out_fraction)
