@@ -31,8 +31,9 @@ class FilterConfig(Settings):
     """Share of clean pairs that may be dropped (``conformal``)."""
     decide: Literal["group", "visit"] = "group"
     """``group``: evidence of a pair accumulates over its visits. ``visit``: each visit for itself, as the paper."""
-    policy: Literal["observe", "drop", "reweight", "cap"] = "drop"
-    """What happens to a pair that fails the test; ``observe`` only writes it down."""
+    policy: Literal["observe", "drop", "reweight", "cap", "caption"] = "drop"
+    """What happens to a pair that fails the test; ``observe`` only writes it down, ``caption`` trains the image
+    without its caption."""
     apply: Literal["batch", "sieve"] = "batch"
     """``batch``: every sample is measured in every batch, and a weight of 0 drops it there, as the paper does.
     ``sieve``: the loader skips condemned groups before decoding, and the next sample takes their place."""
@@ -42,6 +43,22 @@ class FilterConfig(Settings):
     retest_every: int = Field(default=16, ge=0)
     """``sieve``: one visit of a condemned group in so many is let through, with weight 0, to be measured again; 0
     lets none through."""
+    pardon_looks: int = Field(default=0, ge=0)
+    """Looks in a row, each with a new measured visit, at which a condemned group must be ordinary to be pardoned, once
+    and with its evidence forgotten; 0 pardons nobody."""
+    pardon_p: float = Field(default=0.5, gt=0.0, lt=1.0)
+    """What counts as ordinary then: the p-value of the group's present evidence among the held-out groups'. Far above
+    ``false_drop_rate``, so that nobody goes to and fro."""
+    score_budget: float = Field(default=0.08, gt=0.0, le=1.0)
+    """``sieve``: extra forwards (held-out pairs included) as a share of what training computes, a forward and backward
+    counting three. In the batch everything is measured, whatever it costs."""
+    score_after: int = Field(default=2, ge=0)
+    """``sieve``: visits of a group before it is measured at all."""
+    reference: str | list[str] = "frozen"
+    """Where ``reference_ratio`` and ``magnitude_ratio`` take the model before fine-tuning from: ``frozen``, a copy of
+    it; or audits of it (``memsieve audit score``), at no forward, which needs ``filter.apply: sieve``."""
+    beyond: Literal["skip", "frozen"] = "skip"
+    """Visits of a pair beyond the audited draws: not measured, or measured by a frozen copy."""
     normalize: Literal["eligible", "kept"] = "eligible"
     """Divide the weighted loss by the number of eligible samples (a weight only removes gradient) or, as the
     paper, by the sum of weights."""
@@ -84,15 +101,36 @@ class FilterConfig(Settings):
             )
         if self.calibrator == "fixed" and len(self.signals) != 1:
             raise ValueError(f"filter.calibrator: fixed compares one raw signal, not {self.signals}; name one signal")
+        if self.policy == "caption" and self.decide != "group":
+            raise ValueError(
+                "filter.policy: caption takes the caption away before a visit is measured, which needs filter.decide: "
+                f"group, not {self.decide}"
+            )
         if self.apply == "sieve" and (self.policy != "drop" or self.decide != "group"):
             raise ValueError(
                 "filter.apply: sieve skips condemned groups, which needs filter.policy: drop and filter.decide: "
                 f"group, not {self.policy} and {self.decide}; set them, or filter.apply: batch"
             )
+        if self.audits and self.apply != "sieve":
+            raise ValueError(
+                f"filter.reference: {self.reference} holds some draws of each pair, and filter.apply: batch measures "
+                "every visit; set filter.apply: sieve, or filter.reference: frozen"
+            )
+        if self.pardon_looks and self.pardon_p <= self.false_drop_rate:
+            raise ValueError(
+                f"filter.pardon_p: {self.pardon_p} must exceed filter.false_drop_rate: {self.false_drop_rate}, or one "
+                "and the same evidence would condemn a group and pardon it; 0.5 is usual"
+            )
         both = set(self.never_drop) & set(self.always_drop)
         if both:
             raise ValueError(f"filter.never_drop and filter.always_drop both name '{sorted(both)[0]}'")
         return self
+
+    @property
+    def audits(self) -> list[str]:
+        """Folders that the reference is looked up in; none where it is a frozen copy."""
+        named = [self.reference] if isinstance(self.reference, str) else self.reference
+        return [] if named == ["frozen"] else named
 
     @property
     def measured(self) -> tuple[SignalName, ...]:

@@ -22,6 +22,7 @@ from filtering.exchange import Exchange
 from filtering.history import EvidenceTable
 from filtering.panel import HeldOutPanel
 from filtering.policy import KEPT_FLOOR, Finding, apply_policy
+from filtering.schedule import Candidate, Schedule, WindowPlan
 from filtering.shares import Standing, gather_groups, group_name, look_up, owner, share_of, top_groups
 from filtering.signals import Predictions, measure, required_passes
 from filtering.verdict import Action, Reason, Verdict, Visit
@@ -40,6 +41,8 @@ class Measurement:
     signals: dict[str, torch.Tensor]
     timesteps: npt.NDArray[np.int64]
     usable: npt.NDArray[np.bool_]
+    drawn: npt.NDArray[np.bool_] | None = None
+    """Rows that the schedule had measured [B]; None where nothing was scheduled."""
 
 
 @dataclass(slots=True)
@@ -70,6 +73,7 @@ class MemorizationFilter:
         config: the settings, or give them as keyword arguments (see ``FilterConfig``).
         num_train_timesteps: T of the noise scheduler.
         exchange: collectives over ranks; the default uses the process group where there is one.
+        audited: draws per pair that a looked-up reference holds; None without one.
 
     Raises:
         ValueError: settings that contradict each other, or too few held-out groups for ``false_drop_rate``.
@@ -81,6 +85,7 @@ class MemorizationFilter:
         *,
         num_train_timesteps: int = 1000,
         exchange: Exchange | None = None,
+        audited: int | None = None,
         **options: Any,
     ) -> None:
         self.config = config if config is not None else FilterConfig(**options)
@@ -98,6 +103,7 @@ class MemorizationFilter:
         """Groups seen, on all ranks, at the end of the last window."""
         self.passes = required_passes(self.config.measured)
         self.deciding_passes = required_passes(self.config.signals)
+        self.schedule = Schedule(self.config, audited) if self.config.apply == "sieve" else None
         self.step = 0
         self.overfitting = False
         self._visits = WindowVisits()
@@ -141,15 +147,46 @@ class MemorizationFilter:
 
     # -- deciding -------------------------------------------------------------------------------------------------
 
-    def begin_window(self, visits: Sequence[Visit]) -> None:
+    def begin_window(
+        self, visits: Sequence[Visit], eligible: Sequence[bool] | None = None, batch_size: int | None = None
+    ) -> WindowPlan | None:
         """Learn from their ranks how the groups of a whole window stand, equally many visits on all ranks.
 
         A loop that accumulates batches calls this once a window; without it ``decide`` asks for each batch.
+
+        Args:
+            eligible: which visits would be evidence (their caption is there); with it, and where the filter works at
+                the loader, the plan of what to measure is returned.
+            batch_size: of the batches that the window is trained in.
         """
-        if self.config.decide == "group" or self.config.policy == "cap":
-            self._known = look_up(self.groups, self.exchange, [_group(visit) for visit in visits])
-        else:
+        if self.config.decide != "group" and self.config.policy != "cap":
             self._known = {}
+            return None
+        everyone = look_up(self.groups, self.exchange, [_group(visit) for visit in visits])
+        start = self.exchange.rank * len(visits)
+        mine = everyone[start : start + len(visits)]
+        self._known = {group: standing for group, standing in mine if standing is not None}
+        if self.schedule is None or eligible is None:
+            return None
+        told = [[visit.stream, visit.epoch, visit.offset, ok] for visit, ok in zip(visits, eligible, strict=True)]
+        places = self.exchange.gather(torch.tensor(told, dtype=torch.float64)).tolist()
+        candidates = [
+            Candidate((int(s), int(e), int(o)), group, bool(ok), standing, group in self.condemned)
+            for (s, e, o, ok), (group, standing) in zip(places, everyone, strict=True)
+        ]
+        rank, rows = self.exchange.rank, len(visits)
+        return self.schedule.plan(candidates, rank, rows, batch_size or rows, self.step)
+
+    def without_caption(self, visit: Visit) -> bool:
+        """Whether a visit is to be trained without its caption (``policy: caption``, its group is condemned)."""
+        if self.config.policy != "caption" or {visit.key, visit.group} & self._never:
+            return False
+        return _group(visit) in self.condemned
+
+    @property
+    def begun(self) -> bool:
+        """A window is open."""
+        return self._known is not None
 
     def decide(
         self, visits: Sequence[Visit], measurement: Measurement, valid: Sequence[bool] | None = None
@@ -171,9 +208,10 @@ class MemorizationFilter:
         for i, visit in enumerate(visits):
             if valid is not None and not valid[i]:
                 verdicts.append(Verdict(visit, 0.0, Action.FAILED, Reason.BAD_INPUT, int(measurement.timesteps[i])))
-                self._note(NOBODY, math.nan, math.nan, 0.0, int(measurement.timesteps[i]), evidence[i])
+                self._note(NOBODY, math.nan, math.nan, 0.0, int(measurement.timesteps[i]), False, evidence[i])
                 continue
-            values = {name: column[i] for name, column in host.items()}
+            drawn = measurement.drawn is None or bool(measurement.drawn[i])
+            values = {name: column[i] for name, column in host.items() if drawn}
             if not measurement.usable[i]:
                 values = {name: value for name, value in values.items() if name in ("loss", "reference_ratio")}
             verdict = self._verdict(
@@ -183,22 +221,33 @@ class MemorizationFilter:
                 float(scores[i]),
                 float(p_values[i]),
                 bool(measurement.usable[i]),
+                drawn,
             )
             verdicts.append(verdict)
             magnitude = values.get("magnitude", float("nan"))
-            self._note(visit, float(scores[i]), magnitude, verdict.weight, verdict.timestep, evidence[i])
+            drawn = drawn and measurement.drawn is not None
+            self._note(visit, float(scores[i]), magnitude, verdict.weight, verdict.timestep, drawn, evidence[i])
         if not begun:
             self._known = None
         weights = torch.tensor([verdict.weight for verdict in verdicts], dtype=torch.float32)
         device = next(iter(measurement.signals.values())).device
         return Decision(weights.to(device), [v for v in verdicts if v.visit.key], self.config.normalize)
 
-    def _note(self, visit: Visit, score: float, magnitude: float, weight: float, timestep: int, signals: Array) -> None:
+    def _note(
+        self, visit: Visit, score: float, magnitude: float, weight: float, timestep: int, drawn: bool, signals: Array
+    ) -> None:
         position = (visit.stream, visit.epoch, visit.offset)
-        self._visits.add(position, _group(visit), score, magnitude, weight, timestep, signals)
+        self._visits.add(position, _group(visit), score, magnitude, weight, timestep, drawn, signals)
 
     def _verdict(
-        self, visit: Visit, values: dict[str, float], timestep: int, score: float, p_value: float, usable: bool
+        self,
+        visit: Visit,
+        values: dict[str, float],
+        timestep: int,
+        score: float,
+        p_value: float,
+        usable: bool,
+        drawn: bool,
     ) -> Verdict:
         guilty, excess, reason, threshold = self._test(visit, values, score, p_value, usable)
         standing = (self._known or {}).get(_group(visit))
@@ -211,7 +260,7 @@ class MemorizationFilter:
         else:
             weight, action, reason = apply_policy(self.config, Finding(guilty, excess, trained, reason))
             if action is Action.KEEP and not usable:
-                reason = Reason.NO_CAPTION
+                reason = Reason.NO_CAPTION if drawn else Reason.NOT_DUE
         by_group = self.config.decide == "group"
         if by_group and standing and self.config.calibrator == "conformal":
             p_value = standing.p_value
@@ -276,6 +325,8 @@ class MemorizationFilter:
         for record in mine:
             row = self.groups.row(record.group)
             self.groups["trained" if record.weight > 0 else "dropped"][row] += 1
+            if record.drawn:
+                self.groups.note_drawn(record.group)
         if self.config.calibrator == "robust" and len(self.panel) == 0 and everything:
             timesteps = np.array([record.timestep for record in everything], dtype=np.int64)
             self.calibrator.add(np.array([record.signals for record in everything]), timesteps)
@@ -284,8 +335,20 @@ class MemorizationFilter:
         self.n_groups = int(self.exchange.sum([len(self.groups)])[0])
         if not self.panel.due:
             return False
-        self._condemn(self.panel.judge(self.groups), note)
+        guilty = self.panel.judge(self.groups)
+        if self.config.pardon_looks:
+            self._pardon()
+        self._condemn(guilty, note)
         return True
+
+    def _pardon(self) -> None:
+        """Let condemned groups of all ranks go that have been ordinary for long enough."""
+        rows = self.groups.ordinary_again(self.panel.table, self.config.pardon_p, self.config.pardon_looks)
+        for name in gather_groups(self.groups, self.exchange, rows):
+            del self.condemned[name]
+            self.rulings.append((name, False))
+            if (row := self.groups.row(name)) >= 0:
+                self.groups.pardon(row)
 
     def _condemn(self, rows: npt.NDArray[np.int64], note: Callable[[str], None] | None) -> None:
         """Condemn ``rows`` of all ranks, most evident first, up to ``max_drop_fraction`` of the groups seen."""
@@ -303,7 +366,7 @@ class MemorizationFilter:
             self.condemned[name] = self.step
             self.rulings.append((name, True))
             if (row := self.groups.row(name)) >= 0:
-                self.groups["condemned_step"][row] = self.step
+                self.groups.condemn(row, self.step)
 
     def suspects(self, count: int) -> list[Standing]:
         """The most suspected groups of all ranks, the same on each; a collective."""

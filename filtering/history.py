@@ -31,11 +31,12 @@ __all__ = ["EvidenceTable", "spread_of_clean_pairs", "whole_life_maxima"]
 Array = npt.NDArray[np.float64]
 PATHS: Final = 16
 _FLOATS: Final = ("sum", "w1", "w2", "evidence", "evidence_max", "p_value", "magnitude_sum", "last_score")
-_INTS: Final = ("exposures", "trained", "scored", "dropped", "first_step", "last_step", "last_sweep", "condemned_step")
+_INTS: Final = ("exposures", "trained", "scored", "dropped", "first_step", "last_step", "last_sweep", "condemned_step",
+    "drawn", "last_drawn", "calm", "calm_scored", "pardons")  # fmt: skip
 
 
 class EvidenceTable:
-    """One row per group, in columns; 128 bytes of numbers a group besides its name.
+    """One row per group, in columns; 116 bytes of numbers a group besides its name.
 
     Args:
         half_life: sweeps after which a visit counts half.
@@ -46,7 +47,7 @@ class EvidenceTable:
         self.names: list[str] = []
         self._row: dict[str, int] = {}
         self.columns: dict[str, npt.NDArray[Any]] = {name: np.zeros(0) for name in _FLOATS}
-        self.columns |= {name: np.zeros(0, dtype=np.int64) for name in _INTS}
+        self.columns |= {name: np.zeros(0, dtype=np.int32) for name in _INTS}
 
     def __len__(self) -> int:
         return len(self.names)
@@ -91,9 +92,15 @@ class EvidenceTable:
             c["scored"][row] += 1
             c["magnitude_sum"][row] += magnitude if np.isfinite(magnitude) else 0.0
 
+    def note_drawn(self, group: str) -> None:
+        """A visit of ``group``, already observed, was planned to be measured: its next one takes another draw."""
+        row = self._row[group]
+        self.columns["drawn"][row] += 1
+        self.columns["last_drawn"][row] = self.columns["exposures"][row]
+
     def look(self, within: float, between: float) -> None:
         """One look at all evidence: T of every scored group, and its running maximum."""
-        scored = self["scored"] > 0
+        scored = self["w1"] > 0
         w1 = np.where(scored, self["w1"], 1.0)
         spread = np.sqrt(between + within * self["w2"] / (w1 * w1))
         evidence = np.where(scored, self["sum"] / w1 / np.maximum(spread, 1e-9), 0.0)
@@ -106,6 +113,29 @@ class EvidenceTable:
         maxima = np.where(np.isfinite(self["evidence_max"]), self["evidence_max"], -1e9)
         so_far = conformal_p_value(maxima, held_out["evidence_max"].astype(np.float64))
         self["p_value"][:] = np.maximum(so_far, conformal_p_value(maxima, whole_life))
+
+    def ordinary_again(self, held_out: EvidenceTable, p_value: float, looks: int) -> npt.NDArray[np.int64]:
+        """Rows of condemned groups to pardon: at ``looks`` looks in a row, each with a new measured visit, their
+        present evidence ranked at ``p_value`` or above among the held-out groups' present evidence. A group is
+        pardoned once."""
+        rows = np.flatnonzero(self["condemned_step"] >= 0)
+        present = conformal_p_value(self["evidence"][rows], held_out["evidence"].astype(np.float64))
+        fresh = self["scored"][rows] > self["calm_scored"][rows]
+        calm = np.where(present >= p_value, self["calm"][rows] + fresh, 0)
+        self["calm"][rows], self["calm_scored"][rows] = calm, self["scored"][rows]
+        return rows[(calm >= looks) & (self["pardons"][rows] == 0)]
+
+    def condemn(self, row: int, step: int) -> None:
+        """Note that a group is condemned; its way to a pardon starts here."""
+        self.columns["condemned_step"][row] = step
+        self.columns["calm"][row], self.columns["calm_scored"][row] = 0, self.columns["scored"][row]
+
+    def pardon(self, row: int) -> None:
+        """Forget a group's evidence: what would condemn it again must be new."""
+        for name, value in {"sum": 0.0, "w1": 0.0, "w2": 0.0, "evidence": 0.0, "evidence_max": -np.inf}.items():
+            self.columns[name][row] = value
+        self.columns["p_value"][row], self.columns["condemned_step"][row] = 1.0, -1
+        self.columns["pardons"][row] += 1
 
     def _grow(self) -> None:
         needed = len(self.names)
@@ -127,7 +157,8 @@ class EvidenceTable:
         self.half_life = float(state["half_life"])
         self.names = list(state["names"])
         self._row = {name: row for row, name in enumerate(self.names)}
-        self.columns = {name: tensor.numpy().copy() for name, tensor in state["columns"].items()}
+        saved = {name: tensor.numpy() for name, tensor in state["columns"].items()}
+        self.columns = {name: saved[name].astype(column.dtype) for name, column in self.columns.items()}
 
 
 def whole_life_maxima(

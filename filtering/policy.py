@@ -42,6 +42,8 @@ def apply_policy(config: FilterConfig, finding: Finding) -> tuple[float, Action,
         return 1.0, Action.KEEP, Reason.CLEAN
     if config.policy == "observe":
         return 1.0, Action.OBSERVE, finding.reason
+    if config.policy == "caption":
+        return 1.0, Action.CAPTION, finding.reason
     return 0.0, Action.DROP, finding.reason
 
 

@@ -32,7 +32,10 @@ __all__ = [
 
 NAME_BYTES: Final = 64
 NAME_NUMBERS: Final = NAME_BYTES // 4
-_TOLD: Final = ("evidence", "evidence_max", "p_value", "magnitude_mean", "exposures", "trained", "condemned_step")
+_TOLD: Final = (
+    "evidence", "evidence_max", "p_value", "magnitude_mean", "exposures", "trained", "condemned_step", "drawn",
+    "last_drawn",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +50,14 @@ class Standing:
     exposures: int
     trained: int
     condemned_step: int
+    drawn: int = 0
+    last_drawn: int = 0
 
     @classmethod
     def of(cls, group: str, numbers: Sequence[float]) -> Standing:
         """From the numbers that travel, in the order of ``_TOLD``."""
         evidence, evidence_max, p_value, magnitude_mean = numbers[:4]
-        exposures, trained, condemned_step = map(int, numbers[4:])
-        return cls(group, evidence, evidence_max, p_value, magnitude_mean, exposures, trained, condemned_step)
+        return cls(group, evidence, evidence_max, p_value, magnitude_mean, *map(int, numbers[4:]))
 
 
 def group_name(name: str) -> str:
@@ -78,25 +82,28 @@ def unpacked(numbers: Sequence[float]) -> str:
     return np.array(numbers).astype(">u4").tobytes().rstrip(b"\0").decode()
 
 
-def look_up(table: EvidenceTable, exchange: Exchange, groups: Sequence[str]) -> dict[str, Standing]:
-    """Standings of ``groups``, unknown ones left out; two collectives, of a shape that depends on their number only.
+def look_up(table: EvidenceTable, exchange: Exchange, groups: Sequence[str]) -> list[tuple[str, Standing | None]]:
+    """``groups`` of all ranks, in rank order, and how they stand (None: unknown); two collectives, of a shape that
+    depends on their number only.
 
     Args:
         table: this rank's share.
         groups: equally many on all ranks; "" stands for nobody.
     """
     if exchange.world_size == 1:
-        found = {group: table.row(group) for group in groups}
-        return {group: Standing.of(group, _numbers(table, row)) for group, row in found.items() if row >= 0}
+        rows = [(group, table.row(group)) for group in groups]
+        return [(group, Standing.of(group, _numbers(table, row)) if row >= 0 else None) for group, row in rows]
     asked = exchange.gather(torch.tensor([packed(group) for group in groups], dtype=torch.float64)).tolist()
     answers = torch.zeros(len(asked), 1 + len(_TOLD), dtype=torch.float64)
     for i, numbers in enumerate(asked):
         row = table.row(unpacked(numbers))
         if row >= 0:
             answers[i] = torch.tensor([1.0, *_numbers(table, row)], dtype=torch.float64)
-    start = exchange.rank * len(groups)
-    mine = exchange.sum_tensor(answers)[start : start + len(groups)].tolist()
-    return {group: Standing.of(group, answer[1:]) for group, answer in zip(groups, mine, strict=True) if answer[0]}
+    names = [unpacked(numbers) for numbers in asked]
+    known = exchange.sum_tensor(answers).tolist()
+    return [
+        (name, Standing.of(name, answer[1:]) if answer[0] else None) for name, answer in zip(names, known, strict=True)
+    ]
 
 
 def top_groups(table: EvidenceTable, exchange: Exchange, count: int) -> list[Standing]:

@@ -29,6 +29,10 @@ class Predictions:
     uncond: torch.Tensor | None = None
     ref_cond: torch.Tensor | None = None
     ref_uncond: torch.Tensor | None = None
+    ref_loss: torch.Tensor | None = None
+    """||eps - eps_c^ref||^2 / n per sample [B], where it was looked up rather than predicted."""
+    ref_magnitude: torch.Tensor | None = None
+    """The reference's magnitude per sample [B], where it was looked up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +89,15 @@ def cosine(p: Predictions) -> torch.Tensor:
 
 def reference_ratio(p: Predictions) -> torch.Tensor:
     """1 - ||eps - eps_c||^2 / ||eps - eps_c^ref||^2 at the same (x_t, eps, t), [B] float32."""
-    return 1.0 - loss(p) / _mse(p.noise, _given(p.ref_cond, "ref_cond")).clamp_min(TINY)
+    reference = p.ref_loss if p.ref_loss is not None else _mse(p.noise, _given(p.ref_cond, "ref_cond"))
+    return 1.0 - loss(p) / reference.clamp_min(TINY)
 
 
 def magnitude_ratio(p: Predictions) -> torch.Tensor:
     """log m - log m^ref, [B] float32."""
-    reference = _norm(_given(p.ref_cond, "ref_cond"), _given(p.ref_uncond, "ref_uncond"))
+    reference = p.ref_magnitude
+    if reference is None:
+        reference = _norm(_given(p.ref_cond, "ref_cond"), _given(p.ref_uncond, "ref_uncond"))
     return magnitude(p).clamp_min(TINY).log() - reference.clamp_min(TINY).log()
 
 

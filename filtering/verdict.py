@@ -16,6 +16,7 @@ class Action(StrEnum):
     REWEIGHT = "reweight"
     CAP = "cap"
     OBSERVE = "observe"
+    CAPTION = "caption"
     FAILED = "failed"
     HELD_OUT = "held_out"
 
@@ -26,6 +27,7 @@ class Reason(StrEnum):
     CLEAN = "clean"
     NO_CAPTION = "caption dropped in this visit: no evidence"
     NOT_SCORED = "timestep says nothing in epsilon space: not scored"
+    NOT_DUE = "not due to be measured"
     THRESHOLD = "signal above the threshold"
     CONDEMNED = "evidence beyond the held-out groups'"
     SKIPPED = "condemned: skipped at the loader"

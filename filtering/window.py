@@ -20,13 +20,14 @@ Array = npt.NDArray[np.float64]
 @dataclass(frozen=True, slots=True)
 class VisitRecord:
     """What the history keeps of one visit; ``signals`` are the deciding ones. ``group`` is "" for padding and samples
-    that could not be used."""
+    that could not be used. ``drawn``: the schedule had it measured."""
 
     group: str
     score: float
     magnitude: float
     weight: float
     timestep: int
+    drawn: bool
     signals: list[float]
 
 
@@ -44,10 +45,11 @@ class WindowVisits:
         magnitude: float,
         weight: float,
         timestep: int,
+        drawn: bool,
         signals: Array,
     ) -> None:
         """One visit at (stream, epoch, offset)."""
-        self._rows.append([*position, score, magnitude, weight, timestep, *packed(group), *signals])
+        self._rows.append([*position, score, magnitude, weight, timestep, drawn, *packed(group), *signals])
 
     def close(self, exchange: Exchange) -> list[VisitRecord]:
         """The visits of all ranks in the order of their positions, and start anew; one collective."""
@@ -59,5 +61,6 @@ class WindowVisits:
 
 
 def _record(row: Sequence[float]) -> VisitRecord:
-    names = 7 + NAME_NUMBERS
-    return VisitRecord(unpacked(row[7:names]), row[3], row[4], row[5], int(row[6]), list(row[names:]))
+    names = 8 + NAME_NUMBERS
+    signals = list(row[names:])
+    return VisitRecord(unpacked(row[8:names]), row[3], row[4], row[5], int(row[6]), bool(row[7]), signals)

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
-from filtering.data.draws import normal_like, row_generator
+from filtering.data.draws import VisitDraw, normal_like, row_generator
 from filtering.data.rows import Row
 from filtering.denoisers.base import EPSILON_FLOOR
+from filtering.schedule import WindowPlan
 from filtering.verdict import Visit
 
-__all__ = ["Batch", "Position", "build_batch", "visit_of"]
+__all__ = ["Batch", "BatchPlan", "Position", "build_batch", "caption_dropped", "plan_of", "visit_of"]
 
 Position = tuple[int | str, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPlan:
+    """What is measured of a batch: rows ``drawn`` [B], those of them that are ``paid`` for by extra forwards [B],
+    whether such forwards are run (on all ranks alike), and their rows."""
+
+    drawn: list[bool]
+    paid: list[bool]
+    forward: bool
+    shape: int
 
 
 @dataclass(slots=True)
@@ -25,7 +37,8 @@ class Batch:
 
     ``valid`` is False for padding and for samples whose input is not finite: they are replaced by zeros, train with
     weight 0 and count as nothing. ``captioned`` is False where the caption was dropped in this visit. ``scored`` is
-    False where the visit is no evidence. All three are [B] lists on the host.
+    False where the visit is no evidence. All three are [B] lists on the host. ``draws`` [B] are the numbers of the
+    audit's draws that rows were noised by, -1 where by their position; ``plan`` is None where all is measured.
     """
 
     visits: list[Visit]
@@ -38,6 +51,21 @@ class Batch:
     timesteps: torch.Tensor
     noisy: torch.Tensor
     conditioning: torch.Tensor
+    draws: list[int] = field(default_factory=list)
+    plan: BatchPlan | None = None
+
+
+def plan_of(plan: WindowPlan, number: int, size: int) -> BatchPlan:
+    """The part of a window's plan that is about its batch ``number``, of ``size`` rows."""
+    rows = slice(number * size, (number + 1) * size)
+    drawn = [visit >= 0 for visit in plan.visits[rows]]
+    return BatchPlan(drawn, plan.paid[rows], plan.forwards[number], plan.shape)
+
+
+def caption_dropped(row: Row, seed: int, caption_dropout: float) -> bool:
+    """Whether this visit of ``row`` is trained without its caption, by its position."""
+    position = (row.stream, row.epoch, row.offset)
+    return bool(row_generator(seed, *position, purpose="caption").random() < caption_dropout)
 
 
 def visit_of(row: Row) -> Visit:
@@ -66,6 +94,8 @@ def build_batch(
     caption_dropout: float = 0.0,
     added_tokens: int = 0,
     positions: Sequence[Position] | None = None,
+    draws: Sequence[tuple[int, VisitDraw] | None] | None = None,
+    uncaptioned: Sequence[bool] | None = None,
 ) -> Batch:
     """Encode ``rows`` (None = padding) and noise them.
 
@@ -76,10 +106,12 @@ def build_batch(
         caption_dropout: probability that a visit is trained without its caption.
         added_tokens: see ``random_tokens``.
         positions: what each row's draws are keyed by; the default is its (stream, epoch, offset).
+        draws: number and draw of rows that an audit has measured; the others are noised by their position.
+        uncaptioned: rows that lose their caption whatever was drawn.
     """
     device = denoiser.device
     shape = denoiser.latent_shape(resolution)
-    visits, valid, captioned, bad = [], [], [], []
+    visits, valid, captioned, bad, numbers = [], [], [], [], []
     pixels, captions, timesteps, noises, vae_noises = [], [], [], [], []
     for i, row in enumerate(rows):
         present = row is not None and bool(torch.isfinite(row.pixels).all())
@@ -88,13 +120,16 @@ def build_batch(
         position: Position = ("padding", 0, i)
         if row is not None:
             position = positions[i] if positions is not None else (row.stream, row.epoch, row.offset)
-        draw = row_generator(seed, *position, purpose="noise")
-        timesteps.append(int(draw.integers(denoiser.num_train_timesteps)))
-        noises.append(normal_like(draw, shape))
-        vae_noises.append(normal_like(draw, shape))
+        given = draws[i] if draws is not None else None
+        t, noise_i, vae_noise = _noise(denoiser, seed, position, shape) if given is None else _parts(given[1])
+        timesteps.append(t)
+        noises.append(noise_i)
+        vae_noises.append(vae_noise)
+        numbers.append(-1 if given is None else given[0])
         words = row_generator(seed, *position, purpose="caption")
         dropped = words.random() < caption_dropout
-        caption = "" if row is None or dropped else row.caption
+        taken = dropped or (uncaptioned is not None and uncaptioned[i])
+        caption = "" if row is None or taken else row.caption
         if added_tokens and caption:
             caption = random_tokens(caption, denoiser.tokenizer, added_tokens, words)
         visits.append(visit_of(row) if row is not None else Visit(key=""))
@@ -102,7 +137,7 @@ def build_batch(
         captioned.append(bool(caption) and present)
         captions.append(caption)
         pixels.append(row.pixels if row is not None and present else torch.zeros(3, resolution, resolution))
-    t = torch.tensor(timesteps, device=device)
+    times = torch.tensor(timesteps, device=device)
     noise = torch.stack(noises).to(device)
     latents = denoiser.latents(torch.stack(pixels), torch.stack(vae_noises))
     finite = torch.isfinite(latents).flatten(1).all(1).tolist()
@@ -111,7 +146,19 @@ def build_batch(
             valid[i] = captioned[i] = False
             bad.append(visits[i])
     latents = torch.where(torch.tensor(finite, device=device).view(-1, 1, 1, 1), latents, torch.zeros_like(latents))
-    scored = [c and float(f) >= EPSILON_FLOOR for c, f in zip(captioned, denoiser.epsilon_factor(t), strict=True)]
+    scored = [c and float(f) >= EPSILON_FLOOR for c, f in zip(captioned, denoiser.epsilon_factor(times), strict=True)]
     conditioning = denoiser.conditioning(captions)
-    noisy = denoiser.add_noise(latents, noise, t)
-    return Batch(visits, valid, captioned, scored, bad, latents, noise, t, noisy, conditioning)
+    noisy = denoiser.add_noise(latents, noise, times)
+    return Batch(visits, valid, captioned, scored, bad, latents, noise, times, noisy, conditioning, numbers)
+
+
+def _noise(
+    denoiser: Any, seed: int, position: Position, shape: tuple[int, int, int]
+) -> tuple[int, torch.Tensor, torch.Tensor]:
+    draw = row_generator(seed, *position, purpose="noise")
+    t = int(draw.integers(denoiser.num_train_timesteps))
+    return t, normal_like(draw, shape), normal_like(draw, shape)
+
+
+def _parts(draw: VisitDraw) -> tuple[int, torch.Tensor, torch.Tensor]:
+    return draw.timestep, draw.noise, draw.vae_noise

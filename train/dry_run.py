@@ -25,11 +25,14 @@ def dry_run(config: RunConfig) -> str:
     try:
         session = set_up(trial)
         window = next(iter(session.loader))
+        rows = window.rows[: trial.train.batch_size]
+        known = session.looked_up
         batch = build_batch(
             session.denoiser,
-            window.rows[: trial.train.batch_size],
+            rows,
             seed=trial.train.seed,
             resolution=trial.data.resolution,
+            draws=[(0, known.draw(row.group, 0)) if row is not None and known is not None else None for row in rows],
         )
         lines = [
             f"{session.total_steps} steps of {trial.train.batch_size} x {trial.train.accumulation} x "

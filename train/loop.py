@@ -12,8 +12,13 @@ from accelerate.utils import gather_object
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from filtering.data.draws import VisitDraw
 from filtering.data.loader import Window
-from train.batches import Batch, build_batch
+from filtering.data.rows import Row
+from filtering.filter import MemorizationFilter
+from filtering.schedule import WindowPlan
+from filtering.verdict import Visit
+from train.batches import Batch, build_batch, caption_dropped, plan_of, visit_of
 from train.closing import finish, save, validate
 from train.metrics import log_window
 from train.setup import Session
@@ -76,19 +81,47 @@ def _fit(session: Session) -> dict[str, Any]:
 
 def _batches(session: Session, window: Window | None) -> list[Batch]:
     """The window's rows as batches on the device."""
-    config = session.config
+    config, filter = session.config, session.filter
     size = config.train.batch_size
-    rows = window.rows if window is not None else [None] * (size * config.train.accumulation)
-    return [
-        build_batch(
+    rows: list[Row | None] = list(window.rows) if window is not None else [None] * (size * config.train.accumulation)
+    visits = [visit_of(row) if row is not None else Visit(key="") for row in rows]
+    plan = filter.begin_window(visits, _eligible(session, rows), size) if filter is not None else None
+    draws = _draws(session, rows, plan)
+    uncaptioned = [filter is not None and filter.without_caption(visit) for visit in visits]
+    batches = []
+    for number, start in enumerate(range(0, len(rows), size)):
+        part = slice(start, start + size)
+        batch = build_batch(
             session.denoiser,
-            rows[start : start + size],
+            rows[part],
             seed=config.train.seed,
             resolution=config.data.resolution,
             caption_dropout=config.train.caption_dropout,
             added_tokens=config.train.random_tokens,
+            draws=draws[part],
+            uncaptioned=uncaptioned[part],
         )
-        for start in range(0, len(rows), size)
+        batch.plan = plan_of(plan, number, size) if plan is not None else None
+        batches.append(batch)
+    return batches
+
+
+def _eligible(session: Session, rows: list[Row | None]) -> list[bool]:
+    """Rows that have a caption and keep it in this visit."""
+    train = session.config.train
+    return [
+        row is not None and bool(row.caption) and not caption_dropped(row, train.seed, train.caption_dropout)
+        for row in rows
+    ]
+
+
+def _draws(session: Session, rows: list[Row | None], plan: WindowPlan | None) -> list[tuple[int, VisitDraw] | None]:
+    """The audit's draws of the rows that are measured, where the reference is looked up."""
+    if plan is None or session.looked_up is None:
+        return [None] * len(rows)
+    return [
+        (visit, session.looked_up.draw(row.group, visit)) if row is not None and visit >= 0 else None
+        for row, visit in zip(rows, plan.visits, strict=True)
     ]
 
 
@@ -119,24 +152,46 @@ def _too_many_bad(session: Session, window: Window | None, bad: list[Any], count
 
 
 def _calibrate(session: Session) -> None:
-    """Score the next few held-out pairs, each by a fresh draw, all ranks the same."""
+    """Score the next few held-out pairs, each by its next draw, all ranks the same. Where the reference is looked up,
+    the audited draws come round again."""
     filter, scorer, rows = session.filter, session.scorer, session.held_out
     if filter is None or scorer is None or filter.config.calibrator == "fixed" or not rows:
         return
     count = min(filter.config.held_out_per_window, len(rows))
-    turns = [session.step * count + i for i in range(count)]
+    interval = _interval(session, filter, count)
+    if session.step % interval:
+        return
+    turns = [session.step // interval * count + i for i in range(count)]
     chosen = [rows[turn % len(rows)] for turn in turns]
+    visits = [turn // len(rows) for turn in turns]
+    known = session.looked_up
+    draws = None
+    if known is not None:
+        numbers = [visit % known.draws for visit in visits]
+        draws = [(number, known.draw(row.group, number)) for row, number in zip(chosen, numbers, strict=True)]
     batch = build_batch(
         session.denoiser,
         chosen,
         seed=session.config.train.seed,
         resolution=session.config.data.resolution,
         positions=[("calibration", turn // len(rows), turn % len(rows)) for turn in turns],
+        draws=draws,
     )
     deciding = tuple(filter.config.signals)
     with session.accelerator.autocast():
         measurement = scorer.measure(batch, passes=filter.deciding_passes, signals=deciding)
     filter.calibrate([row.group for row in chosen], measurement)
+
+
+def _interval(session: Session, filter: MemorizationFilter, count: int) -> int:
+    """Windows between measurements of held-out pairs: every window, or as the budget has it."""
+    if filter.schedule is None:
+        return 1
+    looked_up = {"ref_cond", "ref_uncond"} if session.looked_up is not None else set()
+    train = session.config.train
+    return filter.schedule.calibration_interval(
+        train.batch_size * train.accumulation, count, 1 + len(filter.deciding_passes - looked_up)
+    )
 
 
 def _after_window(

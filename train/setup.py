@@ -16,9 +16,11 @@ from filtering.data.held_out import held_out_rows
 from filtering.data.loader import WindowLoader
 from filtering.data.rows import Row
 from filtering.data.sieve import Sieve, SieveFile
+from filtering.denoisers.fingerprint import model_hashes, total_hash
 from filtering.denoisers.stable_diffusion import StableDiffusionDenoiser
 from filtering.exchange import Exchange
 from filtering.filter import MemorizationFilter
+from filtering.reference import LookedUpReference
 from filtering.settings import SettingsError
 from train.checkpoint import latest_checkpoint, load_extra
 from train.config import RunConfig
@@ -61,6 +63,7 @@ class Session:
     tracker: Tracker
     copies: CopyProbe | None
     sieve: SieveFile | None
+    looked_up: LookedUpReference | None
     total_steps: int
     """Exact with ``train.steps``; with ``train.epochs`` an estimate, since streams end at different windows."""
     step: int = 0
@@ -98,7 +101,8 @@ def _build(config: RunConfig, accelerator: Any, engine: Engine, watch: Watch) ->
     total = config.train.steps or -(-loader.count_rows() * (config.train.epochs or 1) // _rows(config, accelerator))
     held_out = held_out_rows(config.data, config.train.seed)
     exchange = Exchange(accelerator.device)
-    filter = _filter(config, denoiser, held_out, exchange)
+    looked_up = _looked_up(config, denoiser, held_out)
+    filter = _filter(config, denoiser, held_out, exchange, looked_up)
     reference = _reference(filter, denoiser, accelerator)
     network: Any = denoiser.model
     if config.model.gradient_checkpointing:
@@ -119,7 +123,7 @@ def _build(config: RunConfig, accelerator: Any, engine: Engine, watch: Watch) ->
         ema.to(accelerator.device)
     # Where parameters are sharded every forward goes through the engine; elsewhere extra ones go past its hooks.
     scored = model if engine.sharded else accelerator.unwrap_model(model)
-    scorer = Scorer(denoiser, filter, scored, reference) if filter else None
+    scorer = Scorer(denoiser, filter, scored, reference, looked_up) if filter else None
     trainer = WindowTrainer(
         accelerator,
         model,
@@ -154,6 +158,7 @@ def _build(config: RunConfig, accelerator: Any, engine: Engine, watch: Watch) ->
         tracker,
         _copies(config, held_out),
         sieve_file,
+        looked_up,
         total,
     )
     if checkpoint:
@@ -209,10 +214,42 @@ def _copies(config: RunConfig, held_out: list[Row]) -> CopyProbe | None:
     return CopyProbe(config.data, held_out, config.validation.copy_groups, config.validation.copy_bank)
 
 
-def _filter(config: RunConfig, denoiser: Any, held_out: list[Row], exchange: Exchange) -> MemorizationFilter | None:
+def _looked_up(config: RunConfig, denoiser: Any, held_out: list[Row]) -> LookedUpReference | None:
+    """The reference from audits; None where it is a copy, or no signal needs one.
+
+    Raises:
+        SettingsError: the audits are not of this model, data or seed, or lack held-out pairs.
+    """
+    options = config.filter
+    if not options.enabled or not options.audits:
+        return None
+    if config.train.random_tokens:
+        raise SettingsError(
+            "filter.reference: an audit scored plain captions, and train.random_tokens changes them; set it to 0, or "
+            "filter.reference: frozen"
+        )
+    model = {"hash": total_hash(model_hashes(denoiser)), "latent_shape": denoiser.latent_shape(config.data.resolution)}
+    reference = LookedUpReference(options.audits, model, config.data, config.train.seed)
+    missing = [row.key for row in held_out if not reference.knows(row.group, row.caption)]
+    if missing:
+        raise SettingsError(
+            f"filter.reference: {len(missing)} of {len(held_out)} held-out pairs are not in {options.audits}, the "
+            f"first '{missing[0]}'; audit data.held_out_path too, and name both audits"
+        )
+    return reference
+
+
+def _filter(
+    config: RunConfig, denoiser: Any, held_out: list[Row], exchange: Exchange, looked_up: LookedUpReference | None
+) -> MemorizationFilter | None:
     if not config.filter.enabled:
         return None
-    filter = MemorizationFilter(config.filter, num_train_timesteps=denoiser.num_train_timesteps, exchange=exchange)
+    filter = MemorizationFilter(
+        config.filter,
+        num_train_timesteps=denoiser.num_train_timesteps,
+        exchange=exchange,
+        audited=looked_up.draws if looked_up is not None else None,
+    )
     filter.panel.check(len(held_out))
     return filter
 
@@ -221,6 +258,8 @@ def _reference(filter: MemorizationFilter | None, denoiser: Any, accelerator: An
     """A frozen copy of the model before fine-tuning: half precision on a GPU, where it costs half the memory and
     time; full on a CPU, where half precision is slower."""
     if filter is None or not filter.passes & {"ref_cond", "ref_uncond"}:
+        return None
+    if filter.config.audits and filter.config.beyond == "skip":
         return None
     dtype = torch.bfloat16 if accelerator.device.type == "cuda" else torch.float32
     return frozen_copy(denoiser.model, dtype).to(accelerator.device)

@@ -77,7 +77,7 @@ class WindowTrainer:
             NonFiniteError: on all ranks, before the update.
         """
         eligible = int(self.exchange.sum([sum(sum(batch.valid) for batch in batches)])[0])
-        if self.filter is not None:
+        if self.filter is not None and not self.filter.begun:
             self.filter.begin_window([visit for batch in batches for visit in batch.visits])
         decisions = self._score_first(batches)
         totals = torch.zeros(4, dtype=torch.float64)  # weighted loss, plain loss, weights, non-finite losses
