@@ -77,8 +77,10 @@ def build_page(inspector: Inspector, name: str) -> Any:
         for event in (compare.click, edited.submit):
             event(handlers["compare"], [checked, edited], [other], **hidden)
         pictured = [left, right, said, near]
-        draw.click(handlers["draw"], [prompt, edited, count, steps], pictured, **hidden)
-        shrink.click(handlers["minimise"], [prompt, count, steps, updates], pictured, **hidden)
+        draw.click(handlers["draw"], [prompt, edited, count, steps], pictured, show_progress_on=[left, right], **hidden)
+        shrink.click(
+            handlers["minimise"], [prompt, count, steps, updates], pictured, show_progress_on=[left, right], **hidden
+        )
     return page.queue(max_size=WAITING, default_concurrency_limit=1)
 
 

@@ -76,6 +76,7 @@ def _detection(found: dict[str, Any]) -> list[str]:
 
 def _minimisation(found: dict[str, Any]) -> list[str]:
     part = {name: row for name, row in found.items() if isinstance(row, dict) and "alignment" in row}
+    part = {"as it was": part.pop("as it was"), "empty prompt": part.pop("empty prompt"), **part}
     before, encoder = part["as it was"], found["encoder"]
     lines = [
         "## Minimisation",

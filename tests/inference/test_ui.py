@@ -35,7 +35,7 @@ def test_a_memorised_prompt_is_flagged_and_an_ordinary_one_is_not(inspector: Ins
     found, other = inspector.inspect(memorised.prompt), inspector.inspect("red tree")
     assert found.flagged and not other.flagged and found.score > other.score
     assert [word.text for word in found.words] == memorised.prompt.split()
-    assert "Memorised" in inspector.card(found) and "Ordinary" in inspector.card(other)
+    assert "Flagged" in inspector.card(found) and "Not flagged" in inspector.card(other)
     again = inspector.inspect("red tree", noise_of=memorised.prompt)
     assert again.score != other.score, "another wording is measured with the original's noise"
 
