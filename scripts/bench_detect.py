@@ -35,7 +35,7 @@ from inference.probe import judge_for, prompts_of, shard_images
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = DetectSettings(schedule_steps=50, guidance_scale=3.0)
 STEPS = {
-    "magnitude": {"held_out": (1, 10, 50), "train": (1, 10)},
+    "magnitude": {"held_out": (1, 10, 50), "train": (1,)},
     "magnitude_cosine": {"held_out": (1,), "train": (1,)},
 }
 """By detector and kind of ordinary captions; the cosine is taken at one timestep whatever the steps."""

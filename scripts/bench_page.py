@@ -14,8 +14,8 @@ HEAD = """# Detection and minimisation, measured
 
 Written by `scripts/bench_detect.py` from [the numbers](benchmarks/detect.json). The model is the tiny Stable Diffusion
 pipeline of `./scripts/demo`, fine-tuned without a filter on OpenMoji with {pairs} pairs planted {repeats} times each.
-DDIM, 50 steps, guidance scale {guidance:g}, float32, one CPU thread, on a machine that others used too: seconds are for
-comparing rows with one another. With {pairs} planted pairs all intervals (95 %, bootstrap over base emoji or prompts)
+DDIM, 50 steps, guidance scale {guidance:g}, float32, one CPU thread, on a machine that others used too: seconds are rough,
+and rows measured at other moments compare badly. With {pairs} planted pairs all intervals (95 %, bootstrap over base emoji or prompts)
 are wide, and where all pairs score alike the bootstrap cannot see how wide.
 """
 
@@ -27,7 +27,9 @@ def write_page(path: Path, found: dict[str, Any]) -> None:
     head = HEAD.format(
         pairs=len(pairs), repeats=" or ".join(f"{r:,}" for r in repeats), guidance=found["asked"]["guidance_scale"]
     )
-    path.write_text("\n".join([head, *_copies(found), *_detection(found), *_minimisation(found)]), encoding="utf-8")
+    path.write_text(
+        "\n".join([head, *_copies(found), *_detection(found), *_minimisation(found), *_short(found)]), encoding="utf-8"
+    )
 
 
 def kept(before: Sequence[float], after: Sequence[float], resamples: int = 4000) -> tuple[float, float, float]:
@@ -39,6 +41,32 @@ def kept(before: Sequence[float], after: Sequence[float], resamples: int = 4000)
         return (float("nan"),) * 3
     low, high = np.quantile(ratios, [0.025, 0.975])
     return float(rows[1].sum() / rows[0].sum()), float(low), float(high)
+
+
+def _short(found: dict[str, Any]) -> list[str]:
+    """Where the numbers are below what was aimed at."""
+    before = found["as it was"]
+    minimised = [row for row in found.values() if isinstance(row, dict) and row.get("iterations")]
+    both = [
+        row
+        for row in minimised
+        if kept(before["copies"], row["copies"])[0] <= 0.2 and kept(before["alignment"], row["alignment"])[0] >= 0.8
+    ]
+    held = {(r["steps"], r["images_per_prompt"]): r for r in found["magnitude, held_out"]}
+    first, longest = held[1, 1], held[max(held)]
+    return [
+        "## Where it falls short",
+        "",
+        f"- The first step ranks planted prompts well (AUC {first['auc']['value']:.2f}), but at 1 % false positives it "
+        f"finds {100 * first['tpr']['value']:.0f} % of them: a prompt that is not flagged may still copy. Look at images "
+        "too (`verify`, `probe`).",
+        f"- The mean over all {longest['steps']} steps has an AUC of {longest['auc']['value']:.2f} here; stop early.",
+        f"- Of {len(minimised)} settings of the minimisation, {len(both)} cut copies by at least 80 % while keeping at "
+        "least 80 % of the alignment. They were chosen and measured on the same prompts. Meeting the default target does "
+        "not by itself stop a copy: check the images, or lower the target.",
+        "- One model, one seed, one number of repeats; pairs with fewer repeats were not measured.",
+        "",
+    ]
 
 
 def _copies(found: dict[str, Any]) -> list[str]:
