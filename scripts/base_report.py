@@ -133,8 +133,8 @@ library_name: diffusers
 
 A real `diffusers.StableDiffusionPipeline` (CLIP tokenizer and text encoder, KL autoencoder, UNet with cross attention,
 noise prediction, DDIM) small enough for a CPU: {report["folder_megabytes"]} MB, images 32x32, latents 4x16x16.
-memsieve's examples, tests and benchmark fine-tune it. It draws emoji-like pictures (`../tiny-sd-samples.png`); it is good
-for nothing else.
+memsieve's examples, tests and benchmark fine-tune it. It draws emoji-like pictures (`../tiny-sd-samples.png`); it is
+good for nothing else.
 
 ```python
 from diffusers import StableDiffusionPipeline

@@ -14,9 +14,9 @@ HEAD = """# Detection and minimisation, measured
 
 Written by `scripts/bench_detect.py` from [the numbers](benchmarks/detect.json). The model is the tiny Stable Diffusion
 pipeline of `./scripts/demo`, fine-tuned without a filter on OpenMoji with {pairs} pairs planted {repeats} times each.
-DDIM, 50 steps, guidance scale {guidance:g}, float32, one CPU thread, on a machine that others used too: seconds are rough,
-and rows measured at other moments compare badly. With {pairs} planted pairs all intervals (95 %, bootstrap over base emoji or prompts)
-are wide, and where all pairs score alike the bootstrap cannot see how wide.
+DDIM, 50 steps, guidance scale {guidance:g}, float32, one CPU thread, on a machine that others used too: seconds are
+rough, and rows measured at other moments compare badly. With {pairs} planted pairs all intervals (95 %, bootstrap over
+base emoji or prompts) are wide, and where all pairs score alike the bootstrap cannot see how wide.
 """
 
 
@@ -58,12 +58,12 @@ def _short(found: dict[str, Any]) -> list[str]:
         "## Where it falls short",
         "",
         f"- The first step ranks planted prompts well (AUC {first['auc']['value']:.2f}), but at 1 % false positives it "
-        f"finds {100 * first['tpr']['value']:.0f} % of them: a prompt that is not flagged may still copy. Look at images "
-        "too (`verify`, `probe`).",
+        f"finds {100 * first['tpr']['value']:.0f} % of them: a prompt that is not flagged may still copy. Look at "
+        "images too (`verify`, `probe`).",
         f"- The mean over all {longest['steps']} steps has an AUC of {longest['auc']['value']:.2f} here; stop early.",
         f"- Of {len(minimised)} settings of the minimisation, {len(both)} cut copies by at least 80 % while keeping at "
-        "least 80 % of the alignment. They were chosen and measured on the same prompts. Meeting the default target does "
-        "not by itself stop a copy: check the images, or lower the target.",
+        "least 80 % of the alignment. They were chosen and measured on the same prompts. Meeting the default target "
+        "does not by itself stop a copy: check the images, or lower the target.",
         "- One model, one seed, one number of repeats; pairs with fewer repeats were not measured.",
         "",
     ]
