@@ -62,9 +62,10 @@ def _short(found: dict[str, Any]) -> list[str]:
         "images too (`verify`, `probe`).",
         f"- The mean over all {longest['steps']} steps has an AUC of {longest['auc']['value']:.2f} here; stop early.",
         f"- Of {len(minimised)} settings of the minimisation, {len(both)} cut copies by at least 80 % while keeping at "
-        "least 80 % of the alignment. They were chosen and measured on the same prompts, the lower target after the "
-        "others had been seen. One more, 50 updates at the shipped target, gave the rates as shipped, since both stop "
-        "when the target is met; it has no row. Meeting the default target does not by itself stop a copy: check the images, or lower the target.",
+        "least 80 % of the alignment. They were chosen and measured on the same prompts, the lower target after "
+        "the others had been seen. One more, 50 updates at the shipped target, gave the rates as shipped, since both "
+        "stop when the target is met; it has no row. Meeting the default target does not by itself stop a copy: check "
+        "the images, or lower the target.",
         "- One model, one seed, one number of repeats; pairs with fewer repeats were not measured.",
         "",
     ]
