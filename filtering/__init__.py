@@ -1,7 +1,8 @@
 """The signal and the decision: what is measured for each training pair, and what is done about it."""
 
 from filtering.config import FilterConfig
-from filtering.filter import Decision, Measurement, MemorizationFilter
+from filtering.decision import Decision, Measurement
+from filtering.filter import MemorizationFilter
 from filtering.ledger import Ledger, read_ledger
 from filtering.signals import SIGNALS, Predictions
 from filtering.verdict import Action, Reason, Verdict, Visit

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,52 +17,21 @@ import torch
 
 from filtering.calibration import Calibrator
 from filtering.config import FilterConfig
+from filtering.decision import Decision, Measurement
 from filtering.exchange import Exchange
 from filtering.history import EvidenceTable
 from filtering.panel import HeldOutPanel
-from filtering.policy import KEPT_FLOOR, Finding, apply_policy
+from filtering.policy import Finding, apply_policy
 from filtering.schedule import Candidate, Schedule, WindowPlan
 from filtering.shares import Standing, gather_groups, group_name, look_up, owner, share_of, top_groups
 from filtering.signals import Predictions, measure, required_passes
 from filtering.verdict import Action, Reason, Verdict, Visit
 from filtering.window import WindowVisits
 
-__all__ = ["Decision", "Measurement", "MemorizationFilter"]
+__all__ = ["MemorizationFilter"]
 
 Array = npt.NDArray[np.float64]
 NOBODY = Visit(key="")  # stands for rows that leave no trace
-
-
-@dataclass(slots=True)
-class Measurement:
-    """What one batch reads: raw signals (name -> [B] float32), timesteps [B], and which rows are evidence [B]."""
-
-    signals: dict[str, torch.Tensor]
-    timesteps: npt.NDArray[np.int64]
-    usable: npt.NDArray[np.bool_]
-    drawn: npt.NDArray[np.bool_] | None = None
-    """Rows that the schedule had measured [B]; None where nothing was scheduled."""
-
-
-@dataclass(slots=True)
-class Decision:
-    """Weights [B] (float32, on the losses' device) and the verdicts they come from."""
-
-    weights: torch.Tensor
-    verdicts: list[Verdict]
-    normalize: str = "eligible"
-
-    def reduce(self, losses: torch.Tensor) -> torch.Tensor:
-        """Weighted mean of ``losses`` ([B] or [B, ...]) of one process and one batch; a scalar.
-
-        Divides by B (``eligible``) or by the sum of weights (``kept``, the paper's). A dropped sample's loss never
-        enters, not even as 0 * inf.
-        """
-        per_sample = losses.flatten(1).mean(1) if losses.ndim > 1 else losses
-        weights = self.weights.to(per_sample.device)
-        kept = torch.where(weights > 0, per_sample, torch.zeros_like(per_sample)) * weights
-        count = weights.sum().clamp_min(KEPT_FLOOR) if self.normalize == "kept" else len(per_sample)
-        return kept.sum() / count
 
 
 class MemorizationFilter:

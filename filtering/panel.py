@@ -37,12 +37,14 @@ class HeldOutPanel:
         self._sweeps: list[dict[str, float]] = []
         self._this_sweep: dict[str, float] = {}
         self._whole_life: Array = np.zeros(0)
+        self._bar: float | None = None
 
     def __len__(self) -> int:
         return len(self.table)
 
     def observe(self, groups: Sequence[str], scores: Array, step: int) -> None:
         """Take in visits of held-out groups; a sweep is complete when a group comes round again."""
+        self._bar = None
         for group, score in zip(groups, scores, strict=True):
             if group in self._this_sweep:
                 self._sweeps = [*self._sweeps, self._this_sweep][-SWEEPS_KEPT:]
@@ -54,7 +56,7 @@ class HeldOutPanel:
 
     def judge(self, groups: EvidenceTable) -> npt.NDArray[np.int64]:
         """One look: rank ``groups`` among clean pairs; the rows that pass the bar and were not condemned before."""
-        self.due = False
+        self.due, self._bar = False, None
         config = self.config
         if self.sweep < config.min_sweeps or config.calibrator != "conformal":
             return np.zeros(0, dtype=np.int64)
@@ -77,6 +79,11 @@ class HeldOutPanel:
     @property
     def bar(self) -> float:
         """Evidence that a running maximum must exceed to be condemned now; inf before the first comparison."""
+        if self._bar is None:  # kept: every verdict of a window asks for it
+            self._bar = self._compute_bar()
+        return self._bar
+
+    def _compute_bar(self) -> float:
         bars = []
         for maxima in (self.table["evidence_max"], self._whole_life):
             ordered = np.sort(maxima)[::-1]
@@ -116,3 +123,4 @@ class HeldOutPanel:
         self._sweeps = [dict(sweep) for sweep in state["sweeps"]]
         self._this_sweep = dict(state["this_sweep"])
         self._whole_life = state["whole_life"].numpy().copy()
+        self._bar = None

@@ -10,7 +10,8 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from filtering.filter import Measurement, MemorizationFilter
+from filtering.decision import Measurement
+from filtering.filter import MemorizationFilter
 from filtering.reference import LookedUpReference
 from filtering.signals import Predictions
 from train.batches import Batch

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 
+from filtering.decision import Decision
 from filtering.exchange import Exchange
-from filtering.filter import Decision, MemorizationFilter
+from filtering.filter import MemorizationFilter
 from filtering.policy import KEPT_FLOOR
 from filtering.verdict import Verdict
 from train.batches import Batch

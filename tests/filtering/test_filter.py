@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from filtering.config import FilterConfig
+from filtering.decision import Decision
 from filtering.exchange import Exchange
-from filtering.filter import Decision, MemorizationFilter
+from filtering.filter import MemorizationFilter
 from filtering.history import EvidenceTable, spread_of_clean_pairs
 from filtering.ledger import Ledger, read_ledger
 from filtering.settings import SettingsError, parse_settings

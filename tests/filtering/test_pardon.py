@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from filtering.config import FilterConfig
-from filtering.filter import Measurement, MemorizationFilter
+from filtering.decision import Measurement
+from filtering.filter import MemorizationFilter
 from filtering.verdict import Action, Reason, Visit
 
 HELD_OUT = [f"held{i}" for i in range(60)]

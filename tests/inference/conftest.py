@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import DDIMScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from tests.tiny_models import LETTERS, tiny_pipeline
 
 
 def make_pipeline(prediction_type: str = "epsilon", seed: int = 0, boost: float = 8.0) -> StableDiffusionPipeline:
@@ -20,36 +21,16 @@ def make_pipeline(prediction_type: str = "epsilon", seed: int = 0, boost: float 
 
     ``boost`` makes a random network listen to the prompt.
     """
-    torch.manual_seed(seed)
-    letters = "abcdefghijklmnopqrstuvwxyz0123456789.,!<>/"
-    words = [*letters, *(letter + "</w>" for letter in letters), "ca", "cat</w>", "<|startoftext|>", "<|endoftext|>"]
-    vocab = {word: index for index, word in enumerate(words)}
-    tokenizer = CLIPTokenizer(vocab=vocab, merges=[("c", "a"), ("ca", "t</w>")], model_max_length=16)
-    text = CLIPTextConfig(
-        vocab_size=len(words), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-        max_position_embeddings=16, bos_token_id=len(words) - 2, eos_token_id=len(words) - 1,
-    )  # fmt: skip
-    unet = UNet2DConditionModel(
-        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1,
-        norm_num_groups=4, cross_attention_dim=16, attention_head_dim=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-    )  # fmt: skip
-    for name, parameter in unet.named_parameters():
-        if "attn2.to_v" in name or "attn2.to_k" in name:
-            parameter.data *= boost
-    vae = AutoencoderKL(
-        block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4, sample_size=16,
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-    )  # fmt: skip
     scheduler = DDIMScheduler(
         beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, set_alpha_to_one=False,
         steps_offset=1, prediction_type=prediction_type,
     )  # fmt: skip
-    pipe = StableDiffusionPipeline(
-        vae=vae, text_encoder=CLIPTextModel(text), tokenizer=tokenizer, unet=unet, scheduler=scheduler,
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
-    for part in (unet, vae, pipe.text_encoder):
+    merges = [("c", "a"), ("ca", "t</w>")]
+    pipe = tiny_pipeline(scheduler, letters=LETTERS + "0123456789.,!<>/", merges=merges, seed=seed)
+    for name, parameter in pipe.unet.named_parameters():
+        if "attn2.to_v" in name or "attn2.to_k" in name:
+            parameter.data *= boost
+    for part in (pipe.unet, pipe.vae, pipe.text_encoder):
         part.eval()
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,44 +13,20 @@ import torch
 import webdataset
 from PIL import Image
 from typer.testing import CliRunner
-from wandb.proto import wandb_internal_pb2
 
 from inference.resume import ImageStore, generate_kept
 from memsieve.cli import app
+from tests.offline_wandb import logged_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "assets" / "tiny-sd"
 SECRET = "zebra-of-a-caption"
 
 
-def records(file: Path) -> Iterator[Any]:
-    """Records of a .wandb file: LevelDB's log format (32 KiB blocks; crc, length, type before each piece)."""
-    data, place, parts = file.read_bytes(), 7, b""
-    while place + 7 <= len(data):
-        if 32768 - place % 32768 < 7:
-            place += 32768 - place % 32768
-            continue
-        _, length, kind = struct.unpack("<IHB", data[place : place + 7])
-        if kind == 0:
-            break
-        parts += data[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (1, 4):
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(parts)
-            yield record
-            parts = b""
-
-
 def logged(folder: Path) -> dict[str, Any]:
     """What the only offline run below ``folder`` logged."""
     (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    values: dict[str, Any] = {}
-    for record in records(file):
-        if record.HasField("history"):
-            items = record.history.item
-            values |= {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
-    return values
+    return {name: value for row in logged_rows(file) for name, value in row.items()}
 
 
 def kind_of(values: dict[str, Any], name: str) -> str:

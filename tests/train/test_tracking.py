@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from wandb.proto import wandb_internal_pb2
 
+from tests.offline_wandb import logged_rows
 from train.config import RunConfig
 from train.loop import fit
 from train.setup import set_up
@@ -18,37 +17,10 @@ from train.setup import set_up
 MakeConfig = Callable[..., RunConfig]
 
 
-def records(file: Path) -> Iterator[bytes]:
-    """Records of a .wandb file: LevelDB's log format (32 KiB blocks; crc, length, type before each piece)."""
-    data, place, parts = file.read_bytes(), 7, b""
-    assert data[:4] == b":W&B"
-    while place + 7 <= len(data):
-        if 32768 - place % 32768 < 7:
-            place += 32768 - place % 32768
-            continue
-        _, length, kind = struct.unpack("<IHB", data[place : place + 7])
-        if kind == 0:
-            break
-        parts += data[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (1, 4):
-            yield parts
-            parts = b""
-
-
 def history(run: Path) -> list[list[dict[str, Any]]]:
     """Logged rows of each offline run in a run folder, oldest first."""
-    runs = []
-    for file in sorted(run.glob("wandb/offline-run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime_ns):
-        rows = []
-        for data in records(file):
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(data)
-            if record.HasField("history"):
-                items = record.history.item
-                rows.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
-        runs.append(rows)
-    return runs
+    files = sorted(run.glob("wandb/offline-run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime_ns)
+    return [logged_rows(file) for file in files]
 
 
 @pytest.fixture
