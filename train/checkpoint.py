@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import DistributedType
+from safetensors import safe_open
 
-__all__ = ["latest_checkpoint", "load_extra", "save_checkpoint"]
+__all__ = ["latest_checkpoint", "leave_out_frozen", "load_checkpoint", "load_extra", "save_checkpoint"]
 
 _NAME = re.compile(r"^step-(\d{8})$")
 
@@ -21,10 +23,22 @@ def latest_checkpoint(run: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def leave_out_frozen(accelerator: Any, network: torch.nn.Module) -> None:
+    """Let checkpoints of ``network``, not prepared yet, hold the weights that are trained and no others."""
+    trained = _trained_names(network)
+
+    def reduce(models: list[Any], weights: list[dict[str, torch.Tensor]], folder: str) -> None:
+        # DeepSpeed writes its own files, and gives no weights.
+        weights[:] = [{k: v for k, v in state.items() if k.removeprefix("module.") in trained} for state in weights]
+
+    accelerator.register_save_state_pre_hook(reduce)
+
+
 def save_checkpoint(accelerator: Any, run: Path, step: int, extra: dict[str, Any], keep: int) -> Path:
     """Write ``checkpoints/step-N``: engine state by accelerate on every rank, and ``extra`` beside it.
 
-    It appears under its name only once complete; older ones beyond ``keep`` go afterwards.
+    It appears under its name only once complete; older ones beyond ``keep`` go afterwards. Weights that are not
+    trained are left out under DeepSpeed; see ``leave_out_frozen`` for the others.
     """
     final = run / "checkpoints" / f"step-{step:08d}"
     temporary = run / "checkpoints" / f"unfinished-{step:08d}"
@@ -33,7 +47,8 @@ def save_checkpoint(accelerator: Any, run: Path, step: int, extra: dict[str, Any
         shutil.rmtree(final, ignore_errors=True)
         temporary.mkdir(parents=True)
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(temporary))
+    options = {"exclude_frozen_parameters": True} if _deepspeed(accelerator) else {}
+    accelerator.save_state(str(temporary), **options)
     torch.save(extra, temporary / f"memsieve-rank{accelerator.process_index}.pt")
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
@@ -42,6 +57,43 @@ def save_checkpoint(accelerator: Any, run: Path, step: int, extra: dict[str, Any
             shutil.rmtree(old)
     accelerator.wait_for_everyone()
     return final
+
+
+def load_checkpoint(accelerator: Any, checkpoint: Path, network: torch.nn.Module) -> None:
+    """Restore what ``save_checkpoint`` had accelerate write; ``network`` is the bare model.
+
+    Raises:
+        ValueError: the checkpoint does not hold exactly the weights that are trained.
+    """
+    if _deepspeed(accelerator):
+        accelerator.load_state(str(checkpoint), load_module_strict=False)
+        return
+    _refuse_other_weights(checkpoint, network)
+    accelerator.load_state(str(checkpoint), strict=False)
+
+
+def _deepspeed(accelerator: Any) -> bool:
+    return bool(accelerator.distributed_type == DistributedType.DEEPSPEED)
+
+
+def _trained_names(network: torch.nn.Module) -> set[str]:
+    return {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+
+
+def _refuse_other_weights(checkpoint: Path, network: torch.nn.Module) -> None:
+    """Frozen weights need not be there, which is why they are loaded leniently; trained ones must."""
+    held: set[str] = set()
+    for file in checkpoint.glob("model*.safetensors"):
+        with safe_open(file, framework="pt") as weights:
+            held |= {name.removeprefix("module.") for name in weights.keys()}  # noqa: SIM118
+    missing = sorted(_trained_names(network) - held)
+    unknown = sorted(held - set(network.state_dict()))
+    if missing or unknown:
+        raise ValueError(
+            f"checkpoint '{checkpoint}' {'lacks' if missing else 'has'} '{(missing or unknown)[0]}', which the model "
+            f"{'trains' if missing else 'does not have'}: resume with the model and model.lora that the run was "
+            "started with, or start a new run folder"
+        )
 
 
 def load_extra(accelerator: Any, checkpoint: Path, engine: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 from accelerate.utils import gather_object
 from PIL import Image
 
+from filtering.denoisers.lora import export_lora, trained_parameters
 from filtering.shares import Standing
 from train.checkpoint import save_checkpoint
 from train.copies import as_tensor
@@ -28,8 +29,8 @@ def validate(session: Session) -> float:
     config = session.config
     model = session.accelerator.unwrap_model(session.model)
     if session.ema is not None:
-        session.ema.store(model.parameters())
-        session.ema.copy_to(model.parameters())
+        session.ema.store(trained_parameters(model))
+        session.ema.copy_to(trained_parameters(model))
     loss = float("nan")
     rows = session.held_out[: config.validation.held_out_pairs]
     if rows:
@@ -50,7 +51,7 @@ def validate(session: Session) -> float:
         _draw_prompts(session, model)
         _draw_suspects(session, model, suspects)
     if session.ema is not None:
-        session.ema.restore(model.parameters())
+        session.ema.restore(trained_parameters(model))
     return loss
 
 
@@ -192,19 +193,25 @@ def finish(session: Session) -> dict[str, Any]:
 
 
 def _export(session: Session) -> None:
-    """A plain pipeline folder, whatever the engine: all ranks give their parts, the main process writes."""
+    """A plain pipeline folder, or a LoRA for one, whatever the engine: all ranks give their parts, the main process
+    writes."""
     main = session.accelerator.is_main_process
     model = session.accelerator.unwrap_model(session.model)
+    output, lora = session.config.output, session.config.model.lora is not None
+    weights = None
     if session.engine.deepspeed:
         weights = full_weights(session.engine, model, keep=main)
         if not main:
             return
         if session.ema is not None:
-            names = [name for name, _ in model.named_parameters()]
+            names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
             weights |= dict(zip(names, session.ema.shadow_params, strict=True))
-        model = type(model).from_config(model.config)
-        model.load_state_dict(weights)
+        if not lora:
+            model = type(model).from_config(model.config)
+            model.load_state_dict(weights)
     elif session.ema is not None:
-        session.ema.copy_to(model.parameters())
-    if main:
-        session.denoiser.export(session.config.output / "pipeline", model)
+        session.ema.copy_to(trained_parameters(model))
+    if main and lora:
+        export_lora(session.denoiser, output / "lora", model, weights)
+    elif main:
+        session.denoiser.export(output / "pipeline", model)

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from filtering.config import FilterConfig
 from filtering.data.config import DataConfig
+from filtering.denoisers.lora import LoraSettings
 from filtering.settings import Settings
 
 __all__ = [
@@ -29,23 +30,38 @@ class ModelConfig(Settings):
     """A diffusers pipeline folder, or a hub id."""
     prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = None
     """Overrides the scheduler's own."""
+    lora: LoraSettings | None = None
+    """Train an adapter instead of the weights; the model without it is the filter's reference."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of what is not trained: VAE, text encoders, and the network under a LoRA. What is trained is float32."""
     gradient_checkpointing: bool = False
     ema: bool = False
-    """Keep an exponential moving average of the weights; it is what is validated and exported."""
+    """Keep an exponential moving average of what is trained; it is what is validated and exported."""
     ema_decay: float = Field(default=0.9999, gt=0.0, lt=1.0)
 
 
 class OptimizerConfig(Settings):
     """Section ``optimizer``."""
 
-    name: Literal["adamw", "sgd"] = "adamw"
+    name: Literal["adamw", "adamw_8bit", "prodigy", "sgd"] = "adamw"
+    """``adamw_8bit`` needs the extra ``bnb``, ``prodigy`` the extra ``prodigy``."""
     lr: float = Field(default=1e-5, gt=0.0)
+    """``prodigy`` finds its own step size and multiplies it by this: 1.0 is usual."""
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0.0)
     weight_decay: float = Field(default=1e-2, ge=0.0)
     max_grad_norm: float = Field(default=1.0, gt=0.0)
     schedule: Literal["constant", "constant_with_warmup", "linear", "cosine"] = "constant"
     warmup_steps: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> OptimizerConfig:
+        if self.name == "prodigy" and self.lr < 0.1:
+            raise ValueError(
+                f"optimizer.lr: {self.lr:g} multiplies the step size that prodigy finds, so that it would hardly move; "
+                "set it to about 1.0"
+            )
+        return self
 
 
 class TrainConfig(Settings):

@@ -55,10 +55,16 @@ class Engine:
                 "model.ema: true cannot be used with ZeRO-3, where no rank holds the weights to average; set it to "
                 "false, or launch with ZeRO-2"
             )
-        if self.offload and config.optimizer.name == "sgd":
+        name = config.optimizer.name
+        if self.deepspeed and name == "prodigy":
             raise SettingsError(
-                "optimizer.name: sgd cannot be used with an offloaded optimizer, which DeepSpeed replaces by its Adam; "
-                "use adamw, or a DeepSpeed config without offload_optimizer"
+                "optimizer.name: prodigy finds one step size from all weights, of which a rank sees a part under ZeRO; "
+                "use adamw, or launch with DDP"
+            )
+        if self.offload and name != "adamw":
+            raise SettingsError(
+                f"optimizer.name: {name} cannot be used with an offloaded optimizer, which DeepSpeed replaces by its "
+                "Adam; use adamw, or a DeepSpeed config without offload_optimizer"
             )
 
 
@@ -187,7 +193,8 @@ def _as(value: Any, dtype: torch.dtype) -> Any:
 
 
 def full_weights(engine: Engine, network: torch.nn.Module, keep: bool) -> dict[str, torch.Tensor]:
-    """All weights in float32 where the engine has them so, on the CPU; a collective under DeepSpeed.
+    """All trained weights in float32 where the engine has them so, and buffers, on the CPU; a collective under
+    DeepSpeed.
 
     Args:
         network: the bare model.
@@ -195,6 +202,8 @@ def full_weights(engine: Engine, network: torch.nn.Module, keep: bool) -> dict[s
     """
     weights: dict[str, torch.Tensor] = {name: value.cpu() for name, value in network.named_buffers()} if keep else {}
     for name, parameter in network.named_parameters():
+        if not parameter.requires_grad:
+            continue
         value = _whole(engine, parameter)
         if keep:
             weights[name] = value.detach().cpu().clone()

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from filtering.data.draws import VisitDraw
 from filtering.data.loader import Window
 from filtering.data.rows import Row
+from filtering.denoisers.lora import trained_parameters
 from filtering.filter import MemorizationFilter
 from filtering.schedule import WindowPlan
 from filtering.verdict import Visit
@@ -204,7 +205,7 @@ def _after_window(
         session.updates += 1
         session.schedule.step()
         if session.ema is not None:
-            session.ema.step(session.accelerator.unwrap_model(session.model).parameters())
+            session.ema.step(trained_parameters(session.accelerator.unwrap_model(session.model)))
     bad = [visit for batch in batches for visit in batch.bad]
     rows = window.rows if window is not None else []
     session.records.note_window(session.step, rows, bad, result.verdicts)

@@ -16,7 +16,7 @@ from filtering.reference import LookedUpReference
 from filtering.signals import Predictions
 from train.batches import Batch
 
-__all__ = ["Scorer", "frozen_copy"]
+__all__ = ["Scorer", "drops_out", "frozen_copy"]
 
 _REFERENCE: Final = frozenset({"ref_cond", "ref_uncond"})
 
@@ -26,6 +26,11 @@ def frozen_copy(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
     import copy
 
     return copy.deepcopy(model).to(dtype).requires_grad_(False).eval()
+
+
+def drops_out(model: torch.nn.Module) -> bool:
+    """Whether ``model`` drops something out in training, so that its training forward is no measurement."""
+    return any(isinstance(part, torch.nn.Dropout) and part.p > 0 for part in model.modules())
 
 
 @contextmanager
@@ -46,7 +51,8 @@ class Scorer:
         denoiser: the model family's adapter.
         filter: says which passes are needed.
         model: what extra passes go through: the engine where parameters are sharded, else the bare model.
-        reference: the model before fine-tuning; needed by ``reference_ratio`` and ``magnitude_ratio``.
+        reference: the model before fine-tuning, a frozen copy or ``AdapterOff``; needed by ``reference_ratio`` and
+            ``magnitude_ratio``.
         looked_up: what audits measured of it; stands in for ``reference`` where a row was noised by an audit's draw.
     """
 

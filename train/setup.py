@@ -17,15 +17,17 @@ from filtering.data.loader import WindowLoader
 from filtering.data.rows import Row
 from filtering.data.sieve import Sieve, SieveFile
 from filtering.denoisers.fingerprint import model_hashes, total_hash
+from filtering.denoisers.lora import AdapterOff, add_lora, trained_parameters
 from filtering.denoisers.stable_diffusion import StableDiffusionDenoiser
 from filtering.exchange import Exchange
 from filtering.filter import MemorizationFilter
 from filtering.reference import LookedUpReference
 from filtering.settings import SettingsError
-from train.checkpoint import latest_checkpoint, load_extra
+from train.checkpoint import latest_checkpoint, leave_out_frozen, load_checkpoint, load_extra
 from train.config import RunConfig
 from train.copies import CopyProbe
 from train.engine import Engine, cast_inputs, make_accelerator
+from train.optimizers import make_optimizer
 from train.records import Records
 from train.scoring import Scorer, frozen_copy
 from train.sieve import open_sieve
@@ -92,7 +94,8 @@ def _build(config: RunConfig, accelerator: Any, engine: Engine, watch: Watch) ->
     checkpoint = latest_checkpoint(config.output)
     extra = load_extra(accelerator, checkpoint, str(engine)) if checkpoint else {}
     _keep_config(config, accelerator, resumed=checkpoint is not None)
-    denoiser = StableDiffusionDenoiser(config.model.path, config.model.prediction_type)
+    dtype = getattr(torch, config.model.dtype)
+    denoiser = StableDiffusionDenoiser(config.model.path, config.model.prediction_type, dtype)
     denoiser.to(accelerator.device)
     denoiser.latent_shape(config.data.resolution)
     sieve_file, sieve = open_sieve(config, accelerator.process_index, extra.get("sieve"))
@@ -103,15 +106,12 @@ def _build(config: RunConfig, accelerator: Any, engine: Engine, watch: Watch) ->
     exchange = Exchange(accelerator.device)
     looked_up = _looked_up(config, denoiser, held_out)
     filter = _filter(config, denoiser, held_out, exchange, looked_up)
-    reference = _reference(filter, denoiser, accelerator)
-    network: Any = denoiser.model
-    if config.model.gradient_checkpointing:
-        network.enable_gradient_checkpointing()
-    network.to(accelerator.device)
-    if engine.deepspeed:
-        cast_inputs(network)
-    ema = EMAModel(network.parameters(), decay=config.model.ema_decay) if config.model.ema else None
-    model, optimizer = accelerator.prepare(network, _optimizer(config, network))
+    compared = _needs_reference(filter)
+    reference = _frozen_copy(denoiser, accelerator) if compared and config.model.lora is None else None
+    network = _network(config, denoiser, accelerator, engine, filter)
+    trained = trained_parameters(network)
+    ema = EMAModel(trained, decay=config.model.ema_decay) if config.model.ema else None
+    model, optimizer = accelerator.prepare(network, make_optimizer(config.optimizer, trained, engine.precision))
     model.train()
     schedule = get_scheduler(
         config.optimizer.schedule,
@@ -123,6 +123,8 @@ def _build(config: RunConfig, accelerator: Any, engine: Engine, watch: Watch) ->
         ema.to(accelerator.device)
     # Where parameters are sharded every forward goes through the engine; elsewhere extra ones go past its hooks.
     scored = model if engine.sharded else accelerator.unwrap_model(model)
+    if compared and config.model.lora is not None:
+        reference = AdapterOff(scored)
     scorer = Scorer(denoiser, filter, scored, reference, looked_up) if filter else None
     trainer = WindowTrainer(
         accelerator,
@@ -254,32 +256,49 @@ def _filter(
     return filter
 
 
-def _reference(filter: MemorizationFilter | None, denoiser: Any, accelerator: Any) -> torch.nn.Module | None:
-    """A frozen copy of the model before fine-tuning: half precision on a GPU, where it costs half the memory and
-    time; full on a CPU, where half precision is slower."""
+def _needs_reference(filter: MemorizationFilter | None) -> bool:
+    """Whether a signal is compared with the model before fine-tuning, and no audit says what that gave."""
     if filter is None or not filter.passes & {"ref_cond", "ref_uncond"}:
-        return None
-    if filter.config.audits and filter.config.beyond == "skip":
-        return None
+        return False
+    return not filter.config.audits or filter.config.beyond == "frozen"
+
+
+def _frozen_copy(denoiser: Any, accelerator: Any) -> torch.nn.Module:
+    """The model before a full fine-tune: half precision on a GPU, where it costs half the memory and time; full on a
+    CPU, where half precision is slower."""
     dtype = torch.bfloat16 if accelerator.device.type == "cuda" else torch.float32
     return frozen_copy(denoiser.model, dtype).to(accelerator.device)
 
 
-def _optimizer(config: RunConfig, model: torch.nn.Module) -> torch.optim.Optimizer:
-    settings = config.optimizer
-    if settings.name == "sgd":
-        return torch.optim.SGD(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
-    return torch.optim.AdamW(
-        model.parameters(),
-        lr=settings.lr,
-        betas=settings.betas,
-        eps=settings.eps,
-        weight_decay=settings.weight_decay,
-    )
+def _network(
+    config: RunConfig, denoiser: Any, accelerator: Any, engine: Engine, filter: MemorizationFilter | None
+) -> Any:
+    """The denoising network as it is trained: with its adapter, if any, in place and on the device.
+
+    Raises:
+        SettingsError: the adapter cannot be put in, or its dropout spoils what is measured.
+    """
+    network = denoiser.model
+    if config.model.lora is not None:
+        if config.model.lora.dropout and filter is not None and filter.schedule is not None:
+            raise SettingsError(
+                f"model.lora.dropout: {config.model.lora.dropout} and filter.apply: sieve, which measures by the "
+                "training forward, do not go together; set it to 0, or filter.apply: batch"
+            )
+        if config.model.dtype != "float32":
+            network.to(getattr(torch, config.model.dtype))
+        add_lora(denoiser, config.model.lora, config.train.seed)
+    if config.model.gradient_checkpointing:
+        network.enable_gradient_checkpointing()
+    network.to(accelerator.device)
+    leave_out_frozen(accelerator, network)
+    if engine.deepspeed or config.model.dtype != "float32":
+        cast_inputs(network)
+    return network
 
 
 def _restore(session: Session, checkpoint: Path, extra: dict[str, Any]) -> None:
-    session.accelerator.load_state(str(checkpoint))
+    load_checkpoint(session.accelerator, checkpoint, session.accelerator.unwrap_model(session.model))
     session.schedule.load_state_dict(extra["schedule"])
     if session.ema is not None:
         session.ema.load_state_dict(extra["ema"])

@@ -21,7 +21,7 @@ from filtering.filter import MemorizationFilter
 from filtering.policy import KEPT_FLOOR
 from filtering.verdict import Verdict
 from train.batches import Batch
-from train.scoring import Scorer
+from train.scoring import Scorer, drops_out
 
 __all__ = ["NonFiniteError", "WindowResult", "WindowTrainer"]
 
@@ -70,6 +70,7 @@ class WindowTrainer:
         self.accelerator, self.model, self.optimizer = accelerator, model, optimizer
         self.denoiser, self.filter, self.scorer, self.exchange = denoiser, filter, scorer, exchange
         self.snr_gamma, self.max_grad_norm = snr_gamma, max_grad_norm
+        self._measures = not drops_out(model)
 
     def train(self, batches: list[Batch]) -> WindowResult:
         """One optimizer step over ``batches``, or none where every sample was dropped.
@@ -146,8 +147,8 @@ class WindowTrainer:
         if self.filter is None or self.scorer is None:
             valid = torch.tensor(batch.valid, dtype=torch.float32)
             return Decision(valid, [])
-        with self.accelerator.autocast():
-            measurement = self.scorer.measure(batch, prediction)
+        with self.accelerator.autocast():  # held-out pairs are measured without dropout, so these must be too
+            measurement = self.scorer.measure(batch, prediction if self._measures else None)
         return self.filter.decide(batch.visits, measurement, batch.valid)
 
     def _count(self, batch: Batch, losses: torch.Tensor, weights: torch.Tensor, names: list[str]) -> torch.Tensor:

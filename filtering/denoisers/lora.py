@@ -1,0 +1,193 @@
+"""LoRA on a denoising network, through peft: put in, switched off for the reference, written as diffusers loads it.
+
+W x becomes W x + (alpha / rank) B A x (Hu et al., ICLR 2022). B starts at zero, so that with the adapter switched off
+the network is the model before fine-tuning, and stays it: the reference costs no copy and no memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import torch
+from pydantic import Field
+
+from filtering.settings import Settings, SettingsError
+
+__all__ = [
+    "LORA_FILE",
+    "AdapterOff",
+    "LoraSettings",
+    "adapter_off",
+    "add_lora",
+    "base_of",
+    "export_lora",
+    "fuse_lora",
+    "trained_parameters",
+]
+
+LORA_FILE: Final = "pytorch_lora_weights.safetensors"
+"""The name that diffusers' ``load_lora_weights`` looks for."""
+ATTENTION: Final = ("to_k", "to_q", "to_v", "to_out.0")
+"""What diffusers' examples adapt where nothing else is said: the attention projections."""
+_BASE_FILE: Final = "base_model.json"
+_ADAPTER: Final = "default"
+
+
+class LoraSettings(Settings):
+    """Section ``model.lora``."""
+
+    rank: int = Field(default=16, ge=1)
+    alpha: int | None = Field(default=None, ge=1)
+    """The adapter's output is multiplied by alpha / rank; None: alpha = rank."""
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Of the adapter's input, in training forwards alone."""
+    target_modules: list[str] | None = Field(default=None, min_length=1)
+    """Ends of the names of the layers that get an adapter; None: the family's attention layers."""
+    init: Literal["default", "gaussian"] = "gaussian"
+    """How A is drawn: Kaiming-uniform, or normal with deviation 1 / rank as diffusers' examples do. B is zero. Others
+    of peft's change the base weights, and with them the reference."""
+
+
+def add_lora(denoiser: Any, settings: LoraSettings, seed: int) -> None:
+    """Put an adapter, in float32 and drawn from ``seed``, into ``denoiser.model`` and freeze everything else.
+
+    Raises:
+        SettingsError: peft is not installed, or no layer has one of the names.
+    """
+    try:
+        from diffusers.training_utils import cast_training_params
+        from peft import LoraConfig
+    except ImportError as error:
+        raise SettingsError("model.lora needs peft, which is not installed: pip install 'memsieve[lora]'") from error
+    model: Any = denoiser.model
+    targets = settings.target_modules or list(getattr(denoiser, "lora_targets", ATTENTION))
+    model.requires_grad_(False)
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha if settings.alpha is not None else settings.rank,
+        lora_dropout=settings.dropout,
+        init_lora_weights=True if settings.init == "default" else "gaussian",
+        target_modules=targets,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            model.add_adapter(config, adapter_name=_ADAPTER)
+        except ValueError as error:
+            known = sorted({name.rpartition(".")[2] for name, part in model.named_modules() if _is_layer(part)})
+            raise SettingsError(
+                f"model.lora.target_modules: {targets} cannot be adapted in a {type(model).__name__} "
+                f"({str(error).splitlines()[0][:200]}); its layers end in {', '.join(known)}"
+            ) from error
+    cast_training_params(model, dtype=torch.float32)
+
+
+def _is_layer(part: torch.nn.Module) -> bool:
+    return isinstance(part, torch.nn.Linear | torch.nn.Conv2d)
+
+
+def trained_parameters(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """What training moves: all parameters of a full fine-tune, the adapter's under LoRA."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+@contextmanager
+def adapter_off(model: torch.nn.Module) -> Iterator[None]:
+    """Within it ``model``, bare or wrapped by DDP or DeepSpeed, is the base model: for forwards without gradients.
+
+    Raises:
+        ValueError: there is no adapter.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [part for part in model.modules() if isinstance(part, BaseTunerLayer)]
+    if not layers:
+        raise ValueError("the model has no LoRA adapter to switch off")
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+
+
+class AdapterOff(torch.nn.Module):
+    """The model before fine-tuning: ``model``'s forward with its adapter switched off."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``model``'s."""
+        with adapter_off(self.model):
+            return self.model(*args, **kwargs)
+
+
+def export_lora(
+    denoiser: Any, folder: Path, model: torch.nn.Module, weights: dict[str, torch.Tensor] | None = None
+) -> None:
+    """Write the adapter so that the family's plain pipeline takes it with ``load_lora_weights(folder)``.
+
+    Args:
+        model: the bare network.
+        weights: its parameters by name, where ``model`` itself does not hold them.
+    """
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from peft.utils import get_peft_model_state_dict
+
+    module: Any = model
+    pipe = denoiser.pipeline(module)
+    (part,) = [name for name, component in pipe.components.items() if component is module]
+    layers = convert_state_dict_to_diffusers(
+        get_peft_model_state_dict(module, state_dict=weights, adapter_name=_ADAPTER)
+    )
+    options = {
+        f"{part}_lora_layers": {name: value.detach().cpu().contiguous() for name, value in layers.items()},
+        # Without it diffusers takes alpha to be the rank.
+        f"{part}_lora_adapter_metadata": module.peft_config[_ADAPTER].to_dict(),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    type(pipe).save_lora_weights(str(folder), weight_name=LORA_FILE, safe_serialization=True, **options)
+    (folder / _BASE_FILE).write_text(json.dumps({"base_model": denoiser.folder}, indent=1) + "\n")
+
+
+def base_of(folder: str) -> str | None:
+    """The base model of a LoRA folder that ``export_lora`` wrote; None where ``folder`` is none.
+
+    Raises:
+        ValueError: the folder does not say which model it adapts.
+    """
+    place = Path(folder)
+    if not (place / LORA_FILE).is_file():
+        return None
+    try:
+        named = json.loads((place / _BASE_FILE).read_text(encoding="utf-8"))["base_model"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"model.path: '{folder}' holds a LoRA, and no {_BASE_FILE} that names its base model; write "
+            f'{{"base_model": "FOLDER OR HUB ID"}} there'
+        ) from error
+    return str(named)
+
+
+def fuse_lora(denoiser: Any, folder: str) -> None:
+    """Add the adapter in ``folder`` to the weights of ``denoiser.model``, in place.
+
+    Raises:
+        ValueError: it does not fit the model.
+    """
+    pipe = denoiser.pipeline()
+    try:
+        pipe.load_lora_weights(folder, weight_name=LORA_FILE)
+    except (ValueError, RuntimeError, OSError) as error:
+        raise ValueError(
+            f"model.path: the LoRA in '{folder}' does not fit its base model: {str(error).splitlines()[0][:300]}"
+        ) from error
+    pipe.fuse_lora()
+    pipe.unload_lora_weights()

@@ -1,0 +1,260 @@
+"""Fine-tuning an adapter: the step, the reference, checkpoints, what is exported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from peft import LoraConfig
+from safetensors.torch import load_file
+
+from filtering.denoisers.lora import LORA_FILE, AdapterOff, adapter_off, trained_parameters
+from filtering.settings import SettingsError
+from train.batches import build_batch
+from train.config import RunConfig
+from train.loop import fit
+from train.setup import Session, set_up
+
+MakeConfig = Callable[..., RunConfig]
+LORA: dict[str, Any] = {"rank": 4, "alpha": 2}
+
+
+def adapter(session: Session) -> torch.Tensor:
+    model = session.accelerator.unwrap_model(session.model)
+    return torch.cat([p.detach().flatten() for p in trained_parameters(model)])
+
+
+def base_weights(session: Session) -> dict[str, torch.Tensor]:
+    model = session.accelerator.unwrap_model(session.model)
+    frozen = {name: value for name, value in model.named_parameters() if not value.requires_grad}
+    return {name.replace(".base_layer", ""): value.detach().clone() for name, value in frozen.items()}
+
+
+def first_batch(session: Session) -> Any:
+    window = next(iter(session.loader))
+    return build_batch(session.denoiser, window.rows, seed=3, resolution=16, caption_dropout=0.1)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_step_is_that_of_plain_peft(make_config: MakeConfig, tiny_model: Path, checkpointing: bool) -> None:
+    """Loss and update against an unfiltered step as diffusers' LoRA example computes it."""
+    config = make_config(
+        model={"lora": LORA, "gradient_checkpointing": checkpointing},
+        filter={"enabled": False},
+        train={"steps": 1},
+        optimizer={"name": "sgd", "lr": 1.0, "weight_decay": 0.0, "max_grad_norm": 1e9},
+    )
+    session = set_up(config)
+    batch = first_batch(session)
+    plain = UNet2DConditionModel.from_pretrained(tiny_model, subfolder="unet").requires_grad_(False)
+    names = ["to_k", "to_q", "to_v", "to_out.0"]
+    plain.add_adapter(LoraConfig(r=4, lora_alpha=2, init_lora_weights="gaussian", target_modules=names))
+    shaken(session.model)
+    plain.load_state_dict(session.model.state_dict())
+    loss = torch.nn.functional.mse_loss(plain(batch.noisy, batch.timesteps, batch.conditioning).sample, batch.noise)
+    loss.backward()
+    start = [p.detach().clone() for p in trained_parameters(session.model)]
+    result = session.trainer.train([batch])
+    assert result.loss == pytest.approx(float(loss.detach()), rel=1e-5)
+    expected = trained_parameters(plain)
+    assert len(expected) == len(start) > 0 and all(p.dtype == torch.float32 for p in start)
+    for before, after, other in zip(start, trained_parameters(session.model), expected, strict=True):
+        assert other.grad is not None and bool(other.grad.any())
+        assert torch.allclose(before - after, other.grad, atol=1e-6)
+
+
+def shaken(model: torch.nn.Module) -> None:
+    """B starts at zero, and with it the gradient of A."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in trained_parameters(model):
+            parameter.add_(0.1 * torch.randn_like(parameter))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_the_adapter_off_is_a_frozen_copy(make_config: MakeConfig, tiny_model: Path, dropout: float) -> None:
+    """In train mode, with dropout and gradient checkpointing, before and after training."""
+    config = make_config(
+        model={"lora": {**LORA, "dropout": dropout}, "gradient_checkpointing": True},
+        filter={"signals": ["loss", "reference_ratio", "magnitude_ratio"]},
+        train={"steps": 4},
+        optimizer={"lr": 1e-2},
+    )
+    session = set_up(config)
+    frozen = UNet2DConditionModel.from_pretrained(tiny_model, subfolder="unet").eval()
+    assert session.scorer is not None and isinstance(session.scorer.reference, AdapterOff)
+    batch = first_batch(session)
+    fit(session)
+    session.model.train()
+    with torch.no_grad():
+        expected = frozen(batch.noisy, batch.timesteps, batch.conditioning).sample
+        off = session.scorer.reference(batch.noisy, batch.timesteps, batch.conditioning).sample
+        on = session.model.eval()(batch.noisy, batch.timesteps, batch.conditioning).sample
+    assert float((off - expected).abs().max()) < 1e-6 < 1e-3 < float((on - expected).abs().max())
+    measured = session.scorer.measure(batch).signals
+    session.scorer.reference = frozen
+    for name, value in session.scorer.measure(batch).signals.items():
+        assert torch.allclose(measured[name], value, atol=1e-6), name
+
+
+def test_dropout_is_off_where_a_batch_is_measured(make_config: MakeConfig) -> None:
+    """In the training step too, whose own forward drops out: its verdicts are those of a quiet forward."""
+    tau = 0.5
+    rule = {"signals": ["magnitude"], "calibrator": "fixed", "threshold": tau, "decide": "visit"}
+    session = set_up(make_config(model={"lora": {**LORA, "dropout": 0.9}}, filter=rule))
+    shaken(session.model)
+    batch = first_batch(session)
+    assert session.scorer is not None
+    expected = session.scorer.measure(batch).signals["magnitude"].tolist()
+    verdicts = session.trainer.train([batch]).verdicts
+    found = [v.signals.get("magnitude") for v in verdicts]
+    assert [value for value in found if value is not None] == [
+        pytest.approx(value, rel=1e-6) for value, ok in zip(expected, batch.scored, strict=True) if ok
+    ]
+    sieved = {"apply": "sieve", "signals": ["loss"]}
+    with pytest.raises(SettingsError, match=r"model\.lora\.dropout: 0\.9 and filter\.apply: sieve"):
+        set_up(make_config("sieved", model={"lora": {**LORA, "dropout": 0.9}}, filter=sieved))
+
+
+def test_scoring_passes_checkpoint_nothing(make_config: MakeConfig) -> None:
+    """Gradient checkpointing serves the backward alone."""
+    session = set_up(make_config(model={"lora": LORA, "gradient_checkpointing": True}))
+    calls = []
+    for part in session.model.modules():
+        if getattr(part, "gradient_checkpointing", False):
+            original = part._gradient_checkpointing_func
+            part._gradient_checkpointing_func = lambda *a, of=original: (calls.append(1), of(*a))[1]
+    batch = first_batch(session)
+    assert session.scorer is not None
+    session.scorer.measure(batch)
+    assert not calls
+    session.trainer.train([batch])
+    assert calls
+
+
+def test_the_filter_drops_planted_pairs(
+    make_config: MakeConfig, tiny_model: Path, make_shards: Any, tmp_path: Path
+) -> None:
+    """Pairs that the adapter fits are condemned by the ratio to the base, the others are left alone."""
+    make_shards(tmp_path / "planted", 24, copies=120)
+    names = ["to_k", "to_q", "to_v", "to_out.0", "conv1", "conv2", "conv_out"]
+    config = make_config(
+        model={"lora": {"target_modules": names}},
+        data={"path": str(tmp_path / "planted")},
+        filter={"false_drop_rate": 0.05, "held_out_per_window": 24},
+        train={"steps": 60, "batch_size": 16, "caption_dropout": 0.0},
+        optimizer={"lr": 1e-2},
+    )
+    session = set_up(config)
+    before = base_weights(session)
+    summary = fit(session)
+    assert session.filter is not None
+    most = max(session.filter.suspects(24), key=lambda standing: standing.exposures)
+    assert set(session.filter.condemned) == {most.group} and summary["dropped"]
+    assert all(torch.equal(value, before[name]) for name, value in base_weights(session).items())
+
+
+@pytest.mark.parametrize("ema", [False, True])
+def test_resume_is_bit_equal(make_config: MakeConfig, ema: bool) -> None:
+    """And a checkpoint holds the adapter, not the base."""
+    sections = {
+        "model": {"lora": {**LORA, "dropout": 0.2}, "ema": ema, "ema_decay": 0.5},
+        "checkpoint": {"every": 3, "export": False},
+    }
+    whole = set_up(make_config("whole", **sections))
+    fit(whole)
+    first = make_config("parts", **sections)
+    first.train.steps = 3
+    fit(set_up(first))
+    saved = load_file(first.output / "checkpoints" / "step-00000003" / "model.safetensors")
+    assert saved and all(".lora_" in name for name in saved)
+    again = make_config("parts", **sections)
+    resumed = set_up(again)
+    assert resumed.step == 3
+    fit(resumed)
+    assert torch.equal(adapter(whole), adapter(resumed))
+    if ema:
+        assert whole.ema is not None and resumed.ema is not None
+        assert len(whole.ema.shadow_params) == len(trained_parameters(whole.model))
+        for a, b in zip(whole.ema.shadow_params, resumed.ema.shadow_params, strict=True):
+            assert torch.equal(a, b)
+
+
+def test_a_checkpoint_of_another_adapter_is_refused(make_config: MakeConfig) -> None:
+    config = make_config("other", model={"lora": LORA}, checkpoint={"every": 3, "export": False}, train={"steps": 3})
+    fit(set_up(config))
+    (file,) = (config.output / "checkpoints").glob("step-*/model.safetensors")
+    from safetensors.torch import save_file
+
+    weights = load_file(file)
+    del weights[sorted(weights)[0]]
+    save_file(weights, file)
+    with pytest.raises(ValueError, match=r"lacks '.*lora_A.*', which the model trains"):
+        set_up(config)
+
+
+@pytest.mark.parametrize("ema", [False, True])
+def test_the_export_loads_in_the_plain_pipeline(make_config: MakeConfig, tiny_model: Path, ema: bool) -> None:
+    """``load_lora_weights`` on the base gives the images of the network in training; alpha is not the rank here."""
+    config = make_config(
+        model={"lora": LORA, "ema": ema, "ema_decay": 0.1}, checkpoint={"export": True}, optimizer={"lr": 3e-2}
+    )
+    session = set_up(config)
+    fit(session)
+    assert sorted(p.name for p in (config.output / "lora").iterdir()) == ["base_model.json", LORA_FILE]
+    options: dict[str, Any] = {"num_inference_steps": 3, "output_type": "np", "height": 16, "width": 16}
+
+    def images(pipe: Any) -> Any:
+        pipe.set_progress_bar_config(disable=True)
+        return pipe(["pair 1", "pair 2"], generator=torch.Generator().manual_seed(0), **options).images
+
+    plain = StableDiffusionPipeline.from_pretrained(tiny_model, safety_checker=None, requires_safety_checker=False)
+    base = images(plain)
+    plain.load_lora_weights(str(config.output / "lora"))
+    loaded = images(plain)
+    trained = images(session.denoiser.pipeline(session.model.eval()))  # the average was copied in for the export
+    assert np.abs(loaded - trained).max() < 1e-5 < 1e-3 < np.abs(loaded - base).max()
+
+
+def test_what_cannot_be_adapted(make_config: MakeConfig) -> None:
+    with pytest.raises(
+        SettingsError, match=r"model\.lora\.target_modules: \['nothing'\] cannot be adapted in a UNet2D"
+    ):
+        set_up(make_config(model={"lora": {"target_modules": ["nothing"]}}))
+    session = set_up(make_config("plain"))
+    with pytest.raises(ValueError, match="no LoRA adapter to switch off"), adapter_off(session.model):
+        pass
+
+
+@pytest.fixture
+def fresh_accelerator() -> Iterator[None]:
+    """Accelerate holds one precision per process."""
+    AcceleratorState._reset_state()
+    yield
+    AcceleratorState._reset_state()
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.usefixtures("fresh_accelerator")
+def test_a_half_precision_base(make_config: MakeConfig, precision: str) -> None:
+    """The base and the frozen parts in half precision, the adapter and its optimizer in single."""
+    config = make_config(
+        model={"lora": LORA, "dtype": "bfloat16"},
+        train={"mixed_precision": precision},
+        validation={"prompts": ["pair 1"], "sampling_steps": 1},
+        checkpoint={"export": True},
+    )
+    session = set_up(config)
+    before = adapter(session).clone()
+    summary = fit(session)
+    assert all(value.dtype == torch.bfloat16 for value in base_weights(session).values())
+    assert {p.dtype for p in trained_parameters(session.model)} == {torch.float32}
+    assert summary["updates"] == 6 and np.isfinite(summary["heldout_loss"])
+    assert not torch.equal(before, adapter(session))
+    assert load_file(config.output / "lora" / LORA_FILE)
