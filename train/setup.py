@@ -17,7 +17,7 @@ from filtering.data.loader import WindowLoader
 from filtering.data.rows import Row
 from filtering.data.sieve import Sieve, SieveFile
 from filtering.denoisers.fingerprint import model_hashes, total_hash
-from filtering.denoisers.stable_diffusion import StableDiffusionDenoiser
+from filtering.denoisers.registry import open_denoiser
 from filtering.exchange import Exchange
 from filtering.filter import MemorizationFilter
 from filtering.reference import LookedUpReference
@@ -92,7 +92,7 @@ def _build(config: RunConfig, accelerator: Any, engine: Engine, watch: Watch) ->
     checkpoint = latest_checkpoint(config.output)
     extra = load_extra(accelerator, checkpoint, str(engine)) if checkpoint else {}
     _keep_config(config, accelerator, resumed=checkpoint is not None)
-    denoiser = StableDiffusionDenoiser(config.model.path, config.model.prediction_type)
+    denoiser = open_denoiser(config.model.path, config.model.prediction_type)
     denoiser.to(accelerator.device)
     denoiser.latent_shape(config.data.resolution)
     sieve_file, sieve = open_sieve(config, accelerator.process_index, extra.get("sieve"))
