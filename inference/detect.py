@@ -166,7 +166,7 @@ def _judged(
         components=components,
         per_step=[float(value) for value in measurement.magnitudes.mean(axis=0)],
         seconds=measurement.seconds,
-        cut=cut_text(model.pipe, row.prompt),
+        cut=cut_text(model.denoiser.text_layout(), row.prompt),
     )
 
 

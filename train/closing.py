@@ -212,6 +212,6 @@ def _export(session: Session) -> None:
     elif session.ema is not None:
         session.ema.copy_to(trained_parameters(model))
     if main and lora:
-        export_lora(session.denoiser, output / "lora", model, weights)
+        export_lora(session.denoiser, output / "lora", model, session.config.model.path, weights)
     elif main:
         session.denoiser.export(output / "pipeline", model)

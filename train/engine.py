@@ -179,17 +179,21 @@ def _plugin(config: RunConfig, ranks: int) -> Any:
 
 
 def cast_inputs(network: torch.nn.Module) -> None:
-    """Make ``network`` take float32 inputs where DeepSpeed holds its parameters in half precision."""
+    """Make ``network`` take float32 inputs where its parameters are held in half precision."""
 
     def cast(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        dtype = next(module.parameters()).dtype
+        dtype = next(module.parameters()).dtype  # an adapted layer has its base before its adapter
         return tuple(_as(value, dtype) for value in args), {name: _as(value, dtype) for name, value in kwargs.items()}
 
     network.register_forward_pre_hook(cast, with_kwargs=True)
 
 
 def _as(value: Any, dtype: torch.dtype) -> Any:
-    return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+    """Timesteps, one number a row, keep their precision: bfloat16 would round them by up to 4 of 1000."""
+    if isinstance(value, dict):
+        return {name: _as(part, dtype) for name, part in value.items()}
+    numbers = isinstance(value, torch.Tensor) and value.is_floating_point() and value.ndim > 1
+    return value.to(dtype) if numbers else value
 
 
 def full_weights(engine: Engine, network: torch.nn.Module, keep: bool) -> dict[str, torch.Tensor]:

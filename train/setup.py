@@ -18,7 +18,7 @@ from filtering.data.rows import Row
 from filtering.data.sieve import Sieve, SieveFile
 from filtering.denoisers.fingerprint import model_hashes, total_hash
 from filtering.denoisers.lora import AdapterOff, add_lora, trained_parameters
-from filtering.denoisers.stable_diffusion import StableDiffusionDenoiser
+from filtering.denoisers.registry import open_denoiser
 from filtering.exchange import Exchange
 from filtering.filter import MemorizationFilter
 from filtering.reference import LookedUpReference
@@ -95,7 +95,8 @@ def _build(config: RunConfig, accelerator: Any, engine: Engine, watch: Watch) ->
     extra = load_extra(accelerator, checkpoint, str(engine)) if checkpoint else {}
     _keep_config(config, accelerator, resumed=checkpoint is not None)
     dtype = getattr(torch, config.model.dtype)
-    denoiser = StableDiffusionDenoiser(config.model.path, config.model.prediction_type, dtype)
+    model_dtype = torch.float32 if config.model.lora is None else dtype
+    denoiser = open_denoiser(config.model.path, config.model.prediction_type, dtype, model_dtype=model_dtype)
     denoiser.to(accelerator.device)
     denoiser.latent_shape(config.data.resolution)
     sieve_file, sieve = open_sieve(config, accelerator.process_index, extra.get("sieve"))
@@ -285,8 +286,6 @@ def _network(
                 f"model.lora.dropout: {config.model.lora.dropout} and filter.apply: sieve, which measures by the "
                 "training forward, do not go together; set it to 0, or filter.apply: batch"
             )
-        if config.model.dtype != "float32":
-            network.to(getattr(torch, config.model.dtype))
         add_lora(denoiser, config.model.lora, config.train.seed)
     if config.model.gradient_checkpointing:
         network.enable_gradient_checkpointing()

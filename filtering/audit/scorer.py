@@ -10,9 +10,9 @@ import torch
 from filtering.audit.config import AuditConfig
 from filtering.audit.records import MEASURES
 from filtering.data.draws import visit_draw
-from filtering.denoisers.base import EPSILON_FLOOR
+from filtering.denoisers.base import EPSILON_FLOOR, Conditioning
 from filtering.denoisers.fingerprint import model_hashes, total_hash
-from filtering.denoisers.stable_diffusion import StableDiffusionDenoiser
+from filtering.denoisers.registry import open_denoiser
 from filtering.signals import Predictions, measure
 
 __all__ = ["Scorer"]
@@ -35,16 +35,11 @@ class Scorer:
         # Said aloud, the number of threads is kept by MKL, which else changes it, and with it the last bits of a score.
         torch.set_num_threads(torch.get_num_threads())
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.denoiser: Any = StableDiffusionDenoiser(config.model).to(self.device)
+        self.denoiser: Any = open_denoiser(config.model, option="--model").to(self.device)
         self.model = self.denoiser.model.to(self.device).requires_grad_(False).eval()
         if "resolution" not in config.data.model_fields_set:
-            config.data.resolution = self._own_resolution()
+            config.data.resolution = self.denoiser.resolution
         self.shape = self.denoiser.latent_shape(config.data.resolution)
-
-    def _own_resolution(self) -> int:
-        side = self.denoiser.model.config.sample_size
-        factor = 64 // self.denoiser.latent_shape(64)[1]
-        return int(side[0] if isinstance(side, list | tuple) else side) * factor
 
     def describe(self) -> dict[str, Any]:
         """Which model it is, by its weights: what scores depend on, in values that JSON can hold."""
@@ -83,8 +78,8 @@ class Scorer:
         visit: int,
         contents: list[str],
         posterior: tuple[torch.Tensor, torch.Tensor],
-        conditioning: torch.Tensor,
-        unconditional: torch.Tensor,
+        conditioning: Conditioning,
+        unconditional: Conditioning,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Timesteps [B] and measures [len(MEASURES), B] of one draw, both on the CPU; NaN where t says nothing."""
         draws = [
@@ -98,7 +93,7 @@ class Scorer:
             )
             for content in contents
         ]
-        t = torch.tensor([draw.timestep for draw in draws])
+        t = self.denoiser.timesteps_at(torch.tensor([draw.timestep for draw in draws]))
         timesteps = t.to(self.device)
         noise = torch.stack([draw.noise for draw in draws]).to(self.device)
         latents = self.denoiser.sample_latents(posterior, torch.stack([draw.vae_noise for draw in draws]))
@@ -111,7 +106,7 @@ class Scorer:
         values = torch.stack([measured[name] for name in MEASURES]).cpu()
         silent = self.denoiser.epsilon_factor(t) < EPSILON_FLOOR
         # Nothing is said at such a t, which is not the same as an output that is not finite.
-        return t, torch.where(silent.unsqueeze(0), torch.full_like(values, -math.inf), values)
+        return t.long(), torch.where(silent.unsqueeze(0), torch.full_like(values, -math.inf), values)
 
 
 def _columns(timesteps: list[int], values: dict[str, list[float]]) -> dict[str, Any]:

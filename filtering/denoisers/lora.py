@@ -130,12 +130,13 @@ class AdapterOff(torch.nn.Module):
 
 
 def export_lora(
-    denoiser: Any, folder: Path, model: torch.nn.Module, weights: dict[str, torch.Tensor] | None = None
+    denoiser: Any, folder: Path, model: torch.nn.Module, base: str, weights: dict[str, torch.Tensor] | None = None
 ) -> None:
     """Write the adapter so that the family's plain pipeline takes it with ``load_lora_weights(folder)``.
 
     Args:
         model: the bare network.
+        base: the folder or hub id of what is adapted, noted beside the weights.
         weights: its parameters by name, where ``model`` itself does not hold them.
     """
     from diffusers.utils import convert_state_dict_to_diffusers
@@ -154,10 +155,11 @@ def export_lora(
     }
     folder.mkdir(parents=True, exist_ok=True)
     type(pipe).save_lora_weights(str(folder), weight_name=LORA_FILE, safe_serialization=True, **options)
-    (folder / _BASE_FILE).write_text(json.dumps({"base_model": denoiser.folder}, indent=1) + "\n")
+    named = str(Path(base).resolve()) if Path(base).is_dir() else base
+    (folder / _BASE_FILE).write_text(json.dumps({"base_model": named}, indent=1) + "\n", encoding="utf-8")
 
 
-def base_of(folder: str) -> str | None:
+def base_of(folder: str, option: str = "model.path") -> str | None:
     """The base model of a LoRA folder that ``export_lora`` wrote; None where ``folder`` is none.
 
     Raises:
@@ -170,13 +172,13 @@ def base_of(folder: str) -> str | None:
         named = json.loads((place / _BASE_FILE).read_text(encoding="utf-8"))["base_model"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"model.path: '{folder}' holds a LoRA, and no {_BASE_FILE} that names its base model; write "
+            f"{option}: '{folder}' holds a LoRA, and no {_BASE_FILE} that names its base model; write "
             f'{{"base_model": "FOLDER OR HUB ID"}} there'
         ) from error
     return str(named)
 
 
-def fuse_lora(denoiser: Any, folder: str) -> None:
+def fuse_lora(denoiser: Any, folder: str, option: str = "model.path") -> None:
     """Add the adapter in ``folder`` to the weights of ``denoiser.model``, in place.
 
     Raises:
@@ -187,7 +189,7 @@ def fuse_lora(denoiser: Any, folder: str) -> None:
         pipe.load_lora_weights(folder, weight_name=LORA_FILE)
     except (ValueError, RuntimeError, OSError) as error:
         raise ValueError(
-            f"model.path: the LoRA in '{folder}' does not fit its base model: {str(error).splitlines()[0][:300]}"
+            f"{option}: the LoRA in '{folder}' does not fit its base model: {str(error).splitlines()[0][:300]}"
         ) from error
     pipe.fuse_lora()
     pipe.unload_lora_weights()

@@ -16,6 +16,7 @@ from filtering.data.rows import content_id
 from filtering.ledger import read_ledger
 from train.config import RunConfig
 from train.loop import BadDataError, _batches, fit
+from train.optimizers import make_optimizer
 from train.setup import set_up
 from train.step import NonFiniteError
 
@@ -164,7 +165,7 @@ def test_a_gradient_of_the_unfiltered_step_is_the_plain_one(make_config: MakeCon
     batch = build_batch(session.denoiser, window.rows, seed=3, resolution=16, caption_dropout=0.1)
     model = session.model
     start = [p.detach().clone() for p in model.parameters()]
-    prediction = model(batch.noisy, batch.timesteps, batch.conditioning).sample
+    prediction = model(batch.noisy, batch.timesteps, batch.conditioning.encoder_hidden_states).sample
     torch.nn.functional.mse_loss(prediction, batch.noise).backward()
     expected = [p.grad.clone() for p in model.parameters()]  # type: ignore[union-attr]
     model.zero_grad()
@@ -199,7 +200,7 @@ def test_min_snr_goes_with_drops(
     snr = compute_snr(session.denoiser.noise_scheduler, batch.timesteps)
     weight = snr.clamp(max=5.0) / (snr if prediction_type == "epsilon" else snr + 1)
     with torch.no_grad():
-        prediction = session.model(batch.noisy, batch.timesteps, batch.conditioning).sample
+        prediction = session.model(batch.noisy, batch.timesteps, batch.conditioning.encoder_hidden_states).sample
     if prediction_type == "epsilon":
         target = batch.noise
     else:
@@ -218,7 +219,8 @@ def test_an_overflow_is_a_skipped_step(make_config: MakeConfig) -> None:
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     session.accelerator.state._mixed_precision = "fp16"  # what fp16 sets; the CPU itself has no such mode
     session.accelerator.scaler = scaler
-    scaled = AcceleratedOptimizer(session.optimizer.optimizer, device_placement=False, scaler=scaler)
+    optimizer = make_optimizer(config.optimizer, list(session.model.parameters()), "fp16")
+    scaled = AcceleratedOptimizer(optimizer, device_placement=False, scaler=scaler)
     session.optimizer = session.trainer.optimizer = session.accelerator._optimizers[0] = scaled
     before = torch.cat([p.detach().flatten().clone() for p in session.model.parameters()])
     overflowing = next(session.model.parameters()).register_hook(lambda gradient: gradient * float("inf"))

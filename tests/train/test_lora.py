@@ -15,6 +15,8 @@ from peft import LoraConfig
 from safetensors.torch import load_file
 
 from filtering.denoisers.lora import LORA_FILE, AdapterOff, adapter_off, trained_parameters
+from filtering.denoisers.registry import open_denoiser
+from filtering.ledger import read_ledger
 from filtering.settings import SettingsError
 from train.batches import build_batch
 from train.config import RunConfig
@@ -57,7 +59,8 @@ def test_a_step_is_that_of_plain_peft(make_config: MakeConfig, tiny_model: Path,
     plain.add_adapter(LoraConfig(r=4, lora_alpha=2, init_lora_weights="gaussian", target_modules=names))
     shaken(session.model)
     plain.load_state_dict(session.model.state_dict())
-    loss = torch.nn.functional.mse_loss(plain(batch.noisy, batch.timesteps, batch.conditioning).sample, batch.noise)
+    states = batch.conditioning.encoder_hidden_states
+    loss = torch.nn.functional.mse_loss(plain(batch.noisy, batch.timesteps, states).sample, batch.noise)
     loss.backward()
     start = [p.detach().clone() for p in trained_parameters(session.model)]
     result = session.trainer.train([batch])
@@ -93,9 +96,10 @@ def test_the_adapter_off_is_a_frozen_copy(make_config: MakeConfig, tiny_model: P
     fit(session)
     session.model.train()
     with torch.no_grad():
-        expected = frozen(batch.noisy, batch.timesteps, batch.conditioning).sample
-        off = session.scorer.reference(batch.noisy, batch.timesteps, batch.conditioning).sample
-        on = session.model.eval()(batch.noisy, batch.timesteps, batch.conditioning).sample
+        inputs = batch.noisy, batch.timesteps, batch.conditioning.encoder_hidden_states
+        expected = frozen(*inputs).sample
+        off = session.scorer.reference(*inputs).sample
+        on = session.model.eval()(*inputs).sample
     assert float((off - expected).abs().max()) < 1e-6 < 1e-3 < float((on - expected).abs().max())
     measured = session.scorer.measure(batch).signals
     session.scorer.reference = frozen
@@ -214,12 +218,18 @@ def test_the_export_loads_in_the_plain_pipeline(make_config: MakeConfig, tiny_mo
         pipe.set_progress_bar_config(disable=True)
         return pipe(["pair 1", "pair 2"], generator=torch.Generator().manual_seed(0), **options).images
 
-    plain = StableDiffusionPipeline.from_pretrained(tiny_model, safety_checker=None, requires_safety_checker=False)
+    plain = StableDiffusionPipeline.from_pretrained(tiny_model)
+    plain.scheduler = session.denoiser.noise_scheduler
     base = images(plain)
     plain.load_lora_weights(str(config.output / "lora"))
     loaded = images(plain)
     trained = images(session.denoiser.pipeline(session.model.eval()))  # the average was copied in for the export
     assert np.abs(loaded - trained).max() < 1e-5 < 1e-3 < np.abs(loaded - base).max()
+    opened = open_denoiser(str(config.output / "lora"))  # what audits and checks of the result start from
+    assert np.abs(images(opened.pipeline()) - trained).max() < 1e-5
+    (config.output / "lora" / "base_model.json").unlink()
+    with pytest.raises(ValueError, match=r"holds a LoRA, and no base_model\.json"):
+        open_denoiser(str(config.output / "lora"))
 
 
 def test_what_cannot_be_adapted(make_config: MakeConfig) -> None:
@@ -258,3 +268,52 @@ def test_a_half_precision_base(make_config: MakeConfig, precision: str) -> None:
     assert summary["updates"] == 6 and np.isfinite(summary["heldout_loss"])
     assert not torch.equal(before, adapter(session))
     assert load_file(config.output / "lora" / LORA_FILE)
+
+
+def two_ranks(batch: int, accumulation: int) -> dict[str, Any]:
+    """Verdicts by the ratio to the adapter-off network, loose enough that some pairs are condemned in a few steps."""
+    return {
+        "model": {"lora": {"rank": 4, "target_modules": ["to_k", "to_q", "to_v", "to_out.0", "conv1", "conv2"]},
+                  "gradient_checkpointing": True},
+        "filter": {"false_drop_rate": 0.98, "held_out_per_window": 24, "min_sweeps": 2, "ledger_kept": True},
+        "train": {"steps": 8, "batch_size": batch, "accumulation": accumulation},
+        "optimizer": {"name": "sgd", "lr": 0.1, "weight_decay": 0.0},
+        "checkpoint": {"every": 4, "export": True},
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("engine", ["ddp", "zero2", "zero3"])
+def test_two_ranks_are_one_process(
+    make_config: MakeConfig, run_ranks: Any, tmp_path: Path, tiny_model: Path, engine: str
+) -> None:
+    """Same verdicts, same update, same export; and a resume that is bit-equal."""
+    one = make_config("one", **two_ranks(24, 1))
+    session = set_up(one)
+    start = {name: p.detach().clone() for name, p in session.model.named_parameters() if p.requires_grad}
+    summary = fit(session)
+    jobs = [{"name": "whole", "config": make_config("whole", **two_ranks(6, 2)).model_dump(mode="json")}]
+    first = make_config("parts", **two_ranks(6, 2)).model_dump(mode="json")
+    second = {**first}
+    first = {**first, "train": {**first["train"], "steps": 4}, "checkpoint": {**first["checkpoint"], "export": False}}
+    ranks = run_ranks(engine, [*jobs, {"name": "first", "config": first}, {"name": "second", "config": second}])
+    theirs = ranks.outcomes[0]["whole"]["summary"]
+    for name in ("read", "trained", "dropped", "groups", "condemned_groups"):
+        assert summary[name] == theirs[name], name
+    assert 0 < summary["condemned_groups"] < summary["groups"]
+    ledgers = [read_ledger(folder / "ledger").to_pylist() for folder in (one.output, tmp_path / "whole")]
+    places = [{(r["stream"], r["epoch"], r["offset"]): r for r in ledger} for ledger in ledgers]
+    assert places[0].keys() == places[1].keys()
+    for place, row in places[0].items():
+        assert row["action"] == places[1][place]["action"] and row["weight"] == places[1][place]["weight"]
+        assert row["reference_ratio"] == pytest.approx(places[1][place]["reference_ratio"], abs=1e-4)
+    weights = ranks.state("whole")["weights"]
+    moved = torch.cat([(p.detach() - start[n]).flatten() for n, p in session.model.named_parameters() if n in start])
+    apart = torch.cat([(p.detach() - weights[n]).flatten() for n, p in session.model.named_parameters() if n in start])
+    assert float(apart.norm() / moved.norm()) < 1e-5
+    exported = [load_file(folder / "lora" / LORA_FILE) for folder in (one.output, tmp_path / "whole")]
+    for name, value in exported[0].items():
+        assert torch.allclose(value, exported[1][name], atol=1e-5), name
+    assert ranks.outcomes[0]["second"]["started_at"] == 4
+    assert torch.equal(ranks.weights("second"), ranks.weights("whole"))
