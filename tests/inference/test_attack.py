@@ -41,8 +41,8 @@ def test_the_planted_pair_comes_back_and_a_stranger_does_not(memorised: Any) -> 
         embedding, losses = attack_embedding(model, Target("red dog", name, pixels), settings)
         assert sum(losses[-10:]) < sum(losses[:10])
         drawn = memorised.pipe(
-            prompt_embeds=embedding.encoder_hidden_states, num_inference_steps=10, guidance_scale=1.5, output_type="latent",
-            generator=torch.Generator().manual_seed(0),
+            prompt_embeds=embedding.encoder_hidden_states, num_inference_steps=10, guidance_scale=1.5,
+            output_type="latent", generator=torch.Generator().manual_seed(0),
         ).images  # fmt: skip
         distances[name] = float((drawn - pixels).square().mean().sqrt())
     plain = memorised.pipe(
