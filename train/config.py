@@ -29,15 +29,26 @@ class ModelConfig(Settings):
     path: str
     """A diffusers pipeline folder, or a hub id."""
     prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = None
-    """Overrides the scheduler's own."""
+    """Overrides the scheduler's own; flow models have one only."""
     lora: LoraSettings | None = None
     """Train an adapter instead of the weights; the model without it is the filter's reference."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of what is not trained: VAE, text encoders, and the network under a LoRA. What is trained is float32."""
+    """Of the network under a LoRA, which is frozen; what is trained is float32."""
+    text_encoder_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the frozen text encoders: a T5-XXL takes 19 GB in float32, half of that in bfloat16. The VAE is float32."""
     gradient_checkpointing: bool = False
     ema: bool = False
     """Keep an exponential moving average of what is trained; it is what is validated and exported."""
     ema_decay: float = Field(default=0.9999, gt=0.0, lt=1.0)
+
+    @model_validator(mode="after")
+    def _frozen_in_half(self) -> ModelConfig:
+        if self.dtype != "float32" and self.lora is None:
+            raise ValueError(
+                f"model.dtype: {self.dtype} is for the frozen network under model.lora; what is trained is float32: "
+                "set model.lora, or train.mixed_precision"
+            )
+        return self
 
 
 class OptimizerConfig(Settings):
@@ -80,6 +91,13 @@ class TrainConfig(Settings):
     """None takes what the launcher says (``mixed_precision`` of its config), "no" without one."""
     snr_gamma: float | None = Field(default=None, gt=0.0)
     """Min-SNR loss weighting (Hang et al., ICCV 2023); 5.0 is usual."""
+    timestep_weighting: Literal["uniform", "logit_normal"] = "uniform"
+    """How flow models draw t: uniformly from the scheduler's (shifted) table, or by SD3's logit-normal density. Where
+    t falls more often, it is also scored more often."""
+    logit_mean: float = 0.0
+    """``logit_normal``: mean of the normal variable."""
+    logit_std: float = Field(default=1.0, gt=0.0)
+    """``logit_normal``: its standard deviation."""
     caption_dropout: float = Field(default=0.1, ge=0.0, le=1.0)
     """Share of visits trained without their caption, so that the unconditional branch goes on being trained."""
     random_tokens: int = Field(default=0, ge=0)

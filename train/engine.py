@@ -179,20 +179,27 @@ def _plugin(config: RunConfig, ranks: int) -> Any:
 
 
 def cast_inputs(network: torch.nn.Module) -> None:
-    """Make ``network`` take float32 inputs where its parameters are held in half precision."""
+    """Make ``network`` take and give float32 where its parameters are held in half precision.
+
+    Timesteps stay: those of flow models are not whole, and half precision would move them.
+    """
 
     def cast(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         dtype = next(module.parameters()).dtype  # an adapted layer has its base before its adapter
         return tuple(_as(value, dtype) for value in args), {name: _as(value, dtype) for name, value in kwargs.items()}
 
+    def back(module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        # A sampler keeps to what the network gives, and the VAE is in single precision.
+        return tuple(_as(value, torch.float32) for value in output) if isinstance(output, tuple) else output
+
     network.register_forward_pre_hook(cast, with_kwargs=True)
+    network.register_forward_hook(back)
 
 
 def _as(value: Any, dtype: torch.dtype) -> Any:
-    """Timesteps, one number a row, keep their precision: bfloat16 would round them by up to 4 of 1000."""
     if isinstance(value, dict):
         return {name: _as(part, dtype) for name, part in value.items()}
-    numbers = isinstance(value, torch.Tensor) and value.is_floating_point() and value.ndim > 1
+    numbers = isinstance(value, torch.Tensor) and value.is_floating_point() and value.ndim > 1  # timesteps have one
     return value.to(dtype) if numbers else value
 
 

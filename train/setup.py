@@ -18,7 +18,6 @@ from filtering.data.rows import Row
 from filtering.data.sieve import Sieve, SieveFile
 from filtering.denoisers.fingerprint import model_hashes, total_hash
 from filtering.denoisers.lora import AdapterOff, add_lora, trained_parameters
-from filtering.denoisers.registry import open_denoiser
 from filtering.exchange import Exchange
 from filtering.filter import MemorizationFilter
 from filtering.reference import LookedUpReference
@@ -27,6 +26,7 @@ from train.checkpoint import latest_checkpoint, leave_out_frozen, load_checkpoin
 from train.config import RunConfig
 from train.copies import CopyProbe
 from train.engine import Engine, cast_inputs, make_accelerator
+from train.family import open_family
 from train.optimizers import make_optimizer
 from train.records import Records
 from train.scoring import Scorer, frozen_copy
@@ -94,11 +94,7 @@ def _build(config: RunConfig, accelerator: Any, engine: Engine, watch: Watch) ->
     checkpoint = latest_checkpoint(config.output)
     extra = load_extra(accelerator, checkpoint, str(engine)) if checkpoint else {}
     _keep_config(config, accelerator, resumed=checkpoint is not None)
-    dtype = getattr(torch, config.model.dtype)
-    model_dtype = torch.float32 if config.model.lora is None else dtype
-    denoiser = open_denoiser(config.model.path, config.model.prediction_type, dtype, model_dtype=model_dtype)
-    denoiser.to(accelerator.device)
-    denoiser.latent_shape(config.data.resolution)
+    denoiser = open_family(config, accelerator.device)
     sieve_file, sieve = open_sieve(config, accelerator.process_index, extra.get("sieve"))
     loader = _loader(config, accelerator, extra, sieve)
     check_ranks_agree(accelerator, config, loader)

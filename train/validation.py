@@ -79,16 +79,13 @@ def validation_images(
     uncond = None
     if guidance_scale > 1 and denoiser.distilled is None:
         uncond = denoiser.unconditional(len(prompts)).to(dtype=torch.float32)
-    # Where the frozen parts are in half precision, what the network gives in single must still fit the VAE.
-    half = denoiser.vae.dtype
-    with torch.autocast(denoiser.device.type, half, enabled=half != torch.float32):
-        images: list[Image.Image] = pipe(
-            **denoiser.call_arguments(cond, uncond, guidance_scale),
-            num_inference_steps=steps,
-            generator=generators,
-            height=resolution,
-            width=resolution,
-        ).images
+    images: list[Image.Image] = pipe(
+        **denoiser.call_arguments(cond, uncond, guidance_scale),
+        num_inference_steps=steps,
+        generator=generators,
+        height=resolution,
+        width=resolution,
+    ).images
     model.train()
     return images
 

@@ -13,7 +13,7 @@ from filtering.data.draws import visit_draw
 from filtering.denoisers.base import EPSILON_FLOOR, Conditioning
 from filtering.denoisers.fingerprint import model_hashes, total_hash
 from filtering.denoisers.registry import open_denoiser
-from filtering.signals import Predictions, measure
+from filtering.signals import SIGNALS, Predictions, measure
 
 __all__ = ["Scorer"]
 
@@ -44,12 +44,15 @@ class Scorer:
     def describe(self) -> dict[str, Any]:
         """Which model it is, by its weights: what scores depend on, in values that JSON can hold."""
         parts = model_hashes(self.denoiser)
+        # Said where it is so, so that audits of other models keep their hash.
+        distilled = {} if self.denoiser.distilled is None else {"distilled": self.denoiser.distilled}
         return {
             "hash": total_hash(parts),
             "parts": parts,
             "prediction_type": self.denoiser.prediction_type,
             "num_train_timesteps": self.denoiser.num_train_timesteps,
             "latent_shape": list(self.shape),
+            **distilled,
         }
 
     @torch.no_grad()
@@ -63,7 +66,7 @@ class Scorer:
         """
         posterior = self.denoiser.posterior(pixels)
         conditioning = self.denoiser.conditioning(captions)
-        unconditional = self.denoiser.unconditional(len(captions))
+        unconditional = None if self.denoiser.distilled else self.denoiser.unconditional(len(captions))
         timesteps, values = [], []
         for visit in range(self.config.draws):
             t, measured = self._draw(visit, contents, posterior, conditioning, unconditional)
@@ -79,7 +82,7 @@ class Scorer:
         contents: list[str],
         posterior: tuple[torch.Tensor, torch.Tensor],
         conditioning: Conditioning,
-        unconditional: Conditioning,
+        unconditional: Conditioning | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Timesteps [B] and measures [len(MEASURES), B] of one draw, both on the CPU; NaN where t says nothing."""
         draws = [
@@ -99,14 +102,22 @@ class Scorer:
         latents = self.denoiser.sample_latents(posterior, torch.stack([draw.vae_noise for draw in draws]))
         noisy = self.denoiser.add_noise(latents, noise, timesteps)
         cond, uncond = (
-            self.denoiser.to_epsilon(self.denoiser.predict(self.model, noisy, timesteps, states), noisy, timesteps)
+            None if states is None else self._epsilon(noisy, timesteps, states)
             for states in (conditioning, unconditional)
         )
-        measured = measure(MEASURES, Predictions(noise=noise, cond=cond, uncond=uncond))
-        values = torch.stack([measured[name] for name in MEASURES]).cpu()
+        assert cond is not None
+        names = [name for name in MEASURES if uncond is not None or "uncond" not in SIGNALS[name].needs]
+        measured = measure(names, Predictions(noise=noise, cond=cond, uncond=uncond))
+        nothing = torch.full((len(t),), -math.inf, device=cond.device)
+        values = torch.stack([measured.get(name, nothing) for name in MEASURES]).cpu()
         silent = self.denoiser.epsilon_factor(t) < EPSILON_FLOOR
         # Nothing is said at such a t, which is not the same as an output that is not finite.
         return t.long(), torch.where(silent.unsqueeze(0), torch.full_like(values, -math.inf), values)
+
+    def _epsilon(self, noisy: torch.Tensor, timesteps: torch.Tensor, states: Conditioning) -> torch.Tensor:
+        prediction = self.denoiser.predict(self.model, noisy, timesteps, states)
+        epsilon: torch.Tensor = self.denoiser.to_epsilon(prediction, noisy, timesteps)
+        return epsilon
 
 
 def _columns(timesteps: list[int], values: dict[str, list[float]]) -> dict[str, Any]:

@@ -33,6 +33,8 @@ class Denoiser(Protocol):
     device: torch.device
     guidance_name: str
     """The argument of the pipeline's call that guides by the unconditional prediction."""
+    lora_targets: tuple[str, ...]
+    """Ends of the names of the layers that a LoRA adapts by default."""
     separate_branches: bool
     """Whether the pipeline calls the network once with and once without the prompt, not once with both in a row."""
 

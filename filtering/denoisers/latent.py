@@ -27,6 +27,7 @@ class LatentDenoiser:
         prediction_type: overrides the scheduler's own.
         dtype: of the frozen parts (VAE, text encoders).
         model_dtype: of the denoising network, which is trained in float32.
+        text_dtype: of the text encoders, where it is another.
 
     Raises:
         ValueError: a part is missing; the message names it.
@@ -45,6 +46,8 @@ class LatentDenoiser:
     """The pipeline's argument that guides by the unconditional prediction."""
     separate_branches: ClassVar[bool] = False
     """Whether the pipeline calls the network once with and once without the prompt, not once with both in a row."""
+    lora_targets: ClassVar[tuple[str, ...]] = ("to_k", "to_q", "to_v", "to_out.0")
+    """Ends of the names of the layers that a LoRA adapts by default: those of diffusers' LoRA example."""
     patch: ClassVar[int] = 1
     """Latent sides must be multiples of it."""
 
@@ -57,12 +60,16 @@ class LatentDenoiser:
         prediction_type: str | None = None,
         dtype: torch.dtype = torch.float32,
         model_dtype: torch.dtype = torch.float32,
+        text_dtype: torch.dtype | None = None,
     ) -> None:
         self.folder = str(folder)
         index = json.loads((Path(folder) / "model_index.json").read_text(encoding="utf-8"))
         for name, kind in self.parts.items():
             absent = name in self.optional and not (index.get(name) or [None])[0]
-            part = None if absent else load_part(kind, self.folder, name, model_dtype if name in NETWORKS else dtype)
+            wanted = model_dtype if name in NETWORKS else dtype
+            if name.startswith("text_encoder") and text_dtype is not None:
+                wanted = text_dtype
+            part = None if absent else load_part(kind, self.folder, name, wanted)
             if isinstance(part, torch.nn.Module) and name not in NETWORKS:
                 part.requires_grad_(False).eval()
             self._keep(name, part)

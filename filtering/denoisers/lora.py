@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 
 import torch
 from pydantic import Field
+from safetensors.torch import save_file
 
 from filtering.settings import Settings, SettingsError
 
@@ -31,8 +32,7 @@ __all__ = [
 
 LORA_FILE: Final = "pytorch_lora_weights.safetensors"
 """The name that diffusers' ``load_lora_weights`` looks for."""
-ATTENTION: Final = ("to_k", "to_q", "to_v", "to_out.0")
-"""What diffusers' examples adapt where nothing else is said: the attention projections."""
+_PEFT_FILE: Final = "adapter_model.safetensors"
 _BASE_FILE: Final = "base_model.json"
 _ADAPTER: Final = "default"
 
@@ -60,11 +60,11 @@ def add_lora(denoiser: Any, settings: LoraSettings, seed: int) -> None:
     """
     try:
         from diffusers.training_utils import cast_training_params
-        from peft import LoraConfig
+        from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise SettingsError("model.lora needs peft, which is not installed: pip install 'memsieve[lora]'") from error
     model: Any = denoiser.model
-    targets = settings.target_modules or list(getattr(denoiser, "lora_targets", ATTENTION))
+    targets = settings.target_modules or list(denoiser.lora_targets)
     model.requires_grad_(False)
     config = LoraConfig(
         r=settings.rank,
@@ -76,7 +76,7 @@ def add_lora(denoiser: Any, settings: LoraSettings, seed: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            model.add_adapter(config, adapter_name=_ADAPTER)
+            inject_adapter_in_model(config, model, _ADAPTER)
         except ValueError as error:
             known = sorted({name.rpartition(".")[2] for name, part in model.named_modules() if _is_layer(part)})
             raise SettingsError(
@@ -134,6 +134,9 @@ def export_lora(
 ) -> None:
     """Write the adapter so that the family's plain pipeline takes it with ``load_lora_weights(folder)``.
 
+    A pipeline without that method (PixArt) gets peft's own files, for ``PeftModel.from_pretrained(pipe.transformer,
+    folder)``, as in diffusers' example for it.
+
     Args:
         model: the bare network.
         base: the folder or hub id of what is adapted, noted beside the weights.
@@ -145,16 +148,20 @@ def export_lora(
     module: Any = model
     pipe = denoiser.pipeline(module)
     (part,) = [name for name, component in pipe.components.items() if component is module]
-    layers = convert_state_dict_to_diffusers(
-        get_peft_model_state_dict(module, state_dict=weights, adapter_name=_ADAPTER)
-    )
-    options = {
-        f"{part}_lora_layers": {name: value.detach().cpu().contiguous() for name, value in layers.items()},
-        # Without it diffusers takes alpha to be the rank.
-        f"{part}_lora_adapter_metadata": module.peft_config[_ADAPTER].to_dict(),
-    }
+    state = get_peft_model_state_dict(module, state_dict=weights, adapter_name=_ADAPTER)
+    layers = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    type(pipe).save_lora_weights(str(folder), weight_name=LORA_FILE, safe_serialization=True, **options)
+    if hasattr(type(pipe), "save_lora_weights"):
+        options = {
+            # Transformers' layers keep peft's names.
+            f"{part}_lora_layers": convert_state_dict_to_diffusers(layers) if part == "unet" else layers,
+            # Without it diffusers takes alpha to be the rank.
+            f"{part}_lora_adapter_metadata": module.peft_config[_ADAPTER].to_dict(),
+        }
+        type(pipe).save_lora_weights(str(folder), weight_name=LORA_FILE, safe_serialization=True, **options)
+    else:
+        module.peft_config[_ADAPTER].save_pretrained(str(folder))
+        save_file({f"base_model.model.{name}": value for name, value in layers.items()}, folder / _PEFT_FILE)
     named = str(Path(base).resolve()) if Path(base).is_dir() else base
     (folder / _BASE_FILE).write_text(json.dumps({"base_model": named}, indent=1) + "\n", encoding="utf-8")
 
@@ -166,7 +173,7 @@ def base_of(folder: str, option: str = "model.path") -> str | None:
         ValueError: the folder does not say which model it adapts.
     """
     place = Path(folder)
-    if not (place / LORA_FILE).is_file():
+    if not any((place / name).is_file() for name in (LORA_FILE, _PEFT_FILE)):
         return None
     try:
         named = json.loads((place / _BASE_FILE).read_text(encoding="utf-8"))["base_model"]
@@ -186,10 +193,15 @@ def fuse_lora(denoiser: Any, folder: str, option: str = "model.path") -> None:
     """
     pipe = denoiser.pipeline()
     try:
-        pipe.load_lora_weights(folder, weight_name=LORA_FILE)
+        if (Path(folder) / LORA_FILE).is_file():
+            pipe.load_lora_weights(folder, weight_name=LORA_FILE)
+            pipe.fuse_lora()
+            pipe.unload_lora_weights()
+        else:
+            from peft import PeftModel
+
+            PeftModel.from_pretrained(denoiser.model, folder).merge_and_unload()
     except (ValueError, RuntimeError, OSError) as error:
         raise ValueError(
             f"{option}: the LoRA in '{folder}' does not fit its base model: {str(error).splitlines()[0][:300]}"
         ) from error
-    pipe.fuse_lora()
-    pipe.unload_lora_weights()

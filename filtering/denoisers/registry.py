@@ -14,6 +14,10 @@ __all__ = ["FAMILIES", "denoiser_of", "open_denoiser"]
 
 FAMILIES: Final[dict[str, tuple[str, str]]] = {
     "StableDiffusionPipeline": ("filtering.denoisers.stable_diffusion", "StableDiffusionDenoiser"),
+    "StableDiffusionXLPipeline": ("filtering.denoisers.stable_diffusion_xl", "StableDiffusionXLDenoiser"),
+    "StableDiffusion3Pipeline": ("filtering.denoisers.stable_diffusion_3", "StableDiffusion3Denoiser"),
+    "FluxPipeline": ("filtering.denoisers.flux", "FluxDenoiser"),
+    "PixArtSigmaPipeline": ("filtering.denoisers.pixart", "PixArtSigmaDenoiser"),
 }
 """Pipeline class -> module and class of its adapter, imported when first asked for."""
 
@@ -24,6 +28,7 @@ def open_denoiser(
     dtype: torch.dtype = torch.float32,
     *,
     model_dtype: torch.dtype = torch.float32,
+    text_dtype: torch.dtype | None = None,
     option: str = "model.path",
 ) -> Any:
     """The adapter of the pipeline at ``path``, its family told by model_index.json.
@@ -34,6 +39,7 @@ def open_denoiser(
         prediction_type: overrides the scheduler's own.
         dtype: of the frozen parts.
         model_dtype: of the denoising network.
+        text_dtype: of the text encoders, where it is another.
         option: named in messages.
 
     Raises:
@@ -41,12 +47,14 @@ def open_denoiser(
     """
     base = base_of(str(path), option)
     if base is not None:
-        denoiser = open_denoiser(base, prediction_type, dtype, model_dtype=model_dtype, option=option)
+        denoiser = open_denoiser(
+            base, prediction_type, dtype, model_dtype=model_dtype, text_dtype=text_dtype, option=option
+        )
         fuse_lora(denoiser, str(path), option)
         return denoiser
     folder = pipeline_folder(str(path), option)
     family = _family(str(read_index(folder, option).get("_class_name", "")), str(path), option)
-    return family(str(folder), prediction_type, dtype, model_dtype)
+    return family(str(folder), prediction_type, dtype, model_dtype, text_dtype)
 
 
 def denoiser_of(pipe: Any, option: str = "--model") -> Any:
