@@ -100,6 +100,9 @@ class TrainConfig(Settings):
     """``logit_normal``: its standard deviation."""
     caption_dropout: float = Field(default=0.1, ge=0.0, le=1.0)
     """Share of visits trained without their caption, so that the unconditional branch goes on being trained."""
+    cache: Path | None = None
+    """Folder for encoded images and captions: each is encoded once, for this run and later ones with the same VAE and
+    text encoders, which then wait in host memory. None encodes at every visit."""
     random_tokens: int = Field(default=0, ge=0)
     """Random token addition (Somepalli et al., NeurIPS 2023): tokens inserted at random places of each caption."""
     threads: int | None = Field(default=None, ge=1)

@@ -22,6 +22,7 @@ from filtering.exchange import Exchange
 from filtering.filter import MemorizationFilter
 from filtering.reference import LookedUpReference
 from filtering.settings import SettingsError
+from train.caching import cached
 from train.checkpoint import latest_checkpoint, leave_out_frozen, load_checkpoint, load_extra
 from train.config import RunConfig
 from train.copies import CopyProbe
@@ -38,7 +39,7 @@ from train.watch import Watch
 
 __all__ = ["Session", "set_up"]
 
-_FREE: Final = ("train.steps", "train.epochs", "train.threads", "train.timeout")
+_FREE: Final = ("train.steps", "train.epochs", "train.threads", "train.timeout", "train.cache")
 """What a resume may change, besides whole sections that decide nothing."""
 
 
@@ -100,6 +101,7 @@ def _build(config: RunConfig, accelerator: Any, engine: Engine, watch: Watch) ->
     check_ranks_agree(accelerator, config, loader)
     total = config.train.steps or -(-loader.count_rows() * (config.train.epochs or 1) // _rows(config, accelerator))
     held_out = held_out_rows(config.data, config.train.seed)
+    denoiser = cached(config, denoiser, loader.source, held_out, accelerator)
     exchange = Exchange(accelerator.device)
     looked_up = _looked_up(config, denoiser, held_out)
     filter = _filter(config, denoiser, held_out, exchange, looked_up)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Container
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ import torch
 __all__ = ["model_hashes", "total_hash"]
 
 
-def model_hashes(denoiser: Any) -> dict[str, str]:
+def model_hashes(denoiser: Any, leave_out: Container[str] = ()) -> dict[str, str]:
     """sha256 (hex) of each part of a denoiser's pipeline, by the part's name.
 
     A network counts by the names, types and values of its weights; a scheduler by its config without diffusers' own
@@ -19,6 +20,8 @@ def model_hashes(denoiser: Any) -> dict[str, str]:
     """
     found = {}
     for name, part in sorted(denoiser.pipeline().components.items()):
+        if name in leave_out:
+            continue
         if isinstance(part, torch.nn.Module):
             found[name] = _weights(part)
         elif part is not None and hasattr(part, "get_vocab"):
