@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from filtering import Decision, FilterConfig, MemorizationFilter, Predictions, Visit
 
 if TYPE_CHECKING:
+    from filtering.denoisers.lora import adapter_off
     from inference.detect import detect
     from inference.explain import explain
     from inference.guard import MemorizationGuard
@@ -19,6 +20,7 @@ __all__ = [
     "Predictions",
     "Visit",
     "__version__",
+    "adapter_off",
     "detect",
     "explain",
     "minimize",
@@ -29,6 +31,7 @@ __version__ = "0.1.0"
 # Loaded when first asked for: they import diffusers and transformers, which take seconds.
 _LATER = {
     "MemorizationGuard": "inference.guard",
+    "adapter_off": "filtering.denoisers.lora",
     "detect": "inference.detect",
     "explain": "inference.explain",
     "minimize": "inference.minimize",

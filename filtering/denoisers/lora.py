@@ -142,7 +142,6 @@ def export_lora(
         base: the folder or hub id of what is adapted, noted beside the weights.
         weights: its parameters by name, where ``model`` itself does not hold them.
     """
-    from diffusers.utils import convert_state_dict_to_diffusers
     from peft.utils import get_peft_model_state_dict
 
     module: Any = model
@@ -153,8 +152,9 @@ def export_lora(
     folder.mkdir(parents=True, exist_ok=True)
     if hasattr(type(pipe), "save_lora_weights"):
         options = {
-            # Transformers' layers keep peft's names.
-            f"{part}_lora_layers": convert_state_dict_to_diffusers(layers) if part == "unet" else layers,
+            # In peft's names. diffusers' examples rename those of a UNet, attention layers otherwise than the rest, and
+            # a file with both kinds of names loads in part.
+            f"{part}_lora_layers": layers,
             # Without it diffusers takes alpha to be the rank.
             f"{part}_lora_adapter_metadata": module.peft_config[_ADAPTER].to_dict(),
         }

@@ -204,10 +204,15 @@ def test_a_checkpoint_of_another_adapter_is_refused(make_config: MakeConfig) -> 
 
 
 @pytest.mark.parametrize("ema", [False, True])
-def test_the_export_loads_in_the_plain_pipeline(make_config: MakeConfig, tiny_model: Path, ema: bool) -> None:
+@pytest.mark.parametrize("target_modules", [None, ["to_k", "to_out.0", "conv1", "conv_out", "ff.net.0.proj"]])
+def test_the_export_loads_in_the_plain_pipeline(
+    make_config: MakeConfig, tiny_model: Path, ema: bool, target_modules: list[str] | None
+) -> None:
     """``load_lora_weights`` on the base gives the images of the network in training; alpha is not the rank here."""
     config = make_config(
-        model={"lora": LORA, "ema": ema, "ema_decay": 0.1}, checkpoint={"export": True}, optimizer={"lr": 3e-2}
+        model={"lora": {**LORA, "target_modules": target_modules}, "ema": ema, "ema_decay": 0.1},
+        checkpoint={"export": True},
+        optimizer={"lr": 3e-2},
     )
     session = set_up(config)
     fit(session)

@@ -1,0 +1,101 @@
+"""The examples of docs/examples, run as a reader would run them: with one process and with two."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from diffusers import DDPMScheduler, StableDiffusionPipeline
+from peft.utils import get_peft_model_state_dict
+from PIL import Image
+from safetensors.torch import load_file
+
+from tests.tiny_models import LETTERS, tiny_pipeline
+from tests.train.conftest import free_port
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "docs" / "examples"
+
+
+def image_folder(folder: Path, count: int, first: int = 0, copies: int = 0) -> Path:
+    """Distinct 16x16 pictures, and further copies of the first one, as the imagefolder loader reads them."""
+    folder.mkdir(parents=True)
+    lines = []
+    for place in range(count + copies):
+        number = first + (place if place < count else 0)
+        pixels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{place:04d}.png")
+        lines.append(json.dumps({"file_name": f"{place:04d}.png", "text": f"pair {number}"}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("example") / "model"
+    scheduler = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    tiny_pipeline(scheduler, letters=LETTERS + "0123456789").save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def run(name: str, ranks: int, *arguments: str) -> list[str]:
+    """The last lines of an example's ranks."""
+    launch = ["-m", "torch.distributed.run", f"--nproc_per_node={ranks}", f"--master_port={free_port()}"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, *(launch if ranks > 1 else []), str(EXAMPLES / name), *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    lines = sorted(line for line in done.stdout.splitlines() if line.startswith("rank "))
+    assert len(lines) == ranks, done.stdout
+    return lines
+
+
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_the_full_fine_tune(model: Path, tmp_path: Path, ranks: int) -> None:
+    """Every image is one group however often it is there; the state and the pipeline are what plain diffusers saves."""
+    data = image_folder(tmp_path / "data", 24, copies=8)
+    steps = 12 // ranks
+    lines = run(
+        "filter_in_your_loop.py", ranks, "--pretrained_model_name_or_path", str(model), "--train_data_dir", str(data),
+        "--output_dir", str(tmp_path / "out"), "--resolution", "16", "--train_batch_size", "8",
+        "--max_train_steps", str(steps), "--gradient_accumulation_steps", "1", "--learning_rate", "1e-3",
+    )  # fmt: skip
+    assert all(line.endswith(" 24 images") and re.search(r"loss \d", line) for line in lines), lines
+    assert list((tmp_path / "out" / "state").glob("custom_checkpoint_0*")), "the filter is not in the state"
+    pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "out")
+    assert pipe.unet.config.sample_size == 8
+
+
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_the_lora_fine_tune(model: Path, tmp_path: Path, ranks: int) -> None:
+    """The planted picture is condemned, by its content, on all ranks alike, and no other."""
+    data = image_folder(tmp_path / "data", 24, copies=104)
+    held_out = image_folder(tmp_path / "held_out", 24, first=1000)
+    planted = hashlib.sha256(np.asarray(Image.open(data / "0000.png")).tobytes()).hexdigest()
+    lines = run(
+        "filter_in_a_lora_loop.py", ranks, "--pretrained_model_name_or_path", str(model), "--train_data_dir", str(data),
+        "--held_out_data_dir", str(held_out), "--output_dir", str(tmp_path / "out"), "--resolution", "16",
+        "--train_batch_size", str(24 // ranks), "--max_train_steps", str(60), "--learning_rate", "1e-2",
+        "--target_modules", "to_k", "to_q", "to_v", "to_out.0", "conv1", "conv2", "conv_out",
+    )  # fmt: skip
+    assert all(line.endswith(f"condemned: {planted}") for line in lines), lines
+    dropped = [int(re.search(r"(\d+) visits dropped", line).group(1)) for line in lines]  # type: ignore[union-attr]
+    assert all(count > 0 for count in dropped)
+    pipe = StableDiffusionPipeline.from_pretrained(model)
+    pipe.load_lora_weights(str(tmp_path / "out"))
+    loaded = get_peft_model_state_dict(pipe.unet, adapter_name="default_0")
+    assert len(loaded) == len(load_file(tmp_path / "out" / "pytorch_lora_weights.safetensors")) > 60
+    assert all(bool(value.any()) for value in loaded.values()), "a layer was not loaded"
+
+
+@pytest.mark.parametrize(("name", "most"), [("filter_in_your_loop.py", 10), ("filter_in_a_lora_loop.py", 12)])
+def test_the_filter_is_a_handful_of_lines(name: str, most: int) -> None:
+    lines = (EXAMPLES / name).read_text().splitlines()
+    assert 5 < sum(bool(re.search(r"  # \+( |$)", line)) for line in lines) <= most
