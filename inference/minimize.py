@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inference.detectors import DETECTORS, DetectSettings, Reference, measure_prompts
+from inference.detectors import DETECTORS, DetectSettings, measure_prompts
 from inference.explain import Explanation, explain, magnitude_and_gradient
 from inference.generate import sampling_scheduler
 from inference.guided import Conditioning, GuidedModel, each, open_model
+from inference.reference import Reference
 
 __all__ = [
     "Minimized",

@@ -63,6 +63,31 @@ def test_detect_leaves_everything_behind(lists: tuple[Path, Path], tmp_path: Pat
     assert "was begun with another settings, per_step" in str(result.exception)
 
 
+def test_early_exit_on_a_list(lists: tuple[Path, Path], tmp_path: Path) -> None:
+    """Every prompt leaves where the ordinary ones are weaker than all of the list; a resumed run ends the same."""
+    prompts, _ = lists
+    weak = tmp_path / "weak.txt"
+    weak.write_text("red apple\nblue car\nx\ny\n")
+    out = tmp_path / "out"
+    arguments = ["detect", *BASE, "--prompts", prompts, "--ordinary", weak, "--false-positive-rate", 0.4, "--steps", 5,
+                 "--early-exit", "--per-step", "--out", out]  # fmt: skip
+    text = invoke(*arguments)
+    rows = pq.read_table(out / "scores.parquet").to_pylist()
+    scored = [row for row in rows if row["error"] is None]
+    assert all(len(row["per_step"]) == row["steps"] for row in scored)
+    assert all(row["steps"] == 5 for row in scored if not row["flagged"])
+    mean = sum(row["steps"] for row in scored) / len(scored)
+    assert f"{mean:.3g} of 5 steps each" in text
+    reference = (out / "reference.jsonl").read_bytes()
+    (out / "reference.jsonl").write_bytes(reference[: len(reference) // 2])
+    (out / "scores.jsonl").write_bytes((out / "scores.jsonl").read_bytes().splitlines(keepends=True)[0])
+    invoke(*arguments, "--resume")
+    again = pq.read_table(out / "scores.parquet").to_pylist()
+    for before, after in zip(rows, again, strict=True):
+        assert after["steps"] == before["steps"] and after["flagged"] == before["flagged"]
+        assert after["p"] == before["p"]
+
+
 def test_evaluate_detector(lists: tuple[Path, Path], tmp_path: Path) -> None:
     prompts, ordinary = lists
     out = tmp_path / "e.json"
