@@ -10,15 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from filtering.denoisers.base import Conditioning
 from inference.copying import CopyJudge, copy_rate
 from inference.detect import progress_bar
 from inference.explain import frozen
 from inference.generate import image_seed, sampling_scheduler
-from inference.guided import GuidedModel, each
+from inference.guided import GuidedModel
 from inference.probe import ProbeResult
 from inference.resume import ImageStore
 
@@ -54,41 +56,36 @@ class Target:
     pixels: Tensor
 
 
-def attack_embedding(model: GuidedModel, target: Target, settings: AttackSettings) -> tuple[Tensor, list[float]]:
-    """An embedding [1, L, D] float32 that makes the model denoise the target best, and the loss of each update."""
+def attack_embedding(model: GuidedModel, target: Target, settings: AttackSettings) -> tuple[Conditioning, list[float]]:
+    """An embedding of one row, float32, that makes the model denoise the target best, and the loss of each update.
+
+    The pooled embedding is searched for too, where the family has one.
+    """
     denoiser, generator = model.denoiser, _generator(settings.seed, target)
     shape = denoiser.latent_shape(target.pixels.shape[-1])
     x_0 = denoiser.latents(target.pixels[None], torch.zeros(1, *shape)).float().to(model.device)
     start = model.encode([target.caption])
-    states = start if isinstance(start, Tensor) else start["encoder_hidden_states"]
-    embedding = states.detach().float().clone().requires_grad_(True)
-    optimizer = torch.optim.Adam([embedding], lr=settings.lr)
+    searched = {name: value.detach().float().clone().requires_grad_(True) for name, value in start.embeddings.items()}
+    leaves = list(searched.values())
+    optimizer = torch.optim.Adam(leaves, lr=settings.lr)
     losses: list[float] = []
     with frozen(model.model), torch.enable_grad():
         for _ in range(settings.updates):
             noise = torch.randn(settings.batch, *shape, generator=generator).to(model.device)
             drawn = torch.randint(0, denoiser.num_train_timesteps, (settings.batch,), generator=generator)
-            timesteps, latents = drawn.to(model.device), x_0.expand(settings.batch, -1, -1, -1)
+            timesteps = denoiser.timesteps_at(drawn.to(model.device))
+            latents = x_0.expand(settings.batch, -1, -1, -1)
             noisy = denoiser.add_noise(latents, noise, timesteps)
-            rows = embedding.expand(settings.batch, -1, -1).to(model.dtype)
-            whole = rows if isinstance(start, Tensor) else {
-                **each_expanded(start, settings.batch), "encoder_hidden_states": rows,
-            }  # fmt: skip
-            predicted = denoiser.predict(model.model, noisy.to(model.dtype), timesteps, whole)  # type: ignore[arg-type]
+            whole = start.with_embeddings(searched).expand(settings.batch).to(dtype=model.dtype)
+            predicted = denoiser.predict(model.model, noisy.to(model.dtype), timesteps, whole)
             loss = torch.nn.functional.mse_loss(predicted.float(), denoiser.target(latents, noise, timesteps).float())
-            (embedding.grad,) = torch.autograd.grad(loss, [embedding])
+            for leaf, gradient in zip(leaves, torch.autograd.grad(loss, leaves, materialize_grads=True), strict=True):
+                leaf.grad = gradient
             optimizer.step()
             losses.append(float(loss.detach()))
-    if not torch.isfinite(embedding).all():
+    if not all(bool(torch.isfinite(leaf).all()) for leaf in leaves):
         raise ValueError("the attacked embedding is not finite in this precision; take --dtype float32 or bfloat16")
-    return embedding.detach(), losses
-
-
-def each_expanded(conditioning: dict[str, Tensor], count: int) -> dict[str, Tensor]:
-    """A conditioning of one row, ``count`` times."""
-    expanded = each(lambda c: c.expand(count, *c.shape[1:]), conditioning)
-    assert isinstance(expanded, dict)
-    return expanded
+    return start.with_embeddings({name: leaf.detach() for name, leaf in searched.items()}), losses
 
 
 def attack_pairs(
@@ -116,13 +113,14 @@ def attack_pairs(
             model.pipe.scheduler = sampling_scheduler(model.pipe, model.scheduler_name)
             try:
                 output = model.pipe(
-                    prompt_embeds=embedding.expand(settings.images, -1, -1).to(model.dtype),
-                    negative_prompt_embeds=_states(model, settings.images),
+                    **_arguments(model, embedding, settings),
+                    height=target.pixels.shape[-1],
+                    width=target.pixels.shape[-1],
                     generator=[
                         torch.Generator("cpu").manual_seed(image_seed(settings.seed, target.group, j))
                         for j in range(settings.images)
                     ],
-                    num_inference_steps=settings.steps, guidance_scale=settings.guidance_scale, output_type="pt",
+                    num_inference_steps=settings.steps, output_type="pt",
                 )  # fmt: skip
             finally:
                 model.pipe.scheduler = own
@@ -134,10 +132,10 @@ def attack_pairs(
     return ProbeResult(generations, verdicts, copy_rate(verdicts))
 
 
-def _states(model: GuidedModel, count: int) -> Tensor:
-    uncond = model.unconditional(count)
-    states = uncond if isinstance(uncond, Tensor) else uncond["encoder_hidden_states"]
-    return states.to(model.dtype)
+def _arguments(model: GuidedModel, embedding: Conditioning, settings: AttackSettings) -> dict[str, Any]:
+    cond = embedding.expand(settings.images).to(dtype=model.dtype)
+    uncond = model.unconditional(settings.images).to(dtype=model.dtype)
+    return model.denoiser.call_arguments(cond, uncond, settings.guidance_scale)
 
 
 def _generator(seed: int, target: Target) -> torch.Generator:

@@ -190,7 +190,7 @@ def _judged(
         steps=measurement.magnitudes.shape[1],
         per_step=[float(value) for value in measurement.magnitudes.mean(axis=0)],
         seconds=measurement.seconds,
-        cut=cut_text(model.pipe, row.prompt),
+        cut=cut_text(model.denoiser.text_layout(), row.prompt),
     )
 
 

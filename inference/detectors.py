@@ -13,8 +13,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from filtering.denoisers.base import Conditioning
 from inference.generate import image_seed
-from inference.guided import SPACES, Conditioning, GuidedModel, each
+from inference.guided import SPACES, GuidedModel
 
 if TYPE_CHECKING:
     from inference.reference import PathReference
@@ -214,7 +215,7 @@ def _measure(
     texts, numbers = [prompts[index] for index, _ in jobs], [j for _, j in jobs]
     rows = torch.tensor([index for index, _ in jobs], device=model.device)
     noise = model.noise(texts, numbers, settings.seed, settings.resolution)
-    cond, uncond = each(lambda c: c[rows], encoded), model.unconditional(len(jobs))
+    cond, uncond = encoded.rows(rows), model.unconditional(len(jobs))
     generators = [
         torch.Generator("cpu").manual_seed(image_seed(settings.seed + 1, text, j))
         for text, j in zip(texts, numbers, strict=True)
@@ -235,7 +236,7 @@ def _low_noise_cosine(
     model: GuidedModel, noise: Tensor, cond: Conditioning, uncond: Conditioning, settings: DetectSettings
 ) -> Array:
     """cos(Delta, eps_0) at the schedule's last timestep on pure noise, [B] (Asthana et al., 2026)."""
-    timestep = model.timesteps(settings.schedule_steps)[-1]
+    timestep = model.timesteps(settings.schedule_steps, settings.resolution)[-1]
     with torch.no_grad():
         with_, without = model.predict(noise, timestep, cond, uncond)
         times = timestep.expand(len(noise))

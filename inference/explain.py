@@ -17,8 +17,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from filtering.denoisers.base import Conditioning, TextPart
 from inference.detectors import DetectSettings
-from inference.guided import Conditioning, GuidedModel, each, norm_of, open_model
+from inference.guided import GuidedModel, norm_of, open_model
 from inference.words import TokenTable, cut_text, token_table
 
 __all__ = [
@@ -67,7 +68,11 @@ class EncoderSignificance:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """``words`` over all encoders; ``encoders`` one by one; ``magnitude`` is the mean over steps and images."""
+    """``words`` over all encoders; ``encoders`` one by one; ``magnitude`` is the mean over steps and images.
+
+    ``pooled`` is the norm of the gradient with respect to the pooled embedding, which belongs to no word; None where
+    the family has none.
+    """
 
     prompt: str
     magnitude: float
@@ -76,6 +81,7 @@ class Explanation:
     words: list[WordScore]
     encoders: list[EncoderSignificance]
     cut: str
+    pooled: float | None = None
 
     def heaviest(self, count: int) -> list[WordScore]:
         """The ``count`` most significant words, heaviest first."""
@@ -115,39 +121,41 @@ def explain(
         raise ValueError(
             f"--at-steps = {chosen}: must be from 0 to {settings.schedule_steps - 1} (--schedule-steps - 1)"
         )
-    norms: list[npt.NDArray[np.float64]] = []
-    magnitudes: list[float] = []
+    layout = opened.denoiser.text_layout()
+    found = _Gradients([[] for _ in layout], [], [])
     for start in range(0, settings.images_per_prompt, batch):
         numbers = list(range(start, min(start + batch, settings.images_per_prompt)))
-        _accumulate(opened, prompt, numbers, chosen, settings, norms, magnitudes)
-    significance = np.mean(np.concatenate(norms), axis=0)
-    if not np.isfinite(significance).all():
+        _accumulate(opened, layout, prompt, numbers, chosen, settings, found)
+    significance = [np.mean(np.concatenate(norms), axis=0) for norms in found.parts]
+    if not all(np.isfinite(values).all() for values in significance):
         raise ValueError("the gradients are not finite in this precision; take --dtype float32 or bfloat16")
-    encoders = _split(opened, prompt, significance)
+    encoders = [
+        _encoder(part.encoder, token_table(part, prompt), values)
+        for part, values in zip(layout, significance, strict=True)
+    ]
     words = _over_encoders(encoders)
-    cut = cut_text(opened.pipe, prompt)
+    pooled = float(np.mean(found.pooled)) if found.pooled else None
     return Explanation(
-        prompt, float(np.mean(magnitudes)), chosen, settings.images_per_prompt, words, encoders, cut
+        prompt, float(np.mean(found.magnitudes)), chosen, settings.images_per_prompt, words, encoders,
+        cut_text(layout, prompt), pooled,
     )  # fmt: skip
 
 
 def magnitude_and_gradient(
     model: GuidedModel, model_input: Tensor, timestep: Tensor, cond: Conditioning, uncond: Conditioning, space: str
-) -> tuple[Tensor, Conditioning]:
-    """d of each image [B] float32, and d d_b / d cond_b for each image, float32, in the structure of ``cond``.
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """d of each image [B] float32, and d d_b / d cond_b for each image, float32, by the embedding's name.
 
     Image b depends on its own row of ``cond`` alone, so the gradient of the sum holds each image's own, with neither a
     factor 1/B nor 1/sqrt(B).
     """
-    leaf = each(lambda c: c.detach().float().requires_grad_(True), cond)
-    tensors = [leaf] if isinstance(leaf, Tensor) else list(leaf.values())
+    leaves = {name: value.detach().float().requires_grad_(True) for name, value in cond.embeddings.items()}
     with torch.enable_grad(), frozen(model.model):
-        with_, without = model.predict(model_input.detach(), timestep, leaf, uncond)
+        with_, without = model.predict(model_input.detach(), timestep, cond.with_embeddings(leaves), uncond)
         magnitude = norm_of(with_ - without) * model.factor(timestep, space)
-        grads = torch.autograd.grad(magnitude.sum(), tensors)
-    if isinstance(leaf, Tensor):
-        return magnitude.detach(), grads[0]
-    return magnitude.detach(), dict(zip(leaf, grads, strict=True))
+        # A network may ignore an embedding (Flux's own example drops none); its gradient is zero then.
+        grads = torch.autograd.grad(magnitude.sum(), list(leaves.values()), materialize_grads=True)
+    return magnitude.detach(), dict(zip(leaves, grads, strict=True))
 
 
 @contextmanager
@@ -163,13 +171,22 @@ def frozen(module: torch.nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+@dataclass(frozen=True, slots=True)
+class _Gradients:
+    """Norms gathered over steps and images: ``parts[k]`` a list of [n, L_k], ``pooled`` and ``magnitudes`` one each."""
+
+    parts: list[list[npt.NDArray[np.float64]]]
+    pooled: list[float]
+    magnitudes: list[float]
+
+
 def _accumulate(
-    model: GuidedModel, prompt: str, numbers: list[int], chosen: list[int], settings: DetectSettings,
-    norms: list[npt.NDArray[np.float64]], magnitudes: list[float],
+    model: GuidedModel, layout: list[TextPart], prompt: str, numbers: list[int], chosen: list[int],
+    settings: DetectSettings, found: _Gradients,
 ) -> None:  # fmt: skip
     count = len(numbers)
     noise = model.noise([prompt] * count, numbers, settings.seed, settings.resolution)
-    cond = each(lambda c: c.expand(count, *c.shape[1:]), model.encode([prompt]))
+    cond = model.encode([prompt]).expand(count)
     uncond = model.unconditional(count)
     steps = model.trajectory(
         noise, cond, uncond, steps=chosen[-1] + 1, schedule_steps=settings.schedule_steps,
@@ -181,18 +198,13 @@ def _accumulate(
         magnitude, gradient = magnitude_and_gradient(
             model, step.model_input, step.timestep, cond, uncond, settings.space
         )  # fmt: skip
-        states = gradient if isinstance(gradient, Tensor) else gradient["encoder_hidden_states"]
-        norms.append(torch.linalg.vector_norm(states.double(), dim=-1).cpu().numpy())
-        magnitudes += magnitude.tolist()
-
-
-def _split(model: GuidedModel, prompt: str, significance: npt.NDArray[np.float64]) -> list[EncoderSignificance]:
-    """Positions [L] to encoders, as the family lays them out."""
-    encoders = []
-    for name, tokenizer, first in model.denoiser.text_layout():
-        table = token_table(tokenizer, prompt)
-        encoders.append(_encoder(name, table, significance[first : first + len(table.tokens)]))
-    return encoders
+        states = gradient["encoder_hidden_states"].double()
+        for part, norms in zip(layout, found.parts, strict=True):
+            own = states[:, part.first : part.first + part.length, slice(*part.features)]
+            norms.append(torch.linalg.vector_norm(own, dim=-1).cpu().numpy())
+        if "pooled" in gradient:
+            found.pooled.extend(norm_of(gradient["pooled"]).tolist())
+        found.magnitudes.extend(magnitude.tolist())
 
 
 def _encoder(name: str, table: TokenTable, significance: npt.NDArray[np.float64]) -> EncoderSignificance:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,16 +27,16 @@ def image_seed(seed: int, prompt_index: int | str, j: int) -> int:
 
 
 def load_pipeline(path: str | Path, *, device: str | None = None, dtype: torch.dtype | None = None) -> Any:
-    """A diffusers pipeline from a local folder; nothing is downloaded.
+    """A diffusers pipeline from a folder, or from the hub or its cache.
 
     Raises:
-        ValueError: the folder does not exist or holds no pipeline.
+        ValueError: there is no such pipeline, or it cannot be reached.
     """
     from diffusers import DiffusionPipeline
 
-    folder = Path(path)
-    if not (folder / "model_index.json").is_file():
-        raise ValueError(f"'{folder}' holds no diffusers pipeline (no model_index.json in it); name a local folder")
+    from filtering.denoisers.hub import pipeline_folder
+
+    folder = pipeline_folder(str(path), "--model")
     options = {} if dtype is None else {"torch_dtype": dtype}
     pipe = DiffusionPipeline.from_pretrained(str(folder), local_files_only=True, **options)
     return pipe if device is None else pipe.to(device)
@@ -84,8 +84,7 @@ def generate(
     if "prompt" not in accepted:
         raise ValueError(f"{type(pipe).__name__} takes no prompt: it is not a text-to-image pipeline")
     options = {"num_inference_steps": steps, "output_type": "pt", **options}
-    if "guidance_scale" in accepted:
-        options["guidance_scale"] = guidance_scale
+    options = {**_guidance(pipe, accepted, guidance_scale), **options}
     places = list(range(len(prompts))) if numbers is None else list(numbers)
     jobs = [(index, j) for index in range(len(prompts)) for j in range(seeds_per_prompt)]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -109,6 +108,16 @@ def generate(
             stacklevel=2,
         )
     return torch.cat(images).clamp(-1, 1)
+
+
+def _guidance(pipe: Any, accepted: Mapping[str, Any], scale: float) -> dict[str, Any]:
+    """How ``pipe`` is told the guidance scale, and to leave prompt and size as they are (PixArt)."""
+    found: dict[str, Any] = {name: False for name in ("use_resolution_binning", "clean_caption") if name in accepted}
+    network = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
+    distilled = getattr(network, "config", {}).get("guidance_embeds", True)
+    if "true_cfg_scale" in accepted and not distilled:  # Flux without an embedded guidance scale
+        return {**found, "true_cfg_scale": scale, "negative_prompt": ""} if scale > 1 else found
+    return {**found, "guidance_scale": scale} if "guidance_scale" in accepted else found
 
 
 @contextmanager

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from filtering.denoisers.base import Conditioning
 from inference.detect import check_rate, progress_bar
 from inference.guided import norm_of, open_model
 from inference.minimize import minimize_embeddings
@@ -29,7 +30,8 @@ from inference.prompts import ordinary_prompts
 __all__ = ["ACTIONS", "GuardReport", "MemorizationGuard", "MemorizationRefused", "MemorizationWarning"]
 
 ACTIONS: Final = ("warn", "refuse", "minimize", "delay")
-ARGUMENTS: Final = ("sample", "timestep", "encoder_hidden_states")
+PROMPTS: Final = ("prompt", "negative_prompt", "pooled_prompt", "negative_pooled_prompt")
+"""How the names of a call's arguments begin that say what is drawn."""
 
 
 class MemorizationWarning(UserWarning):
@@ -62,9 +64,19 @@ class GuardReport:
 class _Stop(Exception):
     """Ends a pipeline's call at its first step, with what the network saw there."""
 
-    def __init__(self, model_input: Tensor, timestep: Tensor, cond: Tensor, uncond: Tensor) -> None:
+    def __init__(self, seen: _Seen) -> None:
         super().__init__()
-        self.seen = model_input, timestep, cond, uncond
+        self.seen = seen
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What the network saw at a step: its input [B, C, h, w], the timestep [], and both branches' conditioning."""
+
+    model_input: Tensor
+    timestep: Tensor
+    cond: Conditioning
+    uncond: Conditioning
 
 
 class MemorizationGuard:
@@ -116,7 +128,8 @@ class MemorizationGuard:
         self.report = GuardReport()
         self._model = open_model(pipe, scheduler="own")
         self._levels: dict[tuple[int, tuple[int, ...]], np.ndarray] = {}
-        self._off, self._may_stop = False, False
+        self._off, self._may_stop, self._scale = False, False, 1.0
+        self._first: tuple[Tensor, Conditioning] | None = None
         self._held = torch.zeros(0, dtype=torch.bool)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -127,7 +140,7 @@ class MemorizationGuard:
             ValueError: guidance of 1 or less, with which there is nothing to measure.
         """
         call = self._bound(args, kwargs)
-        self.report = GuardReport()
+        self.report, self._first = GuardReport(), None
         before = _random_state(call.get("generator"))
         self._may_stop = self.action == "minimize"
         hook = self._model.model.register_forward_hook(self._hook, with_kwargs=True)
@@ -137,8 +150,8 @@ class MemorizationGuard:
             except _Stop as stop:
                 _restore_random_state(before, call.get("generator"))
                 self._may_stop = False
-                again = self._minimized(call, *stop.seen)
-                first, self.report = self.report, GuardReport()
+                again = self._minimized(call, stop.seen)
+                first, self.report, self._first = self.report, GuardReport(), None
                 output = self.pipe(**again)
                 first.magnitudes += self.report.magnitudes[1:]
                 self.report = first
@@ -154,13 +167,22 @@ class MemorizationGuard:
         call = dict(signature.bind_partial(self.pipe, *args, **kwargs).arguments)
         call.pop("self", None)
         call.update(call.pop("kwargs", {}))
-        scale = call.get("guidance_scale", signature.parameters["guidance_scale"].default)
-        if not scale > 1:
+        name = self._model.denoiser.guidance_name
+        self._scale = float(call.get(name, signature.parameters[name].default))
+        if not self._scale > 1:
             raise ValueError(
-                f"guidance_scale = {scale:g}: must be above 1; without guidance the pipeline never computes the "
+                f"{name} = {self._scale:g}: must be above 1; without guidance the pipeline never computes the "
                 "unconditional branch that the guard compares with"
             )
-        if call.get("negative_prompt") is not None or call.get("negative_prompt_embeds") is not None:
+        if call.get("skip_guidance_layers") is not None:
+            raise ValueError(
+                "skip_guidance_layers: must be left out; it adds calls of the network that the guard cannot tell from "
+                "those that it measures"
+            )
+        given = call.get("negative_prompt_embeds") is not None
+        if self._model.denoiser.separate_branches and not given:
+            call.setdefault("negative_prompt", "")  # without one such a pipeline does not guide at all
+        if call.get("negative_prompt") or given:
             warnings.warn(
                 "with a negative prompt the magnitude is measured against it, not against the empty prompt: the "
                 "threshold then holds only roughly",
@@ -173,26 +195,49 @@ class MemorizationGuard:
         if self._off:
             return None
         prediction = output[0] if isinstance(output, tuple) else output.sample
-        given = {**dict(zip(ARGUMENTS, args, strict=False)), **kwargs}
-        model_input, timestep, states = (given[name] for name in ARGUMENTS)
-        timestep = torch.as_tensor(timestep).flatten()[0]
-        without, with_ = prediction.chunk(2)
-        measured = norm_of(with_.float() - without.float()) * self._model.factor(timestep, self.space)
+        model_input, timestep, states = self._model.denoiser.read_call(args, kwargs)
+        both = self._branches(prediction, states)
+        if both is None:
+            return None
+        without, with_, uncond, cond = both
+        seen = _Seen(model_input[: len(cond)].detach(), timestep.flatten()[0], cond, uncond)
+        measured = norm_of(with_.float() - without.float()) * self._model.factor(seen.timestep, self.space)
         if not self.report.magnitudes:
-            self._judge(measured, model_input.chunk(2)[0], timestep, states)
+            self._judge(measured, seen)
         elif self.action == "delay":
             self._release(measured)
         self.report.magnitudes.append(measured.tolist())
         if self.action != "delay" or not self._held.any():
             return None
-        # cond := uncond makes uncond + scale (cond - uncond) the unguided prediction
-        keep = self._held.to(with_.device).view(-1, *([1] * (with_.ndim - 1)))
-        changed = torch.cat([without, torch.where(keep, without, with_)])
+        changed = self._unguided(without, with_)
         return (changed, *output[1:]) if isinstance(output, tuple) else type(output)(sample=changed)
 
-    def _judge(self, measured: Tensor, model_input: Tensor, timestep: Tensor, states: Tensor) -> None:
+    def _branches(
+        self, prediction: Tensor, states: Conditioning
+    ) -> tuple[Tensor, Tensor, Conditioning, Conditioning] | None:
+        """(unconditional, conditional) predictions and conditionings of a step; None after the first of two calls."""
+        if not self._model.denoiser.separate_branches:
+            half = len(states) // 2
+            return *prediction.chunk(2), states.rows(slice(half)), states.rows(slice(half, None))  # type: ignore[return-value]
+        if self._first is None:
+            self._first = prediction, states
+            return None
+        (with_, cond), self._first = self._first, None
+        return prediction, with_, states, cond
+
+    def _unguided(self, without: Tensor, with_: Tensor) -> Tensor:
+        """What the network returns so that the guided prediction of the images that are held is the unconditional."""
+        keep = self._held.to(with_.device).view(-1, *([1] * (with_.ndim - 1)))
+        if not self._model.denoiser.separate_branches:
+            # cond := uncond makes uncond + scale (cond - uncond) the unguided prediction
+            return torch.cat([without, torch.where(keep, without, with_)])
+        # cond has been returned already: uncond := u' with u' + scale (cond - u') = uncond
+        instead = (self._scale * with_ - without) / (self._scale - 1.0)
+        return torch.where(keep, instead, without)
+
+    def _judge(self, measured: Tensor, seen: _Seen) -> None:
         """The first step: who is flagged, and what follows at once."""
-        self.report.threshold = self._threshold(timestep, model_input)
+        self.report.threshold = self._threshold(seen.timestep, seen.model_input)
         flags = measured > self.report.threshold
         self.report.flagged = flags.tolist()
         self.report.minimized = [math.nan] * len(flags)
@@ -205,8 +250,7 @@ class MemorizationGuard:
             raise MemorizationRefused(self._sentence() + "; the guard refuses to draw it", self.report)
         if self.action == "minimize" and self._may_stop:
             self.report.magnitudes.append(measured.tolist())
-            uncond, cond = states.chunk(2)
-            raise _Stop(model_input.detach(), timestep, cond.detach(), uncond.detach())
+            raise _Stop(seen)
 
     def _release(self, measured: Tensor) -> None:
         """Guidance comes back where the magnitude has fallen from its peak and now rises again."""
@@ -217,25 +261,25 @@ class MemorizationGuard:
             self._held[image] = False
             self.report.released[image] = len(past)
 
-    def _minimized(
-        self, call: dict[str, Any], model_input: Tensor, timestep: Tensor, cond: Tensor, uncond: Tensor
-    ) -> dict[str, Any]:
+    def _minimized(self, call: dict[str, Any], seen: _Seen) -> dict[str, Any]:
         """The same call with the flagged images' embeddings minimised."""
-        rows = torch.tensor(self.report.flagged, device=cond.device).nonzero().flatten()
+        flagged, model = self.report.flagged, self._model
+        rows = torch.tensor(flagged, device=seen.model_input.device).nonzero().flatten()
         self._off = True
         try:
-            embeds, _, values = minimize_embeddings(
-                self._model, model_input[rows], timestep, cond[rows], uncond[rows], self._target(timestep, model_input),
-                iterations=self.iterations, lr=self.lr, space=self.space,
+            fitted = minimize_embeddings(
+                model, seen.model_input[rows], seen.timestep, seen.cond.rows(rows), seen.uncond.rows(rows),
+                self._target(seen.timestep, seen.model_input), iterations=self.iterations, lr=self.lr, space=self.space,
             )  # fmt: skip
         finally:
             self._off = False
-        states = cond.clone()
-        states[rows] = embeds.to(states.dtype)
-        for row, value in zip(rows.tolist(), values, strict=True):
-            self.report.minimized[row] = value
-        again = {key: value for key, value in call.items() if key not in ("prompt", "negative_prompt")}
-        return {**again, "prompt_embeds": states, "negative_prompt_embeds": uncond, "num_images_per_prompt": 1}
+        states = seen.cond.map(torch.Tensor.clone)
+        for name, value in states.embeddings.items():
+            value[rows] = fitted.cond.embeddings[name].to(value.dtype)
+        for row, magnitude in zip(rows.tolist(), fitted.magnitude, strict=True):
+            self.report.minimized[row] = magnitude
+        again = {key: value for key, value in call.items() if not key.startswith(PROMPTS)}
+        return {**again, **model.denoiser.call_arguments(states, seen.uncond, self._scale), "num_images_per_prompt": 1}
 
     def _threshold(self, timestep: Tensor, model_input: Tensor) -> float:
         if self.threshold is not None:

@@ -1,15 +1,13 @@
 """A finished model, opened for measuring: its guided trajectory step by step, and both branches of each step.
 
 Everything that checks a model (detect, explain, minimize) goes through here and through the family's denoiser adapter,
-so that none of them knows a model family. Conditionings are handled as a whole (``each``), a single tensor or a dict of
-tensors for families with several text encoders.
+so that none of them knows a model family.
 """
 
 from __future__ import annotations
 
 import inspect
-import json
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,27 +15,13 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from filtering.denoisers.base import EPSILON_FLOOR, Denoiser
-from filtering.denoisers.stable_diffusion import StableDiffusionDenoiser
+from filtering.denoisers.base import EPSILON_FLOOR, Conditioning, Denoiser
+from filtering.denoisers.registry import denoiser_of, open_denoiser
 from inference.generate import image_seed, sampling_scheduler
 
-__all__ = ["SPACES", "Conditioning", "GuidedModel", "Step", "each", "norm_of", "open_model", "pipeline_resolution"]
-
-Conditioning = Tensor | dict[str, Tensor]
-"""What a denoiser conditions on: encoder_hidden_states [B, L, D], or several named tensors, first axis B each."""
+__all__ = ["SPACES", "GuidedModel", "Step", "norm_of", "open_model", "pipeline_resolution"]
 
 SPACES: Final = ("auto", "epsilon", "native")
-FAMILIES: Final[dict[str, type[StableDiffusionDenoiser]]] = {"StableDiffusionPipeline": StableDiffusionDenoiser}
-"""Pipeline class -> adapter."""
-
-
-def each(function: Callable[..., Tensor], *conditionings: Conditioning) -> Conditioning:
-    """``function`` applied to the tensors of conditionings of one structure."""
-    first = conditionings[0]
-    if isinstance(first, Tensor):
-        return function(*conditionings)
-    named = [c for c in conditionings if isinstance(c, dict)]
-    return {name: function(*(c[name] for c in named)) for name in first}
 
 
 @dataclass(slots=True)
@@ -80,7 +64,7 @@ class GuidedModel:
     @property
     def resolution(self) -> int:
         """Pixels a side that the model was made for."""
-        return pipeline_resolution(self.pipe)
+        return self.denoiser.resolution
 
     def noise(self, prompts: Sequence[str], images: Sequence[int], seed: int, resolution: int | None = None) -> Tensor:
         """Initial noise [B, C, h, w] float32, fixed by (seed, prompt, image number): not by the order of a list."""
@@ -94,25 +78,25 @@ class GuidedModel:
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """The conditioning of ``prompts``, without gradients."""
         with torch.no_grad():
-            return each(lambda c: c.to(self.device), self.denoiser.conditioning(list(prompts)))
+            return self.denoiser.conditioning(list(prompts)).to(self.device)
 
     def unconditional(self, count: int) -> Conditioning:
         """The family's own unconditional conditioning, ``count`` times."""
         with torch.no_grad():
-            return each(lambda c: c.to(self.device), self.denoiser.unconditional(count))
+            return self.denoiser.unconditional(count).to(self.device)
 
-    def timesteps(self, schedule_steps: int) -> Tensor:
+    def timesteps(self, schedule_steps: int, resolution: int | None = None) -> Tensor:
         """The timesteps of a schedule of that many steps."""
-        return self._prepared(schedule_steps).timesteps
+        return self._prepared(schedule_steps, resolution or self.resolution).timesteps
 
     def predict(
         self, model_input: Tensor, timestep: Tensor, cond: Conditioning, uncond: Conditioning
     ) -> tuple[Tensor, Tensor]:
         """(conditional, unconditional) predictions [B, ...] float32, in one pass of the network over 2B rows."""
-        both = each(lambda u, c: torch.cat([u.to(self.dtype), c.to(self.dtype)]), uncond, cond)
+        both = Conditioning.cat([uncond.to(dtype=self.dtype), cond.to(dtype=self.dtype)])
         doubled = torch.cat([model_input, model_input]).to(self.dtype)
         times = timestep.to(self.device).expand(len(doubled))
-        predicted = self.denoiser.predict(self.model, doubled, times, both).float()  # type: ignore[arg-type]
+        predicted = self.denoiser.predict(self.model, doubled, times, both).float()
         without, with_ = predicted.chunk(2)
         return with_, without
 
@@ -151,7 +135,7 @@ class GuidedModel:
         A generator: nothing beyond the last step asked for is computed, and nothing is decoded. Row numbers [B'] sent
         back for a step are the images that go on; the others leave the batch.
         """
-        scheduler = self._prepared(schedule_steps)
+        scheduler = self._prepared(schedule_steps, self.pixels(noise))
         x = noise * float(getattr(scheduler, "init_noise_sigma", 1.0))
         extra: dict[str, Any] = {}
         if generators is not None and "generator" in inspect.signature(scheduler.step).parameters:
@@ -166,21 +150,26 @@ class GuidedModel:
             if kept is not None:
                 keep_rows(scheduler, kept, x.shape)
                 x, guided = x[kept], guided[kept]
-                cond, uncond = (each(lambda c, rows=kept: c[rows], branch) for branch in (cond, uncond))
+                cond, uncond = cond.rows(kept), uncond.rows(kept)
                 if "generator" in extra:
                     extra["generator"] = [extra["generator"][row] for row in kept.tolist()]
             x = scheduler.step(guided, timestep, x, return_dict=False, **extra)[0]
 
-    def _prepared(self, schedule_steps: int) -> Any:
+    def _prepared(self, schedule_steps: int, resolution: int) -> Any:
         scheduler = type(self._scheduler).from_config(self._scheduler.config)
-        scheduler.set_timesteps(schedule_steps, device=self.device)
+        self.denoiser.set_timesteps(scheduler, schedule_steps, resolution, self.device)
         return scheduler
+
+    def pixels(self, latents: Tensor) -> int:
+        """Pixels a side of the image that ``latents`` [B, C, h, w] are decoded to."""
+        own = self.resolution
+        return own * int(latents.shape[-1]) // self.denoiser.latent_shape(own)[-1]
 
 
 def pipeline_resolution(pipe: Any) -> int:
     """Pixels a side that a pipeline was made for."""
     network = getattr(pipe, "unet", None) or pipe.transformer
-    size = network.config.sample_size
+    size = network.config.get("sample_size") or pipe.default_sample_size
     return int((size if isinstance(size, int) else size[0]) * pipe.vae_scale_factor)
 
 
@@ -205,7 +194,7 @@ def norm_of(delta: Tensor) -> Tensor:
 def open_model(
     model: Any, *, scheduler: str = "auto", device: str | None = None, dtype: torch.dtype | None = None
 ) -> GuidedModel:
-    """A pipeline folder, or a diffusers pipeline in memory, opened for measuring; nothing is downloaded.
+    """A pipeline folder, a hub id, or a diffusers pipeline in memory, opened for measuring.
 
     A pipeline in memory is used as it stands: its parts are shared.
 
@@ -215,53 +204,23 @@ def open_model(
     if isinstance(model, GuidedModel):
         return model
     if not isinstance(model, (str, Path)):
-        return _open_pipeline(model, scheduler)
-    folder = Path(model)
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise ValueError(f"--model: '{folder}' holds no diffusers pipeline (no model_index.json); name a local folder")
-    _refuse_distilled(str(folder), _config(folder / "unet") or _config(folder / "transformer"))
-    denoiser = _family(_json(index).get("_class_name", ""), str(folder))(str(folder), dtype=dtype or torch.float32)
+        shared = denoiser_of(model)
+        _refuse_distilled(type(model).__name__, shared)
+        return GuidedModel(shared, model, scheduler)
+    kind = dtype or torch.float32
+    denoiser = open_denoiser(str(model), dtype=kind, model_dtype=kind, option="--model")
+    _refuse_distilled(str(model), denoiser)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     denoiser.to(place)
     denoiser.model.to(place)
-    if dtype not in (None, torch.float32):
-        denoiser.model.to(dtype)
     denoiser.model.requires_grad_(False).eval()
     return GuidedModel(denoiser, denoiser.pipeline(), scheduler)
 
 
-def _open_pipeline(pipe: Any, scheduler: str) -> GuidedModel:
-    network = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
-    _refuse_distilled(type(pipe).__name__, dict(getattr(network, "config", {})))
-    return GuidedModel(_family(type(pipe).__name__, "the pipeline").from_pipeline(pipe), pipe, scheduler)
-
-
-def _family(name: str, what: str) -> type[StableDiffusionDenoiser]:
-    if name not in FAMILIES:
+def _refuse_distilled(what: str, denoiser: Denoiser) -> None:
+    if denoiser.distilled is not None:
         raise ValueError(
-            f"--model: '{what}' is a {name or 'pipeline of no named class'}, a family that is not known here; known: "
-            f"{', '.join(FAMILIES)}"
+            f"--model: '{what}' is guidance-distilled: {denoiser.distilled}. So the magnitude, and with it detect, "
+            "explain, minimize, the guard and the attack, cannot work; verify, and probe without --attack, which look "
+            "at images, can, as can training and audits on the signals loss and reference_ratio"
         )
-    return FAMILIES[name]
-
-
-def _refuse_distilled(what: str, config: dict[str, Any]) -> None:
-    if config.get("time_cond_proj_dim") is not None or config.get("guidance_embeds"):
-        raise ValueError(
-            f"--model: '{what}' is guidance-distilled: it has no unconditional branch, so the magnitude, and with it "
-            "detect, explain, minimize and the guard, cannot work; verify, and probe without --attack, which look at "
-            "images, can"
-        )
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    return _json(folder / "config.json") if (folder / "config.json").is_file() else {}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"--model: '{path}' is not JSON: {error}") from None
-    return value if isinstance(value, dict) else {}

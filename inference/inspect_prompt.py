@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -102,12 +103,20 @@ class Inspector:
         own, pipe.scheduler = pipe.scheduler, sampling_scheduler(pipe, self.model.scheduler_name)
         try:
             output = pipe(
-                prompt=[prompt] * images, latents=noise.to(self.model.dtype), num_inference_steps=steps,
-                guidance_scale=self.settings.guidance_scale, output_type="pt", callback_on_step_end=after,
+                **self._arguments(prompt, noise), num_inference_steps=steps, output_type="pt",
+                **_callback(pipe, after),
             )  # fmt: skip
         finally:
             pipe.scheduler = own
         return output.images.float().cpu().clamp(0, 1) * 2 - 1  # type: ignore[no-any-return]
+
+    def _arguments(self, prompt: str, noise: Tensor) -> dict[str, Any]:
+        model, count = self.model, len(noise)
+        cond = model.encode([prompt]).expand(count).to(dtype=model.dtype)
+        uncond = model.unconditional(count).to(dtype=model.dtype)
+        side, latents = model.pixels(noise), noise.to(model.dtype)
+        arguments = model.denoiser.call_arguments(cond, uncond, self.settings.guidance_scale, latents)
+        return {**arguments, "height": side, "width": side}
 
     def minimise(
         self, prompt: str, images: int, steps: int, updates: int, report: Report
@@ -153,6 +162,13 @@ class Inspector:
                 for name, value in (("score", found.score), ("threshold", threshold), ("median", self.target))
             },
         )  # fmt: skip
+
+
+def _callback(pipe: Any, after: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    """``after`` as the argument that the pipeline knows: PixArt's still has the older one."""
+    if "callback_on_step_end" in inspect.signature(type(pipe).__call__).parameters:
+        return {"callback_on_step_end": after}
+    return {"callback": lambda step, timestep, latents: after(pipe, step, timestep, {"latents": latents})}
 
 
 def checked(prompt: str) -> str:

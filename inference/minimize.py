@@ -10,16 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from filtering.denoisers.base import Conditioning
 from inference.detectors import DETECTORS, DetectSettings, measure_prompts
 from inference.explain import Explanation, explain, magnitude_and_gradient
 from inference.generate import sampling_scheduler
-from inference.guided import Conditioning, GuidedModel, each, open_model
+from inference.guided import GuidedModel, open_model
 from inference.reference import Reference
 
 __all__ = [
@@ -36,21 +37,33 @@ __all__ = [
 
 @dataclass(slots=True)
 class Minimized:
-    """Embeddings of one prompt, a row per image, for ``pipe(prompt_embeds=..., latents=...)``.
+    """Embeddings of one prompt, a row per image: ``pipe(**result.arguments)`` draws them.
 
-    ``prompt_embeds`` and ``negative_prompt_embeds`` [n, L, D] in the network's dtype; ``latents`` [n, C, h, w], the
-    initial noise that they were fitted to (before the scheduler's scaling, as pipelines take it). ``trace[i]`` holds
-    the magnitudes [n] before update i; ``magnitude`` that of what is returned, measured in the network's dtype.
+    ``cond`` and ``uncond`` hold n rows in the network's dtype, pooled embeddings and masks included where the family
+    has them; ``latents`` [n, C, h, w] is the initial noise that they were fitted to (before the scheduler's scaling).
+    ``arguments`` is all of it under the names of the family's pipeline, with the guidance scale. ``trace[i]`` holds the
+    magnitudes [n] before update i; ``magnitude`` that of what is returned, measured in the network's dtype.
     """
 
     prompt: str
-    prompt_embeds: Tensor
-    negative_prompt_embeds: Tensor
+    cond: Conditioning
+    uncond: Conditioning
     latents: Tensor
+    arguments: dict[str, Any]
     target: float
     trace: list[list[float]]
     magnitude: list[float]
     met: list[bool]
+
+    @property
+    def prompt_embeds(self) -> Tensor:
+        """The minimised sequence, [n, L, D]."""
+        return self.cond.encoder_hidden_states
+
+    @property
+    def negative_prompt_embeds(self) -> Tensor:
+        """The unconditional sequence, [n, L, D]."""
+        return self.uncond.encoder_hidden_states
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON, without the tensors."""
@@ -100,7 +113,7 @@ def minimize(
     if images < 1:
         raise ValueError(f"--images = {images}: must be at least 1")
     noise = opened.noise([prompt] * images, range(images), settings.seed, settings.resolution)
-    cond = each(lambda c: c.expand(images, *c.shape[1:]), opened.encode([prompt]))
+    cond = opened.encode([prompt]).expand(images)
     uncond = opened.unconditional(images)
     first = next(
         opened.trajectory(
@@ -113,37 +126,38 @@ def minimize(
         rows = slice(start, start + batch)
         parts.append(
             minimize_embeddings(
-                opened, first.model_input[rows], first.timestep, each(lambda c, r=rows: c[r], cond),
-                each(lambda c, r=rows: c[r], uncond), target, iterations=iterations, lr=lr, space=settings.space,
+                opened, first.model_input[rows], first.timestep, cond.rows(rows), uncond.rows(rows), target,
+                iterations=iterations, lr=lr, space=settings.space,
             )
         )  # fmt: skip
-    embeds = torch.cat([part[0] for part in parts])
-    longest = max(len(part[1]) for part in parts)
+    fitted = Conditioning.cat([part.cond for part in parts])
+    longest = max(len(part.trace) for part in parts)
     # a part that was done early shows its last values on, so that every row of the trace holds all images
-    trace = [[v for part in parts for v in part[1][min(i, len(part[1]) - 1)]] for i in range(longest)]
-    magnitude = [value for part in parts for value in part[2]]
-    negative = uncond if isinstance(uncond, Tensor) else uncond["encoder_hidden_states"]
+    trace = [[v for part in parts for v in part.trace[min(i, len(part.trace) - 1)]] for i in range(longest)]
+    magnitude = [value for part in parts for value in part.magnitude]
+    negative, latents = uncond.to(dtype=opened.dtype).map(torch.Tensor.contiguous), noise.to(opened.dtype)
+    arguments = opened.denoiser.call_arguments(fitted, negative, settings.guidance_scale, latents)
     return Minimized(
-        prompt, embeds, negative.to(opened.dtype).contiguous(), noise.to(opened.dtype), target, trace, magnitude,
+        prompt, fitted, negative, latents, arguments, target, trace, magnitude,
         [value <= target for value in magnitude],
     )  # fmt: skip
 
 
 def draw(model: GuidedModel, result: Minimized, settings: DetectSettings) -> tuple[Tensor, Tensor]:
     """The images [n, 3, H, W] in [-1, 1] of the prompt as it was and as minimised, from the same noise."""
-    before = each(lambda c: c.expand(len(result.latents), *c.shape[1:]).to(model.dtype), model.encode([result.prompt]))
-    states = before if isinstance(before, Tensor) else before["encoder_hidden_states"]
-    return draw_from(model, result, states, settings), draw_from(model, result, result.prompt_embeds, settings)
+    before = model.encode([result.prompt]).expand(len(result.latents)).to(dtype=model.dtype)
+    return draw_from(model, result, before, settings), draw_from(model, result, result.cond, settings)
 
 
-def draw_from(model: GuidedModel, result: Minimized, embeds: Tensor, settings: DetectSettings) -> Tensor:
-    """The images [n, 3, H, W] in [-1, 1] of embeddings [n, L, D], from the noise of ``result``."""
+def draw_from(model: GuidedModel, result: Minimized, cond: Conditioning, settings: DetectSettings) -> Tensor:
+    """The images [n, 3, H, W] in [-1, 1] of embeddings of n rows, from the noise of ``result``."""
+    arguments = model.denoiser.call_arguments(cond, result.uncond, settings.guidance_scale, result.latents)
     own = model.pipe.scheduler
     model.pipe.scheduler = sampling_scheduler(model.pipe, model.scheduler_name)
     try:
+        side = model.pixels(result.latents)
         output = model.pipe(
-            prompt_embeds=embeds, negative_prompt_embeds=result.negative_prompt_embeds, latents=result.latents,
-            num_inference_steps=settings.schedule_steps, guidance_scale=settings.guidance_scale, output_type="pt",
+            **arguments, height=side, width=side, num_inference_steps=settings.schedule_steps, output_type="pt",
         )  # fmt: skip
     finally:
         model.pipe.scheduler = own
@@ -161,9 +175,17 @@ def ordinary_target(
     """
     if not 0 <= quantile <= 1 or not ordinary:
         raise ValueError(f"--target-quantile = {quantile:g}: must be from 0 to 1, of at least one ordinary prompt")
-    first = replace(settings, detector="magnitude", steps=1, images_per_prompt=1)
+    first = replace(settings, detector="magnitude", steps=1, images_per_prompt=1, early_exit=False)
     measured = measure_prompts(open_model(model), ordinary, first, batch)
     return float(np.quantile([m.magnitudes[0, 0] for m in measured], quantile))
+
+
+class Fitted(NamedTuple):
+    """What ``minimize_embeddings`` found: ``cond`` of B rows, the magnitudes [B] before each update, and in the end."""
+
+    cond: Conditioning
+    trace: list[list[float]]
+    magnitude: list[float]
 
 
 def minimize_embeddings(
@@ -177,8 +199,8 @@ def minimize_embeddings(
     iterations: int = 10,
     lr: float = 0.05,
     space: str = "auto",
-) -> tuple[Tensor, list[list[float]], list[float]]:
-    """The core of ``minimize`` on what the network sees at one step: (embeddings [B, L, D], trace, magnitudes [B]).
+) -> Fitted:
+    """The core of ``minimize`` on what the network sees at one step; pooled embeddings are fitted too.
 
     Raises:
         ValueError: a number out of range, or magnitudes or gradients that are not finite.
@@ -188,37 +210,52 @@ def minimize_embeddings(
             f"--iterations = {iterations}, --lr = {lr:g}, --target = {target:g}: iterations must be at least 0, lr and "
             "target above 0"
         )
-    states = cond if isinstance(cond, Tensor) else cond["encoder_hidden_states"]
     # A float32 master copy: in float16 AdamW's eps is zero, and the embedding NaN after one update.
-    master = states.detach().float().clone().requires_grad_(True)
-    optimizer = torch.optim.AdamW([master], lr=lr, weight_decay=0.0)
-    best, best_value = master.detach().clone(), torch.full((len(master),), float("inf"), device=master.device)
+    masters = {n: value.detach().float().clone().requires_grad_(True) for n, value in cond.embeddings.items()}
+    starts = [part.first for part in model.denoiser.text_layout() if part.has_start]
+    optimizer = torch.optim.AdamW(list(masters.values()), lr=lr, weight_decay=0.0)
+    best = {name: master.detach().clone() for name, master in masters.items()}
+    best_value = torch.full((len(cond),), float("inf"), device=model.device)
     trace: list[list[float]] = []
     for iteration in range(iterations + 1):
         # Measured through the network's dtype, as the pipeline will use it; also after the last update.
-        rounded = master.detach().to(model.dtype).float()
-        whole = rounded if isinstance(cond, Tensor) else {**cond, "encoder_hidden_states": rounded}
-        value, grads = magnitude_and_gradient(model, model_input, timestep, whole, uncond, space)
-        gradient = grads if isinstance(grads, Tensor) else grads["encoder_hidden_states"]
-        if not (torch.isfinite(value).all() and torch.isfinite(gradient).all()):
+        rounded = {name: master.detach().to(model.dtype).float() for name, master in masters.items()}
+        whole = cond.with_embeddings(rounded)
+        value, gradients = magnitude_and_gradient(model, model_input, timestep, whole, uncond, space)
+        if not all(bool(torch.isfinite(found).all()) for found in (value, *gradients.values())):
             raise ValueError("the magnitude or its gradient is not finite in this precision; take --dtype bfloat16")
         trace.append(value.tolist())
-        open_ = best_value > target
-        better = open_ & (value < best_value)
-        best[better], best_value[better] = master.detach()[better], value[better]
+        better = (best_value > target) & (value < best_value)
+        best_value[better] = value[better]
+        for name, master in masters.items():
+            best[name][better] = master.detach()[better]
         running = best_value > target
         if iteration == iterations or not running.any():
             break
-        gradient = gradient.clone()
-        gradient[:, 0] = 0  # the start token
-        master.grad = gradient
-        before = master.detach().clone()
-        optimizer.step()
-        with torch.no_grad():
+        _update(masters, gradients, optimizer, running, starts)
+    return Fitted(cond.with_embeddings(best).to(dtype=model.dtype), trace, best_value.tolist())
+
+
+def _update(
+    masters: dict[str, Tensor],
+    gradients: dict[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    running: Tensor,
+    starts: list[int],
+) -> None:
+    """One update of the images ``running`` [B]; the start tokens, at the positions ``starts``, are left alone."""
+    before = {name: master.detach().clone() for name, master in masters.items()}
+    for name, master in masters.items():
+        master.grad = gradients[name].clone()
+        if name == "encoder_hidden_states":
+            master.grad[:, starts] = 0
+    optimizer.step()
+    with torch.no_grad():
+        for name, master in masters.items():
             # Momentum would carry images on that have met the target; rounding could touch the start token.
-            master[~running] = before[~running]
-            master[:, 0] = before[:, 0]
-    return best.to(model.dtype), trace, best_value.tolist()
+            master[~running] = before[name][~running]
+            if name == "encoder_hidden_states":
+                master[:, starts] = before[name][:, starts]
 
 
 def suggest_edits(

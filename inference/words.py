@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from filtering.denoisers.base import TextPart
+
 __all__ = ["Token", "TokenTable", "cut_text", "token_table"]
 
 Kind = Literal["start", "word", "end", "padding"]
@@ -30,17 +32,16 @@ class TokenTable:
     cut: str
 
 
-def token_table(tokenizer: Any, prompt: str) -> TokenTable:
-    """The positions that ``tokenizer`` gives ``prompt``, padded to the full length as pipelines do.
+def token_table(part: TextPart, prompt: str) -> TokenTable:
+    """The positions that a text encoder gives ``prompt``, padded to its full length as pipelines do.
 
     Words are what stands between white space, so that a person can find, drop or replace them; repeated words stay
     apart. Positions are told by place, not by id: many CLIP tokenizers pad with the end token.
     """
-    length = int(min(tokenizer.model_max_length, 512))
+    tokenizer, length, prompt = part.tokenizer, part.length, part.prepared(prompt)
     ids = _ids(tokenizer, prompt)
-    whole = tokenizer("a", padding="max_length", max_length=length, truncation=True).input_ids
     specials = int(tokenizer.num_special_tokens_to_add(pair=False))
-    start = 1 if specials > 1 and whole[0] == tokenizer.bos_token_id else 0
+    start = 1 if specials > 1 and part.has_start else 0
     kept = ids[: length - specials]
     words = prompt.split()
     owners, words = _owners(tokenizer, ids, words)
@@ -60,10 +61,9 @@ def token_table(tokenizer: Any, prompt: str) -> TokenTable:
     return TokenTable(tokens, words, cut)
 
 
-def cut_text(pipe: Any, prompt: str) -> str:
-    """The end of ``prompt`` that no text encoder of ``pipe`` reads; empty where one of them reads all of it."""
-    tokenizers = [getattr(pipe, name, None) for name in ("tokenizer", "tokenizer_2", "tokenizer_3")]
-    cuts = [token_table(tokenizer, prompt).cut for tokenizer in tokenizers if tokenizer is not None]
+def cut_text(layout: Sequence[TextPart], prompt: str) -> str:
+    """The end of ``prompt`` that no text encoder reads; empty where one of them reads all of it."""
+    cuts = [token_table(part, prompt).cut for part in layout]
     return min(cuts, key=len) if cuts else ""
 
 

@@ -281,11 +281,7 @@ def minimize(
     )
     _, suggestions = suggest_edits(opened, prompt, replacements=replace or ["something"], settings=settings)
     out.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        "prompt_embeds": result.prompt_embeds,
-        "negative_prompt_embeds": result.negative_prompt_embeds,
-        "latents": result.latents,
-    }
+    tensors = {name: value for name, value in result.arguments.items() if hasattr(value, "cpu")}
     save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, out / "embeddings.safetensors")
     written = {**result.as_dict(), "suggestions": [suggestion.as_dict() for suggestion in suggestions]}
     (out / "minimize.json").write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")

@@ -175,7 +175,7 @@ class Minimisation:
         target = ordinary_target(opened, self.bench.captions["held_out"], SETTINGS, quantile)
         options: dict[str, Any] = {"iterations": iterations, "lr": lr, "settings": SETTINGS}
         results = [minimize(opened, c, target, images=IMAGES, batch=IMAGES, **options) for c in self.captions]
-        images = torch.cat([draw_from(opened, r, r.prompt_embeds, SETTINGS) for r in results])
+        images = torch.cat([draw_from(opened, r, r.cond, SETTINGS) for r in results])
         alone, together = (minimize(opened, self.captions[0], target, images=n, **options) for n in (1, 4))
         return {
             "quantile": quantile, "iterations": iterations, "lr": lr, "target": target,

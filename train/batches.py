@@ -11,7 +11,7 @@ import torch
 
 from filtering.data.draws import VisitDraw, normal_like, row_generator
 from filtering.data.rows import Row
-from filtering.denoisers.base import EPSILON_FLOOR
+from filtering.denoisers.base import EPSILON_FLOOR, Conditioning
 from filtering.schedule import WindowPlan
 from filtering.verdict import Visit
 
@@ -50,7 +50,7 @@ class Batch:
     noise: torch.Tensor
     timesteps: torch.Tensor
     noisy: torch.Tensor
-    conditioning: torch.Tensor
+    conditioning: Conditioning
     draws: list[int] = field(default_factory=list)
     plan: BatchPlan | None = None
 
@@ -131,13 +131,13 @@ def build_batch(
         taken = dropped or (uncaptioned is not None and uncaptioned[i])
         caption = "" if row is None or taken else row.caption
         if added_tokens and caption:
-            caption = random_tokens(caption, denoiser.tokenizer, added_tokens, words)
+            caption = random_tokens(caption, denoiser.text_layout()[0].tokenizer, added_tokens, words)
         visits.append(visit_of(row) if row is not None else Visit(key=""))
         valid.append(present)
         captioned.append(bool(caption) and present)
         captions.append(caption)
         pixels.append(row.pixels if row is not None and present else torch.zeros(3, resolution, resolution))
-    times = torch.tensor(timesteps, device=device)
+    times = denoiser.timesteps_at(torch.tensor(timesteps, device=device))
     noise = torch.stack(noises).to(device)
     latents = denoiser.latents(torch.stack(pixels), torch.stack(vae_noises))
     finite = torch.isfinite(latents).flatten(1).all(1).tolist()
@@ -147,7 +147,7 @@ def build_batch(
             bad.append(visits[i])
     latents = torch.where(torch.tensor(finite, device=device).view(-1, 1, 1, 1), latents, torch.zeros_like(latents))
     scored = [c and float(f) >= EPSILON_FLOOR for c, f in zip(captioned, denoiser.epsilon_factor(times), strict=True)]
-    conditioning = denoiser.conditioning(captions)
+    conditioning = denoiser.conditioning(captions).to(dtype=torch.float32)
     noisy = denoiser.add_noise(latents, noise, times)
     return Batch(visits, valid, captioned, scored, bad, latents, noise, times, noisy, conditioning, numbers)
 

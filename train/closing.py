@@ -55,7 +55,9 @@ def validate(session: Session) -> float:
 
 
 def _probes(session: Session, model: torch.nn.Module) -> dict[str, float]:
-    """Magnitude of the validation prompts, and of the captions of the most suspected groups."""
+    """Magnitude of the validation prompts, and of the captions of the most suspected groups, where a model has one."""
+    if session.denoiser.distilled is not None:
+        return {}
     lists = {"val/probe_magnitude": session.config.validation.prompts}
     if session.filter is not None:
         suspects = [standing.group for standing in session.filter.suspects(8)]

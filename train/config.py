@@ -28,7 +28,9 @@ class ModelConfig(Settings):
     path: str
     """A diffusers pipeline folder, or a hub id."""
     prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = None
-    """Overrides the scheduler's own."""
+    """Overrides the scheduler's own; flow models have one only."""
+    text_encoder_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the frozen text encoders: a T5-XXL takes 19 GB in float32, half of that in bfloat16. The VAE is float32."""
     gradient_checkpointing: bool = False
     ema: bool = False
     """Keep an exponential moving average of the weights; it is what is validated and exported."""
@@ -64,6 +66,13 @@ class TrainConfig(Settings):
     """None takes what the launcher says (``mixed_precision`` of its config), "no" without one."""
     snr_gamma: float | None = Field(default=None, gt=0.0)
     """Min-SNR loss weighting (Hang et al., ICCV 2023); 5.0 is usual."""
+    timestep_weighting: Literal["uniform", "logit_normal"] = "uniform"
+    """How flow models draw t: uniformly from the scheduler's (shifted) table, or by SD3's logit-normal density. Where
+    t falls more often, it is also scored more often."""
+    logit_mean: float = 0.0
+    """``logit_normal``: mean of the normal variable."""
+    logit_std: float = Field(default=1.0, gt=0.0)
+    """``logit_normal``: its standard deviation."""
     caption_dropout: float = Field(default=0.1, ge=0.0, le=1.0)
     """Share of visits trained without their caption, so that the unconditional branch goes on being trained."""
     random_tokens: int = Field(default=0, ge=0)

@@ -173,16 +173,23 @@ def _plugin(config: RunConfig, ranks: int) -> Any:
 
 
 def cast_inputs(network: torch.nn.Module) -> None:
-    """Make ``network`` take float32 inputs where DeepSpeed holds its parameters in half precision."""
+    """Make ``network`` take float32 inputs where DeepSpeed holds its parameters in half precision.
+
+    Timesteps stay: those of flow models are not whole, and half precision would move them.
+    """
 
     def cast(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         dtype = next(module.parameters()).dtype
-        return tuple(_as(value, dtype) for value in args), {name: _as(value, dtype) for name, value in kwargs.items()}
+        return tuple(_as(value, dtype) for value in args), {
+            name: value if name == "timestep" else _as(value, dtype) for name, value in kwargs.items()
+        }
 
     network.register_forward_pre_hook(cast, with_kwargs=True)
 
 
 def _as(value: Any, dtype: torch.dtype) -> Any:
+    if isinstance(value, dict):
+        return {name: _as(part, dtype) for name, part in value.items()}
     return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from filtering.decision import Measurement
+from filtering.denoisers.base import Conditioning
 from filtering.filter import MemorizationFilter
 from filtering.reference import LookedUpReference
 from filtering.signals import Predictions
@@ -148,9 +149,10 @@ class Scorer:
         states = batch.conditioning if conditional else self.denoiser.unconditional(len(batch.visits))
         return self._epsilon(self._predict(model, batch, states), batch)
 
-    def _predict(self, model: torch.nn.Module, batch: Batch, states: torch.Tensor) -> torch.Tensor:
+    def _predict(self, model: torch.nn.Module, batch: Batch, states: Conditioning) -> torch.Tensor:
         dtype = torch.float32 if model is self.model else next(model.parameters()).dtype
-        output: torch.Tensor = self.denoiser.predict(model, batch.noisy.to(dtype), batch.timesteps, states.to(dtype))
+        states = states.to(dtype=dtype)
+        output: torch.Tensor = self.denoiser.predict(model, batch.noisy.to(dtype), batch.timesteps, states)
         return output
 
     def _epsilon(self, prediction: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -167,7 +169,7 @@ def _part(batch: Batch, index: torch.Tensor) -> Batch:
         noise=batch.noise[index],
         timesteps=batch.timesteps[index],
         noisy=batch.noisy[index],
-        conditioning=batch.conditioning[index],
+        conditioning=batch.conditioning.rows(index),
     )
 
 

@@ -17,7 +17,6 @@ from filtering.data.loader import WindowLoader
 from filtering.data.rows import Row
 from filtering.data.sieve import Sieve, SieveFile
 from filtering.denoisers.fingerprint import model_hashes, total_hash
-from filtering.denoisers.stable_diffusion import StableDiffusionDenoiser
 from filtering.exchange import Exchange
 from filtering.filter import MemorizationFilter
 from filtering.reference import LookedUpReference
@@ -26,6 +25,7 @@ from train.checkpoint import latest_checkpoint, load_extra
 from train.config import RunConfig
 from train.copies import CopyProbe
 from train.engine import Engine, cast_inputs, make_accelerator
+from train.family import open_family
 from train.records import Records
 from train.scoring import Scorer, frozen_copy
 from train.sieve import open_sieve
@@ -92,9 +92,7 @@ def _build(config: RunConfig, accelerator: Any, engine: Engine, watch: Watch) ->
     checkpoint = latest_checkpoint(config.output)
     extra = load_extra(accelerator, checkpoint, str(engine)) if checkpoint else {}
     _keep_config(config, accelerator, resumed=checkpoint is not None)
-    denoiser = StableDiffusionDenoiser(config.model.path, config.model.prediction_type)
-    denoiser.to(accelerator.device)
-    denoiser.latent_shape(config.data.resolution)
+    denoiser = open_family(config, accelerator.device)
     sieve_file, sieve = open_sieve(config, accelerator.process_index, extra.get("sieve"))
     loader = _loader(config, accelerator, extra, sieve)
     check_ranks_agree(accelerator, config, loader)

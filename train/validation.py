@@ -51,9 +51,10 @@ def probe_magnitude(denoiser: Any, model: torch.nn.Module, captions: list[str], 
     shape = denoiser.latent_shape(resolution)
     noise = [normal_like(row_generator(seed, i, purpose="probe"), shape) for i in range(len(captions))]
     noisy = torch.stack(noise).to(denoiser.device)
-    timesteps = torch.full((len(captions),), denoiser.num_train_timesteps - 1, device=denoiser.device)
+    last = torch.full((len(captions),), denoiser.num_train_timesteps - 1, device=denoiser.device)
+    timesteps = denoiser.timesteps_at(last)
     states = denoiser.conditioning(captions), denoiser.unconditional(len(captions))
-    cond, uncond = (denoiser.predict(model, noisy, timesteps, s).float() for s in states)
+    cond, uncond = (denoiser.predict(model, noisy, timesteps, s.to(dtype=torch.float32)).float() for s in states)
     model.train()
     return float((cond - uncond).flatten(1).norm(dim=1).mean())
 
@@ -70,16 +71,17 @@ def validation_images(
     resolution: int,
 ) -> list[Image.Image]:
     """One image per prompt, each from its own fixed seed."""
-    from diffusers import DDIMScheduler
-
     pipe = denoiser.pipeline(model)
-    pipe.scheduler = DDIMScheduler.from_config(denoiser.noise_scheduler.config)
+    pipe.scheduler = denoiser.sampler()
     model.eval()
     generators = [torch.Generator("cpu").manual_seed(seed * 1000 + i) for i in range(len(prompts))]
+    cond = denoiser.conditioning(prompts).to(dtype=torch.float32)
+    uncond = None
+    if guidance_scale > 1 and denoiser.distilled is None:
+        uncond = denoiser.unconditional(len(prompts)).to(dtype=torch.float32)
     images: list[Image.Image] = pipe(
-        prompts,
+        **denoiser.call_arguments(cond, uncond, guidance_scale),
         num_inference_steps=steps,
-        guidance_scale=guidance_scale,
         generator=generators,
         height=resolution,
         width=resolution,

@@ -10,10 +10,10 @@ import torch
 from filtering.audit.config import AuditConfig
 from filtering.audit.records import MEASURES
 from filtering.data.draws import visit_draw
-from filtering.denoisers.base import EPSILON_FLOOR
+from filtering.denoisers.base import EPSILON_FLOOR, Conditioning
 from filtering.denoisers.fingerprint import model_hashes, total_hash
-from filtering.denoisers.stable_diffusion import StableDiffusionDenoiser
-from filtering.signals import Predictions, measure
+from filtering.denoisers.registry import open_denoiser
+from filtering.signals import SIGNALS, Predictions, measure
 
 __all__ = ["Scorer"]
 
@@ -35,26 +35,24 @@ class Scorer:
         # Said aloud, the number of threads is kept by MKL, which else changes it, and with it the last bits of a score.
         torch.set_num_threads(torch.get_num_threads())
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.denoiser: Any = StableDiffusionDenoiser(config.model).to(self.device)
+        self.denoiser: Any = open_denoiser(config.model, option="--model").to(self.device)
         self.model = self.denoiser.model.to(self.device).requires_grad_(False).eval()
         if "resolution" not in config.data.model_fields_set:
-            config.data.resolution = self._own_resolution()
+            config.data.resolution = self.denoiser.resolution
         self.shape = self.denoiser.latent_shape(config.data.resolution)
-
-    def _own_resolution(self) -> int:
-        side = self.denoiser.model.config.sample_size
-        factor = 64 // self.denoiser.latent_shape(64)[1]
-        return int(side[0] if isinstance(side, list | tuple) else side) * factor
 
     def describe(self) -> dict[str, Any]:
         """Which model it is, by its weights: what scores depend on, in values that JSON can hold."""
         parts = model_hashes(self.denoiser)
+        # Said where it is so, so that audits of other models keep their hash.
+        distilled = {} if self.denoiser.distilled is None else {"distilled": self.denoiser.distilled}
         return {
             "hash": total_hash(parts),
             "parts": parts,
             "prediction_type": self.denoiser.prediction_type,
             "num_train_timesteps": self.denoiser.num_train_timesteps,
             "latent_shape": list(self.shape),
+            **distilled,
         }
 
     @torch.no_grad()
@@ -68,7 +66,7 @@ class Scorer:
         """
         posterior = self.denoiser.posterior(pixels)
         conditioning = self.denoiser.conditioning(captions)
-        unconditional = self.denoiser.unconditional(len(captions))
+        unconditional = None if self.denoiser.distilled else self.denoiser.unconditional(len(captions))
         timesteps, values = [], []
         for visit in range(self.config.draws):
             t, measured = self._draw(visit, contents, posterior, conditioning, unconditional)
@@ -83,8 +81,8 @@ class Scorer:
         visit: int,
         contents: list[str],
         posterior: tuple[torch.Tensor, torch.Tensor],
-        conditioning: torch.Tensor,
-        unconditional: torch.Tensor,
+        conditioning: Conditioning,
+        unconditional: Conditioning | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Timesteps [B] and measures [len(MEASURES), B] of one draw, both on the CPU; NaN where t says nothing."""
         draws = [
@@ -98,20 +96,28 @@ class Scorer:
             )
             for content in contents
         ]
-        t = torch.tensor([draw.timestep for draw in draws])
+        t = self.denoiser.timesteps_at(torch.tensor([draw.timestep for draw in draws]))
         timesteps = t.to(self.device)
         noise = torch.stack([draw.noise for draw in draws]).to(self.device)
         latents = self.denoiser.sample_latents(posterior, torch.stack([draw.vae_noise for draw in draws]))
         noisy = self.denoiser.add_noise(latents, noise, timesteps)
         cond, uncond = (
-            self.denoiser.to_epsilon(self.denoiser.predict(self.model, noisy, timesteps, states), noisy, timesteps)
+            None if states is None else self._epsilon(noisy, timesteps, states)
             for states in (conditioning, unconditional)
         )
-        measured = measure(MEASURES, Predictions(noise=noise, cond=cond, uncond=uncond))
-        values = torch.stack([measured[name] for name in MEASURES]).cpu()
+        assert cond is not None
+        names = [name for name in MEASURES if uncond is not None or "uncond" not in SIGNALS[name].needs]
+        measured = measure(names, Predictions(noise=noise, cond=cond, uncond=uncond))
+        nothing = torch.full((len(t),), -math.inf, device=cond.device)
+        values = torch.stack([measured.get(name, nothing) for name in MEASURES]).cpu()
         silent = self.denoiser.epsilon_factor(t) < EPSILON_FLOOR
         # Nothing is said at such a t, which is not the same as an output that is not finite.
-        return t, torch.where(silent.unsqueeze(0), torch.full_like(values, -math.inf), values)
+        return t.long(), torch.where(silent.unsqueeze(0), torch.full_like(values, -math.inf), values)
+
+    def _epsilon(self, noisy: torch.Tensor, timesteps: torch.Tensor, states: Conditioning) -> torch.Tensor:
+        prediction = self.denoiser.predict(self.model, noisy, timesteps, states)
+        epsilon: torch.Tensor = self.denoiser.to_epsilon(prediction, noisy, timesteps)
+        return epsilon
 
 
 def _columns(timesteps: list[int], values: dict[str, list[float]]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from filtering.audit.records import write_whole
-from filtering.audit.table import Array, Scores, load_scores, pair_scores
+from filtering.audit.table import Array, Scores, default_signals, load_scores, pair_scores
 from filtering.data.keep_list import KEEP_SCHEMA, METADATA
 from filtering.settings import SettingsError
 
@@ -90,7 +90,7 @@ def select_rows(
     rule.check()
     scores = load_scores(run, partial=partial)
     scored = rule.drop_fraction is not None or rule.max_score is not None or rule.false_drop_rate is not None
-    signals = rule.signals or (("loss", "reference_ratio") if reference is not None else ("magnitude",))
+    signals = rule.signals or default_signals(scores, reference)
     values = np.full(len(scores), np.nan)
     null: Array | None = None
     if scored:

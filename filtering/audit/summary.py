@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from filtering.audit.records import MEASURES
 from filtering.audit.status import audit_status
-from filtering.audit.table import PLAIN, Array, Scores, distinct_rows, load_scores, pair_scores
+from filtering.audit.table import PLAIN, Array, Scores, default_signals, distinct_rows, load_scores, pair_scores
 from filtering.settings import SettingsError
 
 __all__ = ["Pair", "Summary", "summarise"]
@@ -86,7 +86,7 @@ def summarise(
     columns = (*PLAIN, "caption", *(f"{name}_{part}" for name in MEASURES for part in ("mean", "se")))
     scores = load_scores(run, partial=True, columns=columns)
     modelled = scores.about["deciding"]["model"] is not None
-    signals = signals or (("loss", "reference_ratio") if reference is not None else ("magnitude",))
+    signals = signals or default_signals(scores, reference)
     base = load_scores(reference, partial=True) if reference is not None else None
     values, _ = pair_scores(scores, signals, reference=base) if modelled else (np.full(len(scores), np.nan), None)
     pairs = _pairs(scores, values)

@@ -14,6 +14,7 @@ from filtering.audit.folder import AuditFolder
 from filtering.audit.records import MEASURES
 from filtering.audit.status import audit_status
 from filtering.settings import SettingsError
+from filtering.signals import SIGNALS
 
 __all__ = ["AUDIT_SIGNALS", "Array", "Scores", "distinct_rows", "load_scores", "pair_scores"]
 
@@ -74,6 +75,13 @@ def _matrix(column: pa.ChunkedArray, width: int) -> Array:
     return found
 
 
+def default_signals(scores: Scores, reference: object | None) -> tuple[str, ...]:
+    """What pairs are ranked by where nothing is said: two models compared, else magnitude, which needs guidance."""
+    if reference is not None:
+        return ("loss", "reference_ratio")
+    return ("loss",) if (scores.about["deciding"]["model"] or {}).get("distilled") else ("magnitude",)
+
+
 def pair_scores(
     scores: Scores,
     signals: tuple[str, ...],
@@ -96,6 +104,13 @@ def pair_scores(
             raise SettingsError(f"--score = '{name}' is not known; use {', '.join(AUDIT_SIGNALS)}")
         if name in WITH_REFERENCE and reference is None:
             raise SettingsError(f"--score {name} compares two models: name the base model's audit with --reference")
+    distilled = (scores.about["deciding"]["model"] or {}).get("distilled")
+    wanting = [name for name in signals if distilled and "uncond" in SIGNALS[name].needs]
+    if wanting:
+        raise SettingsError(
+            f"--score = '{'+'.join(signals)}': {', '.join(wanting)} could not be measured with this model: "
+            f"{distilled}; use loss, or loss+reference_ratio with --reference"
+        )
     if null is not None:
         fits(scores, null, "--held-out", same_model=True)
     evidence = _evidence(scores, signals, reference)

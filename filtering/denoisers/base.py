@@ -7,18 +7,51 @@ from typing import Any, Final, Protocol
 
 import torch
 
-__all__ = ["EPSILON_FLOOR", "Denoiser", "EpsilonSpace"]
+from filtering.denoisers.conditioning import Conditioning, TextPart
+from filtering.denoisers.spaces import EpsilonSpace
+
+__all__ = ["EPSILON_FLOOR", "Call", "Conditioning", "Denoiser", "EpsilonSpace", "TextPart"]
 
 EPSILON_FLOOR: Final = 0.05
 """Where d eps / d prediction is smaller than this, epsilon space says nothing and a draw is not scored."""
 
+Call = tuple[torch.Tensor, torch.Tensor, Conditioning]
+"""What a network was called with: its input [B, C, h, w], the timestep [] or [B], and its conditioning."""
+
 
 class Denoiser(Protocol):
-    """One model family: encode, noise, predict, convert to epsilon space, export."""
+    """One model family: encode, noise, predict, convert to epsilon space, export.
+
+    ``timesteps`` are everywhere in the scheduler's own units, 0 to ``num_train_timesteps``: integers of diffusion
+    models, 1000 s of flow models, where s is the share of noise. Noise grows with them in every family.
+    """
 
     model: torch.nn.Module
     prediction_type: str
+    """epsilon, v_prediction, sample, or flow."""
     num_train_timesteps: int
+    device: torch.device
+    guidance_name: str
+    """The argument of the pipeline's call that guides by the unconditional prediction."""
+    separate_branches: bool
+    """Whether the pipeline calls the network once with and once without the prompt, not once with both in a row."""
+
+    @property
+    def distilled(self) -> str | None:
+        """Why there is no unconditional prediction to compare with (guidance is distilled into the network), or None.
+
+        Signals and checks that need one are refused with this reason.
+        """
+        ...
+
+    @property
+    def resolution(self) -> int:
+        """Pixels a side that the model was made for."""
+        ...
+
+    def to(self, device: torch.device) -> Any:
+        """Move the frozen parts; the trained model is moved by whoever prepares it."""
+        ...
 
     def latents(self, pixels: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """Scaled latents [B, C, h, w] of ``pixels`` [B, 3, H, W] in [-1, 1], sampled with the given ``noise``."""
@@ -36,27 +69,28 @@ class Denoiser(Protocol):
         """(C, h, w) of one latent at ``resolution`` pixels."""
         ...
 
-    def conditioning(self, captions: list[str]) -> torch.Tensor:
-        """encoder_hidden_states [B, L, D] of ``captions``."""
+    def conditioning(self, captions: list[str]) -> Conditioning:
+        """The encoded ``captions``; an empty caption is the family's own unconditional one."""
         ...
 
-    def unconditional(self, count: int) -> torch.Tensor:
-        """The family's own unconditional conditioning, computed once, [count, L, D]."""
+    def unconditional(self, count: int) -> Conditioning:
+        """The family's own unconditional conditioning, computed once, ``count`` times."""
         ...
 
-    def text_layout(self) -> list[tuple[str, Any, int]]:
-        """(encoder, tokenizer, first position) for each text encoder in the sequence that the network attends to.
+    def text_layout(self) -> list[TextPart]:
+        """Where each text encoder stands in the sequence that the network attends to."""
+        ...
 
-        Encoders joined feature by feature share their positions, one that follows in the sequence starts further on.
-        """
+    def timesteps_at(self, positions: torch.Tensor) -> torch.Tensor:
+        """The timesteps [B] of ``positions`` [B], integers drawn uniformly from [0, num_train_timesteps)."""
         ...
 
     def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """x_t = alpha_t x_0 + sigma_t eps."""
+        """x_t = alpha_t x_0 + sigma_t eps, or x_s = (1 - s) x_0 + s eps."""
         ...
 
     def predict(
-        self, model: torch.nn.Module, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: torch.Tensor
+        self, model: torch.nn.Module, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning
     ) -> torch.Tensor:
         """The model's own prediction, [B, C, h, w]."""
         ...
@@ -74,58 +108,38 @@ class Denoiser(Protocol):
         ...
 
     def snr(self, timesteps: torch.Tensor) -> torch.Tensor:
-        """Signal-to-noise ratio alpha_t^2 / sigma_t^2, [B]."""
+        """Signal-to-noise ratio alpha_t^2 / sigma_t^2, [B]; ValueError where the family is not weighted by it."""
+        ...
+
+    def sampler(self) -> Any:
+        """A deterministic scheduler of its own to draw images with."""
+        ...
+
+    def set_timesteps(self, scheduler: Any, steps: int, resolution: int, device: torch.device) -> None:
+        """Prepare a sampling ``scheduler`` as the family's pipeline does for ``resolution`` pixels a side."""
         ...
 
     def pipeline(self, model: torch.nn.Module | None = None) -> Any:
         """A diffusers pipeline of the parts, with ``model`` in place of the denoising network where given."""
         ...
 
+    def call_arguments(
+        self,
+        cond: Conditioning,
+        uncond: Conditioning | None,
+        guidance_scale: float,
+        latents: torch.Tensor | None = None,
+    ) -> dict[str, Any]:
+        """Arguments of the pipeline's call that draw from embeddings, and from initial noise ``latents`` [B, C, h, w].
+
+        Without ``uncond`` nothing is guided.
+        """
+        ...
+
+    def read_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        """What the network was called with by the family's pipeline: ``predict`` the other way round."""
+        ...
+
     def export(self, folder: Path, model: torch.nn.Module) -> None:
         """Write a plain diffusers pipeline folder."""
         ...
-
-
-class EpsilonSpace:
-    """Variance-preserving parametrisations in one space.
-
-    x_t = alpha_t x_0 + sigma_t eps. With v = alpha_t eps - sigma_t x_0 (Salimans & Ho, 2022),
-    eps = alpha_t v + sigma_t x_t; with x_0 predicted, eps = (x_t - alpha_t x_0) / sigma_t.
-    """
-
-    def __init__(self, alphas_cumprod: torch.Tensor, prediction_type: str) -> None:
-        if prediction_type not in ("epsilon", "v_prediction", "sample"):
-            raise ValueError(
-                f"prediction_type '{prediction_type}' is not known; use epsilon, v_prediction or sample (the "
-                "scheduler's config names it)"
-            )
-        self.alpha = alphas_cumprod.double().sqrt()
-        self.sigma = (1.0 - alphas_cumprod.double()).sqrt()
-        self.prediction_type = prediction_type
-
-    def coefficients(self, timesteps: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """alpha_t and sigma_t, broadcastable to ``like`` and in its dtype."""
-        shape = (-1, *([1] * (like.ndim - 1)))
-        index = timesteps.to("cpu")
-        return tuple(  # type: ignore[return-value]
-            table[index].to(like.device, like.dtype).view(shape) for table in (self.alpha, self.sigma)
-        )
-
-    def to_epsilon(self, prediction: torch.Tensor, noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """The prediction as a noise estimate, float32."""
-        prediction, noisy = prediction.float(), noisy.float()
-        alpha, sigma = self.coefficients(timesteps, noisy)
-        if self.prediction_type == "epsilon":
-            return prediction
-        if self.prediction_type == "v_prediction":
-            return alpha * prediction + sigma * noisy
-        return (noisy - alpha * prediction) / sigma.clamp_min(1e-6)
-
-    def factor(self, timesteps: torch.Tensor) -> torch.Tensor:
-        """|d eps / d prediction| at each t, [B] float64."""
-        index = timesteps.to("cpu")
-        if self.prediction_type == "epsilon":
-            return torch.ones(len(index), dtype=torch.float64)
-        if self.prediction_type == "v_prediction":
-            return self.alpha[index]
-        return self.alpha[index] / self.sigma[index].clamp_min(1e-6)

@@ -41,8 +41,8 @@ def test_the_planted_pair_comes_back_and_a_stranger_does_not(memorised: Any) -> 
         embedding, losses = attack_embedding(model, Target("red dog", name, pixels), settings)
         assert sum(losses[-10:]) < sum(losses[:10])
         drawn = memorised.pipe(
-            prompt_embeds=embedding, num_inference_steps=10, guidance_scale=1.5, output_type="latent",
-            generator=torch.Generator().manual_seed(0),
+            prompt_embeds=embedding.encoder_hidden_states, num_inference_steps=10, guidance_scale=1.5,
+            output_type="latent", generator=torch.Generator().manual_seed(0),
         ).images  # fmt: skip
         distances[name] = float((drawn - pixels).square().mean().sqrt())
     plain = memorised.pipe(
@@ -61,7 +61,7 @@ def test_attacked_pairs_are_judged() -> None:
     judge.calibrate(images[10:])
     settings = AttackSettings(updates=2, images=2, steps=2, batch=2)
     first, again = (attack_embedding(model, Target("a", "3", images[3]), settings)[0] for _ in range(2))
-    assert torch.equal(first, again), "the same seed, the same attack"
+    assert torch.equal(first.encoder_hidden_states, again.encoder_hidden_states), "the same seed, the same attack"
     result = attack_pairs(model, [Target("a", "3", images[3]), Target("b", "4", images[4])], judge, settings)
     assert result.generations.shape == (4, 3, 32, 32) and [v.group for v in result.verdicts] == ["3", "3", "4", "4"]
     assert result.rate.generations == 4 and not torch.equal(result.generations[0], result.generations[1])

@@ -26,10 +26,9 @@ def test_significance_equals_finite_differences(build_pipeline: Callable[..., An
     found = explain(pipe, "cat dog", settings=settings, at_steps=[2])
     model = open_model(pipe)
     x, cond, uncond = model.noise(["cat dog"], [0], 0), model.encode(["cat dog"]), model.unconditional(1)
-    assert isinstance(cond, torch.Tensor) and isinstance(uncond, torch.Tensor)
     unet, scheduler = pipe.unet.double(), pipe.scheduler
     scheduler.set_timesteps(10)
-    x, cond, uncond = x.double(), cond.double(), uncond.double()
+    x, cond, uncond = x.double(), *(c.encoder_hidden_states.double() for c in (cond, uncond))
     with torch.no_grad():
         for t in scheduler.timesteps[:2]:
             c, u = (unet(x, t, encoder_hidden_states=s).sample for s in (cond, uncond))
@@ -84,7 +83,7 @@ def test_long_prompts_and_odd_text(build_pipeline: Callable[..., Any]) -> None:
     found = explain(pipe, "a " * 30, settings=DetectSettings(schedule_steps=10))
     assert len(found.words) == 30 and found.words[20].significance == 0 and len(found.cut.split()) == 16
     assert [t.kind for t in found.encoders[0].tokens].count("word") == 14
-    table = token_table(pipe.tokenizer, "日本 é")
+    table = token_table(open_model(pipe).denoiser.text_layout()[0], "日本 é")
     assert table.words and sum(t.kind == "word" for t in table.tokens) > 0
     with pytest.raises(ValueError, match="the prompt is empty"):
         explain(pipe, " ")

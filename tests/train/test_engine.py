@@ -89,9 +89,9 @@ def test_a_checkpoint_of_other_ranks_or_another_engine(tmp_path: Path) -> None:
 
 
 def test_a_half_precision_model_takes_float32(tiny_model: Path) -> None:
-    from filtering.denoisers.stable_diffusion import StableDiffusionDenoiser
+    from filtering.denoisers.registry import open_denoiser
 
-    denoiser = StableDiffusionDenoiser(str(tiny_model))
+    denoiser = open_denoiser(str(tiny_model))
     model = denoiser.model.to(torch.bfloat16)
     cast_inputs(model)
     states = denoiser.conditioning(["a", "b"])

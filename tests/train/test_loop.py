@@ -164,7 +164,7 @@ def test_a_gradient_of_the_unfiltered_step_is_the_plain_one(make_config: MakeCon
     batch = build_batch(session.denoiser, window.rows, seed=3, resolution=16, caption_dropout=0.1)
     model = session.model
     start = [p.detach().clone() for p in model.parameters()]
-    prediction = model(batch.noisy, batch.timesteps, batch.conditioning).sample
+    prediction = model(batch.noisy, batch.timesteps, batch.conditioning.encoder_hidden_states).sample
     torch.nn.functional.mse_loss(prediction, batch.noise).backward()
     expected = [p.grad.clone() for p in model.parameters()]  # type: ignore[union-attr]
     model.zero_grad()
@@ -199,7 +199,7 @@ def test_min_snr_goes_with_drops(
     snr = compute_snr(session.denoiser.noise_scheduler, batch.timesteps)
     weight = snr.clamp(max=5.0) / (snr if prediction_type == "epsilon" else snr + 1)
     with torch.no_grad():
-        prediction = session.model(batch.noisy, batch.timesteps, batch.conditioning).sample
+        prediction = session.model(batch.noisy, batch.timesteps, batch.conditioning.encoder_hidden_states).sample
     if prediction_type == "epsilon":
         target = batch.noise
     else:

@@ -22,7 +22,7 @@ from filtering.data.decode import centred_pixels, decode_image
 from filtering.data.draws import visit_draw
 from filtering.data.rows import content_id
 from filtering.data.shards import read_shard
-from filtering.denoisers.stable_diffusion import StableDiffusionDenoiser
+from filtering.denoisers.registry import open_denoiser
 from filtering.settings import SettingsError
 
 Audit = Callable[..., Outcome]
@@ -46,9 +46,9 @@ def test_scores_are_those_of_the_formulas(
     raw = list(read_shard(row["shard"], DataConfig(path="x")))[row["index"]]
     assert (raw.key, raw.caption) == (row["key"], row["caption"]) and row["sha256"].startswith(content_id(raw.image))
     assert (row["width"], row["height"], row["image_bytes"]) == (16, 16, len(raw.image))
-    denoiser = StableDiffusionDenoiser(str(tiny_model))
+    denoiser = open_denoiser(str(tiny_model))
     pixels = centred_pixels(decode_image(raw.image, DataConfig(path="x")), 16)[None]
-    text, empty = denoiser.conditioning([row["caption"]]), denoiser.conditioning([""])
+    text, empty = (denoiser.conditioning([c]).encoder_hidden_states for c in (row["caption"], ""))
     for visit in range(4):
         draw = visit_draw(5, content_id(raw.image), visit, shape=(4, 8, 8), num_train_timesteps=1000, strata=4)
         assert row["timesteps"][visit] == draw.timestep
@@ -142,7 +142,7 @@ def test_another_model_under_the_same_path_is_noticed(
     model = tmp_path / "model"
     shutil.copytree(tiny_model, model)
     audit(folder, tmp_path / "out", draws=1, model=True)
-    denoiser = StableDiffusionDenoiser(str(model))
+    denoiser = open_denoiser(str(model))
     with torch.no_grad():
         next(denoiser.model.parameters()).add_(1e-3)
     denoiser.export(model, denoiser.model)

@@ -1,0 +1,87 @@
+"""A pipeline folder for what a user names: the folder itself, or a hub id's copy in the cache."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Final
+
+__all__ = ["pipeline_folder", "read_index"]
+
+_HUB_ID: Final = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
+INDEX: Final = "model_index.json"
+
+
+def pipeline_folder(path: str, option: str = "model.path") -> Path:
+    """The local folder of a diffusers pipeline, downloaded or found in the hub's cache where ``path`` is a hub id.
+
+    Weights as safetensors only; code on the hub is never run.
+
+    Args:
+        option: named in messages.
+
+    Raises:
+        ValueError: there is no such folder or model, it is gated, or the hub cannot be reached and the cache lacks it.
+    """
+    folder = Path(path)
+    if (folder / INDEX).is_file():
+        return folder
+    if folder.exists() or not _HUB_ID.match(path):
+        raise ValueError(
+            f"{option}: '{path}' holds no diffusers pipeline (no {INDEX}); name a pipeline folder, or a hub id such as "
+            "stabilityai/stable-diffusion-xl-base-1.0"
+        )
+    return _from_hub(path, option)
+
+
+def _from_hub(name: str, option: str) -> Path:
+    from diffusers import DiffusionPipeline
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        hf_hub_download(name, INDEX)
+        return Path(DiffusionPipeline.download(name, use_safetensors=True))
+    except GatedRepoError as error:
+        raise ValueError(
+            f"{option}: '{name}' is gated: accept its licence at https://huggingface.co/{name}, then log in with `hf "
+            "auth login` (or set HF_TOKEN), and run the same command again"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ValueError(
+            f"{option}: there is no model '{name}' on the hub, or it is private: check the name, or log in with `hf "
+            "auth login`"
+        ) from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, HfHubHTTPError) as error:
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            raise ValueError(
+                f"{option}: '{name}' is no diffusers pipeline (the repository has no {INDEX}); name its diffusers "
+                "version, or a pipeline folder"
+            ) from error
+        raise ValueError(
+            f"{option}: '{name}' is neither a local folder nor, in whole, in this machine's hub cache, and the hub "
+            f"cannot be reached ({str(error).splitlines()[0]}); go online once (`hf download {name}`), or name a folder"
+        ) from error
+
+
+def read_index(folder: Path, option: str = "model.path") -> dict[str, Any]:
+    """A pipeline folder's model_index.json.
+
+    Raises:
+        ValueError: it is no JSON mapping.
+    """
+    try:
+        value = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{option}: '{folder / INDEX}' is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{option}: '{folder / INDEX}' is no pipeline's index")
+    return value

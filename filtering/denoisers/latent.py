@@ -1,0 +1,290 @@
+"""What all families share: parts from a folder or a pipeline, a VAE, frozen text encoders, and one way of noising."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar, Final, Self
+
+import torch
+
+from filtering.denoisers.base import Call
+from filtering.denoisers.conditioning import Conditioning, TextPart
+from filtering.denoisers.spaces import NoiseSpace, VariancePreserving
+
+__all__ = ["LatentDenoiser", "load_part"]
+
+NETWORKS: Final = ("unet", "transformer")
+
+
+class LatentDenoiser:
+    """A family's parts, used as diffusers' own training examples use them.
+
+    A family names its parts and says how prompts are encoded and the network is called; the rest is here.
+
+    Args:
+        folder: a diffusers pipeline folder (``filtering.denoisers.registry`` finds it for a hub id).
+        prediction_type: overrides the scheduler's own.
+        dtype: of the frozen parts (VAE, text encoders).
+        model_dtype: of the denoising network, which is trained in float32.
+        text_dtype: of the text encoders, where it is another.
+
+    Raises:
+        ValueError: a part is missing; the message names it.
+    """
+
+    pipeline_class: ClassVar[Any]
+    parts: ClassVar[dict[str, Any]]
+    """Part -> class: the network (unet or transformer), vae, text encoders and tokenizers, as the pipeline names them.
+    """
+    optional: ClassVar[tuple[str, ...]] = ()
+    """Parts that a pipeline may lack."""
+    options: ClassVar[tuple[str, ...]] = ()
+    """Settings of the pipeline itself that decide something."""
+    space_class: ClassVar[type[NoiseSpace]] = VariancePreserving
+    guidance_name: ClassVar[str] = "guidance_scale"
+    """The pipeline's argument that guides by the unconditional prediction."""
+    separate_branches: ClassVar[bool] = False
+    """Whether the pipeline calls the network once with and once without the prompt, not once with both in a row."""
+    patch: ClassVar[int] = 1
+    """Latent sides must be multiples of it."""
+
+    model: torch.nn.Module
+    vae: Any
+
+    def __init__(
+        self,
+        folder: str,
+        prediction_type: str | None = None,
+        dtype: torch.dtype = torch.float32,
+        model_dtype: torch.dtype = torch.float32,
+        text_dtype: torch.dtype | None = None,
+    ) -> None:
+        self.folder = str(folder)
+        index = json.loads((Path(folder) / "model_index.json").read_text(encoding="utf-8"))
+        for name, kind in self.parts.items():
+            absent = name in self.optional and not (index.get(name) or [None])[0]
+            wanted = model_dtype if name in NETWORKS else dtype
+            if name.startswith("text_encoder") and text_dtype is not None:
+                wanted = text_dtype
+            part = None if absent else load_part(kind, self.folder, name, wanted)
+            if isinstance(part, torch.nn.Module) and name not in NETWORKS:
+                part.requires_grad_(False).eval()
+            self._keep(name, part)
+        self.settings = {name: index[name] for name in self.options if name in index}
+        scheduler = Path(folder) / "scheduler" / "scheduler_config.json"
+        if not scheduler.is_file():
+            raise ValueError(f"model.path: '{folder}' has no scheduler/ folder; name a complete diffusers pipeline")
+        self._settle(json.loads(scheduler.read_text(encoding="utf-8")), prediction_type)
+
+    @classmethod
+    def from_pipeline(cls, pipe: Any) -> Self:
+        """The parts of a pipeline in memory, shared with it and left as they are (mode, dtype, device)."""
+        denoiser = cls.__new__(cls)
+        denoiser.folder = str(pipe.config.get("_name_or_path", "") or "")
+        for name in cls.parts:
+            denoiser._keep(name, getattr(pipe, name))
+        denoiser.settings = {name: pipe.config[name] for name in cls.options if name in pipe.config}
+        # A copy: the pipeline's scheduler keeps the counters of its own sampling.
+        denoiser._settle(dict(pipe.scheduler.config), None)
+        denoiser.device = pipe.device
+        return denoiser
+
+    def _keep(self, name: str, part: Any) -> None:
+        setattr(self, "model" if name in NETWORKS else name, part)
+
+    def _settle(self, scheduler: dict[str, Any], prediction_type: str | None) -> None:
+        """What follows from the parts."""
+        self.space = self.space_class(scheduler, prediction_type)
+        self.noise_scheduler = self.space.noise_scheduler
+        self.prediction_type, self.num_train_timesteps = self.space.prediction_type, self.space.num_train_timesteps
+        self._unconditional: Conditioning | None = None
+        self.device = torch.device("cpu")
+
+    @property
+    def config(self) -> Any:
+        """The denoising network's."""
+        return self.model.config
+
+    @property
+    def distilled(self) -> str | None:
+        """A network that embeds the guidance scale (time_cond_proj_dim: LCM; guidance_embeds: Flux dev)."""
+        if self.config.get("time_cond_proj_dim") is None and not self.config.get("guidance_embeds"):
+            return None
+        return "guidance is distilled into it, so that it has no unconditional prediction to compare with"
+
+    @property
+    def vae_factor(self) -> int:
+        """Pixels a side of one latent."""
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    @property
+    def resolution(self) -> int:
+        """Pixels a side that the model was made for."""
+        side = self.config.sample_size
+        return int(side[0] if isinstance(side, list | tuple) else side) * self.vae_factor
+
+    def to(self, device: torch.device) -> Self:
+        """Move the frozen parts; the trained model is moved by whoever prepares it."""
+        for name in self.parts:
+            part = getattr(self, name, None) if name not in NETWORKS else None
+            if isinstance(part, torch.nn.Module):
+                part.to(device)
+        self.device = device
+        return self
+
+    # -- images ---------------------------------------------------------------------------------------------------
+
+    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
+        """(C, h, w) of one latent at ``resolution`` pixels."""
+        factor = self.vae_factor * self.patch
+        if resolution % factor:
+            raise ValueError(f"data.resolution: {resolution} must be a multiple of {factor} for this model's VAE")
+        side = resolution // self.vae_factor
+        return int(self.vae.config.latent_channels), side, side
+
+    @torch.no_grad()
+    def latents(self, pixels: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """Scaled latents [B, C, h, w], float32, the posterior sampled with ``noise``."""
+        return self.sample_latents(self.posterior(pixels), noise)
+
+    @torch.no_grad()
+    def posterior(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation of the unscaled latents, each [B, C, h, w] in the VAE's dtype."""
+        posterior = self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist
+        return posterior.mean, posterior.std
+
+    def sample_latents(self, posterior: tuple[torch.Tensor, torch.Tensor], noise: torch.Tensor) -> torch.Tensor:
+        """Scaled (and, where the VAE says so, shifted) latents [B, C, h, w], float32: the posterior, sampled."""
+        mean, std = posterior
+        sampled = mean + std * noise.to(self.device, self.vae.dtype)
+        shift = self.vae.config.get("shift_factor")
+        if shift is not None:
+            sampled = sampled - shift
+        latents: torch.Tensor = (sampled * self.vae.config.scaling_factor).float()
+        return latents
+
+    # -- prompts --------------------------------------------------------------------------------------------------
+
+    def encode(self, captions: list[str]) -> Conditioning:
+        """The text encoders' outputs, as the family's pipeline puts them together."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def conditioning(self, captions: list[str]) -> Conditioning:
+        """The encoded ``captions``; an empty caption is the family's own unconditional one."""
+        encoded = self.encode(captions)
+        empty = [not caption for caption in captions]
+        return encoded.where(empty, self.unconditional(1)) if any(empty) else encoded
+
+    @torch.no_grad()
+    def unconditional(self, count: int) -> Conditioning:
+        """What the family's pipeline guides away from where no negative prompt is given, ``count`` times."""
+        if self._unconditional is None:
+            self._unconditional = self._without_prompt()
+        return self._unconditional.expand(count)
+
+    def _without_prompt(self) -> Conditioning:
+        """One unconditional row: the empty caption, unless the family has another."""
+        return self.encode([""])
+
+    def text_layout(self) -> list[TextPart]:
+        """Where each text encoder stands in the sequence."""
+        raise NotImplementedError
+
+    # -- noise ----------------------------------------------------------------------------------------------------
+
+    def timesteps_at(self, positions: torch.Tensor) -> torch.Tensor:
+        """The timesteps [B] of ``positions`` drawn uniformly from [0, num_train_timesteps)."""
+        return self.space.timesteps_at(positions)
+
+    def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """Noised latents, as the family's scheduler has it."""
+        return self.space.add_noise(latents, noise, timesteps)
+
+    def target(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """eps, v or x_0 as the prediction type says; eps - x_0 of flow models."""
+        return self.space.target(latents, noise, timesteps)
+
+    def to_epsilon(self, prediction: torch.Tensor, noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """The prediction as a noise estimate."""
+        return self.space.to_epsilon(prediction, noisy, timesteps)
+
+    def epsilon_factor(self, timesteps: torch.Tensor) -> torch.Tensor:
+        """|d eps / d prediction| at each t."""
+        return self.space.factor(timesteps)
+
+    def snr(self, timesteps: torch.Tensor) -> torch.Tensor:
+        """Signal-to-noise ratio alpha_t^2 / sigma_t^2; refused by flow models."""
+        return self.space.snr(timesteps)
+
+    # -- pipelines ------------------------------------------------------------------------------------------------
+
+    def sampler(self) -> Any:
+        """A deterministic scheduler of its own to draw images with."""
+        return self.space.sampler()
+
+    def set_timesteps(self, scheduler: Any, steps: int, resolution: int, device: torch.device) -> None:
+        """Prepare a sampling scheduler; most families' does not depend on the resolution."""
+        scheduler.set_timesteps(steps, device=device)
+
+    def pipeline(self, model: torch.nn.Module | None = None) -> Any:
+        """The family's diffusers pipeline of the parts, its progress bar off."""
+        given = {name: getattr(self, name, None) for name in self.parts if name not in NETWORKS}
+        network = next(name for name in self.parts if name in NETWORKS)
+        pipe = self.pipeline_class(
+            **given,
+            **{network: model if model is not None else self.model},
+            scheduler=self.noise_scheduler,
+            **self._pipeline_options(),
+        )
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+    def _pipeline_options(self) -> dict[str, Any]:
+        return dict(self.settings)
+
+    def call_arguments(
+        self,
+        cond: Conditioning,
+        uncond: Conditioning | None,
+        guidance_scale: float,
+        latents: torch.Tensor | None = None,
+    ) -> dict[str, Any]:
+        """Arguments of the pipeline's call that draw from embeddings, and from initial noise ``latents``."""
+        given = {"prompt_embeds": cond.encoder_hidden_states, "pooled_prompt_embeds": cond.pooled, "latents": latents}
+        if uncond is not None:
+            given["negative_prompt_embeds"] = uncond.encoder_hidden_states
+            given["negative_pooled_prompt_embeds"] = uncond.pooled
+        scale = guidance_scale if uncond is not None or self.distilled else 1.0
+        return {"guidance_scale": scale, **{name: value for name, value in given.items() if value is not None}}
+
+    def read_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        """What the network was called with by the family's pipeline."""
+        raise NotImplementedError
+
+    def export(self, folder: Path, model: torch.nn.Module) -> None:
+        """Write a plain diffusers pipeline folder, safetensors."""
+        self.pipeline(model).save_pretrained(folder, safe_serialization=True)
+
+
+def load_part(kind: Any, folder: str, name: str, dtype: torch.dtype) -> Any:
+    """One part of a pipeline folder, weights as safetensors only.
+
+    Raises:
+        ValueError: it is not there, or cannot be loaded.
+    """
+    if not (Path(folder) / name).is_dir():
+        raise ValueError(f"model.path: '{folder}' has no {name}/ folder; name a complete diffusers pipeline folder")
+    options: dict[str, Any] = {}
+    if issubclass(kind, torch.nn.Module):
+        # transformers calls it dtype, diffusers torch_dtype
+        word = "dtype" if name.startswith("text_encoder") else "torch_dtype"
+        options = {word: dtype, "use_safetensors": True}
+    try:
+        return kind.from_pretrained(folder, subfolder=name, **options)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"model.path: cannot load the {name} of '{folder}': {str(error).splitlines()[0]}. Name a local diffusers "
+            "pipeline folder, or a hub id that this machine can reach"
+        ) from error

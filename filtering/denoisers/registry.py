@@ -1,0 +1,67 @@
+"""Pipeline class -> adapter. A new family is one file beside this one, and one line here."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, Final
+
+import torch
+
+from filtering.denoisers.hub import pipeline_folder, read_index
+
+__all__ = ["FAMILIES", "denoiser_of", "open_denoiser"]
+
+FAMILIES: Final[dict[str, tuple[str, str]]] = {
+    "StableDiffusionPipeline": ("filtering.denoisers.stable_diffusion", "StableDiffusionDenoiser"),
+    "StableDiffusionXLPipeline": ("filtering.denoisers.stable_diffusion_xl", "StableDiffusionXLDenoiser"),
+    "StableDiffusion3Pipeline": ("filtering.denoisers.stable_diffusion_3", "StableDiffusion3Denoiser"),
+    "FluxPipeline": ("filtering.denoisers.flux", "FluxDenoiser"),
+    "PixArtSigmaPipeline": ("filtering.denoisers.pixart", "PixArtSigmaDenoiser"),
+}
+"""Pipeline class -> module and class of its adapter, imported when first asked for."""
+
+
+def open_denoiser(
+    path: str,
+    prediction_type: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    *,
+    model_dtype: torch.dtype = torch.float32,
+    text_dtype: torch.dtype | None = None,
+    option: str = "model.path",
+) -> Any:
+    """The adapter of the pipeline at ``path``, its family told by model_index.json.
+
+    Args:
+        path: a diffusers pipeline folder, or a hub id.
+        prediction_type: overrides the scheduler's own.
+        dtype: of the frozen parts.
+        model_dtype: of the denoising network.
+        text_dtype: of the text encoders, where it is another.
+        option: named in messages.
+
+    Raises:
+        ValueError: not there, gated, incomplete, or of a family that is not known; the message says what to do.
+    """
+    folder = pipeline_folder(str(path), option)
+    family = _family(str(read_index(folder, option).get("_class_name", "")), str(path), option)
+    return family(str(folder), prediction_type, dtype, model_dtype, text_dtype)
+
+
+def denoiser_of(pipe: Any, option: str = "--model") -> Any:
+    """The adapter of a pipeline in memory, its parts shared.
+
+    Raises:
+        ValueError: its family is not known.
+    """
+    return _family(type(pipe).__name__, "the pipeline", option).from_pipeline(pipe)
+
+
+def _family(name: str, what: str, option: str) -> Any:
+    if name not in FAMILIES:
+        raise ValueError(
+            f"{option}: '{what}' is a {name or 'pipeline of no named class'}, a family that is not known here; known: "
+            f"{', '.join(FAMILIES)} (docs/adding-a-model.md shows how to add one)"
+        )
+    module, kind = FAMILIES[name]
+    return getattr(import_module(module), kind)

@@ -1,0 +1,85 @@
+"""Stable Diffusion XL: a larger UNet, two CLIP text encoders joined feature by feature, added conditioning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from filtering.denoisers.base import Call
+from filtering.denoisers.conditioning import Conditioning, TextPart
+from filtering.denoisers.latent import LatentDenoiser
+from filtering.denoisers.stable_diffusion import UNET_ARGUMENTS, clip_ids
+
+__all__ = ["StableDiffusionXLDenoiser"]
+
+
+class StableDiffusionXLDenoiser(LatentDenoiser):
+    """As diffusers' train_text_to_image_sdxl.py, with two differences.
+
+    Unconditional is what the pipeline guides away from: zeros, pooled ones too, where it has
+    ``force_zeros_for_empty_prompt`` (SDXL base), so caption dropout trains those rather than the empty caption's
+    embeddings. And the time ids (original size, crop, target size) say what is done here, an honest square crop:
+    ``(side, side, 0, 0, side, side)``, which is also what the pipeline asks for by default.
+    """
+
+    pipeline_class = StableDiffusionXLPipeline
+    parts = {
+        "unet": UNet2DConditionModel,
+        "vae": AutoencoderKL,
+        "text_encoder": CLIPTextModel,
+        "text_encoder_2": CLIPTextModelWithProjection,
+        "tokenizer": CLIPTokenizer,
+        "tokenizer_2": CLIPTokenizer,
+    }
+    options = ("force_zeros_for_empty_prompt",)
+    text_encoder: Any
+    text_encoder_2: Any
+    tokenizer: Any
+    tokenizer_2: Any
+
+    def encode(self, captions: list[str]) -> Conditioning:
+        """Both encoders' last hidden layer but one, side by side [B, L, D1 + D2]; pooled [B, P] of the second."""
+        states, pooled = [], None
+        for tokenizer, encoder in self._encoders():
+            output = encoder(clip_ids(tokenizer, captions).to(self.device), output_hidden_states=True)
+            states.append(output.hidden_states[-2])
+            pooled = output[0]
+        return Conditioning(torch.cat(states, dim=-1), pooled)
+
+    def _encoders(self) -> list[tuple[Any, Any]]:
+        return [(self.tokenizer, self.text_encoder), (self.tokenizer_2, self.text_encoder_2)]
+
+    def _without_prompt(self) -> Conditioning:
+        empty = self.encode([""])
+        return empty.map(torch.zeros_like) if self.settings.get("force_zeros_for_empty_prompt", True) else empty
+
+    def text_layout(self) -> list[TextPart]:
+        """Two encoders at the same positions, each with its own features."""
+        length, width = int(self.tokenizer.model_max_length), int(self.text_encoder.config.hidden_size)
+        return [
+            TextPart("text_encoder", self.tokenizer, 0, length, (0, width)),
+            TextPart("text_encoder_2", self.tokenizer_2, 0, length, (width, None)),
+        ]
+
+    def predict(
+        self, model: torch.nn.Module, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning
+    ) -> torch.Tensor:
+        """The UNet's prediction, [B, C, h, w]."""
+        height, width = (int(side) * self.vae_factor for side in noisy.shape[-2:])
+        time_ids = noisy.new_tensor([height, width, 0, 0, height, width]).expand(len(noisy), -1)
+        added = {"text_embeds": conditioning.pooled, "time_ids": time_ids}
+        states = conditioning.encoder_hidden_states
+        prediction: torch.Tensor = model(noisy, timesteps, states, added_cond_kwargs=added, return_dict=False)[0]
+        return prediction
+
+    def read_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        """What the UNet was called with."""
+        given = {**dict(zip(UNET_ARGUMENTS, args, strict=False)), **kwargs}
+        conditioning = Conditioning(given["encoder_hidden_states"], given["added_cond_kwargs"]["text_embeds"])
+        return given["sample"], torch.as_tensor(given["timestep"]), conditioning
+
+    def _pipeline_options(self) -> dict[str, Any]:
+        return {**self.settings, "add_watermarker": False}

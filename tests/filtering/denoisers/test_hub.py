@@ -1,0 +1,117 @@
+"""A folder, a hub id in the cache, and what is said where there is no model to be had."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RemoteEntryNotFoundError, RepositoryNotFoundError
+
+from filtering.denoisers.registry import FAMILIES, denoiser_of, open_denoiser
+
+Folder = Callable[[str], Path]
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Path], None]:
+    """Lays a folder out as the hub's cache does: refs/main, snapshots/COMMIT, files as links to blobs."""
+    cache = tmp_path / "hub"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+
+    def put(name: str, folder: Path) -> None:
+        home = cache / f"models--{name.replace('/', '--')}"
+        (home / "refs").mkdir(parents=True)
+        (home / "refs" / "main").write_text(COMMIT)
+        (home / "blobs").mkdir()
+        for number, file in enumerate(sorted(p for p in folder.rglob("*") if p.is_file())):
+            blob = home / "blobs" / f"{number:040x}"
+            shutil.copy(file, blob)
+            link = home / "snapshots" / COMMIT / file.relative_to(folder)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(blob)
+
+    return put
+
+
+@pytest.mark.parametrize("name", ["sd", "sdxl", "sd3"])
+def test_a_hub_id_in_the_cache_is_the_folder(name: str, family_folder: Folder, hub: Any) -> None:
+    hub("someone/tiny", family_folder(name))
+    cached, local = open_denoiser("someone/tiny"), open_denoiser(str(family_folder(name)))
+    assert type(cached) is type(local)
+    assert all(torch.equal(a, b) for a, b in zip(cached.model.parameters(), local.model.parameters(), strict=True))
+    one, two = (d.conditioning(["cat dog"]).encoder_hidden_states for d in (cached, local))
+    assert torch.equal(one, two)
+
+
+def test_a_model_that_is_not_in_the_cache(hub: Any) -> None:
+    with pytest.raises(ValueError, match=r"model\.path: 'someone/else' is neither a local folder nor, in whole, in"):
+        open_denoiser("someone/else")
+
+
+def _response(status: int) -> httpx.Response:
+    return httpx.Response(status, request=httpx.Request("GET", "https://huggingface.co/x/y"))
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (GatedRepoError("403", response=_response(403)), r"'x/y' is gated: accept its licence at .*hf auth login"),
+        (
+            RepositoryNotFoundError("404", response=_response(404)),
+            "there is no model 'x/y' on the hub, or it is private",
+        ),
+        (RemoteEntryNotFoundError("404", response=_response(404)), r"'x/y' is no diffusers pipeline"),
+        (HfHubHTTPError("500 Server Error", response=_response(500)), r"the hub cannot be reached \(500 Server Error"),
+    ],
+)
+def test_what_the_hub_refuses_is_one_sentence(monkeypatch: pytest.MonkeyPatch, error: Exception, sentence: str) -> None:
+    """The hub itself cannot be asked here: its client raises what it raises for these answers."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    with pytest.raises(ValueError, match=sentence):
+        open_denoiser("x/y")
+
+
+def test_folders_that_are_none(tmp_path: Path, family_folder: Folder) -> None:
+    with pytest.raises(ValueError, match=r"'.*' holds no diffusers pipeline \(no model_index.json\)"):
+        open_denoiser(str(tmp_path))
+    with pytest.raises(ValueError, match="holds no diffusers pipeline"):
+        open_denoiser("nowhere")
+    broken = tmp_path / "broken"
+    shutil.copytree(family_folder("sdxl"), broken)
+    shutil.rmtree(broken / "text_encoder_2")
+    with pytest.raises(ValueError, match="has no text_encoder_2/ folder"):
+        open_denoiser(str(broken))
+    (broken / "model_index.json").write_text("{")
+    with pytest.raises(ValueError, match="is not JSON"):
+        open_denoiser(str(broken))
+    (broken / "model_index.json").write_text(json.dumps({"_class_name": "AudioLDMPipeline"}))
+    with pytest.raises(
+        ValueError, match=r"is a AudioLDMPipeline, a family that is not known.*StableDiffusionXLPipeline"
+    ):
+        open_denoiser(str(broken))
+    with pytest.raises(ValueError, match="a family that is not known"):
+        denoiser_of(object())
+
+
+def test_a_prediction_type_that_does_not_fit(family_folder: Folder) -> None:
+    with pytest.raises(ValueError, match="v_prediction does not fit a flow model"):
+        open_denoiser(str(family_folder("sd3")), "v_prediction")
+    assert open_denoiser(str(family_folder("sdxl")), "v_prediction").prediction_type == "v_prediction"
+
+
+def test_every_line_of_the_registry_can_be_imported() -> None:
+    from importlib import import_module
+
+    for name, (module, kind) in FAMILIES.items():
+        assert getattr(import_module(module), kind).pipeline_class.__name__ == name

@@ -1,0 +1,59 @@
+"""The model of a run, and whether what the config asks for is possible with its family."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import torch
+
+from filtering.denoisers.registry import open_denoiser
+from filtering.settings import SettingsError
+from filtering.signals import SIGNALS
+from train.config import RunConfig
+
+__all__ = ["DTYPES", "open_family"]
+
+DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def open_family(config: RunConfig, device: torch.device) -> Any:
+    """The denoiser of ``model.path``, its frozen parts on ``device``.
+
+    Raises:
+        SettingsError: the config asks for what this family cannot do; said before anything is trained.
+        ValueError: the model cannot be loaded.
+    """
+    model, train = config.model, config.train
+    denoiser = open_denoiser(model.path, model.prediction_type, text_dtype=DTYPES[model.text_encoder_dtype])
+    denoiser.latent_shape(config.data.resolution)
+    if train.snr_gamma is not None:
+        denoiser.snr(torch.zeros(1, dtype=torch.long))  # refused by flow models
+    if train.timestep_weighting == "logit_normal":
+        if config.filter.enabled and config.filter.audits:
+            raise SettingsError(
+                "filter.reference: an audit draws t uniformly, and train.timestep_weighting is logit_normal; set it to "
+                "uniform, or filter.reference: frozen"
+            )
+        denoiser.space.draw_logit_normal(train.logit_mean, train.logit_std)
+    if config.filter.enabled:
+        _check_signals(config, denoiser)
+    return denoiser.to(device)
+
+
+def _check_signals(config: RunConfig, denoiser: Any) -> None:
+    """Refuse signals that compare with a prediction that the model does not have.
+
+    Raises:
+        SettingsError: names them, why, and what to use.
+    """
+    if denoiser.distilled is None:
+        return
+    for option, names in (("signals", config.filter.signals), ("record", config.filter.record)):
+        wanting = [name for name in names if "uncond" in SIGNALS[name].needs]
+        if wanting:
+            left = [name for name in names if name not in wanting]
+            instead = str(left or (["loss", "reference_ratio"] if option == "signals" else []))
+            raise SettingsError(
+                f"filter.{option}: {', '.join(wanting)} cannot be measured with '{config.model.path}': "
+                f"{denoiser.distilled}. Set filter.{option}: {instead}; loss and reference_ratio need none"
+            )
