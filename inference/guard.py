@@ -201,7 +201,10 @@ class MemorizationGuard:
             return None
         without, with_, uncond, cond = both
         seen = _Seen(model_input[: len(cond)].detach(), timestep.flatten()[0], cond, uncond)
-        measured = norm_of(with_.float() - without.float()) * self._model.factor(seen.timestep, self.space)
+        delta = with_.float() - without.float()
+        if delta.ndim == model_input.ndim:
+            delta = delta[:, : model_input.shape[1]]  # without a learned variance (PixArt)
+        measured = norm_of(delta) * self._model.factor(seen.timestep, self.space)
         if not self.report.magnitudes:
             self._judge(measured, seen)
         elif self.action == "delay":
@@ -223,7 +226,8 @@ class MemorizationGuard:
             self._first = prediction, states
             return None
         (with_, cond), self._first = self._first, None
-        return prediction, with_, states, cond
+        # Flux's pipeline leaves one negative prompt for all images as one row.
+        return prediction, with_, states if len(states) == len(cond) else states.expand(len(cond)), cond
 
     def _unguided(self, without: Tensor, with_: Tensor) -> Tensor:
         """What the network returns so that the guided prediction of the images that are held is the unconditional."""

@@ -1,0 +1,73 @@
+"""An audit of every model family: the scores are the formulas', the hash counts every part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from filtering.audit.config import AuditConfig
+from filtering.audit.score import score_shards
+from filtering.audit.select import Rule, select_rows
+from filtering.audit.summary import summarise
+from filtering.audit.table import load_scores
+from filtering.data.config import DataConfig
+from filtering.data.decode import centred_pixels, decode_image
+from filtering.data.draws import visit_draw
+from filtering.data.rows import content_id
+from filtering.data.shards import read_shard
+from filtering.denoisers.registry import open_denoiser
+from filtering.settings import SettingsError
+from tests.tiny_models import TINY_FAMILIES, tiny_family
+
+Read = Callable[[Path], pa.Table]
+
+
+@pytest.mark.parametrize("name", TINY_FAMILIES)
+def test_scores_are_those_of_the_formulas(
+    name: str, make_shards: Callable[..., Path], tmp_path: Path, read_rows: Read
+) -> None:
+    tiny_family(name).save_pretrained(tmp_path / "model", safe_serialization=True)
+    shards, out = make_shards(tmp_path / "data", 6), tmp_path / "out"
+    raw = {
+        "model": str(tmp_path / "model"),
+        "seed": 5,
+        "batch_size": 4,
+        "data": {"path": str(shards), "resolution": 16},
+    }
+    score_shards(AuditConfig.model_validate(raw), out)
+    rows = read_rows(out).to_pylist()
+    assert len(rows) == 6 and {row["status"] for row in rows} == {"ok"}
+    denoiser, row = open_denoiser(str(tmp_path / "model")), rows[2]
+    sample = list(read_shard(row["shard"], DataConfig(path="x")))[row["index"]]
+    pixels = centred_pixels(decode_image(sample.image, DataConfig(path="x")), 16)[None]
+    cond, uncond = denoiser.conditioning([row["caption"]]), denoiser.unconditional(1)
+    for visit in range(4):
+        draw = visit_draw(5, content_id(sample.image), visit, shape=(4, 8, 8), num_train_timesteps=1000, strata=4)
+        t = denoiser.timesteps_at(torch.tensor([draw.timestep]))
+        assert row["timesteps"][visit] == int(t)
+        latents, noise = denoiser.latents(pixels, draw.vae_noise[None]), draw.noise[None]
+        noisy = denoiser.add_noise(latents, noise, t)
+        with torch.no_grad():
+            one, two = (denoiser.predict(denoiser.model, noisy, t, states) for states in (cond, uncond))
+        if denoiser.epsilon_factor(t) < 0.05:
+            assert row["loss"][visit] is None and row["magnitude"][visit] is None
+            continue
+        loss = float((denoiser.to_epsilon(one, noisy, t) - noise).square().mean())
+        assert row["loss"][visit] == pytest.approx(loss, rel=1e-4)
+        if name == "flux":
+            assert row["magnitude"][visit] is None and row["loss_gap"][visit] is None
+        else:
+            delta = float((one - two).norm() * denoiser.epsilon_factor(t)[0])
+            assert row["magnitude"][visit] == pytest.approx(delta, rel=1e-3) and delta > 0.01
+    model = load_scores(out).about["deciding"]["model"]
+    assert set(type(denoiser).parts) <= set(model["parts"])
+    if name == "flux":
+        with pytest.raises(SettingsError, match=r"magnitude could not be measured.*guidance is distilled.*use loss"):
+            select_rows(out, Rule(max_score=1.0, signals=("magnitude",)))
+    assert summarise(out).values["signal"] == ("loss" if name == "flux" else "magnitude")
+    assert np.isfinite(load_scores(out).draws["loss"]).any()

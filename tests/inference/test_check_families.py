@@ -1,0 +1,208 @@
+"""Every model family through detection, explanation, minimisation, the guard, the attack and drawing."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from filtering.denoisers.registry import denoiser_of
+from inference.attack import AttackSettings, Target, attack_embedding, attack_pairs
+from inference.copying import CopyJudge
+from inference.detect import detect
+from inference.detectors import DetectSettings, measure_prompts
+from inference.explain import explain
+from inference.generate import generate, sampling_scheduler
+from inference.guard import MemorizationGuard, MemorizationRefused
+from inference.guided import open_model
+from inference.inspect_prompt import Inspector
+from inference.minimize import draw, minimize
+from inference.similarity import PixelL2
+from tests.tiny_models import TINY_FAMILIES, tiny_family
+
+MEASURED = tuple(name for name in TINY_FAMILIES if name != "flux")
+FLOW = ("sd3", "flux_guided")
+SETTINGS = DetectSettings(steps=2, schedule_steps=4, guidance_scale=3.0, resolution=16)
+
+
+def guided(pipe: Any, scale: float) -> dict[str, Any]:
+    """A call's guidance, and PixArt's size left alone."""
+    if "Flux" in type(pipe).__name__:
+        return {"true_cfg_scale": scale, "negative_prompt": ""}
+    return {"guidance_scale": scale, **({"use_resolution_binning": False} if "PixArt" in type(pipe).__name__ else {})}
+
+
+def pipelines_own(pipe: Any, prompt: str, latents: torch.Tensor, steps: int) -> tuple[list[float], list[float]]:
+    """(||cond - uncond||, timestep) of each step of the pipeline's own call: read by a hook that knows no adapter."""
+    network = getattr(pipe, "unet", None) or pipe.transformer
+    outputs: list[torch.Tensor] = []
+    times: list[float] = []
+
+    def hook(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+        outputs.append(output[0].detach()[:, :4] if "PixArt" in type(pipe).__name__ else output[0].detach())
+        time = kwargs["timestep"] if "timestep" in kwargs else args[1]
+        times.append(float(torch.as_tensor(time).flatten()[0]) * (1000 if "Flux" in type(pipe).__name__ else 1))
+
+    handle = network.register_forward_hook(hook, with_kwargs=True)
+    pipe(
+        prompt, latents=latents, num_inference_steps=steps, height=16, width=16, output_type="latent",
+        **guided(pipe, 3.0),
+    )  # fmt: skip
+    handle.remove()
+    if "Flux" in type(pipe).__name__:
+        pairs = list(zip(outputs[::2], outputs[1::2], strict=True))
+        return [float((c - u).norm()) for c, u in pairs], times[::2]
+    halves = [output.chunk(2) for output in outputs]
+    return [float((c - u).norm()) for u, c in halves], times
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_magnitudes_are_those_of_the_pipelines_own_call(name: str) -> None:
+    """Two steps of the guided trajectory; the first of a flow model, at s = 1, by the native norm."""
+    pipe = tiny_family(name)
+    pipe.scheduler = sampling_scheduler(pipe, "auto")
+    model = open_model(pipe)
+    measured = next(measure_prompts(model, ["cat dog"], SETTINGS)).magnitudes[0]
+    noise = model.noise(["cat dog"], [0], 0, 16)
+    denoiser = model.denoiser
+    arguments = denoiser.call_arguments(denoiser.conditioning(["cat dog"]), None, 1.0, noise)
+    native, times = pipelines_own(pipe, "cat dog", arguments["latents"], 4)
+    factors = [1.0, 1.0] if name not in FLOW else [1.0, 1 - times[1] / 1000]
+    assert measured == pytest.approx([m * f for m, f in zip(native[:2], factors, strict=True)], rel=1e-3)
+    assert min(measured) > 0.01
+    if name in FLOW:
+        assert times[0] == pytest.approx(1000.0) and 0.05 < factors[1] < 1
+        only = DetectSettings(steps=1, schedule_steps=4, guidance_scale=3.0, resolution=16, space="epsilon")
+        assert next(measure_prompts(model, ["cat dog"], only)).magnitudes[0, 0] == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_detect_explain_and_minimize(name: str) -> None:
+    pipe = tiny_family(name)
+    found = detect(
+        pipe, ["cat dog", "b"], settings=SETTINGS, ordinary=["a", "b c", "d", "e f"], false_positive_rate=0.2
+    )
+    assert all(result.error is None and 0 < result.p <= 1 for result in found) and found[0].score != found[1].score
+    model = open_model(pipe)
+    told = explain(model, "cat dog a", settings=SETTINGS)
+    assert [word.text for word in told.words] == ["cat", "dog", "a"] and all(w.significance > 0 for w in told.words)
+    encoders = {"sdxl": 2, "sd3": 3}.get(name, 1)
+    assert len(told.encoders) == encoders and (told.pooled is None) == (name in ("sd", "pixart"))
+    if encoders > 1:
+        alone = [e.words[0].significance for e in told.encoders]
+        assert len(set(alone)) == encoders, "each encoder by its own features"
+        assert told.words[0].significance == pytest.approx(float(np.linalg.norm(alone)), rel=1e-6)
+    target = 0.6 * found[0].per_step[0]
+    result = minimize(model, "cat dog", target, images=2, iterations=60, settings=SETTINGS)
+    assert all(result.met) and max(result.magnitude) <= target < min(result.trace[0])
+    own = pipelines_own_arguments(model, result)
+    assert own == pytest.approx(result.magnitude, rel=1e-3), "the pipeline, called with what was returned, sees it so"
+    before, after = draw(model, result, SETTINGS)
+    assert before.shape == after.shape == (2, 3, 16, 16) and not torch.equal(before, after)
+
+
+def pipelines_own_arguments(model: Any, result: Any) -> list[float]:
+    """First-step magnitudes [n] of the pipeline's own call with the result's arguments."""
+    pipe, seen = model.pipe, []
+    handle = model.model.register_forward_hook(lambda module, args, output: seen.append(output[0].detach()))
+    pipe.scheduler = sampling_scheduler(pipe, "auto")
+    pipe(**result.arguments, num_inference_steps=4, height=16, width=16, output_type="latent")
+    handle.remove()
+    delta = seen[0] - seen[1] if model.denoiser.separate_branches else seen[0].chunk(2)[1] - seen[0].chunk(2)[0]
+    return delta[:, : 4 if delta.ndim == 4 else None].flatten(1).norm(dim=1).tolist()
+
+
+def apart(one: torch.Tensor, two: torch.Tensor) -> float:
+    """Largest difference, in standard deviations: a random PixArt's latents grow large."""
+    return float((one - two).abs().max() / two.std())
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_the_guard(name: str) -> None:
+    pipe = tiny_family(name)
+    call: dict[str, Any] = {"num_inference_steps": 4, "height": 16, "width": 16, "output_type": "latent"}
+
+    def run(**settings: Any) -> tuple[MemorizationGuard, torch.Tensor]:
+        guard = MemorizationGuard(pipe, ordinary=["a", "b"], **settings)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            generator = torch.Generator().manual_seed(0)
+            images = guard(["cat dog", "b"], generator=generator, **guided(pipe, 3.0), **call).images
+        return guard, images
+
+    guard, plain = run(threshold=1e9)
+    assert guard.report.flagged == [False, False] and len(guard.report.magnitudes) == 4
+    first = guard.report.magnitudes[0]
+    noise = torch.cat([torch.randn(1, 4, 8, 8, generator=g) for g in [torch.Generator().manual_seed(0)] for _ in "ab"])
+    model = open_model(pipe, scheduler="own")
+    states = model.encode(["cat dog", "b"]), model.unconditional(2)
+    step = next(model.trajectory(noise, *states, steps=1, schedule_steps=4, guidance_scale=3.0))
+    assert first == pytest.approx(model.magnitude(step).tolist(), rel=1e-3), "what detection measures"
+    between = sorted(first)
+    threshold = sum(between) / 2
+    assert between[0] < threshold < between[1]
+    with pytest.raises(MemorizationRefused):
+        run(threshold=threshold, action="refuse")
+    guard, held = run(threshold=threshold, action="delay", fall=1e-9)
+    flagged = guard.report.flagged.index(True)
+    assert sum(guard.report.flagged) == 1 and guard.report.released[flagged] is None
+    assert apart(held[1 - flagged], plain[1 - flagged]) < 1e-3
+    empty = pipe(["", ""], generator=torch.Generator().manual_seed(0), **guided(pipe, 3.0), **call).images
+    if name != "sdxl":  # which guides away from zeros, not from the empty caption
+        assert apart(held[flagged], empty[flagged]) < 1e-3, "guidance never came back: the empty prompt's"
+    guard, changed = run(threshold=threshold, action="minimize", target=0.9 * threshold, iterations=60)
+    assert guard.report.minimized[flagged] <= threshold and np.isnan(guard.report.minimized[1 - flagged])
+    assert apart(changed[1 - flagged], plain[1 - flagged]) < 1e-3
+    assert apart(changed[flagged], plain[flagged]) > 1e-2
+    assert not (getattr(pipe, "unet", None) or pipe.transformer)._forward_hooks
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_attack_and_generate(name: str) -> None:
+    model = open_model(tiny_family(name))
+    images = torch.rand(30, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    target = Target("cat", "3", images[3])
+    embedding, losses = attack_embedding(model, target, AttackSettings(updates=30, batch=4, lr=0.05))
+    assert sum(losses[-10:]) < sum(losses[:10]) and len(embedding) == 1
+    started = model.encode(["cat"])
+    for key, value in embedding.embeddings.items():
+        assert not torch.equal(value, started.embeddings[key]), key
+    judge = CopyJudge(PixelL2(), images[:10], [str(i) for i in range(10)])
+    judge.calibrate(images[10:])
+    result = attack_pairs(model, [target], judge, AttackSettings(updates=1, images=2, steps=2, batch=2), progress=False)
+    assert result.generations.shape == (2, 3, 16, 16)
+    options: dict[str, Any] = {"steps": 2, "guidance_scale": 3.0, "progress": False, "height": 16, "width": 16}
+    drawn = generate(model.pipe, ["cat"], **options)
+    weak = generate(model.pipe, ["cat"], **{**options, "guidance_scale": 1.0})
+    assert drawn.shape == (1, 3, 16, 16) and not torch.allclose(drawn, weak, atol=1e-4), "guidance reaches the pipeline"
+
+
+@pytest.mark.parametrize("name", ["sdxl", "sd3", "pixart"])
+def test_the_page_draws_with_progress(name: str) -> None:
+    inspector = Inspector(
+        open_model(tiny_family(name)),
+        ["a", "b c", "d", "e"],
+        settings=SETTINGS,
+        false_positive_rate=0.3,
+        progress=False,
+    )
+    said: list[str] = []
+    found = inspector.inspect("cat dog")
+    images = inspector.draw("cat dog", 2, 2, lambda share, what: said.append(what))
+    assert found.score > 0 and images.shape == (2, 3, 16, 16) and len(said) == 2
+
+
+def test_a_distilled_model_is_refused_by_name_and_drawn() -> None:
+    pipe = tiny_family("flux")
+    sentence = r"guidance-distilled.*magnitude.*explain, minimize, the guard and the attack, cannot work.*loss and ref"
+    with pytest.raises(ValueError, match=sentence):
+        open_model(pipe)
+    with pytest.raises(ValueError, match=sentence):
+        MemorizationGuard(pipe)
+    options: dict[str, Any] = {"steps": 2, "progress": False, "height": 16, "width": 16}
+    one, two = (generate(pipe, ["cat"], guidance_scale=scale, **options) for scale in (1.0, 7.0))
+    assert one.shape == (1, 3, 16, 16) and not torch.allclose(one, two, atol=1e-4), "its embedded scale is told"
+    assert denoiser_of(pipe).distilled is not None and denoiser_of(tiny_family("flux_guided")).distilled is None

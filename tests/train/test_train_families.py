@@ -1,0 +1,306 @@
+"""Every model family through the whole of training: the step, the filter, resume, export, two ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDPMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler, FluxPipeline
+
+from filtering.ledger import read_ledger
+from filtering.settings import SettingsError
+from tests.tiny_models import TINY_FAMILIES, tiny_family
+from tests.train.conftest import tiny_config
+from train.config import RunConfig
+from train.loop import _batches, fit
+from train.setup import Session, set_up
+
+FLOW = ("sd3", "flux", "flux_guided")
+DISTILLED = {"signals": ["loss", "reference_ratio"], "record": []}
+GUIDED = {"signals": ["loss", "reference_ratio"], "record": ["magnitude", "loss_gap"]}
+Make = Callable[..., RunConfig]
+
+
+@pytest.fixture(scope="session")
+def family_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    made: dict[str, Path] = {}
+
+    def folder(name: str) -> Path:
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp("families") / name
+            tiny_family(name).save_pretrained(made[name], safe_serialization=True)
+        return made[name]
+
+    return folder
+
+
+@pytest.fixture
+def make(family_folder: Callable[[str], Path], shards: Path, tmp_path: Path) -> Make:
+    """A config of a few steps of a family, filtered."""
+
+    def config(name: str, output: str = "run", **sections: Any) -> RunConfig:
+        filter = {**(DISTILLED if name == "flux" else GUIDED), **sections.pop("filter", {})}
+        train = {"steps": 4, **sections.pop("train", {})}
+        return tiny_config(family_folder(name), shards, tmp_path / output, filter=filter, train=train, **sections)
+
+    return config
+
+
+# -- the step, as diffusers' examples have it --------------------------------------------------------------------------
+
+
+def example_loss(name: str, pipe: Any, batch: Any) -> torch.Tensor:
+    """Loss of one batch as the family's diffusers example computes it, from latents, noise, timesteps and captions."""
+    captions = [visit.caption for visit in batch.visits]
+    model_input, noise, timesteps = batch.latents, batch.noise, batch.timesteps
+    if name in FLOW:
+        scheduler = FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config)
+        indices = [int((scheduler.timesteps - t).abs().argmin()) for t in timesteps]
+        sigmas = scheduler.sigmas[indices].view(-1, 1, 1, 1)
+        assert torch.equal(scheduler.timesteps[indices], timesteps)
+        noisy = (1.0 - sigmas) * model_input + sigmas * noise
+        target = noise - model_input
+    else:
+        scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
+        noisy, target = scheduler.add_noise(model_input, noise, timesteps), noise
+    if name == "sd":
+        prediction = pipe.unet(noisy, timesteps, pipe.encode_prompt(captions, "cpu", 1, False)[0]).sample
+    elif name == "sdxl":
+        states, _, pooled, _ = pipe.encode_prompt(captions, device="cpu", do_classifier_free_guidance=False)
+        time_ids = torch.tensor([[16, 16, 0, 0, 16, 16]] * len(captions), dtype=torch.float32)
+        added = {"time_ids": time_ids, "text_embeds": pooled}
+        prediction = pipe.unet(noisy, timesteps, states, added_cond_kwargs=added).sample
+    elif name == "sd3":
+        states, _, pooled, _ = pipe.encode_prompt(captions, None, None, "cpu", do_classifier_free_guidance=False)
+        prediction = pipe.transformer(
+            hidden_states=noisy, timestep=timesteps, encoder_hidden_states=states, pooled_projections=pooled,
+            return_dict=False,
+        )[0]  # fmt: skip
+    elif name == "pixart":
+        states, mask, _, _ = pipe.encode_prompt(captions, do_classifier_free_guidance=False, device="cpu")
+        prediction = pipe.transformer(
+            noisy, encoder_hidden_states=states, encoder_attention_mask=mask, timestep=timesteps,
+            added_cond_kwargs={"resolution": None, "aspect_ratio": None},
+        ).sample.chunk(2, 1)[0]  # fmt: skip
+    else:
+        states, pooled, text_ids = pipe.encode_prompt(captions, None, device="cpu")
+        count, channels, height, width = model_input.shape
+        guidance = torch.tensor([1.0]).expand(count) if pipe.transformer.config.guidance_embeds else None
+        packed = pipe.transformer(
+            hidden_states=FluxPipeline._pack_latents(noisy, count, channels, height, width),
+            timestep=timesteps / 1000, guidance=guidance, pooled_projections=pooled, encoder_hidden_states=states,
+            txt_ids=text_ids, return_dict=False,
+            img_ids=FluxPipeline._prepare_latent_image_ids(count, height // 2, width // 2, "cpu", torch.float32),
+        )[0]  # fmt: skip
+        factor = 2 ** (len(pipe.vae.config.block_out_channels) - 1)
+        prediction = FluxPipeline._unpack_latents(packed, height * factor, width * factor, factor)
+    weighting = torch.ones(len(target), 1, 1, 1)
+    return torch.mean((weighting * (prediction.float() - target.float()) ** 2).reshape(len(target), -1), 1).mean()
+
+
+def raw_latents(pipe: Any, session: Session, batch: Any, rows: list[Any]) -> torch.Tensor:
+    """The batch's latents once more: VAE and its scale and shift as in the examples."""
+    from filtering.data.draws import normal_like, row_generator
+
+    noises = []
+    for row in rows:
+        draw = row_generator(session.config.train.seed, row.stream, row.epoch, row.offset, purpose="noise")
+        draw.integers(1000)
+        normal_like(draw, batch.noise.shape[1:])
+        noises.append(normal_like(draw, batch.noise.shape[1:]))
+    with torch.no_grad():
+        posterior = pipe.vae.encode(torch.stack([row.pixels for row in rows])).latent_dist
+    sampled = posterior.mean + posterior.std * torch.stack(noises)
+    latents: torch.Tensor = (sampled - (pipe.vae.config.get("shift_factor") or 0.0)) * pipe.vae.config.scaling_factor
+    return latents
+
+
+@pytest.mark.parametrize("name", TINY_FAMILIES)
+def test_loss_and_gradient_of_a_step_are_the_examples(name: str, make: Make) -> None:
+    config = make(
+        name, filter={"enabled": False}, train={"caption_dropout": 0.0}, checkpoint={"export": False},
+        optimizer={"name": "sgd", "lr": 1.0, "weight_decay": 0.0, "max_grad_norm": 1e9},
+    )  # fmt: skip
+    session = set_up(config)
+    window = next(iter(session.loader))
+    rows = [row for row in window.rows if row is not None]
+    batch = _batches(session, window)[0]
+    pipe = tiny_family(name)
+    network = getattr(pipe, "unet", None) or pipe.transformer
+    before = {n: p.detach().clone() for n, p in session.model.named_parameters()}
+    assert all(torch.equal(before[n], p) for n, p in network.named_parameters()), "the same network"
+    assert torch.allclose(batch.latents, raw_latents(pipe, session, batch, rows), atol=1e-6)
+    loss = example_loss(name, pipe, batch)
+    loss.backward()
+    result = session.trainer.train([batch])
+    assert result.loss == pytest.approx(float(loss.detach()), rel=1e-5)
+    steps = {n: before[n] - p.detach() for n, p in session.model.named_parameters()}
+    scale = max(float(p.grad.abs().max()) for p in network.parameters() if p.grad is not None)
+    assert scale > 1e-4
+    for n, p in network.named_parameters():
+        gradient = torch.zeros_like(p) if p.grad is None else p.grad
+        assert torch.allclose(steps[n], gradient, rtol=1e-5, atol=1e-5 * scale + 1e-7), n
+
+
+@pytest.mark.parametrize("name", ["sdxl", "sd3"])
+def test_a_dropped_caption_is_the_familys_unconditional(name: str, make: Make) -> None:
+    session = set_up(make(name, filter={"enabled": False}, train={"caption_dropout": 1.0}))
+    batch = _batches(session, next(iter(session.loader)))[0]
+    expected = session.denoiser.unconditional(len(batch.visits))
+    assert torch.equal(batch.conditioning.encoder_hidden_states, expected.encoder_hidden_states)
+    assert torch.equal(batch.conditioning.pooled, expected.pooled) and not any(batch.captioned)  # type: ignore[arg-type]
+
+
+# -- the run -----------------------------------------------------------------------------------------------------------
+
+
+def vector(pipe: Any) -> torch.Tensor:
+    network = getattr(pipe, "unet", None) or pipe.transformer
+    return torch.cat([p.detach().flatten() for p in network.parameters()])
+
+
+@pytest.mark.parametrize("name", TINY_FAMILIES)
+def test_train_resume_export_and_draw(name: str, make: Make, family_folder: Callable[[str], Path]) -> None:
+    """Filtered; stopped after two steps and resumed it is the run that was not stopped, and diffusers loads it."""
+    options: dict[str, Any] = {
+        "validation": {"prompts": ["pair 1"], "sampling_steps": 2, "held_out_pairs": 8, "held_out_draws": 1},
+        "checkpoint": {"every": 2, "export": True},
+    }
+    whole, halves = make(name, "whole", **options), make(name, "halves", **options)
+    summary = fit(set_up(whole))
+    first = halves.model_copy(deep=True)
+    first.train.steps = 2
+    fit(set_up(first))
+    session = set_up(halves)
+    assert session.step == 2
+    fit(session)
+    pipes = [DiffusionPipeline.from_pretrained(c.output / "pipeline", use_safetensors=True) for c in (whole, halves)]
+    start = DiffusionPipeline.from_pretrained(family_folder(name))
+    assert type(pipes[0]) is type(start)
+    assert torch.equal(vector(pipes[0]), vector(pipes[1])) and not torch.equal(vector(pipes[0]), vector(start))
+    assert summary["read"] == 32 and summary["updates"] == 4
+    assert (whole.output / "samples" / "step-000004.png").is_file()
+    rows = read_ledger(whole.output / "ledger").to_pylist()
+    assert all(0 <= row["timestep"] <= 1000 for row in rows)
+    pipes[0].set_progress_bar_config(disable=True)
+    options = {"use_resolution_binning": False} if name == "pixart" else {}
+    images = pipes[0]("pair 1", num_inference_steps=2, height=16, width=16, output_type="pt", **options).images
+    assert images.shape == (1, 3, 16, 16) and torch.isfinite(images).all()
+
+
+@pytest.mark.parametrize("name", ["sdxl", "sd3", "flux", "pixart"])
+def test_signals_are_the_formulas(name: str, make: Make) -> None:
+    """Every signal that the family has, of one batch and after two steps, from predictions of our own."""
+    session = set_up(make(name, train={"caption_dropout": 0.0, "steps": 8}, optimizer={"lr": 0.02}))
+    reference = tiny_family(name)
+    frozen = getattr(reference, "unet", None) or reference.transformer
+    loader = iter(session.loader)
+    for _ in range(2):
+        session.trainer.train(_batches(session, next(loader)))
+    batch = _batches(session, next(loader))[0]
+    assert session.scorer is not None
+    found = session.scorer.measure(batch).signals
+    denoiser, states = session.denoiser, batch.conditioning
+    with torch.no_grad():
+        cond, ref = (denoiser.predict(m, batch.noisy, batch.timesteps, states) for m in (session.model.eval(), frozen))
+        eps, ref_eps = (denoiser.to_epsilon(p, batch.noisy, batch.timesteps) for p in (cond, ref))
+    losses, ref_losses = ((e - batch.noise).square().flatten(1).mean(1) for e in (eps, ref_eps))
+    assert torch.allclose(found["loss"], losses, rtol=1e-4)
+    assert torch.allclose(found["reference_ratio"], 1 - losses / ref_losses, atol=1e-4)
+    assert found["reference_ratio"].abs().max() > 1e-3, "the model has moved"
+    if name == "flux":
+        assert "magnitude" not in found
+        return
+    with torch.no_grad():
+        uncond = denoiser.predict(session.model, batch.noisy, batch.timesteps, denoiser.unconditional(len(eps)))
+    delta = (cond - uncond).flatten(1).norm(dim=1) * denoiser.epsilon_factor(batch.timesteps).float()
+    assert torch.allclose(found["magnitude"], delta, rtol=1e-3, atol=1e-5) and delta.max() > 0.05
+    small = denoiser.epsilon_factor(batch.timesteps) < 0.05
+    assert [not s for s in small.tolist()] == batch.scored
+
+
+def test_what_a_distilled_model_cannot_be_measured_by_is_refused(make: Make) -> None:
+    for option in ("signals", "record"):
+        wanted = {"signals": ["magnitude", "loss"]} if option == "signals" else {"record": ["magnitude", "loss_gap"]}
+        with pytest.raises(
+            SettingsError, match=rf"filter\.{option}: magnitude.*guidance is distilled.*reference_ratio"
+        ):
+            set_up(make("flux", filter=wanted))
+
+
+def test_options_that_do_not_fit_a_family(make: Make) -> None:
+    with pytest.raises(ValueError, match=r"train\.snr_gamma: Min-SNR.*logit_normal"):
+        set_up(make("sd3", train={"snr_gamma": 5.0}))
+    with pytest.raises(ValueError, match=r"timestep_weighting: logit_normal is for flow models.*use uniform"):
+        set_up(make("sdxl", train={"timestep_weighting": "logit_normal"}))
+    with pytest.raises(ValueError, match=r"data\.resolution: 18 must be a multiple of 4"):
+        set_up(make("sd3", data={"resolution": 18}))
+
+
+def test_logit_normal_draws_the_middle_more_often(make: Make) -> None:
+    def drawn(weighting: str) -> torch.Tensor:
+        config = make("flux_guided", weighting, filter={"enabled": False}, train={"timestep_weighting": weighting})
+        session = set_up(config)
+        return torch.cat(
+            [_batches(session, window)[0].timesteps for _, window in zip(range(8), session.loader, strict=False)]
+        )
+
+    uniform, normal = drawn("uniform"), drawn("logit_normal")
+    assert len(uniform) == 64 and float(normal.std()) < 0.85 * float(uniform.std())
+    assert torch.equal(uniform.argsort(), normal.argsort()), "the same draws, on another scale"
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux"])
+def test_half_precision_text_encoders(name: str, make: Make) -> None:
+    """Frozen encoders in bfloat16, network and VAE in float32: about the same embeddings, and a run."""
+    config = make(name, model={"path": str(make(name).model.path), "text_encoder_dtype": "bfloat16"})
+    session = set_up(config)
+    assert {p.dtype for p in session.denoiser.text_encoder.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in session.model.parameters()} | {p.dtype for p in session.denoiser.vae.parameters()} == {
+        torch.float32
+    }
+    batch = _batches(session, next(iter(session.loader)))[0]
+    full = set_up(make(name, "other")).denoiser.conditioning([v.caption for v in batch.visits])
+    assert batch.conditioning.encoder_hidden_states.dtype == torch.float32
+    kept = torch.tensor(batch.captioned)
+    difference = (batch.conditioning.encoder_hidden_states - full.encoder_hidden_states)[kept].abs().mean()
+    assert 0 < difference < 0.03 * full.encoder_hidden_states.abs().max()
+    assert session.trainer.train([batch]).loss > 0
+
+
+# -- two ranks ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ddp", "zero2"])
+def test_two_ranks_are_one_process(engine: str, run_ranks: Any, make: Make) -> None:
+    """Filtered by the raw loss so that some samples are dropped: two ranks of 4 give the update of one of 8."""
+    rule = {"signals": ["loss"], "calibrator": "fixed", "threshold": 0.0, "decide": "visit"}
+    jobs, alone, dropped = [], {}, {}
+    for name in TINY_FAMILIES:
+        record = ["reference_ratio"] if name == "flux" else ["reference_ratio", "magnitude"]
+        filter = {**rule, "record": record, "signals": ["reference_ratio"]}
+        common: dict[str, Any] = {"filter": filter, "optimizer": {"name": "sgd", "lr": 0.05}}
+        one = make(name, f"{name}-1", train={"batch_size": 8}, **common)
+        two = make(name, f"{name}-2", train={"batch_size": 4}, **common)
+        session = set_up(one)
+        summary = fit(session)
+        weights = session.model.state_dict()
+        alone[name] = torch.cat([weights[key].flatten() for key in sorted(weights)])
+        dropped[name] = sum(summary["dropped"].values())
+        jobs.append({"name": name, "config": two.model_dump(mode="json")})
+    ranks = run_ranks(engine, jobs)
+    for name in TINY_FAMILIES:
+        start = tiny_family(name)
+        network = getattr(start, "unet", None) or start.transformer
+        state = network.state_dict()
+        trained = set(ranks.state(name)["weights"])
+        before = torch.cat([state[key].flatten() for key in sorted(state) if key in trained])
+        theirs = ranks.weights(name)
+        assert len(before) == len(theirs) == len(alone[name])
+        moved = float((alone[name] - before).abs().max())
+        assert moved > 1e-4 and float((theirs - alone[name]).abs().max()) < max(1e-6, 1e-3 * moved), name
+        assert sum(ranks.outcomes[0][name]["summary"]["dropped"].values()) == dropped[name] > 0, name
