@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +27,7 @@ from inference.detectors import DETECTORS, DetectSettings, Measurement, measure_
 from inference.guided import GuidedModel, open_model
 from inference.prompts import ordinary_prompts
 from inference.reference import PathReference, Reference
+from tests.tiny_models import tiny_family
 
 PROMPTS = ["cat", "a dog on a log", "z"]
 
@@ -71,6 +73,38 @@ def test_magnitudes_equal_a_plain_loop(build_pipeline: Callable[..., Any], predi
             assert min(expected) > 0.01, "a reference of zero would prove nothing"
             assert measurement.magnitudes[j] == pytest.approx(expected, rel=1e-5)
     assert len({round(float(m.magnitudes[0, 0]), 6) for m in measured}) == 3, "prompts differ"
+
+
+def test_a_flow_models_magnitudes_equal_a_plain_loop() -> None:
+    """Stable Diffusion 3 by its transformer and Euler's rule alone, in double precision: x += (s' - s) v."""
+    pipe = tiny_family("sd3")
+    model = open_model(pipe)
+    settings = DetectSettings(steps=4, schedule_steps=10, guidance_scale=5.0, seed=7, resolution=16)
+    measured = list(measure_prompts(model, ["cat", "a dog"], settings))
+    sigmas = np.linspace(1.0, 1 / 1000, 1000)
+    sigmas = 3 * sigmas / (1 + 2 * sigmas)  # the scheduler's shift of 3
+    grid = np.linspace(1000 * sigmas[0], 1000 * sigmas[-1], 10) / 1000
+    grid = np.append(3 * grid / (1 + 2 * grid), 0.0)
+    expected = []
+    for prompt in ("cat", "a dog"):
+        with torch.no_grad():
+            cond, uncond, pooled, unpooled = pipe.encode_prompt(prompt, None, None, negative_prompt="")
+            x, transformer = model.noise([prompt], [0], 7, 16).double(), pipe.transformer.double()
+            for s, after in pairwise(grid[:5]):
+                with_, without = (
+                    transformer(
+                        hidden_states=x, timestep=torch.tensor([1000 * s]), encoder_hidden_states=states.double(),
+                        pooled_projections=summary.double(),
+                    ).sample
+                    for states, summary in ((cond, pooled), (uncond, unpooled))
+                )  # fmt: skip
+                factor = 1.0 if 1 - s < 0.05 else 1 - s
+                expected.append(factor * float((with_ - without).square().sum().sqrt()))
+                x = x + (after - s) * (without + 5 * (with_ - without))
+            pipe.transformer.float()
+    found = [float(value) for m in measured for value in m.magnitudes[0]]
+    assert min(expected) > 0.01 and grid[0] == pytest.approx(1.0)
+    assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_native_space_is_the_networks_own(build_pipeline: Callable[..., Any]) -> None:
