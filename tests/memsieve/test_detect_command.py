@@ -19,7 +19,7 @@ BASE = ["--model", str(ROOT / "assets" / "tiny-sd"), "--schedule-steps", "10", "
 @pytest.fixture
 def lists(tmp_path: Path) -> tuple[Path, Path]:
     prompts, ordinary = tmp_path / "prompts.txt", tmp_path / "ordinary.txt"
-    prompts.write_text("red apple\n\nblue car\n:cat: [bold]x[/bold] <b>y</b>\ngreen tree\n")
+    prompts.write_text("red apple\n\nblue car\n:cat: [bold]x[/bold] <b>y</b>\ngreen tree" + " x" * 300 + "\n")
     ordinary.write_text(
         "\n".join(f"{colour} {thing}" for colour in ("grey", "pink") for thing in ("cup", "dog", "sun", "ball"))
     )
@@ -39,6 +39,7 @@ def test_detect_leaves_everything_behind(lists: tuple[Path, Path], tmp_path: Pat
     text = invoke(*arguments, "--out", out, "--steps", 2, "--per-step")
     assert "5 read = 4 scored + 1 failed" in text and "line 2: the prompt is empty" in text
     assert ":cat: [bold]x[/bold] <b>y</b>" in text, "neither markup nor emoji"
+    assert text.count(" x") < 150 and "…" in text and "cut off" in text, "a long prompt does not flood the table"
     rows = pq.read_table(out / "scores.parquet").to_pylist()
     assert [row["line"] for row in rows] == [1, 2, 3, 4, 5] and all(len(rows[i]["per_step"]) == 2 for i in (0, 2, 3, 4))
     assert rows[0]["score"] > 0 and rows[1]["error"] and rows[1]["score"] is None
