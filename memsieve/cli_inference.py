@@ -244,7 +244,12 @@ def minimize(
     ordinary: Annotated[Path | None, typer.Option(help="Ordinary prompts; the shipped list if left out.")] = None,
     images_per_prompt: Annotated[int, typer.Option(help="Images, each with embeddings of its own.")] = 4,
     iterations: Annotated[int, typer.Option(help="Updates at most.")] = 10,
-    lr: Annotated[float, typer.Option(help="Learning rate.")] = 0.05,
+    lr: Annotated[
+        float, typer.Option(help="Learning rate; with closest the largest update, as a share of the embedding.")
+    ] = 0.05,
+    method: Annotated[
+        str, typer.Option(help="adamw (Wen et al.), or closest: the target with the least change.")
+    ] = "adamw",
     replace: Annotated[
         list[str] | None, typer.Option(help="A word to try in place of the heaviest ones. Repeatable.")
     ] = None,
@@ -277,7 +282,15 @@ def minimize(
     if target is None:
         target = ordinary_target(opened, known, settings, target_quantile)
     result = minimize_prompt(
-        opened, prompt, target, images=images_per_prompt, iterations=iterations, lr=lr, settings=settings, batch=batch
+        opened,
+        prompt,
+        target,
+        images=images_per_prompt,
+        iterations=iterations,
+        lr=lr,
+        method=method,
+        settings=settings,
+        batch=batch,
     )
     _, suggestions = suggest_edits(opened, prompt, replacements=replace or ["something"], settings=settings)
     out.mkdir(parents=True, exist_ok=True)

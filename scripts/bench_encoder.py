@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -26,13 +27,12 @@ class PairEncoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.words = nn.EmbeddingBag(BUCKETS, WIDTH, mode="mean")
+        self.words = nn.EmbeddingBag(BUCKETS, WIDTH, mode="sum")
         self.text = nn.Sequential(nn.Linear(WIDTH, 2 * WIDTH), nn.GELU(), nn.Dropout(0.1), nn.Linear(2 * WIDTH, WIDTH))
         self.image = nn.Sequential(
-            nn.Conv2d(3, 32, 3, 1, 1), nn.GELU(), nn.GroupNorm(4, 32),
-            nn.Conv2d(32, 64, 3, 2, 1), nn.GELU(), nn.GroupNorm(4, 64),
-            nn.Conv2d(64, 128, 3, 2, 1), nn.GELU(), nn.GroupNorm(4, 128),
-            nn.Conv2d(128, 192, 3, 2, 1), nn.GELU(), nn.GroupNorm(4, 192),
+            nn.Conv2d(3, 48, 3, 2, 1), nn.GELU(), nn.GroupNorm(4, 48),
+            nn.Conv2d(48, 96, 3, 2, 1), nn.GELU(), nn.GroupNorm(4, 96),
+            nn.Conv2d(96, 192, 3, 2, 1), nn.GELU(), nn.GroupNorm(4, 192),
             nn.Flatten(), nn.Dropout(0.3), nn.Linear(192 * 16, WIDTH),
         )  # fmt: skip
         self.scale = nn.Parameter(torch.tensor(2.6))
@@ -44,14 +44,15 @@ class PairEncoder(nn.Module):
     def embed_texts(self, captions: Sequence[str], drop: float = 0.0) -> Tensor:
         """Embeddings [B, 192]; while training a share ``drop`` of the pieces is left out."""
         bags = [pieces(caption) for caption in captions]
-        if drop > 0:
-            bags = [[piece for piece in bag if torch.rand(()) >= drop] or bag for bag in bags]
         flat = torch.tensor([number for bag in bags for number in bag])
         starts = torch.tensor([0, *(len(bag) for bag in bags[:-1])]).cumsum(0)
-        pooled = self.words(flat, starts)
+        kept = (torch.rand(len(flat)) >= drop).float()
+        pooled = self.words(flat, starts, per_sample_weights=kept)
+        pooled = pooled / torch.tensor([float(len(bag)) for bag in bags])[:, None]
         return F.normalize(pooled + self.text(pooled), dim=1)
 
 
+@cache
 def pieces(caption: str) -> list[int]:
     """Numbers of a caption's words, each twice, and of the pieces of its words."""
     found = []
