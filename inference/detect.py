@@ -14,12 +14,13 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from inference.detectors import DETECTORS, DetectSettings, Measurement, Reference, measure_prompts
+from inference.detectors import DETECTORS, DetectSettings, Measurement, measure_prompts
 from inference.guided import GuidedModel, open_model
 from inference.prompts import PromptRow, ordinary_prompts
+from inference.reference import PathReference, Reference
 from inference.words import cut_text
 
-__all__ = ["Detection", "detect", "detect_rows", "measure_reference", "progress_bar"]
+__all__ = ["Detection", "detect", "detect_rows", "measure_reference", "progress_bar", "reference_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +28,10 @@ class Detection:
     """What is known of one prompt.
 
     ``p`` is the share of ordinary prompts that score at least as high; ``flagged`` where it is at most the chosen
-    false-positive rate. ``per_step`` is the magnitude of each step, averaged over images. ``cut`` is the end of the
-    prompt that the text encoder does not read. With an ``error``, score and p are NaN and nothing is flagged.
+    false-positive rate. ``per_step`` is the magnitude of each step that was run, averaged over images. ``cut`` is the
+    end of the prompt that the text encoder does not read. With an ``error``, score and p are NaN and nothing is
+    flagged. With early exit the score is the place beside ordinary prompts after the step that stands out most
+    (``components["path"]``), so that prompts that left at different steps compare. ``steps`` is how many were run.
     """
 
     line: int
@@ -37,6 +40,7 @@ class Detection:
     p: float
     flagged: bool
     components: dict[str, float]
+    steps: int
     per_step: list[float]
     seconds: float
     cut: str = ""
@@ -65,7 +69,7 @@ def detect(
         false_positive_rate: share of ordinary prompts that may be flagged.
 
     Raises:
-        ValueError: a setting, the model, or the size of the reference does not fit.
+        ValueError: a setting, the model, the kind or the size of the reference does not fit.
     """
     settings = settings or DetectSettings()
     if isinstance(prompts, str):
@@ -75,6 +79,11 @@ def detect(
         if not isinstance(ordinary, Reference):
             chosen = ordinary_prompts() if ordinary is None else list(ordinary)
             _, ordinary = measure_reference(opened, chosen, settings, false_positive_rate, batch, bar)
+        if isinstance(ordinary, PathReference) != settings.early_exit:
+            raise ValueError(
+                "ordinary is a reference measured for another kind of detection: with early_exit it must be a "
+                "PathReference, without it a Reference; give the prompts themselves and it is made to fit"
+            )
         rows = [
             PromptRow(line, prompt.strip(), error=None if prompt.strip() else f"prompt {line} is empty")
             for line, prompt in enumerate(prompts, 1)
@@ -108,7 +117,20 @@ def measure_reference(
         measurements.append(measurement)
         if bar is not None and task is not None:
             bar.advance(task)
-    return measurements, Reference.of(DETECTORS[settings.detector], measurements)
+    return measurements, reference_of(measurements, settings, false_positive_rate)
+
+
+def reference_of(
+    measurements: Sequence[Measurement], settings: DetectSettings, false_positive_rate: float
+) -> Reference:
+    """The reference that these settings judge by: ordinary prompts, measured over all their steps.
+
+    Raises:
+        ValueError: no finite measurement, or with early exit too few for the rate.
+    """
+    if settings.early_exit:
+        return PathReference(measurements, false_positive_rate)
+    return Reference.of(DETECTORS[settings.detector], measurements)
 
 
 def check_rate(false_positive_rate: float, ordinary: int) -> None:
@@ -135,7 +157,8 @@ def detect_rows(
     batch: int = 16,
 ) -> Iterator[Detection]:
     """A result for every row, in order and as they come; rows with an error are passed on with it."""
-    usable = measure_prompts(model, [row.prompt for row in rows if row.error is None], settings, batch)
+    leave = reference if isinstance(reference, PathReference) else None
+    usable = measure_prompts(model, [row.prompt for row in rows if row.error is None], settings, batch, leave=leave)
     for row in rows:
         if row.error is not None:
             yield _failed(row, row.error)
@@ -151,7 +174,7 @@ def _judged(
     reference: Reference,
     false_positive_rate: float,
 ) -> Detection:
-    components = DETECTORS[settings.detector].evidence(measurement)
+    components = reference.evidence(DETECTORS[settings.detector], measurement)
     values = np.asarray([[components[name] for name in reference.names]], dtype=np.float64)
     score = float(reference.scores(values)[0])
     if not np.isfinite(score):
@@ -164,6 +187,7 @@ def _judged(
         p=p,
         flagged=p <= false_positive_rate + 1e-12,
         components=components,
+        steps=measurement.magnitudes.shape[1],
         per_step=[float(value) for value in measurement.magnitudes.mean(axis=0)],
         seconds=measurement.seconds,
         cut=cut_text(model.denoiser.text_layout(), row.prompt),
@@ -171,7 +195,7 @@ def _judged(
 
 
 def _failed(row: PromptRow, error: str) -> Detection:
-    return Detection(row.line, row.prompt, float("nan"), float("nan"), False, {}, [], 0.0, error=error)
+    return Detection(row.line, row.prompt, float("nan"), float("nan"), False, {}, 0, [], 0.0, error=error)
 
 
 def progress_bar(shown: bool) -> Progress:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,10 +24,11 @@ import pyarrow.parquet as pq
 import torch
 
 from inference.charts import histogram
-from inference.detect import Detection, check_rate, detect_rows, progress_bar
-from inference.detectors import DETECTORS, DetectSettings, Reference, measure_prompts
+from inference.detect import Detection, check_rate, detect_rows, progress_bar, reference_of
+from inference.detectors import DetectSettings, Measurement, measure_prompts
 from inference.guided import GuidedModel
 from inference.prompts import ordinary_prompts, read_prompts
+from inference.reference import Reference
 
 __all__ = ["append_rows", "detect_file", "model_identity", "read_json_lines", "weights_identity"]
 
@@ -34,7 +36,8 @@ SCHEMA = pa.schema(
     [
         ("line", pa.int64()), ("prompt", pa.string()), ("score", pa.float64()), ("p", pa.float64()),
         ("flagged", pa.bool_()), ("components", pa.map_(pa.string(), pa.float64())),
-        ("per_step", pa.list_(pa.float64())), ("seconds", pa.float64()), ("cut", pa.string()), ("error", pa.string()),
+        ("steps", pa.int64()), ("per_step", pa.list_(pa.float64())), ("seconds", pa.float64()),
+        ("cut", pa.string()), ("error", pa.string()),
     ]
 )  # fmt: skip
 
@@ -75,7 +78,8 @@ def detect_file(
         "model": model_identity(model),
     }
     _claim(out, asked, resume)
-    reference = _reference(model, known, settings, batch, out / "reference.jsonl", progress)
+    measured = _ordinary(model, known, settings, batch, out / "reference.jsonl", progress)
+    reference = reference_of(measured, settings, false_positive_rate)
     done = {int(row["line"]): row for row in read_json_lines(out / "scores.jsonl")}
     with progress_bar(progress) as bar, append_rows(out / "scores.jsonl") as write:
         task = bar.add_task("prompts", total=len(rows), completed=len(done))
@@ -87,20 +91,26 @@ def detect_file(
     return _close(out, [done[row.line] for row in rows], reference, false_positive_rate, settings)
 
 
-def _reference(
+def _ordinary(
     model: GuidedModel, known: Sequence[str], settings: DetectSettings, batch: int, path: Path, progress: bool
-) -> Reference:
-    detector = DETECTORS[settings.detector]
-    found = {row["prompt"]: row["components"] for row in read_json_lines(path)}
+) -> list[Measurement]:
+    """Measurements of the ordinary prompts, each the mean of its images: of those on disk, and of the missing ones."""
+    found = {row["prompt"]: row for row in read_json_lines(path)}
     missing = [prompt for prompt in known if prompt not in found]
     with progress_bar(progress) as bar, append_rows(path) as write:
         task = bar.add_task("ordinary prompts", total=len(known), completed=len(known) - len(missing))
-        for measurement in measure_prompts(model, missing, settings, batch):
-            found[measurement.prompt] = detector.evidence(measurement)
-            write({"prompt": measurement.prompt, "components": found[measurement.prompt]})
+        for m in measure_prompts(model, missing, settings, batch):
+            cosine = [] if m.cosine is None else [float(m.cosine.mean())]
+            # JSON has no NaN: null, which numpy reads as NaN again
+            row = {"per_step": m.magnitudes.mean(axis=0).tolist(), "cosine": cosine}
+            found[m.prompt] = {name: [v if math.isfinite(v) else None for v in row[name]] for name in row}
+            write({"prompt": m.prompt, **found[m.prompt]})
             bar.advance(task)
-    names = list(detector.components)
-    return Reference(names, np.asarray([[found[prompt][name] for name in names] for prompt in known], dtype=np.float64))
+    measured = []
+    for prompt in known:
+        per_step, cosines = (np.asarray(found[prompt][name], dtype=np.float64) for name in ("per_step", "cosine"))
+        measured.append(Measurement(prompt, per_step[None], cosines if len(cosines) else None, 0.0))
+    return measured
 
 
 def _row_of(result: Detection, per_step: bool) -> dict[str, Any]:
@@ -126,6 +136,7 @@ def _close(
         "ordinary": len(reference.ordinary_scores),
         "false_positive_rate": rate,
         "threshold": reference.threshold(rate),
+        "steps_per_prompt": float(np.mean([row["steps"] for row in scored])) if scored else None,
         "seconds_per_prompt": float(np.mean([row["seconds"] for row in scored])) if scored else None,
         "errors": [row["error"] for row in rows if row["error"] is not None][:20],
     }
@@ -133,7 +144,8 @@ def _close(
         out / "histogram.png",
         {"ordinary prompts": reference.ordinary_scores, "these prompts": np.asarray([r["score"] for r in scored])},
         threshold=reference.threshold(rate),
-        label=f"{settings.detector}, {settings.steps} of {settings.schedule_steps} steps, "
+        label=f"{settings.detector}{' until beyond' if settings.early_exit else ''}, "
+        f"{settings.steps} of {settings.schedule_steps} steps, "
         f"{settings.images_per_prompt} image(s) per prompt",
     )
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")

@@ -1,23 +1,26 @@
-"""What is measured of a prompt, by name, and how it becomes a score and a p-value beside ordinary prompts."""
+"""What is measured of a prompt, by name."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from time import perf_counter
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from filtering.calibration import MAD_TO_SIGMA, conformal_p_value
 from filtering.denoisers.base import Conditioning
 from inference.generate import image_seed
 from inference.guided import SPACES, GuidedModel
 
-__all__ = ["DETECTORS", "DetectSettings", "Detector", "Measurement", "Reference", "measure_prompts"]
+if TYPE_CHECKING:
+    from inference.reference import PathReference
+
+__all__ = ["DETECTORS", "DetectSettings", "Detector", "Measurement", "measure_prompts"]
 
 Array = npt.NDArray[np.float64]
 
@@ -35,6 +38,7 @@ class DetectSettings:
         seed: with the prompt's own text it fixes the noise.
         space: ``auto`` measures in epsilon space where that says something, ``epsilon``, or ``native``.
         resolution: pixels a side; the model's own where left out.
+        early_exit: stop a prompt at the first step at which it is beyond all but the wanted share of ordinary prompts.
     """
 
     detector: str = "magnitude"
@@ -45,6 +49,7 @@ class DetectSettings:
     seed: int = 0
     space: str = "auto"
     resolution: int | None = None
+    early_exit: bool = False
 
     def __post_init__(self) -> None:
         if self.detector not in DETECTORS:
@@ -55,16 +60,33 @@ class DetectSettings:
             raise ValueError(f"--images-per-prompt = {self.images_per_prompt}: must be at least 1")
         if not 1 <= self.steps <= self.schedule_steps:
             raise ValueError(f"--steps = {self.steps}: must be from 1 to --schedule-steps = {self.schedule_steps}")
+        self._check_detector()
         if not self.guidance_scale > 1 or not math.isfinite(self.guidance_scale):
             raise ValueError(
                 f"--guidance-scale = {self.guidance_scale:g}: must be above 1; without guidance the sampler never runs "
                 "the unconditional branch that the magnitude compares with"
             )
 
+    def _check_detector(self) -> None:
+        least = math.ceil(DETECTORS[self.detector].share * self.schedule_steps)
+        if self.steps < least:
+            raise ValueError(
+                f"--detector = '{self.detector}' compares the beginning of the schedule with what follows: --steps = "
+                f"{self.steps} must be at least {least} of --schedule-steps = {self.schedule_steps}"
+            )
+        if self.early_exit and (self.detector != "magnitude" or self.steps < 2):
+            raise ValueError(
+                "--early-exit looks at the magnitude after each of several steps: it needs --detector magnitude and "
+                f"--steps of at least 2, not '{self.detector}' and {self.steps}"
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One prompt: ``magnitudes`` [n images, K steps] float64, ``cosine`` [n] or None, and the seconds it took."""
+    """One prompt: ``magnitudes`` [n images, K steps] float64, ``cosine`` [n] or None, and the seconds it took.
+
+    K is smaller than asked for where the prompt left early.
+    """
 
     prompt: str
     magnitudes: Array
@@ -74,12 +96,16 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class Detector:
-    """Named numbers of a measurement, each higher where a prompt is more likely memorised."""
+    """Named numbers of a measurement, each higher where a prompt is more likely memorised.
+
+    ``share`` is how much of the schedule has to be run, from 0.
+    """
 
     name: str
-    components: Mapping[str, Callable[[Measurement], float]]
+    components: dict[str, Callable[[Measurement], float]]
     cosine: bool
     source: str
+    share: float = 0.0
 
     def evidence(self, measurement: Measurement) -> dict[str, float]:
         """Component -> value."""
@@ -99,6 +125,26 @@ def _cosine(measurement: Measurement) -> float:
     return float(measurement.cosine.mean())
 
 
+def _log_early(measurement: Measurement) -> float:
+    """Mean log magnitude of the first fifth of the steps."""
+    return float(_log_steps(measurement)[: _fifth(measurement)].mean())
+
+
+def _fall(measurement: Measurement) -> float:
+    """How far the mean log magnitude falls from the first fifth of the steps to the rest."""
+    logs, fifth = _log_steps(measurement), _fifth(measurement)
+    return float(logs[:fifth].mean() - logs[fifth:].mean())
+
+
+def _log_steps(measurement: Measurement) -> Array:
+    logs: Array = np.log(np.maximum(measurement.magnitudes.mean(axis=0), 1e-12))
+    return logs
+
+
+def _fifth(measurement: Measurement) -> int:
+    return max(1, measurement.magnitudes.shape[1] // 5)
+
+
 DETECTORS: Final[dict[str, Detector]] = {
     "magnitude": Detector("magnitude", {"magnitude": _mean}, False, "Wen et al., ICLR 2024, Eq. 3"),
     "magnitude_cosine": Detector(
@@ -107,69 +153,16 @@ DETECTORS: Final[dict[str, Detector]] = {
         True,
         "Asthana et al., ICLR 2026; their hand-set weights are replaced by z-scores beside the reference",
     ),
+    # For models whose unconditional branch has learned the planted images as well: once the trajectory has found the
+    # image, both branches agree and the magnitude collapses, which the mean over all steps takes for innocence.
+    "magnitude_fall": Detector(
+        "magnitude_fall",
+        {"log_early": _log_early, "fall": _fall},
+        False,
+        "the magnitude's collapse inside an attraction basin, cf. Jain et al., CVPR 2025",
+        share=0.5,
+    ),
 }
-
-
-@dataclass(slots=True)
-class Reference:
-    """Ordinary prompts measured in the same way: from a prompt's components to a score and a p-value.
-
-    One component is its own score; several are summed as median / MAD z-scores.
-    """
-
-    names: list[str]
-    values: Array
-    _scores: Array = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        self.values = self.values[np.isfinite(self.values).all(axis=1)]
-        if not len(self.values):
-            raise ValueError("the reference holds no finite measurement: the model gives values that are not finite")
-        self._centre = np.median(self.values, axis=0)
-        spread = MAD_TO_SIGMA * np.median(np.abs(self.values - self._centre), axis=0)
-        self._scale = np.maximum(spread, 1e-9)
-        self._scores = self.scores(self.values)
-
-    _centre: Array = field(init=False, repr=False)
-    _scale: Array = field(init=False, repr=False)
-
-    @classmethod
-    def of(cls, detector: Detector, measurements: Sequence[Measurement]) -> Reference:
-        """From measurements of ordinary prompts."""
-        names = list(detector.components)
-        rows = [[detector.evidence(m)[name] for name in names] for m in measurements]
-        return cls(names, np.asarray(rows, dtype=np.float64).reshape(len(rows), len(names)))
-
-    def scores(self, values: Array) -> Array:
-        """Scores [N] of component values [N, C]."""
-        if len(self.names) == 1:
-            return values[:, 0]
-        total: Array = ((values - self._centre) / self._scale).sum(axis=1)
-        return total
-
-    def p_values(self, scores: Array) -> Array:
-        """p = (1 + ordinary prompts that score at least as high) / (1 + ordinary prompts), [N]; NaN stays NaN."""
-        return conformal_p_value(scores, self._scores)
-
-    @property
-    def ordinary_scores(self) -> Array:
-        """The reference prompts' own scores, [N]."""
-        return self._scores
-
-    def threshold(self, false_positive_rate: float) -> float:
-        """The lowest score that no more than this share of ordinary prompts reaches: above it, p <= the rate.
-
-        Raises:
-            ValueError: the reference is too small for the rate.
-        """
-        needed = math.ceil(1 / false_positive_rate - 1e-9) - 1
-        if len(self._scores) < needed:
-            raise ValueError(
-                f"--false-positive-rate = {false_positive_rate:g} needs at least {needed} ordinary prompts, the "
-                f"reference has {len(self._scores)}: give more with --ordinary, or take a higher rate"
-            )
-        allowed = math.floor(false_positive_rate * (len(self._scores) + 1) + 1e-9) - 1
-        return float(np.sort(self._scores)[len(self._scores) - 1 - allowed])
 
 
 def measure_prompts(
@@ -178,35 +171,44 @@ def measure_prompts(
     settings: DetectSettings,
     batch: int = 16,
     noise_of: str | None = None,
+    leave: PathReference | None = None,
 ) -> Iterator[Measurement]:
     """Measure ``prompts``, ``batch`` images at a time, in order; a measurement comes as soon as its batch is done.
 
     Nothing is decoded, and nothing of a trajectory is computed after ``settings.steps``. ``noise_of`` gives all of
-    them the noise of one prompt instead of their own, for comparing wordings.
+    them the noise of one prompt instead of their own, for comparing wordings. With ``leave`` a prompt beyond its limit
+    leaves the batch at that step.
     """
+    n = settings.images_per_prompt
     if batch < 1:
         raise ValueError(f"--batch = {batch}: must be at least 1")
-    n = settings.images_per_prompt
+    if leave is not None and batch < n:
+        raise ValueError(
+            f"--early-exit judges all images of a prompt together: --batch = {batch} must be at least "
+            f"--images-per-prompt = {n}"
+        )
     together = max(1, batch // n)
     for start in range(0, len(prompts), together):
         part, began = list(prompts[start : start + together]), perf_counter()
         encoded, sources = model.encode(part), part if noise_of is None else [noise_of] * len(part)
         jobs = [(index, j) for index in range(len(part)) for j in range(n)]
         measured = [
-            _measure(model, sources, encoded, jobs[at : at + batch], settings) for at in range(0, len(jobs), batch)
+            _measure(model, sources, encoded, jobs[at : at + batch], settings, leave)
+            for at in range(0, len(jobs), batch)
         ]
-        magnitudes = np.concatenate([found[0] for found in measured]).reshape(len(part), n, settings.steps)
+        magnitudes = [row for found in measured for row in found[0]]
         cosine = np.concatenate([found[1] for found in measured]) if DETECTORS[settings.detector].cosine else None
         seconds = (perf_counter() - began) / len(part)
         for index, prompt in enumerate(part):
             own = None if cosine is None else cosine.reshape(len(part), n)[index]
-            yield Measurement(prompt, magnitudes[index], own, seconds)
+            yield Measurement(prompt, np.stack(magnitudes[index * n : (index + 1) * n]), own, seconds)
 
 
 def _measure(
-    model: GuidedModel, prompts: list[str], encoded: Conditioning, jobs: list[tuple[int, int]], settings: DetectSettings
-) -> tuple[Array, Array]:
-    """Magnitudes [B, K] and cosines [B] (empty where not needed) of the images ``jobs``: (prompt, image number).
+    model: GuidedModel, prompts: list[str], encoded: Conditioning, jobs: list[tuple[int, int]],
+    settings: DetectSettings, leave: PathReference | None,
+) -> tuple[list[Array], Array]:  # fmt: skip
+    """Magnitudes [K] each and cosines [B] (empty where not needed) of the images ``jobs``: (prompt, image number).
 
     ``prompts`` are those that the noise belongs to, ``encoded`` those that are measured.
     """
@@ -222,14 +224,16 @@ def _measure(
         noise, cond, uncond, steps=settings.steps, schedule_steps=settings.schedule_steps,
         guidance_scale=settings.guidance_scale, generators=generators,
     )  # fmt: skip
-    norms = torch.stack([model.magnitude(step, settings.space).cpu() for step in steps], dim=1)
+    if leave is not None:
+        return leave.until_beyond(model, steps, len(jobs), settings), np.empty(0)
+    norms = torch.stack([model.magnitude(step, settings.space).cpu() for step in steps], dim=1).double().numpy()
     if not DETECTORS[settings.detector].cosine:
-        return norms.double().numpy(), np.empty(0)
-    return norms.double().numpy(), _low_noise_cosine(model, noise, cond, uncond, settings)
+        return list(norms), np.empty(0)
+    return list(norms), _low_noise_cosine(model, noise, cond, uncond, settings)
 
 
 def _low_noise_cosine(
-    model: GuidedModel, noise: torch.Tensor, cond: Conditioning, uncond: Conditioning, settings: DetectSettings
+    model: GuidedModel, noise: Tensor, cond: Conditioning, uncond: Conditioning, settings: DetectSettings
 ) -> Array:
     """cos(Delta, eps_0) at the schedule's last timestep on pure noise, [B] (Asthana et al., 2026)."""
     timestep = model.timesteps(settings.schedule_steps, settings.resolution)[-1]

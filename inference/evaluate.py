@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from inference.detect import progress_bar
-from inference.detectors import DETECTORS, DetectSettings, Measurement, Reference, measure_prompts
+from inference.detectors import DETECTORS, DetectSettings, Measurement, measure_prompts
 from inference.guided import GuidedModel
 from inference.prompts import prompt_groups
+from inference.reference import Reference
 
 __all__ = ["DetectorResult", "Estimate", "auc", "evaluate_detector", "seconds_to_generate", "tpr_at_fpr"]
 

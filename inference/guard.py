@@ -90,7 +90,7 @@ class MemorizationGuard:
             ``false_positive_rate`` of ``ordinary`` prompts exceed, measured once for each first timestep and size.
         ordinary: prompts known not to be memorised; the shipped list if left out.
         target: for ``minimize``; the median of the ordinary prompts if left out, or half of a given ``threshold``.
-        iterations, lr: of ``minimize``.
+        iterations, lr, method: of ``minimize``.
         fall: for ``delay``, the share of its peak below which the magnitude counts as fallen.
         space: as in detection.
 
@@ -109,6 +109,7 @@ class MemorizationGuard:
         target: float | None = None,
         iterations: int = 10,
         lr: float = 0.05,
+        method: str = "adamw",
         fall: float = 0.7,
         space: str = "auto",
         progress: bool = True,
@@ -124,7 +125,7 @@ class MemorizationGuard:
             check_rate(false_positive_rate, len(self.ordinary))
         self.pipe, self.action, self.space, self.progress = pipe, action, space, progress
         self.threshold, self.false_positive_rate, self.target = threshold, false_positive_rate, target
-        self.iterations, self.lr, self.fall = iterations, lr, fall
+        self.iterations, self.lr, self.method, self.fall = iterations, lr, method, fall
         self.report = GuardReport()
         self._model = open_model(pipe, scheduler="own")
         self._levels: dict[tuple[int, tuple[int, ...]], np.ndarray] = {}
@@ -273,7 +274,8 @@ class MemorizationGuard:
         try:
             fitted = minimize_embeddings(
                 model, seen.model_input[rows], seen.timestep, seen.cond.rows(rows), seen.uncond.rows(rows),
-                self._target(seen.timestep, seen.model_input), iterations=self.iterations, lr=self.lr, space=self.space,
+                self._target(seen.timestep, seen.model_input), iterations=self.iterations, lr=self.lr,
+                method=self.method, space=self.space,
             )  # fmt: skip
         finally:
             self._off = False

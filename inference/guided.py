@@ -7,7 +7,7 @@ so that none of them knows a model family.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -129,10 +129,11 @@ class GuidedModel:
         schedule_steps: int,
         guidance_scale: float,
         generators: list[torch.Generator] | None = None,
-    ) -> Iterator[Step]:
+    ) -> Generator[Step, Tensor | None, None]:
         """The first ``steps`` of the sampler's own guided trajectory of ``schedule_steps``, from ``noise`` [B, ...].
 
-        A generator: nothing beyond the last step asked for is computed, and nothing is decoded.
+        A generator: nothing beyond the last step asked for is computed, and nothing is decoded. Row numbers [B'] sent
+        back for a step are the images that go on; the others leave the batch.
         """
         scheduler = self._prepared(schedule_steps, self.pixels(noise))
         x = noise * float(getattr(scheduler, "init_noise_sigma", 1.0))
@@ -144,8 +145,14 @@ class GuidedModel:
             model_input = x if scale is None else scale(x, timestep)
             with torch.no_grad():
                 step = Step(index, timestep, model_input, *self.predict(model_input, timestep, cond, uncond))
-            yield step
+            kept = yield step
             guided = step.uncond + guidance_scale * (step.cond - step.uncond)
+            if kept is not None:
+                keep_rows(scheduler, kept, x.shape)
+                x, guided = x[kept], guided[kept]
+                cond, uncond = cond.rows(kept), uncond.rows(kept)
+                if "generator" in extra:
+                    extra["generator"] = [extra["generator"][row] for row in kept.tolist()]
             x = scheduler.step(guided, timestep, x, return_dict=False, **extra)[0]
 
     def _prepared(self, schedule_steps: int, resolution: int) -> Any:
@@ -164,6 +171,19 @@ def pipeline_resolution(pipe: Any) -> int:
     network = getattr(pipe, "unet", None) or pipe.transformer
     size = network.config.get("sample_size") or pipe.default_sample_size
     return int((size if isinstance(size, int) else size[0]) * pipe.vae_scale_factor)
+
+
+def keep_rows(scheduler: Any, rows: Tensor, shape: torch.Size) -> None:
+    """Leave only ``rows`` of the predictions and latents, of this shape, that a multistep scheduler remembers."""
+
+    def kept(value: Any) -> Any:
+        if isinstance(value, Tensor) and value.shape == shape:
+            return value[rows]
+        return [kept(entry) for entry in value] if isinstance(value, list) else value
+
+    for name, value in vars(scheduler).items():
+        if isinstance(value, (Tensor, list)):
+            setattr(scheduler, name, kept(value))
 
 
 def norm_of(delta: Tensor) -> Tensor:

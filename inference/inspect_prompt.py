@@ -69,7 +69,7 @@ class Inspector:
         progress: bool = True,
     ) -> None:
         self.model, self.rate = model, false_positive_rate
-        self.settings = replace(settings or DetectSettings(), detector="magnitude")
+        self.settings = replace(settings or DetectSettings(), detector="magnitude", early_exit=False)
         self.index = None if index is None else TrainingIndex(index)
         with progress_bar(progress) as bar:
             measured, self.reference = measure_reference(

@@ -4,25 +4,31 @@ Wen et al. (ICLR 2024, section 5.1) minimise the magnitude at the first step ove
 image has a float32 embedding and an optimiser state of its own, so that neither the strength nor the result depends on
 how many images are made together; there is no weight decay, the start token is left alone, and the magnitude is
 measured once more after the last update.
+
+``adamw`` is the paper's way: every coordinate moves by about the learning rate, whether the magnitude depends on it
+much or not. ``closest`` moves along the gradient alone, and just as far as the target asks for by its slope (Polyak's
+step), so that what is met is met with less change to the embedding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from filtering.denoisers.base import Conditioning
-from inference.detectors import DETECTORS, DetectSettings, Reference, measure_prompts
+from inference.detectors import DETECTORS, DetectSettings, measure_prompts
 from inference.explain import Explanation, explain, magnitude_and_gradient
 from inference.generate import sampling_scheduler
-from inference.guided import GuidedModel, open_model
+from inference.guided import GuidedModel, norm_of, open_model
+from inference.reference import Reference
 
 __all__ = [
+    "METHODS",
     "Minimized",
     "Suggestion",
     "draw",
@@ -32,6 +38,9 @@ __all__ = [
     "ordinary_target",
     "suggest_edits",
 ]
+
+METHODS: Final = ("adamw", "closest")
+AIM: Final = 0.98
 
 
 @dataclass(slots=True)
@@ -92,6 +101,7 @@ def minimize(
     images: int = 1,
     iterations: int = 10,
     lr: float = 0.05,
+    method: str = "adamw",
     settings: DetectSettings | None = None,
     batch: int = 4,
     scheduler: str = "auto",
@@ -100,6 +110,10 @@ def minimize(
 
     The noise is that of detection with the same seed. Where the target is not met after ``iterations`` updates, the
     embedding with the lowest magnitude seen is returned and ``met`` says so.
+
+    Args:
+        lr: AdamW's, or with ``closest`` the largest update, as a share of the embedding's norm.
+        method: ``adamw`` or ``closest``.
 
     Raises:
         ValueError: an empty prompt, a number out of range, or values that are not finite.
@@ -126,7 +140,7 @@ def minimize(
         parts.append(
             minimize_embeddings(
                 opened, first.model_input[rows], first.timestep, cond.rows(rows), uncond.rows(rows), target,
-                iterations=iterations, lr=lr, space=settings.space,
+                iterations=iterations, lr=lr, method=method, space=settings.space,
             )
         )  # fmt: skip
     fitted = Conditioning.cat([part.cond for part in parts])
@@ -174,7 +188,7 @@ def ordinary_target(
     """
     if not 0 <= quantile <= 1 or not ordinary:
         raise ValueError(f"--target-quantile = {quantile:g}: must be from 0 to 1, of at least one ordinary prompt")
-    first = replace(settings, detector="magnitude", steps=1, images_per_prompt=1)
+    first = replace(settings, detector="magnitude", steps=1, images_per_prompt=1, early_exit=False)
     measured = measure_prompts(open_model(model), ordinary, first, batch)
     return float(np.quantile([m.magnitudes[0, 0] for m in measured], quantile))
 
@@ -197,6 +211,7 @@ def minimize_embeddings(
     *,
     iterations: int = 10,
     lr: float = 0.05,
+    method: str = "adamw",
     space: str = "auto",
 ) -> Fitted:
     """The core of ``minimize`` on what the network sees at one step; pooled embeddings are fitted too.
@@ -209,6 +224,8 @@ def minimize_embeddings(
             f"--iterations = {iterations}, --lr = {lr:g}, --target = {target:g}: iterations must be at least 0, lr and "
             "target above 0"
         )
+    if method not in METHODS:
+        raise ValueError(f"--method = '{method}': must be one of {', '.join(METHODS)}")
     # A float32 master copy: in float16 AdamW's eps is zero, and the embedding NaN after one update.
     masters = {n: value.detach().float().clone().requires_grad_(True) for n, value in cond.embeddings.items()}
     starts = [part.first for part in model.denoiser.text_layout() if part.has_start]
@@ -231,23 +248,20 @@ def minimize_embeddings(
         running = best_value > target
         if iteration == iterations or not running.any():
             break
-        _update(masters, gradients, optimizer, running, starts)
+        for name, gradient in gradients.items():
+            masters[name].grad = gradient.clone()
+        if "encoder_hidden_states" in masters:
+            masters["encoder_hidden_states"].grad[:, starts] = 0  # type: ignore[index]
+        if method == "closest":
+            _closest(masters, value, target, running, lr)
+        else:
+            _adamw(masters, optimizer, running, starts)
     return Fitted(cond.with_embeddings(best).to(dtype=model.dtype), trace, best_value.tolist())
 
 
-def _update(
-    masters: dict[str, Tensor],
-    gradients: dict[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-    running: Tensor,
-    starts: list[int],
-) -> None:
+def _adamw(masters: dict[str, Tensor], optimizer: torch.optim.Optimizer, running: Tensor, starts: list[int]) -> None:
     """One update of the images ``running`` [B]; the start tokens, at the positions ``starts``, are left alone."""
     before = {name: master.detach().clone() for name, master in masters.items()}
-    for name, master in masters.items():
-        master.grad = gradients[name].clone()
-        if name == "encoder_hidden_states":
-            master.grad[:, starts] = 0
     optimizer.step()
     with torch.no_grad():
         for name, master in masters.items():
@@ -255,6 +269,22 @@ def _update(
             master[~running] = before[name][~running]
             if name == "encoder_hidden_states":
                 master[:, starts] = before[name][:, starts]
+
+
+@torch.no_grad()
+def _closest(masters: dict[str, Tensor], value: Tensor, target: float, running: Tensor, most: float) -> None:
+    """e -= (d - target) grad d / ||grad d||^2 for the images ``running`` [B], at most ``most`` of ||e|| (Polyak, 1969).
+
+    It aims a little below the target, which a curved magnitude would else approach for ever.
+    """
+    gradients = {name: master.grad for name, master in masters.items() if master.grad is not None}
+    square = torch.stack([norm_of(gradient) ** 2 for gradient in gradients.values()]).sum(0).clamp_min(1e-12)
+    size = torch.stack([norm_of(master) ** 2 for master in masters.values()]).sum(0).sqrt()
+    share = (value - AIM * target).clamp_min(0) / square
+    share = torch.minimum(share, most * size / square.sqrt())
+    share[~running] = 0
+    for name, gradient in gradients.items():
+        masters[name] -= share.view(-1, *([1] * (gradient.ndim - 1))) * gradient
 
 
 def suggest_edits(

@@ -92,7 +92,7 @@ def read_prompts(path: str | Path, option: str = "--prompts") -> list[PromptRow]
 def _row(line: int, value: Any, group: Any = None) -> PromptRow:
     named = None if group is None or group == "" else str(group)
     if not isinstance(value, str):
-        what = "no prompt" if value is None else f"a {type(value).__name__} instead of a prompt"
+        what = "no prompt" if value is None else f"a value of type {type(value).__name__} instead of a prompt"
         return PromptRow(line, "", named, f"line {line} holds {what}")
     prompt = value.strip()
     if not prompt:

@@ -81,11 +81,12 @@ def numbers(text: str, option: str, least: int = 1) -> list[int]:
     return found
 
 
-def plain(text: str) -> Any:
-    """Text for a table, its brackets no markup and its control characters visible."""
+def plain(text: str, most: int = 200) -> Any:
+    """Text for a table, its brackets no markup, its control characters visible, and no longer than ``most``."""
     from rich.text import Text
 
-    return Text("".join(c if c.isprintable() else "�" for c in text))
+    shown = text if len(text) <= most else f"{text[: most - 1]}…"
+    return Text("".join(c if c.isprintable() else "�" for c in shown))
 
 
 def warn(sentence: str) -> None:

@@ -38,7 +38,7 @@ def detect(
         Path | None, typer.Option(help="Prompts known not to be memorised; a shipped list if left out.")
     ] = None,
     false_positive_rate: Annotated[float, typer.Option(help="Share of ordinary prompts that may be flagged.")] = 0.01,
-    detector: Annotated[str, typer.Option(help="magnitude or magnitude_cosine.")] = "magnitude",
+    detector: Annotated[str, typer.Option(help="magnitude, magnitude_cosine or magnitude_fall.")] = "magnitude",
     steps: Annotated[int, typer.Option(help="Steps that are run and averaged; sampling stops after them.")] = 1,
     schedule_steps: Annotated[int, typer.Option(help="Length of the schedule that these steps begin.")] = 50,
     images_per_prompt: Annotated[int, typer.Option(help="Initial noises, averaged.")] = 1,
@@ -46,6 +46,9 @@ def detect(
     space: Annotated[str, typer.Option(help="auto, epsilon or native.")] = "auto",
     resolution: Annotated[int | None, typer.Option(help="Pixels a side; the model's own if left out.")] = None,
     per_step: Annotated[bool, typer.Option(help="Keep the magnitude of each step.")] = False,
+    early_exit: Annotated[
+        bool, typer.Option("--early-exit", help="Stop a prompt at the first step that flags it; with --steps above 1.")
+    ] = False,
     scheduler: Scheduler = "auto",
     seed: Seed = 0,
     batch: Batch = 16,
@@ -62,7 +65,7 @@ def detect(
 
     settings = DetectSettings(
         detector=detector, steps=steps, schedule_steps=schedule_steps, images_per_prompt=images_per_prompt,
-        guidance_scale=guidance_scale, seed=seed, space=space, resolution=resolution,
+        guidance_scale=guidance_scale, seed=seed, space=space, resolution=resolution, early_exit=early_exit,
     )  # fmt: skip
     opened = open_for(model, scheduler, device, dtype)
     try:
@@ -93,6 +96,7 @@ def detect(
         f"{summary['read']} read = {summary['scored']} scored + {summary['failed']} failed; "
         f"{summary['flagged']} flagged "
         f"(score above {summary['threshold']:.4g}, {false_positive_rate:g} of {summary['ordinary']} ordinary prompts); "
+        f"{summary['steps_per_prompt'] or 0:.3g} of {steps} steps each; "
         f"results in {out}",
         highlight=False,
         markup=False,
@@ -106,7 +110,7 @@ def evaluate(
     model: Model,
     memorized: Annotated[Path, typer.Option(help="Prompts known to be memorised.")],
     ordinary: Annotated[Path | None, typer.Option(help="Ordinary prompts; the shipped list if left out.")] = None,
-    detector: Annotated[str, typer.Option(help="magnitude or magnitude_cosine.")] = "magnitude",
+    detector: Annotated[str, typer.Option(help="magnitude, magnitude_cosine or magnitude_fall.")] = "magnitude",
     steps: Annotated[str, typer.Option(help="Comma-separated.")] = "1,10,50",
     images_per_prompt: Annotated[str, typer.Option(help="Comma-separated.")] = "1,4",
     schedule_steps: Annotated[int, typer.Option(help="Length of the schedule.")] = 50,
@@ -127,9 +131,11 @@ def evaluate(
     from inference.prompts import PromptRow, ordinary_prompts, read_prompts
     from inference.resume import measurements_on_disk
 
+    chosen, images = numbers(steps, "--steps"), numbers(images_per_prompt, "--images-per-prompt")
     settings = DetectSettings(
-        detector=detector, schedule_steps=schedule_steps, guidance_scale=guidance_scale, seed=seed, space=space
-    )
+        detector=detector, steps=min(chosen), schedule_steps=schedule_steps, guidance_scale=guidance_scale, seed=seed,
+        space=space,
+    )  # fmt: skip
     lists = [read_prompts(memorized, "--memorized")]
     lists.append(
         [PromptRow(i, text) for i, text in enumerate(ordinary_prompts(), 1)]
@@ -141,7 +147,6 @@ def evaluate(
     usable = [list({row.prompt: row for row in rows if row.error is None}.values()) for rows in lists]
     opened = open_for(model, scheduler, device, dtype)
     first, second = ([row.prompt for row in rows] for rows in usable)
-    chosen, images = numbers(steps, "--steps"), numbers(images_per_prompt, "--images-per-prompt")
     if resume and out is None:
         raise ValueError("--resume needs --out FILE: the measurements are kept beside it")
     with ExitStack() as stack:
@@ -239,7 +244,12 @@ def minimize(
     ordinary: Annotated[Path | None, typer.Option(help="Ordinary prompts; the shipped list if left out.")] = None,
     images_per_prompt: Annotated[int, typer.Option(help="Images, each with embeddings of its own.")] = 4,
     iterations: Annotated[int, typer.Option(help="Updates at most.")] = 10,
-    lr: Annotated[float, typer.Option(help="Learning rate.")] = 0.05,
+    lr: Annotated[
+        float, typer.Option(help="Learning rate; with closest the largest update, as a share of the embedding.")
+    ] = 0.05,
+    method: Annotated[
+        str, typer.Option(help="adamw (Wen et al.), or closest: the target with the least change.")
+    ] = "adamw",
     replace: Annotated[
         list[str] | None, typer.Option(help="A word to try in place of the heaviest ones. Repeatable.")
     ] = None,
@@ -272,7 +282,15 @@ def minimize(
     if target is None:
         target = ordinary_target(opened, known, settings, target_quantile)
     result = minimize_prompt(
-        opened, prompt, target, images=images_per_prompt, iterations=iterations, lr=lr, settings=settings, batch=batch
+        opened,
+        prompt,
+        target,
+        images=images_per_prompt,
+        iterations=iterations,
+        lr=lr,
+        method=method,
+        settings=settings,
+        batch=batch,
     )
     _, suggestions = suggest_edits(opened, prompt, replacements=replace or ["something"], settings=settings)
     out.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,12 +12,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionPipeline
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    UniPCMultistepScheduler,
+)
 
 from inference.detect import detect
-from inference.detectors import DetectSettings, Measurement, Reference, measure_prompts
+from inference.detectors import DETECTORS, DetectSettings, Measurement, measure_prompts
 from inference.guided import GuidedModel, open_model
 from inference.prompts import ordinary_prompts
+from inference.reference import PathReference, Reference
+from tests.tiny_models import tiny_family
 
 PROMPTS = ["cat", "a dog on a log", "z"]
 
@@ -61,6 +73,38 @@ def test_magnitudes_equal_a_plain_loop(build_pipeline: Callable[..., Any], predi
             assert min(expected) > 0.01, "a reference of zero would prove nothing"
             assert measurement.magnitudes[j] == pytest.approx(expected, rel=1e-5)
     assert len({round(float(m.magnitudes[0, 0]), 6) for m in measured}) == 3, "prompts differ"
+
+
+def test_a_flow_models_magnitudes_equal_a_plain_loop() -> None:
+    """Stable Diffusion 3 by its transformer and Euler's rule alone, in double precision: x += (s' - s) v."""
+    pipe = tiny_family("sd3")
+    model = open_model(pipe)
+    settings = DetectSettings(steps=4, schedule_steps=10, guidance_scale=5.0, seed=7, resolution=16)
+    measured = list(measure_prompts(model, ["cat", "a dog"], settings))
+    sigmas = np.linspace(1.0, 1 / 1000, 1000)
+    sigmas = 3 * sigmas / (1 + 2 * sigmas)  # the scheduler's shift of 3
+    grid = np.linspace(1000 * sigmas[0], 1000 * sigmas[-1], 10) / 1000
+    grid = np.append(3 * grid / (1 + 2 * grid), 0.0)
+    expected = []
+    for prompt in ("cat", "a dog"):
+        with torch.no_grad():
+            cond, uncond, pooled, unpooled = pipe.encode_prompt(prompt, None, None, negative_prompt="")
+            x, transformer = model.noise([prompt], [0], 7, 16).double(), pipe.transformer.double()
+            for s, after in pairwise(grid[:5]):
+                with_, without = (
+                    transformer(
+                        hidden_states=x, timestep=torch.tensor([1000 * s]), encoder_hidden_states=states.double(),
+                        pooled_projections=summary.double(),
+                    ).sample
+                    for states, summary in ((cond, pooled), (uncond, unpooled))
+                )  # fmt: skip
+                factor = 1.0 if 1 - s < 0.05 else 1 - s
+                expected.append(factor * float((with_ - without).square().sum().sqrt()))
+                x = x + (after - s) * (without + 5 * (with_ - without))
+            pipe.transformer.float()
+    found = [float(value) for m in measured for value in m.magnitudes[0]]
+    assert min(expected) > 0.01 and grid[0] == pytest.approx(1.0)
+    assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_native_space_is_the_networks_own(build_pipeline: Callable[..., Any]) -> None:
@@ -220,6 +264,106 @@ def test_half_precision_models_are_measured(model_folder: Path, dtype: torch.dty
 
 def test_one_component_needs_no_cosine() -> None:
     measurement = Measurement("x", np.asarray([[1.0, 3.0], [5.0, 7.0]]), None, 0.0)
-    from inference.detectors import DETECTORS
-
     assert DETECTORS["magnitude"].evidence(measurement) == {"magnitude": 4.0}
+
+
+# --- early exit -------------------------------------------------------------------------------------------------------
+
+
+def test_early_exit_stops_a_prompt_and_changes_no_number(memorised: Any) -> None:
+    """The flagged prompt leaves the batch; all that was computed is what a whole run computes."""
+    settings = DetectSettings(steps=8, schedule_steps=10, images_per_prompt=2, guidance_scale=3.0)
+    early = replace(settings, early_exit=True)
+    prompts = ["red tree", memorised.prompt, "old moon"]
+    calls: list[int] = []
+    hook = memorised.pipe.unet.register_forward_hook(lambda _, args, *__: calls.append(len(args[0])))
+    options: dict[str, Any] = {"ordinary": memorised.ordinary, "false_positive_rate": 0.07}
+    try:
+        whole = detect(memorised.pipe, prompts, settings=settings, **options)
+        calls.clear()
+        results = detect(memorised.pipe, prompts, settings=early, **options)
+    finally:
+        hook.remove()
+    assert [r.flagged for r in results] == [False, True, False]
+    assert results[1].steps < 8 and results[0].steps == results[2].steps == 8
+    stop = results[1].steps
+    assert calls[-8:] == [12] * stop + [8] * (8 - stop), "two branches of six images, then of four"
+    for found, full in zip(results, whole, strict=True):
+        assert found.per_step == pytest.approx(full.per_step[: found.steps], rel=1e-5)
+        assert found.components["magnitude"] == pytest.approx(np.mean(full.per_step[: found.steps]), rel=1e-5)
+    assert results[1].score > results[0].score and results[1].p == pytest.approx(1 / 16)
+    alone = detect(memorised.pipe, [memorised.prompt], settings=early, **options)[0]
+    assert alone.steps == stop and alone.score == pytest.approx(results[1].score, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", [PNDMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler, DDPMScheduler])
+def test_leaving_keeps_what_a_multistep_scheduler_remembers(build_pipeline: Callable[..., Any], kind: Any) -> None:
+    """Rows leave at the second and at the fourth step; those that stay go on as if nothing had happened."""
+    pipe = build_pipeline()
+    pipe.scheduler = kind.from_config(dict(pipe.scheduler.config))
+    model = open_model(pipe, scheduler="own")
+    noise = model.noise(["cat"] * 4, range(4), 0)
+
+    def run(rows: list[int], leave: dict[int, list[int]]) -> list[torch.Tensor]:
+        cond = model.encode([PROMPTS[row % 3] for row in rows])
+        steps = model.trajectory(
+            noise[rows], cond, model.unconditional(len(rows)), steps=6, schedule_steps=10, guidance_scale=5.0,
+            generators=[torch.Generator().manual_seed(row) for row in rows],
+        )  # fmt: skip
+        found, kept = [], None
+        for index in range(6):
+            step = steps.send(kept)
+            found.append(model.magnitude(step))
+            kept = torch.tensor(leave[index]) if index in leave else None
+        return found
+
+    whole, leaving = run([0, 1, 2, 3], {}), run([0, 1, 2, 3], {1: [0, 2, 3], 3: [2]})
+    for index, rows in enumerate([[0, 1, 2, 3]] * 2 + [[0, 2, 3]] * 2 + [[3]] * 2):
+        assert leaving[index].tolist() == pytest.approx(whole[index][rows].tolist(), rel=1e-4), index
+    assert whole[5][3] != pytest.approx(float(whole[5][2]), rel=1e-2), "rows differ"
+
+
+def test_looking_at_every_step_flags_no_more_ordinary_prompts() -> None:
+    """600 ordinary curves that wander: 5 % of new ones pass the limit at some step, not 5 % at each."""
+    rng = np.random.default_rng(0)
+
+    def curves(count: int) -> list[Measurement]:
+        logs = rng.normal(size=(count, 1, 30)) + 2 * rng.normal(size=(count, 1, 1))
+        return [Measurement(str(i), np.exp(row), None, 0.0) for i, row in enumerate(logs)]
+
+    reference = PathReference(curves(600), 0.05)
+    new = curves(2000)
+    places = np.asarray([reference.path(m.magnitudes) for m in new])
+    assert 0.03 < (places > reference.limit).mean() < 0.07
+    assert ((reference.p_values(places) <= 0.05) == (places > reference.limit)).all()
+    naive = PathReference([Measurement(m.prompt, m.magnitudes[:, :1], None, 0.0) for m in curves(600)], 0.05)
+    single = np.asarray([naive.path(m.magnitudes[:, :1]) for m in new])
+    assert (single > naive.limit).mean() < 0.08
+    first = [reference.path(m.magnitudes[:, :5]) for m in new[:20]]
+    assert all(a <= b for a, b in zip(first, places, strict=False)), "the path only rises"
+
+
+def test_early_exit_refusals(build_pipeline: Callable[..., Any], memorised: Any) -> None:
+    with pytest.raises(ValueError, match="needs --detector magnitude and --steps of at least 2"):
+        DetectSettings(early_exit=True)
+    with pytest.raises(ValueError, match="not 'magnitude_cosine' and 5"):
+        DetectSettings(early_exit=True, steps=5, detector="magnitude_cosine")
+    early = DetectSettings(early_exit=True, steps=2, images_per_prompt=4)
+    with pytest.raises(ValueError, match=r"--batch = 2 must be at least --images-per-prompt = 4"):
+        detect(build_pipeline(), ["cat"], settings=early, ordinary=PROMPTS, false_positive_rate=0.25, batch=2)
+    reference = Reference(["magnitude"], np.asarray([[1.0], [2.0], [3.0]]))
+    with pytest.raises(ValueError, match="with early_exit it must be a PathReference"):
+        detect(build_pipeline(), ["cat"], settings=early, ordinary=reference, false_positive_rate=0.25)
+
+
+def test_the_fall_is_what_its_name_says(memorised: Any) -> None:
+    with pytest.raises(ValueError, match=r"--steps = 10 must be at least 25 of --schedule-steps = 50"):
+        DetectSettings(detector="magnitude_fall", steps=10)
+    logs = np.asarray([3.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 2.0])
+    measurement = Measurement("x", np.stack([0.5 * np.exp(logs), 1.5 * np.exp(logs)]), None, 0.0)
+    evidence = DETECTORS["magnitude_fall"].evidence(measurement)
+    assert evidence == pytest.approx({"log_early": 2.5, "fall": 2.5 - 1.0})
+    settings = DetectSettings(detector="magnitude_fall", steps=10, schedule_steps=10, guidance_scale=3.0)
+    results = detect(memorised.pipe, [memorised.prompt, "red tree"], settings=settings,
+                     ordinary=memorised.ordinary[:-1], false_positive_rate=0.07)  # fmt: skip
+    assert results[0].score > results[1].score and set(results[0].components) == {"log_early", "fall"}

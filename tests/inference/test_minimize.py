@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from inference.detectors import DETECTORS, DetectSettings, Reference, measure_prompts
+from inference.detectors import DETECTORS, DetectSettings, measure_prompts
 from inference.guided import open_model
 from inference.minimize import draw, minimize, minimize_embeddings, ordinary_target, suggest_edits
+from inference.reference import Reference
 
 SETTINGS = DetectSettings(schedule_steps=10, guidance_scale=3.0)
 
@@ -81,10 +82,33 @@ def test_an_image_at_the_target_is_left_alone(build_pipeline: Callable[..., Any]
     assert still == [value <= target for value in start] and any(still) and not all(still) and len(trace) > 1
 
 
+def test_closest_meets_the_target_with_less_change(build_pipeline: Callable[..., Any]) -> None:
+    """Per image, the start token untouched, and nearer to the prompt's embedding than AdamW's result."""
+    pipe = build_pipeline()
+    original = open_model(pipe).encode(["cat dog"]).encoder_hidden_states[0]
+    start = minimize(pipe, "cat dog", 1e-3, images=3, iterations=0, settings=SETTINGS)
+    target = 0.5 * min(start.magnitude)
+    options: dict[str, Any] = {"iterations": 40, "settings": SETTINGS}
+    closest = minimize(pipe, "cat dog", target, images=3, method="closest", **options)
+    adamw = minimize(pipe, "cat dog", target, images=3, **options)
+    assert closest.met == adamw.met == [True] * 3 and len(closest.trace) < len(adamw.trace) + 10
+    near, far = ((found.prompt_embeds - original).flatten(1).norm(dim=1) for found in (closest, adamw))
+    assert (near < 0.7 * far).all() and (near > 0).all()
+    assert torch.equal(closest.prompt_embeds[:, 0], original[0].expand(3, -1))
+    alone = minimize(pipe, "cat dog", target, images=1, method="closest", **options)
+    assert torch.allclose(alone.prompt_embeds[0], closest.prompt_embeds[0], atol=2e-3)
+    once = minimize(pipe, "cat dog", target, images=1, iterations=1, lr=0.02, method="closest", settings=SETTINGS)
+    moved = (once.prompt_embeds[0] - original).norm() / original.norm()
+    assert float(moved) == pytest.approx(0.02, rel=1e-2), "no update is larger than the share"
+    left = minimize(pipe, "cat dog", max(start.magnitude) + 1, images=3, method="closest", **options)
+    assert torch.equal(left.prompt_embeds[1], original)
+
+
+@pytest.mark.parametrize("method", ["adamw", "closest"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_gives_finite_embeddings(model_folder: Path, dtype: torch.dtype) -> None:
+def test_half_precision_gives_finite_embeddings(model_folder: Path, dtype: torch.dtype, method: str) -> None:
     model = open_model(model_folder, dtype=dtype)
-    result = minimize(model, "cat dog", 0.3, images=2, iterations=5, settings=SETTINGS)
+    result = minimize(model, "cat dog", 0.3, images=2, iterations=5, method=method, settings=SETTINGS)
     assert result.prompt_embeds.dtype == dtype and torch.isfinite(result.prompt_embeds).all()
     assert max(result.magnitude) < 0.9 * max(result.trace[0])
 
@@ -124,6 +148,8 @@ def test_refusals(build_pipeline: Callable[..., Any]) -> None:
         minimize(pipe, "", 1.0)
     with pytest.raises(ValueError, match="--target = -1"):
         minimize(pipe, "cat", -1.0)
+    with pytest.raises(ValueError, match="--method = 'magic': must be one of adamw, closest"):
+        minimize(pipe, "cat", 1.0, method="magic")
     with pytest.raises(ValueError, match="--images = 0"):
         minimize(pipe, "cat", 1.0, images=0)
     with pytest.raises(ValueError, match="--target-quantile = 2"):

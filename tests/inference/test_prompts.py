@@ -27,7 +27,7 @@ def test_jsonl(tmp_path: Path) -> None:
     assert [(row.prompt, row.group) for row in rows[:2]] == [("plain", None), ("c", "g")]
     errors = [row.error or "" for row in rows[2:]]
     assert "line 3 is not JSON" in errors[0] and "none of the fields prompt, caption, text" in errors[1]
-    assert "a int instead" in errors[2] and "a list instead" in errors[3] and "surrogate" in errors[4]
+    assert "a value of type int instead" in errors[2] and "type list instead" in errors[3] and "surrogate" in errors[4]
 
 
 def test_csv_and_parquet(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ BASE = ["--model", str(ROOT / "assets" / "tiny-sd"), "--schedule-steps", "10", "
 @pytest.fixture
 def lists(tmp_path: Path) -> tuple[Path, Path]:
     prompts, ordinary = tmp_path / "prompts.txt", tmp_path / "ordinary.txt"
-    prompts.write_text("red apple\n\nblue car\n:cat: [bold]x[/bold] <b>y</b>\ngreen tree\n")
+    prompts.write_text("red apple\n\nblue car\n:cat: [bold]x[/bold] <b>y</b>\ngreen tree" + " x" * 300 + "\n")
     ordinary.write_text(
         "\n".join(f"{colour} {thing}" for colour in ("grey", "pink") for thing in ("cup", "dog", "sun", "ball"))
     )
@@ -39,6 +39,7 @@ def test_detect_leaves_everything_behind(lists: tuple[Path, Path], tmp_path: Pat
     text = invoke(*arguments, "--out", out, "--steps", 2, "--per-step")
     assert "5 read = 4 scored + 1 failed" in text and "line 2: the prompt is empty" in text
     assert ":cat: [bold]x[/bold] <b>y</b>" in text, "neither markup nor emoji"
+    assert text.count(" x") < 150 and "…" in text and "cut off" in text, "a long prompt does not flood the table"
     rows = pq.read_table(out / "scores.parquet").to_pylist()
     assert [row["line"] for row in rows] == [1, 2, 3, 4, 5] and all(len(rows[i]["per_step"]) == 2 for i in (0, 2, 3, 4))
     assert rows[0]["score"] > 0 and rows[1]["error"] and rows[1]["score"] is None
@@ -61,6 +62,31 @@ def test_detect_leaves_everything_behind(lists: tuple[Path, Path], tmp_path: Pat
     assert isinstance(result.exception, ValueError) and "add --resume" in str(result.exception)
     result = CliRunner().invoke(app, [str(w) for w in [*arguments, "--out", out, "--steps", 1, "--resume"]])
     assert "was begun with another settings, per_step" in str(result.exception)
+
+
+def test_early_exit_on_a_list(lists: tuple[Path, Path], tmp_path: Path) -> None:
+    """Every prompt leaves where the ordinary ones are weaker than all of the list; a resumed run ends the same."""
+    prompts, _ = lists
+    weak = tmp_path / "weak.txt"
+    weak.write_text("red apple\nblue car\nx\ny\n")
+    out = tmp_path / "out"
+    arguments = ["detect", *BASE, "--prompts", prompts, "--ordinary", weak, "--false-positive-rate", 0.4, "--steps", 5,
+                 "--early-exit", "--per-step", "--out", out]  # fmt: skip
+    text = invoke(*arguments)
+    rows = pq.read_table(out / "scores.parquet").to_pylist()
+    scored = [row for row in rows if row["error"] is None]
+    assert all(len(row["per_step"]) == row["steps"] for row in scored)
+    assert all(row["steps"] == 5 for row in scored if not row["flagged"])
+    mean = sum(row["steps"] for row in scored) / len(scored)
+    assert f"{mean:.3g} of 5 steps each" in text
+    reference = (out / "reference.jsonl").read_bytes()
+    (out / "reference.jsonl").write_bytes(reference[: len(reference) // 2])
+    (out / "scores.jsonl").write_bytes((out / "scores.jsonl").read_bytes().splitlines(keepends=True)[0])
+    invoke(*arguments, "--resume")
+    again = pq.read_table(out / "scores.parquet").to_pylist()
+    for before, after in zip(rows, again, strict=True):
+        assert after["steps"] == before["steps"] and after["flagged"] == before["flagged"]
+        assert after["p"] == before["p"]
 
 
 def test_evaluate_detector(lists: tuple[Path, Path], tmp_path: Path) -> None:
