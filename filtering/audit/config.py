@@ -36,6 +36,8 @@ class AuditConfig(Settings):
     """Parts of t that every so many visits cover once."""
     batch_size: int = Field(default=16, ge=1)
     """Samples per forward."""
+    prefetch: int = Field(default=2, ge=0, le=64)
+    """Batches that are read and decoded ahead by a thread; 0 decodes between the forwards."""
 
     @model_validator(mode="after")
     def _plain(self) -> AuditConfig:
@@ -47,7 +49,7 @@ class AuditConfig(Settings):
 def deciding(config: AuditConfig, model: dict[str, Any] | None) -> dict[str, Any]:
     """Everything that rows and scores are a function of, besides the shard itself, in values that JSON can hold.
 
-    The batch size, device and engine are not among it: they move a score by no more than rounding does.
+    The batch size, prefetching, device and engine are not among it: they move a score by no more than rounding does.
     """
     data = config.data.model_dump(mode="json")
     values: dict[str, Any] = {"format": FORMAT, "data": {name: data[name] for name in _OF_DATA}, "model": model}
