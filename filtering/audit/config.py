@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, Literal
 
 from pydantic import Field, model_validator
 
 from filtering.data.config import DataConfig
 from filtering.settings import Settings
 
-__all__ = ["AuditConfig", "config_hash", "deciding"]
+__all__ = ["AuditConfig", "AuditRun", "config_hash", "deciding"]
 
 FORMAT: Final = 1
 """Raised when the meaning of a column or a draw changes, so that older scores count as stale."""
@@ -44,6 +45,26 @@ class AuditConfig(Settings):
         if self.data.crop != "center" or self.data.flip:
             raise ValueError("an audit scores the centre crop, unmirrored: leave data.crop and data.flip alone")
         return self
+
+
+class AuditRun(AuditConfig):
+    """A config file of ``memsieve audit score``: what is audited, into which folder, and who does the work."""
+
+    output: Path
+    """Folder of the audit; the same command goes on with it."""
+    engine: Literal["local", "ray"] = "local"
+    """This process, or the ranks that ``accelerate launch`` started; or a Ray cluster."""
+    workers: int = Field(default=0, ge=0)
+    """Ray actors; 0 takes one per GPU, or one per core where there is no GPU."""
+    ray_address: str | None = None
+    """Of an existing Ray cluster; None takes RAY_ADDRESS, or starts a local one."""
+    device: str | None = None
+    """Where the model goes, as cuda:0; None takes the first GPU of the rank, or the CPU."""
+
+    def audit(self) -> AuditConfig:
+        """The part that an audit keeps; what was not set stays unset, so that the model's own resolution counts."""
+        names = set(AuditConfig.model_fields)
+        return AuditConfig.model_validate(self.model_dump(include=names, exclude_unset=True))
 
 
 def deciding(config: AuditConfig, model: dict[str, Any] | None) -> dict[str, Any]:
