@@ -89,9 +89,27 @@ def test_page_holds_what_was_found_and_nothing_that_runs(audited: Path, tmp_path
     assert (values["rows"], values["pairs"], values["scored"], values["failed"]) == (21, 15, 20, 1)
     assert (values["duplicate_groups"], values["duplicate_samples"]) == (1, 5)
     assert values["truth"]["auc"] == 1.0 and values["truth"]["precision_at"] == {"1": 1.0, "10": 0.1}
+    assert values["truth"]["by_repeats"] == {"6": {"pairs": 1, "auc": 1.0}}
     assert summary.top[0].caption == "pair 0" and summary.top[0].score == 91.0 and summary.top[0].copies == 6
     counted = sum(int(counts.sum()) for _, _, counts in summary.histograms["loss"])
     assert counted == 2 * 15, "a pair's draws once, whatever its copies"
+
+
+def test_pairs_planted_alike_are_judged_apart(audited: Path, tmp_path: Path) -> None:
+    """Against the AUC counted by hand: the share of (planted, ordinary) pairs that stand in the right order."""
+    found = summarise(audited)
+    score = {row.sha256: row.score for row in found.top}
+    repeats = {sha: (6, 60, 60, 1, 1)[i % 5] for i, sha in enumerate(sorted(score))}
+    table = pa.table({"group": [sha[:32] for sha in repeats], "repeats": list(repeats.values())})
+    pq.write_table(table, tmp_path / "truth.parquet")
+    page, summary = build_audit_report(audited, truth=tmp_path / "truth.parquet", planted_from=6)
+    ordinary = [score[sha] or 0 for sha, count in repeats.items() if count == 1]
+    rows = summary.values["truth"]["by_repeats"]
+    for count in (6, 60):
+        planted = [score[sha] or 0 for sha, number in repeats.items() if number == count]
+        wins = [(p > o) + (p == o) / 2 for p in planted for o in ordinary]
+        assert rows[str(count)] == {"pairs": len(planted), "auc": pytest.approx(sum(wins) / len(wins))}
+    assert "Pairs planted alike" in page.read_text()
 
 
 def test_exit_codes_and_the_chain_of_commands(audited: Path, tmp_path: Path) -> None:
