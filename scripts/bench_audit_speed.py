@@ -27,8 +27,8 @@ from filtering.data.shards import expand_paths, read_shard
 
 __all__ = ["cost_of_shards", "throughput"]
 
-SAMPLES = 192
-"""Of each timing of the throughput: twelve whole batches."""
+SAMPLES = 160
+"""Of each timing of the throughput: ten whole batches."""
 SPREAD = 1520
 """Samples that are cut into shards; at 100 shards a shard is about one batch."""
 PARTS = (1, 10, 76, 100)
@@ -157,7 +157,7 @@ def _pictures(folder: Path, side: int, kind: str) -> Path:
     shard = folder / "one.tar"
     if shard.is_file():
         return shard
-    build_openmoji(folder / "source", size=side, limit=600, overwrite=True)
+    build_openmoji(folder / "source", size=side, limit=320, overwrite=True)
     rows = _distinct(folder / "source" / "train", SAMPLES)
     _write(shard, [(raw.key, _encoded(raw.image, kind), raw.caption or "", kind.lower()) for raw in rows])
     shutil.rmtree(folder / "source")
