@@ -35,8 +35,8 @@ def _ranking(found: dict[str, Any]) -> list[str]:
         f"A fine-tune without a filter, {about['steps']:,} steps of 16 ({about['epochs']:.2f} epochs) on "
         f"{about['train_rows']:,} samples of {about['train_groups']:,} pairs, {pairs} of them planted "
         f"({', '.join(about['plant'])}: pairs x repeats; exposures are repeats times epochs). The base and the "
-        "fine-tuned model were audited; rows with *ratio* compare the two at the same draws (`--reference`). AUC of pairs "
-        f"planted alike against pairs that were not planted, and of all {pairs}; precision among the first k.",
+        "fine-tuned model were audited; rows with *ratio* compare the two at the same draws (`--reference`). AUC of "
+        f"pairs planted alike against pairs that were not planted, and of all {pairs}; precision among the first k.",
         "",
         f"| score | {' | '.join(f'{int(k):,} repeats' for k in kinds)} | all | precision at 10 | at {pairs} |",
         "|---" * (len(kinds) + 4) + "|",

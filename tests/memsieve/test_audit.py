@@ -211,14 +211,27 @@ def test_wandb_gets_numbers_and_no_samples_unless_asked(audited: Path, tmp_path:
     assert b"pair 0" not in record
 
 
-def test_scores_open_without_memsieve(audited: Path) -> None:
-    """By their folder in pandas, and by the README's query where DuckDB is installed."""
+def test_scores_open_without_memsieve(audited: Path, tmp_path: Path) -> None:
+    """By their folder in pandas and datasets, and by the README's query where DuckDB is installed."""
+    import datasets
     import pandas
 
     frame = pandas.read_parquet(audited / "scores")
     assert list(frame.columns) == SCORES_SCHEMA.names and len(frame) == 21
+    files = [str(file) for file in (audited / "scores").glob("*.parquet")]
+    rows = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+    assert rows.column_names == SCORES_SCHEMA.names and len(rows) == 21
     readme = (ROOT / "README.md").read_text()
     (query,) = re.findall(r"<!-- executed by tests/memsieve/test_audit.py -->\n```sql\n(.*?)```", readme, re.DOTALL)
     duckdb = pytest.importorskip("duckdb")
-    rows = duckdb.sql(query.replace("runs/tuned", str(audited))).fetchall()
-    assert len(rows) == 15 and rows[0][:2] == ("pair 0", 6)
+    base = tmp_path / "base" / "scores"
+    base.mkdir(parents=True)
+    for file in map(Path, files):  # a base that fits 'pair 0' a quarter as well, and the others as the tuned one does
+        changed = [
+            row | {"loss_mean": row["loss_mean"] and row["loss_mean"] * (4 if row["caption"] == "pair 0" else 1)}
+            for row in pq.read_table(file).to_pylist()
+        ]
+        pq.write_table(pa.Table.from_pylist(changed, schema=SCORES_SCHEMA), base / file.name)
+    query = query.replace("runs/tuned", str(audited)).replace("runs/base", str(tmp_path / "base"))
+    found = duckdb.sql(query).fetchall()
+    assert len(found) == 6 and found[0] == ("pair 0", 6, 0.75) and {row[2] for row in found[1:]} == {0.0}
