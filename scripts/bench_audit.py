@@ -42,6 +42,7 @@ def main(
         "planted": study.about,
         "ranking": study.ranking,
         "removal": study.removal,
+        "rules": study.rules,
         "keep_list": study.keep_list,
         "throughput": lambda: throughput(work, model),
         "shards": lambda: cost_of_shards(work, model),

@@ -38,7 +38,7 @@ def _ranking(found: dict[str, Any]) -> list[str]:
         "fine-tuned model were audited; rows with *ratio* compare the two at the same draws (`--reference`). AUC of "
         f"pairs planted alike against pairs that were not planted, and of all {pairs}; precision among the first k.",
         "",
-        f"| score | {' | '.join(f'{int(k):,} repeats' for k in kinds)} | all | precision at 10 | at {pairs} |",
+        f"| score | {' | '.join(_kind(k, about['epochs']) for k in kinds)} | all | precision at 10 | at {pairs} |",
         "|---" * (len(kinds) + 4) + "|",
     ]
     for name, truth in rows.items():
@@ -54,6 +54,31 @@ def _ranking(found: dict[str, Any]) -> list[str]:
         "`loss+reference_ratio` is what `select` and `report` use where there is a `--reference`. The magnitude alone "
         f"has an AUC of {magnitude:.2f} here: where so few pairs fill the data, the prediction without a caption "
         "learns them too, and the difference that the caption makes shrinks.",
+        "",
+    ]
+
+
+def _kind(repeats: str, epochs: float) -> str:
+    return f"{int(repeats):,} repeats, {int(repeats) * epochs:,.0f} exposures"
+
+
+def _rules(found: dict[str, Any]) -> list[str]:
+    kinds = _repeats(found)
+    lines = [
+        "What a rule takes out, all with `--reference`:",
+        "",
+        f"| `select` | {' | '.join(f'{int(k):,} repeats' for k in kinds)} | not planted |",
+        "|---" * (len(kinds) + 2) + "|",
+    ]
+    for name, taken in found["rules"].items():
+        cells = [f"{taken[k]['taken']} of {taken[k]['pairs']:,}" for k in [*kinds, "1"]]
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return [
+        *lines,
+        "",
+        "The rate is of pairs that were never trained on. Ordinary training pairs were trained on too, if only once or "
+        "twice, and the model fits them better than held-out ones: more of them than the rate go. With few repeats to "
+        "find, `--drop-fraction` is the narrower rule.",
         "",
     ]
 
@@ -87,6 +112,7 @@ def _removal(found: dict[str, Any]) -> list[str]:
         f"`data.keep_list` in the place of the new shards: after {same['steps']} steps "
         f"({same['trained']['keep_list']:,} samples trained in both runs) the weights of the two runs are {verdict}.",
         "",
+        *_rules(found),
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,8 @@ class Planted:
     def removal(self) -> dict[str, Any]:
         """What select takes out, what apply writes, and the copies before and after training without it."""
         self._select()
-        taken = self._taken()
+        table = pq.read_table(self.keep, columns=["sha256", "keep"])
+        taken = self._taken(zip(table["sha256"].to_pylist(), table["keep"].to_pylist(), strict=True))
         done = apply_keep_list(self.keep, self.clean)
         after = self._train("cleaned", self.clean)
         planted, ordinary = prompts_of(self.data, ordinary=16)
@@ -92,6 +94,24 @@ class Planted:
             "rejected_samples": dict(done.rejected), "copy_rate": rates, "seeds": SEEDS, "guidance_scale": GUIDANCE,
             "heldout_loss": after["heldout_loss"],
         }  # fmt: skip
+
+    def rules(self) -> dict[str, Any]:
+        """What other rules would take out, without training on it."""
+        self._select()
+        audits = {"reference": self.work / "audit" / "base", "held_out": self.work / "audit" / "tuned-held-out"}
+        rules = {
+            "--drop-fraction 0.01": Rule(drop_fraction=0.01),
+            "--score reference_ratio --drop-fraction 0.01": Rule(("reference_ratio",), drop_fraction=0.01),
+            f"--held-out --false-drop-rate {FALSE_DROP_RATE}": Rule(false_drop_rate=FALSE_DROP_RATE),
+            f"--score reference_ratio --held-out --false-drop-rate {FALSE_DROP_RATE}": Rule(
+                ("reference_ratio",), false_drop_rate=FALSE_DROP_RATE
+            ),
+        }
+        found = {}
+        for name, rule in rules.items():
+            table = select_rows(self.work / "audit" / "tuned", rule, **audits).table
+            found[name] = self._taken(zip(table["sha256"].to_pylist(), table["keep"].to_pylist(), strict=True))
+        return found
 
     def keep_list(self) -> dict[str, Any]:
         """A few steps from data.keep_list and from the shards that were written: the samples, and the weights."""
@@ -147,10 +167,10 @@ class Planted:
         audits = {"reference": self.work / "audit" / "base", "held_out": held_out}
         write_selection(select_rows(self.work / "audit" / "tuned", rule, **audits), self.keep)
 
-    def _taken(self) -> dict[str, dict[str, int]]:
+    def _taken(self, rows: Iterable[tuple[str, bool]]) -> dict[str, dict[str, int]]:
         """Pairs taken out, and of how many, by how often they stand in the shards."""
         truth = {row["group"]: row["repeats"] for row in pq.read_table(self.data / "truth.parquet").to_pylist()}
-        pairs = {row["sha256"][:32]: row["keep"] for row in pq.read_table(self.keep).to_pylist()}
+        pairs = {sha[:32]: keep for sha, keep in rows}
         found: dict[str, dict[str, int]] = defaultdict(lambda: {"pairs": 0, "taken": 0})
         for group, keep in pairs.items():
             row = found[str(truth[group])]
