@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-__all__ = ["Settings", "SettingsError", "apply_overrides", "load_settings", "parse_settings"]
+__all__ = ["Settings", "SettingsError", "apply_overrides", "load_settings", "parse_settings", "read_settings"]
 
 
 class SettingsError(ValueError):
@@ -31,9 +31,18 @@ def load_settings(model: type[S], path: str | Path, overrides: list[str] | None 
     Raises:
         SettingsError: the file is missing, is not a YAML mapping, or a key or value in it is wrong.
     """
+    return parse_settings(model, apply_overrides(read_settings(path), overrides or []), where=str(path))
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """What a YAML file of settings holds, not yet checked against a model.
+
+    Raises:
+        SettingsError: the file is missing, or is not a YAML mapping.
+    """
     file = Path(path)
     if not file.is_file():
-        raise SettingsError(f"config file '{file}' does not exist; name a YAML file, for example one of configs/train/")
+        raise SettingsError(f"config file '{file}' does not exist; name a YAML file, for example one of configs/")
     try:
         raw = yaml.safe_load(file.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
@@ -42,7 +51,7 @@ def load_settings(model: type[S], path: str | Path, overrides: list[str] | None 
         raw = {}
     if not isinstance(raw, dict):
         raise SettingsError(f"config file '{file}' must hold a mapping of sections, not a {type(raw).__name__}")
-    return parse_settings(model, apply_overrides(raw, overrides or []), where=str(file))
+    return raw
 
 
 def apply_overrides(raw: dict[str, Any], overrides: list[str]) -> dict[str, Any]:

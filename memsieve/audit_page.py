@@ -99,7 +99,7 @@ def _headline(summary: Summary) -> str:
         truth = n["truth"]
         text += (
             f" The {truth['planted_pairs']:,} pairs planted {truth['planted_from']} times or more are ranked above the "
-            f"others with an AUC of {truth['auc']:.3f} by {n['signal']}."
+            f"others with an AUC of {truth['auc']:.3f} by {n['signal'].replace('+', ' + ')}."
         )
     return text
 

@@ -3,142 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.table import Table
 
-from filtering.settings import apply_overrides, parse_settings
+from memsieve.cli_audit_score import DAMAGED, score
 
 __all__ = ["audit"]
 
 audit = typer.Typer(no_args_is_help=True, help=__doc__)
+audit.command()(score)
 _console = Console(stderr=True, emoji=False)  # a key between colons is not an emoji
 
-DAMAGED = 3
-"""Exit code: everything was done, and some of the data is not whole."""
-
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the audit.")]
-
-
-@audit.command()
-def score(
-    shards: Annotated[list[str], typer.Option(help="Tar files, ranges, globs, folders or URLs. Repeatable.")],
-    out: Annotated[Path, typer.Option(help="Folder of the audit; the same command goes on with it.")],
-    model: Annotated[str | None, typer.Option(help="A diffusers pipeline folder, or a hub id.")] = None,
-    data_only: Annotated[bool, typer.Option(help="No model: duplicates, captions and errors.")] = False,
-    draws: Annotated[int, typer.Option(help="(t, noise) draws per sample.")] = 4,
-    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
-    batch_size: Annotated[int, typer.Option(help="Samples per forward.")] = 16,
-    resolution: Annotated[int | None, typer.Option(help="Pixels; the model's own by default.")] = None,
-    format: Annotated[Literal["webdataset", "hf", "folder"], typer.Option(help="What --shards names.")] = "webdataset",
-    set: Annotated[list[str] | None, typer.Option("--set", help="Override, as data.caption_key=json.text.")] = None,
-    engine: Annotated[Literal["local", "ray"], typer.Option(help="Ranks come from accelerate launch.")] = "local",
-    workers: Annotated[int, typer.Option(help="Ray actors; 0: one per GPU or core.")] = 0,
-    ray_address: Annotated[str | None, typer.Option(help="An existing Ray cluster.")] = None,
-    device: Annotated[str | None, typer.Option(help="As cuda:0; the first GPU by default.")] = None,
-    allow_pipe: Annotated[bool, typer.Option(help="Run 'pipe:' commands named in --shards.")] = False,
-    rescore: Annotated[bool, typer.Option(help="Replace scores of other settings or another model.")] = False,
-) -> None:
-    """Score every sample; only what is missing or stale is done.
-
-    Exit code 1 where a shard could not be done, 3 where all are done and some were found truncated or damaged.
-    """
-    from filtering.audit.config import AuditConfig
-    from filtering.audit.score import rank_of, score_shards
-
-    if (model is None) != data_only:
-        raise ValueError("name a --model, or ask for --data-only to look at duplicates, captions and errors alone")
-    data: dict[str, Any] = {"path": shards, "format": format, "allow_pipe": allow_pipe}
-    data |= {} if resolution is None else {"resolution": resolution}
-    raw: dict[str, Any] = {"data": data, "model": model, "seed": seed, "draws": draws, "batch_size": batch_size}
-    config = parse_settings(AuditConfig, apply_overrides(raw, set or []), where="audit")
-    try:
-        with _progress(quiet=rank_of()[0] > 0) as watch:
-            outcome = score_shards(
-                config,
-                out,
-                engine=engine,
-                device=device,
-                rescore=rescore,
-                ray={"address": ray_address, "workers": workers},
-                **watch,
-            )
-    except KeyboardInterrupt:
-        _console.print("stopped; the shards that were finished stand, and the same command goes on", style="yellow")
-        raise typer.Exit(130) from None
-    except OSError as error:
-        _console.print(
-            f"error: {error}. The shards that were finished stand; run the same command again when that is repaired",
-            style="red",
-            markup=False,
-            highlight=False,
-        )
-        raise typer.Exit(1) from None
-    rows = sum(marker.rows for marker in outcome.done.values())
-    failed = sum(marker.failed for marker in outcome.done.values())
-    _console.print(
-        f"{len(outcome.done)} shards done now ({rows:,} samples, {failed:,} unusable), {outcome.skipped} before",
-        highlight=False,
-    )
-    for reason in list(outcome.failed.values())[:8]:
-        _console.print(f"not done: {reason}", style="red", markup=False, highlight=False)
-    if outcome.failed:
-        _console.print(f"{len(outcome.failed)} shards are not done; the same command tries them again", style="red")
-        raise typer.Exit(1)
-    truncated = [marker.task for marker in outcome.done.values() if marker.truncated]
-    if truncated:
-        _console.print(
-            f"truncated or damaged: {len(truncated)} of the shards, the first '{truncated[0]}'",
-            style="yellow",
-            markup=False,
-            highlight=False,
-        )
-        raise typer.Exit(DAMAGED)
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[dict[str, Any]]:
-    """A bar over shards and a count of samples, with rate and ETA; the callbacks of ``score_shards``."""
-    columns = [
-        TextColumn("[bold]{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
-    ]
-    with Progress(*columns, console=_console, disable=quiet) as progress:
-        bar = progress.add_task("looking at what is done", total=None, note="")
-        state = {"total": 0, "before": 0, "shards": 0, "samples": 0, "inside": 0.0}
-
-        def show() -> None:
-            elapsed = progress.tasks[0].elapsed or 0.0
-            rate = f"  {state['samples'] / elapsed:,.1f}/s" if elapsed > 0 else ""
-            note = (
-                f"{state['before'] + state['shards']:,}/{state['total']:,} shards  {state['samples']:,} samples{rate}"
-            )
-            done = state["shards"] + state["inside"]
-            progress.update(bar, completed=done, note=note)
-
-        def begin(plan: Any) -> None:
-            state.update(total=plan.total, before=plan.total - len(plan.todo))
-            progress.reset(bar, total=len(plan.todo), description="scoring", note="")
-
-        def advance(task: Any, samples: int, share: float) -> None:
-            state.update(samples=state["samples"] + samples, inside=min(share, 0.999))
-            show()
-
-        def finished(task: Any, marker: Any) -> None:
-            state.update(shards=state["shards"] + 1, inside=0.0)
-            show()
-
-        yield {"begin": begin, "advance": advance, "finished": finished}
 
 
 @audit.command()

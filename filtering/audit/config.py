@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, Literal
 
 from pydantic import Field, model_validator
 
 from filtering.data.config import DataConfig
 from filtering.settings import Settings
 
-__all__ = ["AuditConfig", "config_hash", "deciding"]
+__all__ = ["AuditConfig", "AuditRun", "config_hash", "deciding"]
 
 FORMAT: Final = 1
 """Raised when the meaning of a column or a draw changes, so that older scores count as stale."""
@@ -36,6 +37,8 @@ class AuditConfig(Settings):
     """Parts of t that every so many visits cover once."""
     batch_size: int = Field(default=16, ge=1)
     """Samples per forward."""
+    prefetch: int = Field(default=2, ge=0, le=64)
+    """Batches that are read and decoded ahead by a thread; 0 decodes between the forwards."""
 
     @model_validator(mode="after")
     def _plain(self) -> AuditConfig:
@@ -44,10 +47,30 @@ class AuditConfig(Settings):
         return self
 
 
+class AuditRun(AuditConfig):
+    """A config file of ``memsieve audit score``: what is audited, into which folder, and who does the work."""
+
+    output: Path
+    """Folder of the audit; the same command goes on with it."""
+    engine: Literal["local", "ray"] = "local"
+    """This process, or the ranks that ``accelerate launch`` started; or a Ray cluster."""
+    workers: int = Field(default=0, ge=0)
+    """Ray actors; 0 takes one per GPU, or one per core where there is no GPU."""
+    ray_address: str | None = None
+    """Of an existing Ray cluster; None takes RAY_ADDRESS, or starts a local one."""
+    device: str | None = None
+    """Where the model goes, as cuda:0; None takes the first GPU of the rank, or the CPU."""
+
+    def audit(self) -> AuditConfig:
+        """The part that an audit keeps; what was not set stays unset, so that the model's own resolution counts."""
+        names = set(AuditConfig.model_fields)
+        return AuditConfig.model_validate(self.model_dump(include=names, exclude_unset=True))
+
+
 def deciding(config: AuditConfig, model: dict[str, Any] | None) -> dict[str, Any]:
     """Everything that rows and scores are a function of, besides the shard itself, in values that JSON can hold.
 
-    The batch size, device and engine are not among it: they move a score by no more than rounding does.
+    The batch size, prefetching, device and engine are not among it: they move a score by no more than rounding does.
     """
     data = config.data.model_dump(mode="json")
     values: dict[str, Any] = {"format": FORMAT, "data": {name: data[name] for name in _OF_DATA}, "model": model}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -124,13 +125,9 @@ def _device(device: str | None) -> str | None:
 
 
 def _here(worker: Worker, todo: list[Task], advance: Advance | None) -> Iterator[tuple[Task, Marker | str]]:
-    from filtering.audit.work import UnreachableError
-
-    for task in todo:
-        try:
-            yield task, worker.run(task, advance)
-        except UnreachableError as error:
-            yield task, str(error)
+    with closing(worker.run_all(todo, advance)) as results:
+        for task, result in results:
+            yield task, result if isinstance(result, Marker) else str(result)
 
 
 def _settle(folder: AuditFolder, config: AuditConfig, values: dict[str, Any], tasks: Tasks, rescore: bool) -> None:

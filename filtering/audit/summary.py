@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from filtering.audit.records import MEASURES
 from filtering.audit.status import audit_status
 from filtering.audit.table import PLAIN, Array, Scores, default_signals, distinct_rows, load_scores, pair_scores
+from filtering.audit.truth import judge_ranking, repeats_of
 from filtering.settings import SettingsError
 
 __all__ = ["Pair", "Summary", "summarise"]
@@ -107,7 +106,10 @@ def summarise(
         "reference": None if base is None else base.about["deciding"]["model"],
     }
     if truth is not None:
-        numbers["truth"] = _against_truth(ranked, truth, planted_from)
+        repeats = repeats_of([pair.sha256 for pair in ranked], truth)
+        for pair, count in zip(ranked, repeats, strict=True):
+            pair.planted = bool(count >= planted_from)
+        numbers["truth"] = judge_ranking(ordered, repeats, planted_from, truth)
     first = distinct_rows(scores)
     histograms = {name: _histograms(scores, name, first) for name in MEASURES} if modelled else {}
     errors = _errors(scores)
@@ -215,44 +217,3 @@ def _errors(scores: Scores) -> list[dict[str, Any]]:
     bad = scores.table.filter(pc.not_equal(status, "ok")).slice(0, MOST_ERRORS)
     rows: list[dict[str, Any]] = bad.select(["shard", "index", "key", "status", "error"]).to_pylist()
     return rows
-
-
-def _against_truth(ranked: list[Pair], truth: Path, planted_from: int) -> dict[str, Any]:
-    """AUC and precision at k of the ranking, for pairs planted at least ``planted_from`` times.
-
-    Raises:
-        SettingsError: the file cannot be read, or has no such pair among the scored.
-    """
-    try:
-        table = pq.read_table(truth, columns=["group", "repeats"]).to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise SettingsError(f"--truth '{truth}' cannot be read: {error}") from None
-    planted = {row["group"] for row in table if row["repeats"] >= planted_from}
-    for pair in ranked:
-        pair.planted = pair.sha256[:32] in planted or pair.sha256 in planted
-    hits = np.array([bool(pair.planted) for pair in ranked])
-    if not hits.any() or hits.all():
-        raise SettingsError(
-            f"--truth '{truth}': {int(hits.sum())} of {len(hits)} scored pairs are planted {planted_from} times or "
-            "more, so a ranking cannot be judged"
-        )
-    found = int(hits.sum())
-    return {
-        "planted_from": planted_from,
-        "planted_pairs": found,
-        "auc": _auc(np.array([pair.score for pair in ranked], dtype=float), hits),
-        "precision_at": {str(k): float(hits[:k].mean()) for k in sorted({found, 10, 50, 100}) if k <= len(hits)},
-    }
-
-
-def _auc(scores: Array, positive: Array) -> float:
-    """Chance that a planted pair scores higher than another, ties counting half (Mann-Whitney)."""
-    order = np.argsort(scores, kind="stable")
-    ranks = np.empty(len(scores))
-    ranks[order] = np.arange(1, len(scores) + 1)
-    unique, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    sums = np.zeros(len(unique))
-    np.add.at(sums, inverse, ranks)
-    ranks = (sums / counts)[inverse]
-    n = int(positive.sum())
-    return float((ranks[positive].sum() - n * (n + 1) / 2) / (n * (len(scores) - n)))

@@ -1,15 +1,16 @@
-"""One task from its first byte to its marker: read, decode, score in batches, write."""
+"""Tasks from their first byte to their marker: read and decode ahead, score in batches, write."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import torch
 
+from filtering.audit.ahead import run_ahead
 from filtering.audit.config import AuditConfig
 from filtering.audit.folder import AuditFolder, Marker
 from filtering.audit.records import RowWriter, describe_image, new_record
@@ -23,6 +24,8 @@ __all__ = ["Advance", "UnreachableError", "Worker"]
 
 PENDING: Final = 1024
 """Rows held back at most: a long row of broken samples does not fill the memory."""
+PAIRS: Final = 8192
+"""Pairs of a task that are remembered, for their copies; of more, copies are scored again."""
 
 Advance = Callable[[Task, int, float], None]
 """Called as work goes on: the task, samples done since the last call, share of the task done (0 where unknown)."""
@@ -34,14 +37,28 @@ class UnreachableError(OSError):
 
 @dataclass(slots=True)
 class _Batch:
-    """Rows in the order of the shard; ``places`` says which of them have ``pixels`` to score."""
+    """Rows in the order of the shard; ``places`` says which of them have a score, and where it will be written.
+
+    ``contents``, ``captions`` and ``pixels`` are of the pairs that are scored, ``fresh`` their scores: copies of a pair
+    share them.
+    """
 
     records: list[dict[str, Any]] = field(default_factory=list)
-    places: list[int] = field(default_factory=list)
+    places: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    fresh: list[dict[str, Any]] = field(default_factory=list)
     contents: list[str] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
     pixels: list[torch.Tensor] = field(default_factory=list)
     progress: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Edge:
+    """Where a task begins, with its ``identity``, or ends; with ``error`` where it could not be fetched."""
+
+    task: Task
+    identity: dict[str, Any] = field(default_factory=dict)
+    error: UnreachableError | None = None
 
 
 class Worker:
@@ -70,26 +87,53 @@ class Worker:
             UnreachableError: the shard, or the rest of it, could not be fetched; nothing was written.
             OSError: the scores could not be written.
         """
+        ((_, result),) = self.run_all([task], advance)
+        if isinstance(result, UnreachableError):
+            raise result
+        return result
+
+    def run_all(
+        self, tasks: Sequence[Task], advance: Advance | None = None
+    ) -> Generator[tuple[Task, Marker | UnreachableError], None, None]:
+        """Do tasks one after another, each as ``run`` does; the next one is opened while the last one is scored.
+
+        A task that could not be fetched is handed out as its error, and the others go on.
+
+        Raises:
+            OSError: the scores could not be written.
+        """
+        with run_ahead(self._read(tasks), self.config.prefetch) as pieces:
+            for task in tasks:
+                result: Marker | UnreachableError
+                try:
+                    result = self._write(task, pieces, advance)
+                except UnreachableError as error:
+                    result = error
+                yield task, result
+
+    def _write(self, task: Task, pieces: Iterator[_Batch | _Edge], advance: Advance | None) -> Marker:
         started = time.perf_counter()
-        try:
-            identity = self.tasks.identity(task)
-        except OSError as error:
-            raise UnreachableError(f"'{task.name}' cannot be reached: {error}") from error
+        edge = next(pieces)
+        assert isinstance(edge, _Edge) and edge.task == task
+        if edge.error is not None:
+            raise edge.error
         statuses: Counter[str] = Counter()
         scored = 0
         path = self.folder.scores(task)
         metadata = {"memsieve.task": printable(task.name), "memsieve.config_hash": self.config_hash}
         with RowWriter(path, metadata) as writer:
-            for batch in self._batches(task):
+            while isinstance(batch := next(pieces), _Batch):
                 self._score(batch)
                 writer.add(batch.records)
                 statuses.update(str(record["status"]) for record in batch.records)
                 scored += sum(record["n_draws"] > 0 for record in batch.records)
                 if advance is not None:
                     advance(task, len(batch.records), batch.progress)
+            if batch.error is not None:
+                raise batch.error
         marker = Marker(
             task=printable(task.name),
-            identity=identity,
+            identity=edge.identity,
             config_hash=self.config_hash,
             model_hash=self.model_hash,
             rows=writer.count,
@@ -103,22 +147,41 @@ class Worker:
         self.folder.write_marker(task, marker)
         return marker
 
+    def _read(self, tasks: Sequence[Task]) -> Generator[_Batch | _Edge, None, None]:
+        """Each task as its identity, its batches, and its end; one that cannot be fetched ends with the error."""
+        for task in tasks:
+            try:
+                identity = self.tasks.identity(task)
+            except OSError as error:
+                yield _Edge(task, error=UnreachableError(f"'{task.name}' cannot be reached: {error}"))
+                continue
+            yield _Edge(task, identity)
+            try:
+                yield from self._batches(task)
+            except UnreachableError as error:
+                yield _Edge(task, error=error)
+            else:
+                yield _Edge(task)
+
     def _batches(self, task: Task) -> Iterator[_Batch]:
-        """Batches never reach over the end of a task, so that a score does not depend on what else was audited."""
+        """Batches never reach over the end of a task: the last bits of a score depend on the size of its batch, and
+        would depend on what else was audited, and on where an audit was stopped."""
         batch = _Batch()
+        pairs: dict[tuple[str, str], dict[str, Any]] = {}
         size = self.tasks.size(task)
         for part, raw in self.tasks.read(task):
             if raw.status == "unreachable":
                 raise UnreachableError(str(raw.error))
-            self._add(batch, raw, part)
+            self._add(batch, raw, part, pairs)
             batch.progress = min(raw.span[1] / size, 1.0) if size else 0.0
-            if len(batch.places) >= self.config.batch_size or len(batch.records) >= PENDING:
+            if len(batch.fresh) >= self.config.batch_size or len(batch.records) >= PENDING:
                 yield batch
                 batch = _Batch()
         if batch.records:
             yield batch
 
-    def _add(self, batch: _Batch, raw: RawRow, part: int) -> None:
+    def _add(self, batch: _Batch, raw: RawRow, part: int, pairs: dict[tuple[str, str], dict[str, Any]]) -> None:
+        """Append a row. A copy of a pair of this task, which would draw the same, takes its score from there."""
         record = new_record(raw, part)
         batch.records.append(record)
         if raw.error is not None:
@@ -132,14 +195,22 @@ class Worker:
             return
         if self.scorer is None:
             return
-        batch.places.append(len(batch.records) - 1)
-        batch.contents.append(content_id(raw.image))
-        batch.captions.append(raw.caption or "")
-        batch.pixels.append(centred_pixels(image, self.config.data.resolution))
+        pair = (content_id(raw.image), raw.caption or "")
+        columns = pairs.get(pair)
+        if columns is None:
+            columns = {}
+            if len(pairs) < PAIRS:
+                pairs[pair] = columns
+            batch.fresh.append(columns)
+            batch.contents.append(pair[0])
+            batch.captions.append(pair[1])
+            batch.pixels.append(centred_pixels(image, self.config.data.resolution))
+        batch.places.append((len(batch.records) - 1, columns))
 
     def _score(self, batch: _Batch) -> None:
-        if self.scorer is None or not batch.places:
-            return
-        found = self.scorer.score(batch.contents, batch.captions, torch.stack(batch.pixels))
-        for place, columns in zip(batch.places, found, strict=True):
+        if self.scorer is not None and batch.fresh:
+            found = self.scorer.score(batch.contents, batch.captions, torch.stack(batch.pixels))
+            for columns, values in zip(batch.fresh, found, strict=True):
+                columns.update(values)
+        for place, columns in batch.places:
             batch.records[place].update(columns)

@@ -15,7 +15,9 @@ from typing import IO, Any, cast
 import fsspec
 from fsspec.core import url_to_fs
 
-__all__ = ["DAMAGE", "BoundedTarInfo", "is_damage", "open_archive", "open_tar", "shard_identity"]
+from filtering.settings import SettingsError
+
+__all__ = ["DAMAGE", "BoundedTarInfo", "check_protocol", "is_damage", "open_archive", "open_tar", "shard_identity"]
 
 MAX_HEADER_BYTES = 2**16
 """Extended headers (long names, pax records) larger than this are refused: tarfile reads them whole."""
@@ -40,6 +42,10 @@ DAMAGE = (
 )
 
 
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "http": "http", "https": "http"}
+"""Extras of memsieve that bring what a kind of URL needs."""
+
+
 class BoundedTarInfo(tarfile.TarInfo):
     """Refuses what tarfile would follow without bound: huge or endless extended headers, sizes below zero (which send
     it back to a header it has read, for ever)."""
@@ -61,6 +67,26 @@ class BoundedTarInfo(tarfile.TarInfo):
         if member.size < 0:
             raise tarfile.ReadError(f"member '{member.name[:100]}' has a size below zero")
         return member
+
+
+def check_protocol(url: str, option: str) -> None:
+    """See that fsspec can read URLs like ``url`` here.
+
+    Raises:
+        SettingsError: there is no such kind of URL, or a package that it needs is not installed.
+    """
+    protocol = url.partition("://")[0]
+    try:
+        fsspec.get_filesystem_class(protocol.split("::")[-1])
+    except ImportError as error:
+        extra = _EXTRAS.get(protocol)
+        way = f": pip install 'memsieve[{extra}]'" if extra else f" ({error})"
+        raise SettingsError(f"{option} = '{url}': {protocol}:// needs a package that is not installed{way}") from None
+    except ValueError:
+        raise SettingsError(
+            f"{option} = '{url}': {protocol}:// is no kind of URL that fsspec knows; use s3://, gs://, https://, "
+            "hf://, or a path"
+        ) from None
 
 
 def open_archive(path: str, allow_pipe: bool = False) -> IO[bytes]:

@@ -18,7 +18,7 @@ from typing import IO, Any, cast
 from braceexpand import braceexpand
 from webdataset.tariterators import base_plus_ext
 
-from filtering.data.archives import DAMAGE, is_damage, open_archive, open_tar
+from filtering.data.archives import DAMAGE, check_protocol, is_damage, open_archive, open_tar
 from filtering.data.config import DataConfig
 from filtering.data.fields import BadSample, check_caption, check_image_size, field_names, printable
 from filtering.data.rows import RawRow
@@ -45,8 +45,8 @@ def expand_paths(
         allow_empty: let local shards of 0 bytes through.
 
     Raises:
-        SettingsError: nothing is found, a named shard is missing or has 0 bytes, braces do not balance, or ``path``
-            is a ``pipe:`` command.
+        SettingsError: nothing is found, a named shard is missing or has 0 bytes, braces do not balance, a kind of URL
+            cannot be read here, or ``path`` is a ``pipe:`` command.
     """
     found: list[str] = []
     for text in [path] if isinstance(path, str) else path:
@@ -83,6 +83,8 @@ def _expand(part: str, text: str, option: str) -> list[str]:
         raise SettingsError(f"{option} = '{text}': {error}") from None
     found: list[str] = []
     for name in names:
+        if "://" in name:
+            check_protocol(name, option)
         if "://" in name or os.path.isfile(name):
             found.append(name)
             continue

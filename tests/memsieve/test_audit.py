@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from filtering.audit.records import SCORES_SCHEMA
@@ -22,6 +23,7 @@ from memsieve.audit_page import build_audit_report
 from memsieve.cli import app
 from tests.train.conftest import picture, save_tiny_model, write_shards
 
+ROOT = Path(__file__).parents[2]
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 
 
@@ -87,9 +89,27 @@ def test_page_holds_what_was_found_and_nothing_that_runs(audited: Path, tmp_path
     assert (values["rows"], values["pairs"], values["scored"], values["failed"]) == (21, 15, 20, 1)
     assert (values["duplicate_groups"], values["duplicate_samples"]) == (1, 5)
     assert values["truth"]["auc"] == 1.0 and values["truth"]["precision_at"] == {"1": 1.0, "10": 0.1}
+    assert values["truth"]["by_repeats"] == {"6": {"pairs": 1, "auc": 1.0}}
     assert summary.top[0].caption == "pair 0" and summary.top[0].score == 91.0 and summary.top[0].copies == 6
     counted = sum(int(counts.sum()) for _, _, counts in summary.histograms["loss"])
     assert counted == 2 * 15, "a pair's draws once, whatever its copies"
+
+
+def test_pairs_planted_alike_are_judged_apart(audited: Path, tmp_path: Path) -> None:
+    """Against the AUC counted by hand: the share of (planted, ordinary) pairs that stand in the right order."""
+    found = summarise(audited)
+    score = {row.sha256: row.score for row in found.top}
+    repeats = {sha: (6, 60, 60, 1, 1)[i % 5] for i, sha in enumerate(sorted(score))}
+    table = pa.table({"group": [sha[:32] for sha in repeats], "repeats": list(repeats.values())})
+    pq.write_table(table, tmp_path / "truth.parquet")
+    page, summary = build_audit_report(audited, truth=tmp_path / "truth.parquet", planted_from=6)
+    ordinary = [score[sha] or 0 for sha, count in repeats.items() if count == 1]
+    rows = summary.values["truth"]["by_repeats"]
+    for count in (6, 60):
+        planted = [score[sha] or 0 for sha, number in repeats.items() if number == count]
+        wins = [(p > o) + (p == o) / 2 for p in planted for o in ordinary]
+        assert rows[str(count)] == {"pairs": len(planted), "auc": pytest.approx(sum(wins) / len(wins))}
+    assert "Pairs planted alike" in page.read_text()
 
 
 def test_exit_codes_and_the_chain_of_commands(audited: Path, tmp_path: Path) -> None:
@@ -111,6 +131,43 @@ def test_exit_codes_and_the_chain_of_commands(audited: Path, tmp_path: Path) -> 
     assert run("report", tmp_path / "data-only").exit_code == 3
 
 
+def test_a_config_file_is_the_same_as_options(model: Path, tmp_path: Path) -> None:
+    """Options lie over the file, --set over both; what neither names keeps its default."""
+    data = write_shards(tmp_path / "data", 6, per_shard=3)
+    file = tmp_path / "audit.yaml"
+    text = {"output": str(tmp_path / "by-file"), "model": str(model), "draws": 3, "data": {"path": [str(data)]}}
+    file.write_text(yaml.safe_dump(text))
+    assert run("score", "--config", file, "--set", "draws=2", "--batch-size", 2).exit_code == 0
+    words = ("--shards", data, "--model", model, "--draws", 2, "--batch-size", 2)
+    assert run("score", *words, "--out", tmp_path / "by-options").exit_code == 0
+    found = [json.loads((tmp_path / name / "audit.json").read_text()) for name in ("by-file", "by-options")]
+    assert found[0] == found[1] and found[0]["config"]["data"]["resolution"] == 16, "the model's own"
+    tables = [pq.read_table(tmp_path / name / "scores") for name in ("by-file", "by-options")]
+    assert tables[0].equals(tables[1]) and len(tables[0]) == 6
+    assert run("score", "--config", file, "--data-only", "--out", tmp_path / "look").exit_code == 0
+    assert json.loads((tmp_path / "look" / "audit.json").read_text())["config"]["model"] is None
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs" / "audit").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_configs_say_how_they_run_and_run(file: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """By the launch command of their header, on a small set in the place of the whole one."""
+    head = file.read_text().split("output:")[0]
+    assert all(word in head for word in ("Data:", "Launch:", "Hardware:", "Duration:", "Expected:", "Then:"))
+    (launch,) = re.findall(r"# Launch: +memsieve audit (score --config \S+)", head)
+    (then,) = re.findall(r"memsieve audit select (\S+ --dedup --out \S+)", head) or [None]
+    (data,) = re.findall(r"# Data: +memsieve data openmoji (\S+) --size 32", head)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "assets").symlink_to(ROOT / "assets")
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    write_shards(tmp_path / data / "train", 10, per_shard=8, copies=2)
+    result = run(*launch.split())
+    assert result.exit_code == 0, result.output
+    out = yaml.safe_load(file.read_text())["output"]
+    assert json.loads(run("status", out, "--json").stdout)["rows"] == 12
+    if then is not None:
+        assert run("select", *then.split()).exit_code == 0 and Path("keep.parquet").is_file()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -119,6 +176,10 @@ def test_exit_codes_and_the_chain_of_commands(audited: Path, tmp_path: Path) -> 
         (["score", "--shards", "nothing-{0..3}.tar", "--out", "o", "--data-only"], "nothing is found"),
         (["score", "--shards", "x.tar", "--out", "o", "--data-only", "--set", "data.captoin_key=a"], "caption_key"),
         (["score", "--shards", "x.tar", "--out", "o", "--data-only", "--set", "data.crop=random"], "centre crop"),
+        (["score", "--out", "o", "--data-only"], "give --shards"),
+        (["score", "--shards", "x.tar", "--data-only"], "give --out"),
+        (["score", "--config", "nowhere.yaml"], "config file 'nowhere.yaml' does not exist"),
+        (["score", "--shards", "x.tar", "--out", "o", "--data-only", "--set", "prefech=1"], "did you mean 'prefetch'"),
         (["status", "nowhere"], "is not an audit"),
         (["select", "nowhere", "--dedup", "--out", "k.parquet"], "is not an audit"),
         (["apply", "nowhere.parquet", "--out", "o"], "does not exist"),
@@ -150,14 +211,27 @@ def test_wandb_gets_numbers_and_no_samples_unless_asked(audited: Path, tmp_path:
     assert b"pair 0" not in record
 
 
-def test_scores_open_without_memsieve(audited: Path) -> None:
-    """By their folder in pandas, and by the README's query where DuckDB is installed."""
+def test_scores_open_without_memsieve(audited: Path, tmp_path: Path) -> None:
+    """By their folder in pandas and datasets, and by the README's query where DuckDB is installed."""
+    import datasets
     import pandas
 
     frame = pandas.read_parquet(audited / "scores")
     assert list(frame.columns) == SCORES_SCHEMA.names and len(frame) == 21
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    files = [str(file) for file in (audited / "scores").glob("*.parquet")]
+    rows = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+    assert rows.column_names == SCORES_SCHEMA.names and len(rows) == 21
+    readme = (ROOT / "README.md").read_text()
     (query,) = re.findall(r"<!-- executed by tests/memsieve/test_audit.py -->\n```sql\n(.*?)```", readme, re.DOTALL)
     duckdb = pytest.importorskip("duckdb")
-    rows = duckdb.sql(query.replace("runs/tuned", str(audited))).fetchall()
-    assert len(rows) == 15 and rows[0][:2] == ("pair 0", 6)
+    base = tmp_path / "base" / "scores"
+    base.mkdir(parents=True)
+    for file in map(Path, files):  # a base that fits 'pair 0' a quarter as well, and the others as the tuned one does
+        changed = [
+            row | {"loss_mean": row["loss_mean"] and row["loss_mean"] * (4 if row["caption"] == "pair 0" else 1)}
+            for row in pq.read_table(file).to_pylist()
+        ]
+        pq.write_table(pa.Table.from_pylist(changed, schema=SCORES_SCHEMA), base / file.name)
+    query = query.replace("runs/tuned", str(audited)).replace("runs/base", str(tmp_path / "base"))
+    found = duckdb.sql(query).fetchall()
+    assert len(found) == 6 and found[0] == ("pair 0", 6, 0.75) and {row[2] for row in found[1:]} == {0.0}

@@ -79,6 +79,30 @@ def test_draws_cover_t_and_belong_to_the_content(audit: Audit, folder: Path, tmp
     assert len(others) == 22
 
 
+def test_copies_in_a_shard_are_scored_once(
+    audit: Audit, make_shards: Callable[..., Path], tmp_path: Path, read_rows: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They draw the same, so they score the same; the same image under another caption is another pair."""
+    from filtering.audit.scorer import Scorer
+
+    seen: list[str] = []
+    score = Scorer.score
+    monkeypatch.setattr(
+        Scorer, "score", lambda self, contents, *rest: (seen.extend(contents), score(self, contents, *rest))[1]
+    )
+    folder = make_shards(tmp_path / "data", 10, per_shard=50, copies=30)
+    audit(folder, tmp_path / "out", draws=2)
+    assert len(seen) == len(set(seen)) == 10
+    rows = read_rows(tmp_path / "out").to_pylist()
+    assert len(rows) == 40 and all(row["n_draws"] == 2 for row in rows)
+    copies = [(row["loss"], row["magnitude_mean"], row["timesteps"]) for row in rows if row["caption"] == "pair 0"]
+    assert len(copies) == 31 and all(copy == copies[0] for copy in copies)
+    seen.clear()
+    monkeypatch.setattr("filtering.audit.work.PAIRS", 0)
+    audit(folder, tmp_path / "few", draws=2)
+    assert len(seen) == 40 and len(read_rows(tmp_path / "few")) == 40
+
+
 def test_visit_draws_are_uniform_in_t() -> None:
     """Every single visit is uniform over t, and visits of one pair are not the same."""
     draws = [visit_draw(1, f"{i:032x}", 2, shape=(1, 2, 2), num_train_timesteps=1000, strata=4) for i in range(2000)]

@@ -1,0 +1,71 @@
+"""How well a ranking finds pairs that are known to be planted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from filtering.audit.table import Array
+from filtering.settings import SettingsError
+
+__all__ = ["judge_ranking", "repeats_of"]
+
+
+def repeats_of(shas: list[str], truth: Path) -> Array:
+    """How often each image stands in the training shards by ``truth`` (columns ``group``, ``repeats``), int [N]; 0
+    where it says nothing.
+
+    Raises:
+        SettingsError: the file cannot be read.
+    """
+    try:
+        table = pq.read_table(truth, columns=["group", "repeats"]).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise SettingsError(f"--truth '{truth}' cannot be read: {error}") from None
+    known = {row["group"]: int(row["repeats"]) for row in table}
+    return np.array([known.get(sha[:32], known.get(sha, 0)) for sha in shas], dtype=np.int64)
+
+
+def judge_ranking(scores: Array, repeats: Array, planted_from: int, truth: Path) -> dict[str, Any]:
+    """AUC and precision at k of scores in descending order, for pairs planted at least ``planted_from`` times; and the
+    AUC of the pairs planted alike, each kind against the pairs that were not planted.
+
+    Raises:
+        SettingsError: there is no such pair, or no other; the message names ``truth``.
+    """
+    hits = repeats >= planted_from
+    if not hits.any() or hits.all():
+        raise SettingsError(
+            f"--truth '{truth}': {int(hits.sum())} of {len(hits)} scored pairs are planted {planted_from} times or "
+            "more, so a ranking cannot be judged"
+        )
+    found = int(hits.sum())
+    by_repeats = {}
+    for count in np.unique(repeats[hits]):
+        alike = repeats == count
+        among = alike | ~hits
+        by_repeats[str(count)] = {"pairs": int(alike.sum()), "auc": _auc(scores[among], alike[among])}
+    return {
+        "planted_from": planted_from,
+        "planted_pairs": found,
+        "auc": _auc(scores, hits),
+        "by_repeats": by_repeats,
+        "precision_at": {str(k): float(hits[:k].mean()) for k in sorted({found, 10, 50, 100}) if k <= len(hits)},
+    }
+
+
+def _auc(scores: Array, positive: Array) -> float:
+    """Chance that a planted pair scores higher than another, ties counting half (Mann-Whitney)."""
+    order = np.argsort(scores, kind="stable")
+    ranks = np.empty(len(scores))
+    ranks[order] = np.arange(1, len(scores) + 1)
+    unique, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    sums = np.zeros(len(unique))
+    np.add.at(sums, inverse, ranks)
+    ranks = (sums / counts)[inverse]
+    n = int(positive.sum())
+    return float((ranks[positive].sum() - n * (n + 1) / 2) / (n * (len(scores) - n)))

@@ -1,0 +1,188 @@
+"""The page of scripts/bench_audit.py, written from its JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+__all__ = ["write_page"]
+
+HEAD = """# Audits, measured
+
+Written by `scripts/bench audit` from [the numbers](benchmarks/audit.json). The model is the tiny Stable Diffusion
+pipeline `assets/tiny-sd`, the data OpenMoji at 32 pixels; float32, CPU, one thread, 4 draws a sample and 16 samples a
+forward unless said otherwise.
+"""
+
+
+def write_page(path: Path, found: dict[str, Any]) -> None:
+    """Everything in ``found`` as one page."""
+    parts = [HEAD, *_ranking(found), *_removal(found), *_throughput(found), *_shards(found), *_limits(found)]
+    path.write_text("\n".join(parts), encoding="utf-8")
+
+
+def _repeats(found: dict[str, Any]) -> list[str]:
+    return sorted((text.partition("x")[2] for text in found["planted"]["plant"]), key=int)
+
+
+def _ranking(found: dict[str, Any]) -> list[str]:
+    about, rows = found["planted"], found["ranking"]
+    kinds = _repeats(found)
+    pairs = next(iter(rows.values()))["planted_pairs"]
+    lines = [
+        "## Are planted pairs ranked first?",
+        "",
+        f"A fine-tune without a filter, {about['steps']:,} steps of 16 ({about['epochs']:.2f} epochs) on "
+        f"{about['train_rows']:,} samples of {about['train_groups']:,} pairs, {pairs} of them planted "
+        f"({', '.join(about['plant'])}: pairs x repeats; exposures are repeats times epochs). The base and the "
+        "fine-tuned model were audited; rows with *ratio* compare the two at the same draws (`--reference`). AUC of "
+        f"pairs planted alike against pairs that were not planted, and of all {pairs}; precision among the first k.",
+        "",
+        f"| score | {' | '.join(_kind(k, about['epochs']) for k in kinds)} | all | precision at 10 | at {pairs} |",
+        "|---" * (len(kinds) + 4) + "|",
+    ]
+    for name, truth in rows.items():
+        auc = [f"{truth['by_repeats'][k]['auc']:.3f}" for k in kinds]
+        first = truth["precision_at"]
+        lines.append(
+            f"| `{name}` | {' | '.join(auc)} | {truth['auc']:.3f} | {first['10']:.2f} | {first[str(pairs)]:.2f} |"
+        )
+    magnitude = rows["magnitude"]["auc"]
+    return [
+        *lines,
+        "",
+        "`loss+reference_ratio` is what `select` and `report` use where there is a `--reference`. The magnitude alone "
+        f"has an AUC of {magnitude:.2f} here: where so few pairs fill the data, the prediction without a caption "
+        "learns them too, and the difference that the caption makes shrinks.",
+        "",
+    ]
+
+
+def _kind(repeats: str, epochs: float) -> str:
+    return f"{int(repeats):,} repeats, {int(repeats) * epochs:,.0f} exposures"
+
+
+def _rules(found: dict[str, Any]) -> list[str]:
+    kinds = _repeats(found)
+    lines = [
+        "What a rule takes out, all with `--reference`:",
+        "",
+        f"| `select` | {' | '.join(f'{int(k):,} repeats' for k in kinds)} | not planted |",
+        "|---" * (len(kinds) + 2) + "|",
+    ]
+    for name, taken in found["rules"].items():
+        cells = [f"{taken[k]['taken']} of {taken[k]['pairs']:,}" for k in [*kinds, "1"]]
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return [
+        *lines,
+        "",
+        "The rate is of pairs that were never trained on. Ordinary training pairs were trained on too, if only once or "
+        "twice, and the model fits them better than held-out ones: more of them than the rate go. With few repeats to "
+        "find, `--drop-fraction` is the narrower rule.",
+        "",
+    ]
+
+
+def _removal(found: dict[str, Any]) -> list[str]:
+    part, same = found["removal"], found["keep_list"]
+    taken, rates = part["taken"], part["copy_rate"]
+    lines = [
+        "## Does training without them end the copies?",
+        "",
+        f"`select --reference --held-out --false-drop-rate {part['false_drop_rate']:g}`, `apply`, and the same "
+        f"fine-tune on the shards that it wrote ({part['kept_samples']:,} samples kept, "
+        f"{part['rejected_samples'].get('score', 0):,} set aside), with the same steps and seed. A generation counts "
+        "as a copy where its nearest training image is its own prompt's and lies nearer than 95 % of held-out images "
+        f"lie to theirs; {part['seeds']} generations a pair, guidance {part['guidance_scale']:g}, 95 % intervals over "
+        "pairs.",
+        "",
+        "| pairs | taken out | copy rate, base | before | after |",
+        "|---|---|---|---|---|",
+    ]
+    for repeats, row in taken.items():
+        name = "not planted" if repeats == "1" else f"{int(repeats):,} repeats"
+        cells = [f"{r['rate']:.2f} ({r['low']:.2f} to {r['high']:.2f})" for r in (rates[m][repeats] for m in rates)]
+        lines.append(f"| {name} | {row['taken']} of {row['pairs']:,} | {' | '.join(cells)} |")
+    verdict = "equal bit by bit" if same["same_weights"] else "NOT equal"
+    return [
+        *lines,
+        "",
+        f"Held-out loss: {found['planted']['heldout_loss']:.4f} before, {part['heldout_loss']:.4f} after.",
+        "",
+        f"`data.keep_list` in the place of the new shards: after {same['steps']} steps "
+        f"({same['trained']['keep_list']:,} samples trained in both runs) the weights of the two runs are {verdict}.",
+        "",
+        *_rules(found),
+    ]
+
+
+def _throughput(found: dict[str, Any]) -> list[str]:
+    part, machine = found["throughput"], found["machine"]
+    names = {
+        "forwards": "its VAE, text and UNet forwards, timed alone",
+        "UNet": "its UNet forwards, timed alone",
+    }
+    lines = [
+        "## Throughput",
+        "",
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} thread for the model, torch "
+        f"{machine['torch']}, Python {machine['python']}. {part['samples']} samples from one shard, from opening it "
+        f"to its marker, without loading the model; {part['repeats']} repeats, each with one run of every row in turn. "
+        "Times are medians; the shares are of each repeat's own forwards, median and range.",
+        "",
+        "| run | ms per sample | share of forwards | share of UNet forwards |",
+        "|---|---|---|---|",
+    ]
+    for name, row in part["rows"].items():
+        label = names.get(name) or f"audit, {name.replace(', prefetch 0', ', no prefetch').replace(', prefetch 2', '')}"
+        shares = [_ratio(row[key], 100, ".0f", " %") for key in ("share_of_forwards", "share_of_unet")]
+        lines.append(f"| {label} | {1000 * row['seconds_per_sample']:.1f} | {' | '.join(shares)} |")
+    return [
+        *lines,
+        "",
+        "Images are decoded, hashed and resized by a thread that is two batches ahead (`prefetch`), on another core "
+        "where there is one. The 512-pixel rows have the same forwards, at 32 pixels, and images that cost more to "
+        "decode: with a model of that size a forward costs far more, and decoding less of the whole.",
+        "",
+    ]
+
+
+def _shards(found: dict[str, Any]) -> list[str]:
+    part = found["shards"]
+    lines = [
+        "## Cost of shards",
+        "",
+        f"The same {part['samples']:,} samples in few and in many shards; {part['draws']} draw a sample, so that what "
+        f"a shard costs weighs most; {part['repeats']} repeats.",
+        "",
+        "| shards | samples in each | ms per sample | times one shard |",
+        "|---|---|---|---|",
+    ]
+    for parts, row in part["rows"].items():
+        each = part["samples"] / int(parts)
+        lines.append(
+            f"| {parts} | {each:.4g} | {1000 * row['seconds_per_sample']:.1f} | "
+            f"{_ratio(row['times_one_shard'], 1, '.2f', '')} |"
+        )
+    return [
+        *lines,
+        "",
+        "Batches stay within a shard, so that a row does not depend on what else was audited or on where an audit was "
+        "stopped; the last batch of a shard is a smaller one.",
+        "",
+    ]
+
+
+def _limits(found: dict[str, Any]) -> list[str]:
+    return [
+        "## Limits",
+        "",
+        "- One model, one seed, one set of planted pairs; 6 or 8 pairs of each kind, so intervals are wide.",
+        "- No GPU was at hand: the share of forwards on one is not measured.",
+        "",
+    ]
+
+
+def _ratio(row: dict[str, float], times: float, form: str, unit: str) -> str:
+    middle, low, high = (format(times * row[name], form) for name in ("median", "low", "high"))
+    return f"{middle}{unit} ({low} to {high})"

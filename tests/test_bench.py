@@ -1,0 +1,46 @@
+"""The benchmark scripts: every verb leads to a script, and every page is what its script makes of its numbers."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BENCH = (ROOT / "scripts" / "bench").read_text()
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_verb_has_its_script_and_its_line_of_help() -> None:
+    verbs = dict(re.findall(r"^    (\w+)\) SCRIPT=(\w+\.py) ;;$", BENCH, re.MULTILINE))
+    assert {"audit", "detect"} <= verbs.keys()
+    for verb, file in verbs.items():
+        assert (ROOT / "scripts" / file).is_file() and re.search(rf"^#   {verb} +\w", BENCH, re.MULTILINE), verb
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+def test_a_wrong_verb_gets_the_usage() -> None:
+    done = subprocess.run(["bash", "scripts/bench", "nothing"], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 2 and "Verbs:" in done.stderr and "audit" in done.stderr
+    helped = subprocess.run(["bash", "scripts/bench", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert helped.returncode == 0 and "Verbs:" in helped.stdout
+
+
+@pytest.mark.parametrize("name", ["audit"])
+def test_the_page_is_made_of_the_numbers(name: str, tmp_path: Path) -> None:
+    found = json.loads((ROOT / "docs" / "benchmarks" / f"{name}.json").read_text())
+    script(f"bench_{name}_page").write_page(tmp_path / "page.md", found)
+    assert (tmp_path / "page.md").read_text() == (ROOT / "docs" / f"benchmarks-{name}.md").read_text()
