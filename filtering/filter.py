@@ -179,7 +179,7 @@ class MemorizationFilter:
                 self._note(NOBODY, math.nan, math.nan, 0.0, int(measurement.timesteps[i]), False, evidence[i])
                 continue
             drawn = measurement.drawn is None or bool(measurement.drawn[i])
-            values = {name: column[i] for name, column in host.items() if drawn}
+            values = {name: column[i] for name, column in host.items() if drawn and column[i] == column[i]}
             if not measurement.usable[i]:
                 values = {name: value for name, value in values.items() if name in ("loss", "reference_ratio")}
             verdict = self._verdict(
@@ -259,7 +259,7 @@ class MemorizationFilter:
         if not usable:
             return False, math.nan, Reason.NO_CAPTION, math.nan
         if config.calibrator == "fixed":
-            value, tau = values[config.signals[0]], float(config.threshold or 0.0)
+            value, tau = values.get(config.signals[0], math.nan), float(config.threshold or 0.0)
             ratio = math.log(value / tau) if value > 0.0 and tau > 0.0 else value - tau
             return value > tau, ratio, Reason.THRESHOLD, tau
         if config.calibrator == "robust":

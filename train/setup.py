@@ -22,6 +22,7 @@ from filtering.exchange import Exchange
 from filtering.filter import MemorizationFilter
 from filtering.reference import LookedUpReference
 from filtering.settings import SettingsError
+from train.calibrating import HeldOutTurns
 from train.checkpoint import latest_checkpoint, load_extra
 from train.config import RunConfig
 from train.copies import CopyProbe
@@ -64,6 +65,7 @@ class Session:
     copies: CopyProbe | None
     sieve: SieveFile | None
     looked_up: LookedUpReference | None
+    turns: HeldOutTurns | None
     total_steps: int
     """Exact with ``train.steps``; with ``train.epochs`` an estimate, since streams end at different windows."""
     step: int = 0
@@ -159,6 +161,7 @@ def _build(config: RunConfig, accelerator: Any, engine: Engine, watch: Watch) ->
         _copies(config, held_out),
         sieve_file,
         looked_up,
+        _turns(config, denoiser, filter, held_out, looked_up),
         total,
     )
     if checkpoint:
@@ -252,6 +255,27 @@ def _filter(
     )
     filter.panel.check(len(held_out))
     return filter
+
+
+def _turns(
+    config: RunConfig,
+    denoiser: Any,
+    filter: MemorizationFilter | None,
+    held_out: list[Row],
+    looked_up: LookedUpReference | None,
+) -> HeldOutTurns | None:
+    """Held-out pairs are scored where something is compared with them."""
+    if filter is None or filter.config.calibrator == "fixed" or not held_out:
+        return None
+    return HeldOutTurns(
+        denoiser,
+        filter,
+        held_out,
+        window_rows=config.train.batch_size * config.train.accumulation,
+        seed=config.train.seed,
+        resolution=config.data.resolution,
+        looked_up=looked_up,
+    )
 
 
 def _reference(filter: MemorizationFilter | None, denoiser: Any, accelerator: Any) -> torch.nn.Module | None:

@@ -1,0 +1,92 @@
+"""The runs that scripts/bench_speed.py times: their configs, and blocks of windows taken from them in turn."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow.parquet as pq
+
+from filtering.data.loader import Window
+from filtering.settings import load_settings
+from train.config import RunConfig
+from train.loop import train_window
+from train.setup import Session, set_up
+
+__all__ = ["VARIANTS", "TimedRun", "planted_groups"]
+
+ROOT = Path(__file__).resolve().parent.parent
+_BATCH, _SIEVE, _BOTH = "filter.apply=batch", "filter.apply=sieve", "filter.signals=[loss, reference_ratio]"
+VARIANTS: Final[dict[str, list[str]]] = {
+    "no filter": ["filter.enabled=false"],
+    "paper's rule": [
+        "filter.signals=[magnitude]", "filter.record=[]", "filter.calibrator=fixed", "filter.threshold=2.8",
+        "filter.decide=visit", "filter.normalize=kept",
+    ],
+    "batch, magnitude": [_BATCH, "filter.signals=[magnitude]", "filter.record=[]"],
+    "batch, reference_ratio": [_BATCH, "filter.signals=[reference_ratio]", "filter.record=[]"],
+    "batch, loss + reference_ratio": [_BATCH, _BOTH, "filter.record=[]"],
+    "batch, loss + reference_ratio, magnitude recorded": [_BATCH, _BOTH, "filter.record=[magnitude]"],
+    "sieve, frozen copy": [_SIEVE, _BOTH, "filter.record=[]", "filter.score_after=0"],
+    "sieve, looked up": [_SIEVE, _BOTH, "filter.record=[]", "filter.score_after=0", "filter.reference={audit}"],
+}  # fmt: skip
+"""Overrides of configs/train/openmoji.yaml. ``score_after: 0`` lets the sieve spend its whole budget from the first
+window on: the dearest phase of a run."""
+
+
+def planted_groups(data: Path) -> list[str]:
+    """Groups that a dataset holds more than once, and are trained on."""
+    rows = pq.read_table(data / "truth.parquet").to_pylist()
+    return sorted({row["group"] for row in rows if row["repeats"] > 1})
+
+
+class TimedRun:
+    """One run, taken a block of windows at a time.
+
+    Args:
+        name: of ``VARIANTS``.
+        data: dataset folder; its planted groups are condemned before the first window, so that what is timed is how
+            fast the run is once it has decided, not how soon it decides.
+        folder: of the run, written anew.
+        audit: of the base model, for the looked-up reference.
+        extra: more overrides.
+    """
+
+    def __init__(self, name: str, data: Path, folder: Path, audit: Path, extra: tuple[str, ...] = ()) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        overrides = [
+            f"output={folder}", f"model.path={ROOT / 'assets' / 'tiny-sd'}", f"data.path={data / 'train'}",
+            f"data.held_out_path={data / 'held_out'}", "train.steps=1000000", "validation.every=0",
+            "checkpoint.every=0", *[item.format(audit=audit) for item in VARIANTS[name]], *extra,
+        ]  # fmt: skip
+        self.name = name
+        self.session: Session = set_up(
+            load_settings(RunConfig, ROOT / "configs" / "train" / "openmoji.yaml", overrides)
+        )
+        self._condemn(planted_groups(data))
+        self._windows: Iterator[Window] = iter(self.session.loader)
+
+    def _condemn(self, groups: list[str]) -> None:
+        session = self.session
+        if session.filter is None or session.filter.config.decide != "group":
+            return
+        session.filter.condemned = dict.fromkeys(groups, 0)
+        if session.sieve is not None:
+            session.sieve.append([(group, True) for group in groups], 1)
+
+    def block(self, windows: int) -> dict[str, float]:
+        """Seconds, updates and samples read (skipped ones included) of the next ``windows`` windows."""
+        accounting = self.session.records.accounting
+        updates, read, started = self.session.updates, accounting.read, time.perf_counter()
+        for _ in range(windows):
+            train_window(self.session, self._windows)
+        seconds = time.perf_counter() - started
+        return {"seconds": seconds, "updates": self.session.updates - updates, "read": accounting.read - read}
+
+    def describe(self) -> dict[str, Any]:
+        """What a reader needs to know of the run."""
+        filter = self.session.filter
+        return {} if filter is None else {"held_out_per_window": filter.config.held_out_per_window}
