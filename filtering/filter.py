@@ -93,7 +93,7 @@ class MemorizationFilter:
         """
         count = len(timesteps)
         flags = np.ones(count, dtype=bool) if usable is None else np.asarray(usable, dtype=bool)
-        values = measure(signals or self.config.measured, predictions)
+        values = measure(self.config.measured if signals is None else signals, predictions)
         return Measurement(values, timesteps.detach().cpu().numpy().astype(np.int64), flags)
 
     def _evidence(self, measurement: Measurement) -> Array:

@@ -59,7 +59,9 @@ class Names:
             return int(self._slots[slot])
         row = self._count
         if row == len(self._keys):
-            self._keys = np.concatenate([self._keys, np.zeros_like(self._keys)])
+            larger = np.zeros((2 * row, 2), dtype="<u8")  # untouched, it takes no memory yet
+            larger[:row] = self._keys
+            self._keys = larger
         self._keys[row] = first, second
         if not plain:
             self._others[row] = name

@@ -65,6 +65,11 @@ class HeldOutTurns:
         present = 1 + len(filter.deciding_passes - REFERENCE)
         self._first, self._later = (self._interval(window_rows, size, n) for n in (present + reference, present))
 
+    @property
+    def new_turns(self) -> int:
+        """Turns until every part has met each of its draws."""
+        return self.draws * len(self.parts)
+
     def _interval(self, window_rows: int, size: int, forwards: int) -> int:
         """Windows from one turn to the next: every window, or as the budget has it."""
         schedule = self.filter.schedule
@@ -75,7 +80,7 @@ class HeldOutTurns:
 
         While draws are new the reference is asked too, and the turns are farther apart.
         """
-        new = self.draws * len(self.parts)
+        new = self.new_turns
         if step < new * self._first:
             turn, rest = divmod(step, self._first)
         else:

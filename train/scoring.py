@@ -84,7 +84,7 @@ class Scorer:
         evidence: what takes such a pass is NaN there.
         """
         needed = self.filter.passes if passes is None else passes
-        names = signals or self.filter.config.measured
+        names = self.filter.config.measured if signals is None else signals
         table = batch.reference or self._table(batch)
         if table and (self.reference is None or batch.plan is None):
             needed = needed - REFERENCE
