@@ -51,7 +51,7 @@ class FilterConfig(Settings):
     ``false_drop_rate``, so that nobody goes to and fro."""
     score_budget: float | None = Field(default=None, gt=0.0, le=1.0)
     """``sieve``: extra forwards (held-out pairs included) as a share of what training computes, a forward and backward
-    counting three. None: 0.08, or 0.016 where measured visits take no forward (``reference`` looked up). In the batch
+    counting three. None: 0.08, or 0.012 where measured visits take no forward (``reference`` looked up). In the batch
     everything is measured, whatever it costs."""
     score_after: int = Field(default=2, ge=0)
     """``sieve``: visits of a group before it is measured at all."""

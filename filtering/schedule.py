@@ -22,7 +22,7 @@ __all__ = ["TRAINING_COST", "Candidate", "Schedule", "WindowPlan"]
 TRAINING_COST: Final = 3.0
 """Forward and backward of a sample, in forwards."""
 BUDGET: Final = 0.08
-FREE_BUDGET: Final = 0.016
+FREE_BUDGET: Final = 0.012
 """``score_budget`` where nothing is set, and where measured training visits take no forward."""
 
 

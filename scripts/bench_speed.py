@@ -30,8 +30,8 @@ from filtering.audit.config import AuditConfig
 from filtering.audit.score import score_shards
 from filtering.data.openmoji import build_openmoji
 
-BLOCK = 22
-"""Windows taken from a run before the next run has its turn: whole rounds of held-out pairs in the sieve."""
+BLOCK = 28
+"""Windows taken from a run before the next has its turn: two turns of held-out pairs in the sieve that looks up."""
 PLANTED = {0: [], 1: ["6x6"], 10: ["6x61"], 30: ["6x233"]}
 """Percent of the rows that belong to planted pairs, and what is planted for it."""
 DRAWS = 4

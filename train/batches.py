@@ -123,6 +123,7 @@ def build_batch(
     draws: Sequence[tuple[int, VisitDraw] | None] | None = None,
     uncaptioned: Sequence[bool] | None = None,
     encoded: Encoded | None = None,
+    dropped: Sequence[bool] | None = None,
 ) -> Batch:
     """Encode ``rows`` (None = padding) and noise them.
 
@@ -135,6 +136,7 @@ def build_batch(
         positions: what each row's draws are keyed by; the default is its (stream, epoch, offset).
         draws: number and draw of rows that an audit has measured; the others are noised by their position.
         uncaptioned: rows that lose their caption whatever was drawn.
+        dropped: what ``caption_dropped`` said of the rows, where it was asked before.
         encoded: the rows' own, with their captions as they are, where they were encoded before.
     """
     device = denoiser.device
@@ -154,11 +156,13 @@ def build_batch(
         noises.append(noise_i)
         vae_noises.append(vae_noise)
         numbers.append(-1 if given is None else given[0])
-        words = row_generator(seed, *position, purpose="caption")
-        dropped = words.random() < caption_dropout
-        taken = dropped or (uncaptioned is not None and uncaptioned[i])
+        words = None
+        if added_tokens or (dropped is None and caption_dropout > 0.0):
+            words = row_generator(seed, *position, purpose="caption")
+        lost = words.random() < caption_dropout if words is not None else dropped is not None and dropped[i]
+        taken = lost or (uncaptioned is not None and uncaptioned[i])
         caption = "" if row is None or taken else row.caption
-        if added_tokens and caption:
+        if words is not None and added_tokens and caption:
             caption = random_tokens(caption, denoiser.tokenizer, added_tokens, words)
         visits.append(visit_of(row) if row is not None else Visit(key=""))
         valid.append(present)

@@ -96,7 +96,11 @@ def _batches(session: Session, window: Window | None) -> list[Batch]:
     size = config.train.batch_size
     rows: list[Row | None] = list(window.rows) if window is not None else [None] * (size * config.train.accumulation)
     visits = [visit_of(row) if row is not None else Visit(key="") for row in rows]
-    plan = filter.begin_window(visits, _eligible(session, rows), size) if filter is not None else None
+    dropped = [
+        row is not None and caption_dropped(row, config.train.seed, config.train.caption_dropout) for row in rows
+    ]
+    eligible = [row is not None and bool(row.caption) and not lost for row, lost in zip(rows, dropped, strict=True)]
+    plan = filter.begin_window(visits, eligible, size) if filter is not None else None
     draws = _draws(session, rows, plan)
     uncaptioned = [filter is not None and filter.without_caption(visit) for visit in visits]
     batches = []
@@ -111,19 +115,11 @@ def _batches(session: Session, window: Window | None) -> list[Batch]:
             added_tokens=config.train.random_tokens,
             draws=draws[part],
             uncaptioned=uncaptioned[part],
+            dropped=dropped[part],
         )
         batch.plan = plan_of(plan, number, size) if plan is not None else None
         batches.append(batch)
     return batches
-
-
-def _eligible(session: Session, rows: list[Row | None]) -> list[bool]:
-    """Rows that have a caption and keep it in this visit."""
-    train = session.config.train
-    return [
-        row is not None and bool(row.caption) and not caption_dropped(row, train.seed, train.caption_dropout)
-        for row in rows
-    ]
 
 
 def _draws(session: Session, rows: list[Row | None], plan: WindowPlan | None) -> list[tuple[int, VisitDraw] | None]:
