@@ -66,7 +66,8 @@ def main(
             typer.echo(f"measuring: {name}", err=True)
             found[name] = {**parts[name](), "machine": machine(threads)}
             _write(out, found)
-    write_page(page, found)
+    if "planted_0" in found:
+        write_page(page, found)
     typer.echo(f"numbers in {out}, page in {page}")
 
 

@@ -23,11 +23,13 @@ and bookkeeping overlap less, and the reference copy is in half precision. Nothi
 """
 
 
-def ratio(blocks: dict[str, list[dict[str, float]]], name: str, per: str) -> tuple[float, float, float]:
+def ratio(
+    blocks: dict[str, list[dict[str, float]]], name: str, per: str, clock: str = "seconds"
+) -> tuple[float, float, float]:
     """Median over rounds of seconds per ``per`` against the run without a filter, with its 95 % interval."""
     ours, plain = blocks[name], blocks["no filter"]
     each = np.array(
-        [(a["seconds"] / a[per]) / (b["seconds"] / b[per]) for a, b in zip(ours, plain, strict=True)], dtype=np.float64
+        [(a[clock] / a[per]) / (b[clock] / b[per]) for a, b in zip(ours, plain, strict=True)], dtype=np.float64
     )
     drawn = np.median(each[np.random.default_rng(0).integers(0, len(each), (4000, len(each)))], axis=1)
     low, high = np.quantile(drawn, [0.025, 0.975])
@@ -81,21 +83,23 @@ def _limits(timed: dict[int, Any]) -> list[str]:
     lines = [
         "## Against what was aimed at",
         "",
-        "| run | measured as | aim | measured | met |",
-        "|---|---|---|---|---|",
+        "| run | measured as | aim | by the wall | processor time | met |",
+        "|---|---|---|---|---|---|",
     ]
     asked = [("updates", "per update, nothing planted", 0, name, aim) for name, aim in LIMITS.items()]
     asked += [("read", "per pass, 10 % planted", 10, name, aim) for name, aim in PASS_LIMITS.items()]
     for per, words, share, name, aim in asked:
         if share in timed:
             value = ratio(timed[share]["blocks"], name, per)
+            cpu = ratio(timed[share]["blocks"], name, per, "cpu_seconds")
             met = "yes" if value[0] <= aim else f"no, by {value[0] - aim:.3f}"
-            lines.append(f"| {name} | {words} | {aim:.2f} | {_shown(value)} | {met} |")
+            lines.append(f"| {name} | {words} | {aim:.2f} | {_shown(value)} | {_shown(cpu)} | {met} |")
     return [
         *lines,
         "",
-        "*First sweeps*: until each held-out pair has met each of its 16 draws (`held_out_draws`), the reference is "
-        "asked about every one of them; after that its answers are known. The other rows are measured after that.",
+        "*Met* goes by the wall. Processor time counts the work alone, whoever else used the machine. *First sweeps*: "
+        "until each held-out pair has met each of its 16 draws (`held_out_draws`), the reference is asked about every "
+        "one; after that its answers are known. The other rows are measured after that.",
         "",
     ]
 

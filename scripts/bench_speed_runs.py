@@ -109,10 +109,17 @@ class TimedRun:
             session.step = step
 
     def block(self, windows: int) -> dict[str, float]:
-        """Seconds, updates and samples read (skipped ones included) of the next ``windows`` windows."""
+        """Seconds by the wall and of the processor, updates, and samples read (skipped ones included) of the next
+        ``windows`` windows."""
         accounting = self.session.records.accounting
-        updates, read, started = self.session.updates, accounting.read, time.perf_counter()
+        updates, read = self.session.updates, accounting.read
+        started, worked = time.perf_counter(), time.process_time()
         for _ in range(windows):
             train_window(self.session, self._windows)
-        seconds = time.perf_counter() - started
-        return {"seconds": seconds, "updates": self.session.updates - updates, "read": accounting.read - read}
+        seconds, cpu = time.perf_counter() - started, time.process_time() - worked
+        return {
+            "seconds": seconds,
+            "cpu_seconds": cpu,
+            "updates": self.session.updates - updates,
+            "read": accounting.read - read,
+        }
