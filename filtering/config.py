@@ -49,9 +49,10 @@ class FilterConfig(Settings):
     pardon_p: float = Field(default=0.5, gt=0.0, lt=1.0)
     """What counts as ordinary then: the p-value of the group's present evidence among the held-out groups'. Far above
     ``false_drop_rate``, so that nobody goes to and fro."""
-    score_budget: float = Field(default=0.08, gt=0.0, le=1.0)
+    score_budget: float | None = Field(default=None, gt=0.0, le=1.0)
     """``sieve``: extra forwards (held-out pairs included) as a share of what training computes, a forward and backward
-    counting three. In the batch everything is measured, whatever it costs."""
+    counting three. None: 0.08, or 0.012 where measured visits take no forward (``reference`` looked up). In the batch
+    everything is measured, whatever it costs."""
     score_after: int = Field(default=2, ge=0)
     """``sieve``: visits of a group before it is measured at all."""
     reference: str | list[str] = "frozen"
@@ -64,8 +65,11 @@ class FilterConfig(Settings):
     paper, by the sum of weights."""
     t_bins: int = Field(default=10, ge=1, le=1000)
     """Timestep bins that signals are calibrated in."""
-    held_out_per_window: int = Field(default=8, ge=1)
-    """Held-out pairs scored beside every window, in turn, to follow the model as it moves."""
+    held_out_per_window: int | None = Field(default=None, ge=1)
+    """Held-out pairs scored in one go, in turn, to follow the model as it moves. None: in the batch so many that they
+    take a third of a forward of the present model a window; at the loader 8, as often as ``score_budget`` allows."""
+    held_out_draws: int = Field(default=16, ge=1)
+    """(t, noise) draws of each held-out pair, taken in turn; the reference is asked once about each."""
     bank_size: int = Field(default=2048, ge=32)
     """Most recent held-out (or, without held-out pairs, training) measurements that calibrate."""
     half_life: float = Field(default=8.0, gt=0.0)

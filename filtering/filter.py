@@ -93,7 +93,7 @@ class MemorizationFilter:
         """
         count = len(timesteps)
         flags = np.ones(count, dtype=bool) if usable is None else np.asarray(usable, dtype=bool)
-        values = measure(signals or self.config.measured, predictions)
+        values = measure(self.config.measured if signals is None else signals, predictions)
         return Measurement(values, timesteps.detach().cpu().numpy().astype(np.int64), flags)
 
     def _evidence(self, measurement: Measurement) -> Array:
@@ -179,7 +179,7 @@ class MemorizationFilter:
                 self._note(NOBODY, math.nan, math.nan, 0.0, int(measurement.timesteps[i]), False, evidence[i])
                 continue
             drawn = measurement.drawn is None or bool(measurement.drawn[i])
-            values = {name: column[i] for name, column in host.items() if drawn}
+            values = {name: column[i] for name, column in host.items() if drawn and column[i] == column[i]}
             if not measurement.usable[i]:
                 values = {name: value for name, value in values.items() if name in ("loss", "reference_ratio")}
             verdict = self._verdict(
@@ -259,7 +259,7 @@ class MemorizationFilter:
         if not usable:
             return False, math.nan, Reason.NO_CAPTION, math.nan
         if config.calibrator == "fixed":
-            value, tau = values[config.signals[0]], float(config.threshold or 0.0)
+            value, tau = values.get(config.signals[0], math.nan), float(config.threshold or 0.0)
             ratio = math.log(value / tau) if value > 0.0 and tau > 0.0 else value - tau
             return value > tau, ratio, Reason.THRESHOLD, tau
         if config.calibrator == "robust":

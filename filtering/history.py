@@ -25,6 +25,7 @@ import numpy.typing as npt
 import torch
 
 from filtering.calibration import conformal_p_value
+from filtering.names import Names
 
 __all__ = ["EvidenceTable", "spread_of_clean_pairs", "whole_life_maxima"]
 
@@ -36,7 +37,7 @@ _INTS: Final = ("exposures", "trained", "scored", "dropped", "first_step", "last
 
 
 class EvidenceTable:
-    """One row per group, in columns; 116 bytes of numbers a group besides its name.
+    """One row per group, in columns; 116 bytes of numbers a group besides its name (see ``Names``).
 
     Args:
         half_life: sweeps after which a visit counts half.
@@ -44,8 +45,7 @@ class EvidenceTable:
 
     def __init__(self, half_life: float) -> None:
         self.half_life = half_life
-        self.names: list[str] = []
-        self._row: dict[str, int] = {}
+        self.names = Names()
         self.columns: dict[str, npt.NDArray[Any]] = {name: np.zeros(0) for name in _FLOATS}
         self.columns |= {name: np.zeros(0, dtype=np.int32) for name in _INTS}
 
@@ -58,21 +58,21 @@ class EvidenceTable:
 
     def row(self, group: str) -> int:
         """Row of ``group``; -1 where it was never seen."""
-        return self._row.get(group, -1)
+        return self.names.row(group)
 
     def rows(self, groups: list[str], step: int) -> npt.NDArray[np.int64]:
         """Rows of ``groups``, new ones added."""
-        for group in groups:
-            if group not in self._row:
-                self._row[group] = len(self.names)
-                self.names.append(group)
+        rows = np.zeros(len(groups), dtype=np.int64)
+        for i, group in enumerate(groups):
+            known = len(self.names)
+            rows[i] = row = self.names.add(group)
+            if row == known:
                 self._grow()
-                new = self._row[group]
-                self.columns["condemned_step"][new] = -1
-                self.columns["first_step"][new] = step
-                self.columns["evidence_max"][new] = -np.inf
-                self.columns["p_value"][new] = 1.0
-        return np.array([self._row[group] for group in groups], dtype=np.int64)
+                self.columns["condemned_step"][row] = -1
+                self.columns["first_step"][row] = step
+                self.columns["evidence_max"][row] = -np.inf
+                self.columns["p_value"][row] = 1.0
+        return rows
 
     def observe(self, groups: list[str], scores: Array, magnitudes: Array, step: int, sweep: int) -> None:
         """Add visits in the order given; a NaN score is an exposure without evidence."""
@@ -94,7 +94,7 @@ class EvidenceTable:
 
     def note_drawn(self, group: str) -> None:
         """A visit of ``group``, already observed, was planned to be measured: its next one takes another draw."""
-        row = self._row[group]
+        row = self.names.row(group)
         self.columns["drawn"][row] += 1
         self.columns["last_drawn"][row] = self.columns["exposures"][row]
 
@@ -150,13 +150,13 @@ class EvidenceTable:
     def state_dict(self) -> dict[str, Any]:
         """Names and columns of the rows in use."""
         columns = {name: torch.from_numpy(self[name].copy()) for name in self.columns}
-        return {"half_life": self.half_life, "names": list(self.names), "columns": columns}
+        return {"half_life": self.half_life, "names": self.names.state_dict(), "columns": columns}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore exactly."""
         self.half_life = float(state["half_life"])
-        self.names = list(state["names"])
-        self._row = {name: row for row, name in enumerate(self.names)}
+        self.names = Names()
+        self.names.load_state_dict(state["names"])
         saved = {name: tensor.numpy() for name, tensor in state["columns"].items()}
         self.columns = {name: saved[name].astype(column.dtype) for name, column in self.columns.items()}
 

@@ -21,6 +21,9 @@ __all__ = ["TRAINING_COST", "Candidate", "Schedule", "WindowPlan"]
 
 TRAINING_COST: Final = 3.0
 """Forward and backward of a sample, in forwards."""
+BUDGET: Final = 0.08
+FREE_BUDGET: Final = 0.012
+"""``score_budget`` where nothing is set, and where measured training visits take no forward."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,7 @@ class Schedule:
         self._always = "uncond" in needed or audited is None
         self.passes = len(needed if self.copies else needed & {"uncond"})
         """Extra forwards that a measured visit takes, at most."""
+        self.budget = config.score_budget or (BUDGET if self.passes else FREE_BUDGET)
 
     @property
     def _share(self) -> float:
@@ -83,7 +87,7 @@ class Schedule:
         """
         if not self.passes:
             return batch_size, batch_size
-        rows = self.config.score_budget * self._share * TRAINING_COST * batch_size / self.passes
+        rows = self.budget * self._share * TRAINING_COST * batch_size / self.passes
         shape = min(batch_size, max(1, math.floor(rows)))
         every = max(1, math.ceil(1.0 / rows - 1e-9))
         return (shape if step % every == 0 else 0), shape
@@ -93,7 +97,7 @@ class Schedule:
 
         ``window_rows`` is what one rank trains on in a window.
         """
-        budget = self.config.score_budget * (1.0 - self._share) * TRAINING_COST * window_rows
+        budget = self.budget * (1.0 - self._share) * TRAINING_COST * window_rows
         return max(1, math.ceil(held_out * forwards / budget - 1e-9))
 
     def is_due(self, candidate: Candidate) -> bool:

@@ -16,6 +16,7 @@ import torch
 
 from filtering.exchange import Exchange
 from filtering.history import EvidenceTable
+from filtering.names import Names
 
 __all__ = [
     "NAME_NUMBERS",
@@ -110,7 +111,14 @@ def top_groups(table: EvidenceTable, exchange: Exchange, count: int) -> list[Sta
     """The ``count`` groups of all ranks with the largest running maximum of evidence, ties by exposures, then by name;
     a collective."""
     evidence, exposures = table["evidence_max"], table["exposures"]
-    order = sorted(range(len(table)), key=lambda row: (-evidence[row], -exposures[row], table.names[row]))[:count]
+    candidates = np.arange(len(table))
+    if len(table) > count > 0:  # all names of millions of groups take a minute to sort
+        least = np.partition(evidence, len(table) - count)[len(table) - count]
+        candidates = np.flatnonzero(evidence >= least)
+        if len(candidates) > count:  # ties: by exposures next
+            tied = exposures[candidates] + np.where(evidence[candidates] > least, 1 << 40, 0)
+            candidates = candidates[tied >= np.partition(tied, len(tied) - count)[len(tied) - count]]
+    order = sorted(candidates.tolist(), key=lambda row: (-evidence[row], -exposures[row], table.names[row]))[:count]
     rows = [[*_numbers(table, row), *packed(table.names[row])] for row in order]
     rows += [[0.0] * (len(_TOLD) + NAME_NUMBERS)] * (count - len(rows))
     gathered = exchange.gather(torch.tensor(rows, dtype=torch.float64)).tolist()
@@ -140,15 +148,16 @@ def _numbers(table: EvidenceTable, row: int) -> list[float]:
 def share_of(states: Sequence[dict[str, object]], rank: int, world_size: int, half_life: float) -> EvidenceTable:
     """The rows of ``rank`` among the saved tables of all ranks of another number of ranks."""
     whole = EvidenceTable(half_life)
-    names: list[str] = []
+    names = Names()
     columns: dict[str, list[np.ndarray]] = {name: [] for name in whole.columns}
     for state in states:
         table = EvidenceTable(half_life)
         table.load_state_dict(state)
         mine = [row for row, name in enumerate(table.names) if owner(name, world_size) == rank]
-        names += [table.names[row] for row in mine]
+        for row in mine:
+            names.add(table.names[row])
         for name, parts in columns.items():
             parts.append(table[name][mine])
     merged = {name: torch.from_numpy(np.concatenate(parts)) for name, parts in columns.items()}
-    whole.load_state_dict({"half_life": half_life, "names": names, "columns": merged})
+    whole.load_state_dict({"half_life": half_life, "names": names.state_dict(), "columns": merged})
     return whole

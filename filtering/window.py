@@ -35,7 +35,7 @@ class WindowVisits:
     """Collects a rank's visits, equally many on all ranks, until the window is closed."""
 
     def __init__(self) -> None:
-        self._rows: list[list[float]] = []
+        self._rows: list[tuple[tuple[int, int, int], VisitRecord]] = []
 
     def add(
         self,
@@ -49,15 +49,24 @@ class WindowVisits:
         signals: Array,
     ) -> None:
         """One visit at (stream, epoch, offset)."""
-        self._rows.append([*position, score, magnitude, weight, timestep, drawn, *packed(group), *signals])
+        record = VisitRecord(group, score, magnitude, weight, timestep, drawn, signals.tolist())
+        self._rows.append((position, record))
 
     def close(self, exchange: Exchange) -> list[VisitRecord]:
         """The visits of all ranks in the order of their positions, and start anew; one collective."""
         rows, self._rows = self._rows, []
         if not rows:
             return []
-        table = exchange.gather(torch.tensor(np.array(rows, dtype=np.float64))).tolist()
+        if exchange.world_size == 1:  # names need not travel
+            return [record for _, record in sorted(rows, key=lambda row: row[0])]
+        numbers = np.array([_packed(position, record) for position, record in rows], dtype=np.float64)
+        table = exchange.gather(torch.tensor(numbers)).tolist()
         return [_record(row) for row in sorted(table, key=lambda row: row[:3])]
+
+
+def _packed(position: tuple[int, int, int], record: VisitRecord) -> list[float]:
+    told = [record.score, record.magnitude, record.weight, float(record.timestep), float(record.drawn)]
+    return [*position, *told, *packed(record.group), *record.signals]
 
 
 def _record(row: Sequence[float]) -> VisitRecord:

@@ -15,7 +15,17 @@ from filtering.denoisers.base import EPSILON_FLOOR, Conditioning
 from filtering.schedule import WindowPlan
 from filtering.verdict import Visit
 
-__all__ = ["Batch", "BatchPlan", "Position", "build_batch", "caption_dropped", "plan_of", "visit_of"]
+__all__ = [
+    "Batch",
+    "BatchPlan",
+    "Encoded",
+    "Position",
+    "build_batch",
+    "caption_dropped",
+    "encode",
+    "plan_of",
+    "visit_of",
+]
 
 Position = tuple[int | str, int, int]
 
@@ -39,6 +49,7 @@ class Batch:
     weight 0 and count as nothing. ``captioned`` is False where the caption was dropped in this visit. ``scored`` is
     False where the visit is no evidence. All three are [B] lists on the host. ``draws`` [B] are the numbers of the
     audit's draws that rows were noised by, -1 where by their position; ``plan`` is None where all is measured.
+    ``reference`` is what is known already of the reference at these draws: its ``loss`` and ``magnitude``, [B].
     """
 
     visits: list[Visit]
@@ -53,6 +64,21 @@ class Batch:
     conditioning: Conditioning
     draws: list[int] = field(default_factory=list)
     plan: BatchPlan | None = None
+    reference: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """What the frozen parts make of rows: the VAE's posterior, and the conditioning of their captions."""
+
+    posterior: tuple[torch.Tensor, torch.Tensor]
+    conditioning: Conditioning
+
+
+def encode(denoiser: Any, rows: Sequence[Row]) -> Encoded:
+    """For rows that come again with the same image and caption."""
+    pixels, captions = torch.stack([row.pixels for row in rows]), [row.caption for row in rows]
+    return Encoded(denoiser.posterior(pixels), denoiser.conditioning(captions))
 
 
 def plan_of(plan: WindowPlan, number: int, size: int) -> BatchPlan:
@@ -96,6 +122,8 @@ def build_batch(
     positions: Sequence[Position] | None = None,
     draws: Sequence[tuple[int, VisitDraw] | None] | None = None,
     uncaptioned: Sequence[bool] | None = None,
+    encoded: Encoded | None = None,
+    dropped: Sequence[bool] | None = None,
 ) -> Batch:
     """Encode ``rows`` (None = padding) and noise them.
 
@@ -108,6 +136,8 @@ def build_batch(
         positions: what each row's draws are keyed by; the default is its (stream, epoch, offset).
         draws: number and draw of rows that an audit has measured; the others are noised by their position.
         uncaptioned: rows that lose their caption whatever was drawn.
+        dropped: what ``caption_dropped`` said of the rows, where it was asked before.
+        encoded: the rows' own, with their captions as they are, where they were encoded before.
     """
     device = denoiser.device
     shape = denoiser.latent_shape(resolution)
@@ -126,11 +156,13 @@ def build_batch(
         noises.append(noise_i)
         vae_noises.append(vae_noise)
         numbers.append(-1 if given is None else given[0])
-        words = row_generator(seed, *position, purpose="caption")
-        dropped = words.random() < caption_dropout
-        taken = dropped or (uncaptioned is not None and uncaptioned[i])
+        words = None
+        if added_tokens or (dropped is None and caption_dropout > 0.0):
+            words = row_generator(seed, *position, purpose="caption")
+        lost = words.random() < caption_dropout if words is not None else dropped is not None and dropped[i]
+        taken = lost or (uncaptioned is not None and uncaptioned[i])
         caption = "" if row is None or taken else row.caption
-        if added_tokens and caption:
+        if words is not None and added_tokens and caption:
             caption = random_tokens(caption, denoiser.text_layout()[0].tokenizer, added_tokens, words)
         visits.append(visit_of(row) if row is not None else Visit(key=""))
         valid.append(present)
@@ -139,7 +171,8 @@ def build_batch(
         pixels.append(row.pixels if row is not None and present else torch.zeros(3, resolution, resolution))
     times = denoiser.timesteps_at(torch.tensor(timesteps, device=device))
     noise = torch.stack(noises).to(device)
-    latents = denoiser.latents(torch.stack(pixels), torch.stack(vae_noises))
+    posterior = encoded.posterior if encoded is not None else denoiser.posterior(torch.stack(pixels))
+    latents = denoiser.sample_latents(posterior, torch.stack(vae_noises))
     finite = torch.isfinite(latents).flatten(1).all(1).tolist()
     for i, ok in enumerate(finite):
         if not ok and valid[i]:
@@ -147,7 +180,8 @@ def build_batch(
             bad.append(visits[i])
     latents = torch.where(torch.tensor(finite, device=device).view(-1, 1, 1, 1), latents, torch.zeros_like(latents))
     scored = [c and float(f) >= EPSILON_FLOOR for c, f in zip(captioned, denoiser.epsilon_factor(times), strict=True)]
-    conditioning = denoiser.conditioning(captions).to(dtype=torch.float32)
+    conditioning = encoded.conditioning if encoded is not None else denoiser.conditioning(captions)
+    conditioning = conditioning.to(dtype=torch.float32)
     noisy = denoiser.add_noise(latents, noise, times)
     return Batch(visits, valid, captioned, scored, bad, latents, noise, times, noisy, conditioning, numbers)
 

@@ -16,7 +16,6 @@ from filtering.data.draws import VisitDraw
 from filtering.data.loader import Window
 from filtering.data.rows import Row
 from filtering.denoisers.lora import trained_parameters
-from filtering.filter import MemorizationFilter
 from filtering.schedule import WindowPlan
 from filtering.verdict import Visit
 from train.batches import Batch, build_batch, caption_dropped, plan_of, visit_of
@@ -25,7 +24,7 @@ from train.metrics import log_window
 from train.setup import Session
 from train.step import NonFiniteError, WindowResult
 
-__all__ = ["BadDataError", "fit"]
+__all__ = ["BadDataError", "Stop", "fit", "train_window"]
 
 
 class BadDataError(RuntimeError):
@@ -52,19 +51,9 @@ def _fit(session: Session) -> dict[str, Any]:
     windows = iter(session.loader)
     with _interruptible() as stop, _progress(session) as advance:
         while config.train.epochs is not None or session.step < session.total_steps:
-            watch.enter("reading data", session.step + 1)
-            window = next(windows, None)
-            started = time.perf_counter()
-            batches = _batches(session, window)
-            watch.enter("agreeing on the window", session.step + 1)
-            stopping, exhausted = _agree(session, window, batches, stop.asked)
-            if exhausted:
+            result, stopping = train_window(session, windows, stop)
+            if result is None:
                 break
-            watch.enter("training", session.step + 1)
-            result = session.trainer.train(batches)
-            watch.enter("closing the window", session.step + 1)
-            _calibrate(session)
-            _after_window(session, window, batches, result, time.perf_counter() - started)
             advance(result)
             if config.validation.every and session.step % config.validation.every == 0:
                 watch.enter("validating", session.step)
@@ -80,13 +69,39 @@ def _fit(session: Session) -> dict[str, Any]:
     return finish(session)
 
 
+def train_window(
+    session: Session, windows: Iterator[Window], stop: Stop | None = None
+) -> tuple[WindowResult | None, bool]:
+    """Read, train on and close the next window: (what it did, None where the data has ended; whether all ranks are to
+    stop after it)."""
+    watch = session.watch
+    watch.enter("reading data", session.step + 1)
+    window = next(windows, None)
+    started = time.perf_counter()
+    batches = _batches(session, window)
+    watch.enter("agreeing on the window", session.step + 1)
+    stopping, exhausted = _agree(session, window, batches, stop is not None and stop.asked)
+    if exhausted:
+        return None, stopping
+    watch.enter("training", session.step + 1)
+    result = session.trainer.train(batches)
+    watch.enter("closing the window", session.step + 1)
+    _calibrate(session)
+    _after_window(session, window, batches, result, time.perf_counter() - started)
+    return result, stopping
+
+
 def _batches(session: Session, window: Window | None) -> list[Batch]:
     """The window's rows as batches on the device."""
     config, filter = session.config, session.filter
     size = config.train.batch_size
     rows: list[Row | None] = list(window.rows) if window is not None else [None] * (size * config.train.accumulation)
     visits = [visit_of(row) if row is not None else Visit(key="") for row in rows]
-    plan = filter.begin_window(visits, _eligible(session, rows), size) if filter is not None else None
+    dropped = [
+        row is not None and caption_dropped(row, config.train.seed, config.train.caption_dropout) for row in rows
+    ]
+    eligible = [row is not None and bool(row.caption) and not lost for row, lost in zip(rows, dropped, strict=True)]
+    plan = filter.begin_window(visits, eligible, size) if filter is not None else None
     draws = _draws(session, rows, plan)
     uncaptioned = [filter is not None and filter.without_caption(visit) for visit in visits]
     batches = []
@@ -101,19 +116,11 @@ def _batches(session: Session, window: Window | None) -> list[Batch]:
             added_tokens=config.train.random_tokens,
             draws=draws[part],
             uncaptioned=uncaptioned[part],
+            dropped=dropped[part],
         )
         batch.plan = plan_of(plan, number, size) if plan is not None else None
         batches.append(batch)
     return batches
-
-
-def _eligible(session: Session, rows: list[Row | None]) -> list[bool]:
-    """Rows that have a caption and keep it in this visit."""
-    train = session.config.train
-    return [
-        row is not None and bool(row.caption) and not caption_dropped(row, train.seed, train.caption_dropout)
-        for row in rows
-    ]
 
 
 def _draws(session: Session, rows: list[Row | None], plan: WindowPlan | None) -> list[tuple[int, VisitDraw] | None]:
@@ -153,46 +160,10 @@ def _too_many_bad(session: Session, window: Window | None, bad: list[Any], count
 
 
 def _calibrate(session: Session) -> None:
-    """Score the next few held-out pairs, each by its next draw, all ranks the same. Where the reference is looked up,
-    the audited draws come round again."""
-    filter, scorer, rows = session.filter, session.scorer, session.held_out
-    if filter is None or scorer is None or filter.config.calibrator == "fixed" or not rows:
-        return
-    count = min(filter.config.held_out_per_window, len(rows))
-    interval = _interval(session, filter, count)
-    if session.step % interval:
-        return
-    turns = [session.step // interval * count + i for i in range(count)]
-    chosen = [rows[turn % len(rows)] for turn in turns]
-    visits = [turn // len(rows) for turn in turns]
-    known = session.looked_up
-    draws = None
-    if known is not None:
-        numbers = [visit % known.draws for visit in visits]
-        draws = [(number, known.draw(row.group, number)) for row, number in zip(chosen, numbers, strict=True)]
-    batch = build_batch(
-        session.denoiser,
-        chosen,
-        seed=session.config.train.seed,
-        resolution=session.config.data.resolution,
-        positions=[("calibration", turn // len(rows), turn % len(rows)) for turn in turns],
-        draws=draws,
-    )
-    deciding = tuple(filter.config.signals)
-    with session.accelerator.autocast():
-        measurement = scorer.measure(batch, passes=filter.deciding_passes, signals=deciding)
-    filter.calibrate([row.group for row in chosen], measurement)
-
-
-def _interval(session: Session, filter: MemorizationFilter, count: int) -> int:
-    """Windows between measurements of held-out pairs: every window, or as the budget has it."""
-    if filter.schedule is None:
-        return 1
-    looked_up = {"ref_cond", "ref_uncond"} if session.looked_up is not None else set()
-    train = session.config.train
-    return filter.schedule.calibration_interval(
-        train.batch_size * train.accumulation, count, 1 + len(filter.deciding_passes - looked_up)
-    )
+    """Score the held-out pairs whose turn it is."""
+    if session.turns is not None and session.scorer is not None:
+        with session.accelerator.autocast():
+            session.turns.score(session.step, session.scorer)
 
 
 def _after_window(
@@ -221,14 +192,16 @@ def _warn(text: str) -> None:
     Console(stderr=True, emoji=False).print(text, style="yellow", markup=False)
 
 
-class _Stop:
+class Stop:
+    """Whether somebody asked the run to stop."""
+
     asked = False
 
 
 @contextmanager
-def _interruptible() -> Iterator[_Stop]:
+def _interruptible() -> Iterator[Stop]:
     """Ctrl-C and SIGTERM ask for a stop at the end of the window; a second Ctrl-C stops at once."""
-    stop = _Stop()
+    stop = Stop()
 
     def ask(number: int, frame: Any) -> None:
         if stop.asked:

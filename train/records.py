@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ __all__ = ["Accounting", "Records"]
 THUMBNAILS: Final = 500
 THUMBNAIL_SIDE: Final = 96
 SUSPECTS: Final = 12
+_PART: Final = 100_000  # names that are Python strings at a time
 _SAFE: Final = re.compile(r"[^0-9A-Za-z_-]")
 
 
@@ -228,7 +230,10 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 def _group_columns(filter: MemorizationFilter) -> pa.Table:
     """This rank's share of the history."""
     groups = filter.groups
-    table: dict[str, Any] = {"group": pa.array(groups.names, pa.string())}
+    names, parts = iter(groups.names), range(0, len(groups), _PART)
+    table: dict[str, Any] = {
+        "group": pa.chunked_array([pa.array(list(islice(names, _PART)), pa.string()) for _ in parts], pa.string())
+    }
     table |= {
         name: groups[name]
         for name in ("exposures", "trained", "scored", "dropped", "condemned_step", "first_step", "last_step")

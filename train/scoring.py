@@ -14,19 +14,21 @@ from filtering.decision import Measurement
 from filtering.denoisers.base import Conditioning
 from filtering.filter import MemorizationFilter
 from filtering.reference import LookedUpReference
-from filtering.signals import Predictions
+from filtering.signals import Predictions, required_passes
 from train.batches import Batch
 
-__all__ = ["Scorer", "drops_out", "frozen_copy"]
+__all__ = ["REFERENCE", "Scorer", "drops_out", "frozen_copy"]
 
-_REFERENCE: Final = frozenset({"ref_cond", "ref_uncond"})
+REFERENCE: Final = frozenset({"ref_cond", "ref_uncond"})
+"""Passes through the model before fine-tuning."""
 
 
 def frozen_copy(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
-    """The model before fine-tuning, detached from it, in ``dtype``."""
+    """The model before fine-tuning, detached from it, in ``dtype``, its convolutions laid out for forwards alone."""
     import copy
 
-    return copy.deepcopy(model).to(dtype).requires_grad_(False).eval()
+    frozen = copy.deepcopy(model).to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return frozen.requires_grad_(False).eval()  # type: ignore[no-any-return]
 
 
 def drops_out(model: torch.nn.Module) -> bool:
@@ -35,14 +37,20 @@ def drops_out(model: torch.nn.Module) -> bool:
 
 
 @contextmanager
-def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Dropout off while scoring, so that a signal is a function of the sample."""
-    was_training = model.training
-    model.eval()
+def _evaluating(modules: list[torch.nn.Module]) -> Iterator[None]:
+    """Dropout off while scoring, so that a signal is a function of the sample.
+
+    ``Module.eval`` and ``train`` take milliseconds on a UNet, for their walk and for torch's checks of an assignment;
+    this goes by the list.
+    """
+    trained = [module for module in modules if module.training]
+    for module in trained:
+        module.__dict__["training"] = False
     try:
         yield
     finally:
-        model.train(was_training)
+        for module in trained:
+            module.__dict__["training"] = True
 
 
 class Scorer:
@@ -67,6 +75,7 @@ class Scorer:
     ) -> None:
         self.denoiser, self.filter, self.model, self.reference = denoiser, filter, model, reference
         self.looked_up = looked_up
+        self._modules = list(model.modules())
 
     def measure(
         self,
@@ -78,20 +87,56 @@ class Scorer:
         """All signals of a batch; ``prediction`` is the training forward's own, reused as the conditional pass.
 
         ``signals`` limits the measurement to what decides (held-out pairs need no more). Of a batch with a plan, the
-        planned rows are measured, the others are NaN.
+        planned rows are measured, the others are NaN. Of other batches extra passes leave out the rows that are no
+        evidence: what takes such a pass is NaN there.
         """
         needed = self.filter.passes if passes is None else passes
-        table = self._table(batch)
+        names = self.filter.config.measured if signals is None else signals
+        table = batch.reference or self._table(batch)
         if table and (self.reference is None or batch.plan is None):
-            needed = needed - _REFERENCE
-        with torch.no_grad(), _evaluating(self.model):
+            needed = needed - REFERENCE
+        with torch.no_grad(), _evaluating(self._modules):
             if prediction is None:
                 prediction = self._predict(self.model, batch, batch.conditioning)
             cond = self._epsilon(prediction.detach(), batch)
             if batch.plan is not None:
-                return self._planned(batch, cond, table, needed, signals)
-            predictions = self._predictions(batch, cond, table, needed)
-        return self.filter.measure(predictions, batch.timesteps, batch.scored, signals)
+                return self._planned(batch, cond, table, needed, names)
+            return self._unplanned(batch, cond, table, needed, names)
+
+    def reference_values(self, batch: Batch, passes: frozenset[str]) -> dict[str, torch.Tensor]:
+        """``loss`` and ``magnitude`` [B] of the reference, by those of ``passes`` that go through it; a magnitude
+        that takes a pass too many is NaN. They stand in ``Batch.reference`` for a pass."""
+        with torch.no_grad(), _evaluating(self._modules):  # the reference may be the model, its adapter off
+            found = self._predictions(batch, batch.noise, {}, passes & REFERENCE)
+        unknown = torch.full((len(batch.visits),), float("nan"), device=batch.noise.device)
+        return {name: _filled(unknown, found, name) for name in ("loss", "magnitude")}
+
+    def _unplanned(
+        self,
+        batch: Batch,
+        cond: torch.Tensor,
+        table: dict[str, torch.Tensor],
+        needed: frozenset[str],
+        names: tuple[str, ...],
+    ) -> Measurement:
+        """What takes no pass for all rows, the rest for those that are evidence: at least one row, so that the number
+        of forwards does not depend on the data."""
+        rows = [i for i, scored in enumerate(batch.scored) if scored] or [0]
+        if not needed or len(rows) == len(batch.scored):
+            found = self.filter.measure(self._predictions(batch, cond, table, needed), batch.timesteps, None, names)
+            return replace(found, usable=np.array(batch.scored, dtype=bool))
+        free = tuple(name for name in names if not required_passes([name]) & needed)
+        values = self.filter.measure(self._predictions(batch, cond, table, frozenset()), batch.timesteps, None, free)
+        index = torch.tensor(rows, device=cond.device)
+        part_table = {name: value[index] for name, value in table.items()}
+        paid = tuple(name for name in names if name not in free)
+        predictions = self._predictions(_part(batch, index), cond[index], part_table, needed)
+        found = self.filter.measure(predictions, batch.timesteps[index], None, paid)
+        signals = {
+            name: values.signals[name] if name in free else _spread(found.signals[name], index, len(batch.scored))
+            for name in names
+        }
+        return replace(values, signals=signals, usable=np.array(batch.scored, dtype=bool))
 
     def _predictions(
         self, batch: Batch, cond: torch.Tensor, table: dict[str, torch.Tensor], needed: frozenset[str]
@@ -114,12 +159,11 @@ class Scorer:
         cond: torch.Tensor,
         table: dict[str, torch.Tensor],
         needed: frozenset[str],
-        signals: tuple[str, ...] | None,
+        names: tuple[str, ...],
     ) -> Measurement:
         """The planned rows: some by the training forward and the table alone, some by a sub-batch of a fixed shape."""
         plan = batch.plan
         assert plan is not None
-        names = signals or self.filter.config.measured
         values = {name: torch.full((len(plan.drawn),), float("nan"), device=cond.device) for name in names}
         free = [i for i, drawn in enumerate(plan.drawn) if drawn and not plan.paid[i]]
         paid = [i for i, is_paid in enumerate(plan.paid) if is_paid]
@@ -177,6 +221,13 @@ def _part(batch: Batch, index: torch.Tensor) -> Batch:
         noisy=batch.noisy[index],
         conditioning=batch.conditioning.rows(index),
     )
+
+
+def _spread(values: torch.Tensor, index: torch.Tensor, count: int) -> torch.Tensor:
+    """``values`` at ``index`` of [count], NaN elsewhere."""
+    whole = torch.full((count,), float("nan"), device=values.device)
+    whole[index] = values
+    return whole
 
 
 def _filled(table: torch.Tensor, predictions: Predictions, name: str) -> torch.Tensor:

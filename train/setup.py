@@ -23,6 +23,7 @@ from filtering.filter import MemorizationFilter
 from filtering.reference import LookedUpReference
 from filtering.settings import SettingsError
 from train.caching import cached
+from train.calibrating import HeldOutTurns
 from train.checkpoint import latest_checkpoint, leave_out_frozen, load_checkpoint, load_extra
 from train.config import RunConfig
 from train.copies import CopyProbe
@@ -67,6 +68,7 @@ class Session:
     copies: CopyProbe | None
     sieve: SieveFile | None
     looked_up: LookedUpReference | None
+    turns: HeldOutTurns | None
     total_steps: int
     """Exact with ``train.steps``; with ``train.epochs`` an estimate, since streams end at different windows."""
     step: int = 0
@@ -160,6 +162,7 @@ def _build(config: RunConfig, accelerator: Any, engine: Engine, watch: Watch) ->
         _copies(config, held_out),
         sieve_file,
         looked_up,
+        _turns(config, denoiser, filter, held_out, looked_up),
         total,
     )
     if checkpoint:
@@ -253,6 +256,27 @@ def _filter(
     )
     filter.panel.check(len(held_out))
     return filter
+
+
+def _turns(
+    config: RunConfig,
+    denoiser: Any,
+    filter: MemorizationFilter | None,
+    held_out: list[Row],
+    looked_up: LookedUpReference | None,
+) -> HeldOutTurns | None:
+    """Held-out pairs are scored where something is compared with them."""
+    if filter is None or filter.config.calibrator == "fixed" or not held_out:
+        return None
+    return HeldOutTurns(
+        denoiser,
+        filter,
+        held_out,
+        window_rows=config.train.batch_size * config.train.accumulation,
+        seed=config.train.seed,
+        resolution=config.data.resolution,
+        looked_up=looked_up,
+    )
 
 
 def _needs_reference(filter: MemorizationFilter | None) -> bool:

@@ -15,7 +15,6 @@ from filtering.audit.records import MEASURES
 from filtering.audit.status import audit_status
 from filtering.audit.table import PLAIN, Array, Scores, default_signals, distinct_rows, load_scores, pair_scores
 from filtering.audit.truth import judge_ranking, repeats_of
-from filtering.settings import SettingsError
 
 __all__ = ["Pair", "Summary", "summarise"]
 

@@ -1,0 +1,110 @@
+"""Held-out pairs in turn: each by its own few draws, about which the reference is asked once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+
+from train.batches import build_batch
+from train.calibrating import HeldOutTurns, held_out_per_window
+from train.config import RunConfig
+from train.loop import fit
+from train.setup import Session, set_up
+
+MakeConfig = Callable[..., RunConfig]
+
+
+def rows_through(model: torch.nn.Module) -> list[int]:
+    counted: list[int] = []
+    model.register_forward_pre_hook(lambda module, args: counted.append(len(args[0])))
+    return counted
+
+
+def turns_of(session: Session) -> HeldOutTurns:
+    assert session.turns is not None
+    return session.turns
+
+
+@pytest.mark.parametrize("filter", [{}, {"apply": "sieve", "record": [], "score_budget": 0.1}])
+def test_all_meet_all_their_draws_and_then_again(make_config: MakeConfig, filter: dict[str, Any]) -> None:
+    turns = turns_of(set_up(make_config(filter={"held_out_per_window": 7, "held_out_draws": 3, **filter})))
+    assert [len(part) for part in turns.parts] == [7, 7, 7, 3]
+    taken = [(step, turn) for step in range(400) if (turn := turns.at(step)) is not None]
+    order = [(part, draw) for draw in range(3) for part in range(4)]
+    assert [turn for _, turn in taken[:36]] == order * 3
+    gaps = [after[0] - before[0] for before, after in pairwise(taken)]
+    assert len(set(gaps[:12])) == 1 and len(set(gaps[13:])) == 1
+    # 14 forwards, then 7, of 0.05 x 3 x 8 = 1.2 a window
+    assert (gaps[0], gaps[-1]) == ((1, 1) if not filter else (12, 6))
+
+
+def test_a_turn_takes_a_third_of_a_forward_by_default(make_config: MakeConfig) -> None:
+    def size(rows: int, **filter: Any) -> int:
+        session = set_up(make_config(filter={"held_out_per_window": None, **filter}))
+        assert session.filter is not None
+        return held_out_per_window(session.filter, rows, len(session.held_out))
+
+    assert size(16, signals=["loss", "reference_ratio"]) == 5
+    assert size(16, signals=["magnitude"]) == 2
+    assert size(2, signals=["magnitude"]) == 1
+    assert size(1000, signals=["loss"]) == 24, "no more than there are"
+    assert size(16, apply="sieve", record=[]) == 8
+
+
+def test_the_reference_is_asked_once_about_each_draw(make_config: MakeConfig) -> None:
+    filter = {"signals": ["loss", "reference_ratio"], "record": [], "held_out_draws": 2, "held_out_per_window": 8}
+    session = set_up(make_config(filter=filter, train={"caption_dropout": 1.0, "steps": 10}))
+    assert session.scorer is not None and session.scorer.reference is not None
+    asked = rows_through(session.scorer.reference)
+    fit(session)
+    # 24 pairs, 2 draws, 8 a turn; of the training rows, none of which is evidence, one each window
+    assert Counter(asked) == {8: 6, 1: 10}
+
+
+def test_what_is_remembered_is_what_a_pass_says(make_config: MakeConfig) -> None:
+    signals = ["loss", "reference_ratio", "magnitude_ratio"]
+    session = set_up(make_config(filter={"signals": signals, "record": [], "held_out_draws": 2}))
+    turns, scorer = turns_of(session), session.scorer
+    assert scorer is not None and session.filter is not None
+    seen: list[dict[str, torch.Tensor]] = []
+    calibrate = session.filter.calibrate
+    session.filter.calibrate = lambda groups, found: (seen.append(found.signals), calibrate(groups, found))[1]  # type: ignore[method-assign, assignment]
+    for step in (0, 6):  # three parts, two draws: the first part and draw again
+        turns.score(step, scorer)
+    batch = build_batch(
+        session.denoiser, turns.parts[0], seed=3, resolution=16,
+        positions=[("calibration", 0, i) for i in range(len(turns.parts[0]))],
+    )  # fmt: skip
+    expected = scorer.measure(batch).signals
+    for name in signals:
+        assert torch.equal(seen[0][name], seen[1][name]), name
+        assert torch.allclose(seen[0][name], expected[name], atol=1e-5), name
+
+
+def test_extra_passes_leave_out_rows_that_are_no_evidence(make_config: MakeConfig) -> None:
+    session = set_up(make_config(filter={"signals": ["loss", "reference_ratio"], "record": ["magnitude"]}))
+    assert session.scorer is not None and session.scorer.reference is not None
+    rows = next(iter(session.loader)).rows
+    batch = build_batch(session.denoiser, rows, seed=3, resolution=16)
+    with torch.no_grad():  # the model has moved
+        for parameter in session.scorer.model.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    whole = session.scorer.measure(batch).signals
+    asked = rows_through(session.scorer.reference)
+    scored = [True, False, True, True, False, True, True, True]
+    part = session.scorer.measure(replace(batch, scored=scored))
+    assert asked == [6] and part.usable.tolist() == scored
+    assert torch.allclose(part.signals["loss"], whole["loss"])
+    mask = torch.tensor(scored)
+    for name in ("reference_ratio", "magnitude"):
+        assert torch.allclose(part.signals[name][mask], whole[name][mask], atol=1e-5), name
+        assert part.signals[name][~mask].isnan().all()
+    session.scorer.measure(replace(batch, scored=[False] * 8))
+    assert asked == [6, 1], "a forward all the same"
+    assert session.scorer.model.training

@@ -1,0 +1,121 @@
+"""Held-out pairs beside the training windows: scored in turn, by a fixed set of draws each.
+
+They are never trained on, so that meeting the same (t, noise) again teaches the model nothing, and what the reference
+says of a draw is computed once. Training visits take fresh draws of the same distribution. A held-out pair's mean over
+many sweeps keeps what its few draws happen to be like, which a training pair's mean loses: held-out pairs look
+farther apart than they are, and the bar is, if anything, too high.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from filtering.data.rows import Row
+from filtering.filter import MemorizationFilter
+from filtering.reference import LookedUpReference
+from train.batches import Batch, Encoded, build_batch, encode
+from train.scoring import REFERENCE, Scorer
+
+__all__ = ["HeldOutTurns", "held_out_per_window"]
+
+
+def held_out_per_window(filter: MemorizationFilter, window_rows: int, held_out: int) -> int:
+    """Held-out pairs scored in one go: as the settings say, or by default so many that their forwards by the present
+    model come to a third of a forward of a rank's window; at the loader, where it is not every window, eight."""
+    asked = filter.config.held_out_per_window
+    if asked is None:
+        forwards = 1 + len(filter.deciding_passes - REFERENCE)
+        asked = 8 if filter.schedule is not None else max(1, window_rows // (3 * forwards))
+    return min(asked, held_out)
+
+
+class HeldOutTurns:
+    """Whose turn it is at a step, and what that costs.
+
+    Args:
+        denoiser: the model family's adapter.
+        filter: says which passes are needed, and what they may cost.
+        rows: the held-out pairs.
+        window_rows: what a rank trains on in a window.
+        seed, resolution: of the run.
+        looked_up: where given, its draws take the place of the fixed set.
+    """
+
+    def __init__(
+        self,
+        denoiser: Any,
+        filter: MemorizationFilter,
+        rows: list[Row],
+        *,
+        window_rows: int,
+        seed: int,
+        resolution: int,
+        looked_up: LookedUpReference | None,
+    ) -> None:
+        self.denoiser, self.filter, self.rows, self.looked_up = denoiser, filter, rows, looked_up
+        self.seed, self.resolution = seed, resolution
+        size = held_out_per_window(filter, window_rows, len(rows))
+        self.parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+        self.draws = looked_up.draws if looked_up is not None else filter.config.held_out_draws
+        self._encoded: dict[int, Encoded] = {}
+        self._reference: dict[tuple[int, int], dict[str, torch.Tensor]] = {}
+        reference = len(filter.deciding_passes & REFERENCE) if looked_up is None else 0
+        present = 1 + len(filter.deciding_passes - REFERENCE)
+        self._first, self._later = (self._interval(window_rows, size, n) for n in (present + reference, present))
+
+    @property
+    def new_turns(self) -> int:
+        """Turns until every part has met each of its draws."""
+        return self.draws * len(self.parts)
+
+    def _interval(self, window_rows: int, size: int, forwards: int) -> int:
+        """Windows from one turn to the next: every window, or as the budget has it."""
+        schedule = self.filter.schedule
+        return 1 if schedule is None else schedule.calibration_interval(window_rows, size, forwards)
+
+    def at(self, step: int) -> tuple[int, int] | None:
+        """(part, its draw) whose turn is at ``step``, a function of the step alone; None where it is nobody's.
+
+        While draws are new the reference is asked too, and the turns are farther apart.
+        """
+        new = self.new_turns
+        if step < new * self._first:
+            turn, rest = divmod(step, self._first)
+        else:
+            turn, rest = divmod(step - new * self._first, self._later)
+            turn += new
+        return None if rest else (turn % len(self.parts), turn // len(self.parts) % self.draws)
+
+    def score(self, step: int, scorer: Scorer) -> None:
+        """Score those whose turn it is with the present model and hand them to the filter; all ranks the same."""
+        if (turn := self.at(step)) is None:
+            return
+        part, draw = turn
+        batch = self._batch(part, draw)
+        passes = self.filter.deciding_passes
+        if self.looked_up is None and passes & REFERENCE:
+            if turn not in self._reference:
+                self._reference[turn] = scorer.reference_values(batch, passes)
+            batch.reference = self._reference[turn]
+        measurement = scorer.measure(batch, passes=passes, signals=tuple(self.filter.config.signals))
+        self.filter.calibrate([row.group for row in self.parts[part]], measurement)
+
+    def _batch(self, part: int, draw: int) -> Batch:
+        """The pairs of ``part``, noised by their draw ``draw``; images and captions are encoded at the first turn."""
+        rows, known = self.parts[part], self.looked_up
+        if part not in self._encoded:
+            self._encoded[part] = encode(self.denoiser, rows)
+        draws = [(draw, known.draw(row.group, draw)) for row in rows] if known is not None else None
+        first = part * len(self.parts[0])
+        positions = [("calibration", draw, first + i) for i in range(len(rows))]
+        return build_batch(
+            self.denoiser,
+            rows,
+            seed=self.seed,
+            resolution=self.resolution,
+            positions=positions,
+            draws=draws,
+            encoded=self._encoded[part],
+        )
