@@ -75,9 +75,9 @@ class FilterConfig(Settings):
     half_life: float = Field(default=8.0, gt=0.0)
     """Half-life of a group's evidence, in sweeps over the held-out pairs."""
     horizon: int = Field(default=64, ge=1)
-    """Sweeps over the held-out pairs that ``false_drop_rate`` holds for; a longer run counts its own."""
+    """Sweeps over the held-out pairs that ``false_drop_rate`` holds for; doubled where a run goes on for longer."""
     min_sweeps: int = Field(default=3, ge=1)
-    """Sweeps over the held-out pairs before anything is condemned."""
+    """Sweeps over the held-out pairs, and measured visits of a group, before it can be condemned."""
     max_exposures: int = Field(default=50, ge=1)
     """Policy ``cap``: how often a group may be trained on."""
     softness: float = Field(default=1.0, gt=0.0)

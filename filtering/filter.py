@@ -61,7 +61,7 @@ class MemorizationFilter:
         self.calibrator = Calibrator(
             list(self.config.signals), self.config.t_bins, num_train_timesteps, self.config.bank_size
         )
-        self.groups = EvidenceTable(self.config.half_life)
+        self.groups = EvidenceTable(self.config.half_life, self.config.min_sweeps)
         self.panel = HeldOutPanel(self.config)
         self.condemned: dict[str, int] = {}
         """Condemned groups of all ranks and the step of each: the only part of the history that every rank holds."""
@@ -303,7 +303,7 @@ class MemorizationFilter:
         self.n_groups = int(self.exchange.sum([len(self.groups)])[0])
         if not self.panel.due:
             return False
-        guilty = self.panel.judge(self.groups)
+        guilty = self.panel.judge(self.groups, self.exchange)
         if self.config.pardon_looks:
             self._pardon()
         self._condemn(guilty, note)
@@ -320,6 +320,14 @@ class MemorizationFilter:
 
     def _condemn(self, rows: npt.NDArray[np.int64], note: Callable[[str], None] | None) -> None:
         """Condemn ``rows`` of all ranks, most evident first, up to ``max_drop_fraction`` of the groups seen."""
+        if self.panel.ordinary.median > self.panel.bar:
+            self.overfitting = True
+            if note is not None:
+                note(
+                    f"half of the {self.n_groups} groups have more evidence than the bar ({self.panel.bar:.1f}), and "
+                    "only those beyond the others are condemned; the run is overfitting as a whole: stop earlier, "
+                    "lower the learning rate, or cap exposures (filter.policy: cap)"
+                )
         already, passed = len(self.condemned), gather_groups(self.groups, self.exchange, rows)
         room = max(0, math.floor(self.config.max_drop_fraction * self.n_groups) - already)
         if len(passed) > room:
@@ -389,6 +397,7 @@ class MemorizationFilter:
         elif len(states) == saved:
             tables = [state["groups"] for state in states]
             self.groups = share_of(tables, self.exchange.rank, ranks, self.config.half_life)
+            self.groups.first = self.config.min_sweeps
         else:
             raise ValueError(
                 f"the history was saved by {saved} ranks and this run has {ranks}: give the states of all {saved}"

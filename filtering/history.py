@@ -8,12 +8,17 @@ scores, in units of what such a mean spreads over clean pairs:
 where sigma^2 is the variance of visits within a clean pair and tau^2 that between clean pairs (some images are simply
 easy), both estimated from held-out pairs. Without tau^2 a pair that is read often would be condemned for being easy.
 
-The clock is the *sweep*: every held-out group has been scored once more. Evidence is compared once a sweep, so a
-training group's running maximum is taken over as many looks as the held-out groups' own. To rank it among their
-maxima *so far*, at every look anew, would still be one test a look: a pair that leads early is condemned although
-clean pairs come that far later. So it is ranked among the maxima that clean pairs reach over the whole horizon: the
-held-out groups' own so far, and paths to the horizon drawn from their means and residuals. The false-drop rate then
-holds per pair over its whole life, not per visit and not per look.
+The clock is the *sweep*: every held-out group has been scored once more, and a visit's weight halves with sweeps, so
+that evidence follows the model. Evidence is compared once a sweep. To rank a running maximum anew at every look among
+maxima *so far* would still be one test a look: a pair that leads early is condemned although clean pairs come that far
+later. So it is ranked among the maxima that clean pairs reach over a whole life, paths drawn from the held-out groups'
+means and residuals.
+
+Training groups are not measured once a sweep as held-out groups are, but oftener, or ever more rarely where a schedule
+finds them unsuspicious. T has one spread whatever the number of measured visits; but the fewer they are, the more of it
+is noise, which comes anew, and the further a whole life's maximum lies out. So paths are drawn for a visit in every 1,
+2, 4 and 8 sweeps (a half-life), and a group is ranked among each. The false-drop rate then holds per pair over its
+whole life, not per visit and not per look.
 """
 
 from __future__ import annotations
@@ -30,7 +35,10 @@ from filtering.names import Names
 __all__ = ["EvidenceTable", "spread_of_clean_pairs", "whole_life_maxima"]
 
 Array = npt.NDArray[np.float64]
-PATHS: Final = 16
+PATHS: Final = 32
+"""Drawn paths a held-out pair and gap, those of earlier looks included."""
+GAPS: Final = (1, 2, 4, 8)
+"""Sweeps from one measured visit to the next that paths are drawn for."""
 _FLOATS: Final = ("sum", "w1", "w2", "evidence", "evidence_max", "p_value", "magnitude_sum", "last_score")
 _INTS: Final = ("exposures", "trained", "scored", "dropped", "first_step", "last_step", "last_sweep", "condemned_step",
     "drawn", "last_drawn", "calm", "calm_scored", "pardons")  # fmt: skip
@@ -41,10 +49,11 @@ class EvidenceTable:
 
     Args:
         half_life: sweeps after which a visit counts half.
+        first: measured visits before which a group is not compared.
     """
 
-    def __init__(self, half_life: float) -> None:
-        self.half_life = half_life
+    def __init__(self, half_life: float, first: int = 1) -> None:
+        self.half_life, self.first = half_life, first
         self.names = Names()
         self.columns: dict[str, npt.NDArray[Any]] = {name: np.zeros(0) for name in _FLOATS}
         self.columns |= {name: np.zeros(0, dtype=np.int32) for name in _INTS}
@@ -98,21 +107,25 @@ class EvidenceTable:
         self.columns["drawn"][row] += 1
         self.columns["last_drawn"][row] = self.columns["exposures"][row]
 
-    def look(self, within: float, between: float) -> None:
-        """One look at all evidence: T of every scored group, and its running maximum."""
-        scored = self["w1"] > 0
-        w1 = np.where(scored, self["w1"], 1.0)
+    def evidence_now(self, within: float, between: float) -> Array:
+        """T of every group that is compared, NaN of the others, [N]."""
+        compared = self["scored"] >= self.first
+        w1 = np.where(self["w1"] > 0, self["w1"], 1.0)
         spread = np.sqrt(between + within * self["w2"] / (w1 * w1))
-        evidence = np.where(scored, self["sum"] / w1 / np.maximum(spread, 1e-9), 0.0)
-        self["evidence"][:] = evidence
-        self["evidence_max"][:] = np.where(scored, np.maximum(self["evidence_max"], evidence), -np.inf)
+        return np.where(compared & (self["w1"] > 0), self["sum"] / w1 / np.maximum(spread, 1e-9), np.nan)
+
+    def look(self, evidence: Array) -> None:
+        """One look: ``evidence`` [N] (NaN = not compared) is each group's, and its running maximum goes on."""
+        compared = np.isfinite(evidence)
+        self["evidence"][:] = np.where(compared, evidence, 0.0)
+        self["evidence_max"][compared] = np.maximum(self["evidence_max"], evidence)[compared]
 
     def rank_against(self, held_out: EvidenceTable, whole_life: Array) -> None:
         """p-value of every group: the rank of its running maximum among the held-out groups' running maxima and among
-        ``whole_life`` maxima of clean pairs, the larger of both, never below the resolution 1 / (n + 1)."""
+        each row of ``whole_life`` maxima of clean pairs, the largest, never below the resolution 1 / (n + 1)."""
         maxima = np.where(np.isfinite(self["evidence_max"]), self["evidence_max"], -1e9)
         so_far = conformal_p_value(maxima, held_out["evidence_max"].astype(np.float64))
-        self["p_value"][:] = np.maximum(so_far, conformal_p_value(maxima, whole_life))
+        self["p_value"][:] = np.max([so_far, *(conformal_p_value(maxima, row) for row in whole_life)], axis=0)
 
     def ordinary_again(self, held_out: EvidenceTable, p_value: float, looks: int) -> npt.NDArray[np.int64]:
         """Rows of condemned groups to pardon: at ``looks`` looks in a row, each with a new measured visit, their
@@ -162,9 +175,18 @@ class EvidenceTable:
 
 
 def whole_life_maxima(
-    scores: Array, within: float, between: float, *, half_life: float, horizon: int, first: int, seed: int
+    scores: Array,
+    within: float,
+    between: float,
+    *,
+    half_life: float,
+    horizon: int,
+    gap: int,
+    first: int,
+    paths: int,
+    seed: int,
 ) -> Array:
-    """Largest evidence over ``horizon`` sweeps that clean pairs come to, 16 drawn paths a held-out pair.
+    """Largest evidence over ``horizon`` sweeps that clean pairs come to, ``paths`` for each held-out pair.
 
     Args:
         scores: [groups, sweeps] of the held-out pairs (NaN = not scored).
@@ -172,22 +194,26 @@ def whole_life_maxima(
         between: variance between pairs; a path has its pair's shrunken mean.
         half_life: sweeps after which a visit counts half.
         horizon: length of a path.
-        first: looks before this sweep condemn nothing and do not count.
+        gap: sweeps from a measured visit to the next.
+        first: visits before this one are not compared.
+        paths: drawn for each held-out pair.
         seed: of the draws.
     """
-    rng = np.random.Generator(np.random.Philox(key=seed))
+    rng = np.random.Generator(np.random.Philox(key=[seed, gap]))
     counts = np.maximum(np.isfinite(scores).sum(axis=1), 1)
     means = np.nan_to_num(np.nansum(scores, axis=1) / counts)
     residuals = (scores - means[:, None]) * np.sqrt(counts / np.maximum(counts - 1, 1))[:, None]
     pool = residuals[np.isfinite(residuals) & (counts > 1)[:, None]]
-    spread = max(float(np.std(means)), 1e-9)
-    levels = np.repeat(means * min(1.0, between**0.5 / spread), PATHS)
-    decay, total, w1, w2 = 0.5 ** (1.0 / half_life), np.zeros(len(levels)), 0.0, 0.0
+    spread, middle = max(float(np.std(means)), 1e-9), float(np.mean(means))
+    # tau^2 is taken high, and levels as far apart as it says: the paths must not be tamer than T's units
+    levels = np.repeat(middle + (means - middle) * between**0.5 / spread, paths)
+    decay, total, w1, w2 = 0.5 ** (gap / half_life), np.zeros(len(levels)), 0.0, 0.0
     best = np.full(len(levels), -np.inf)
-    for sweep in range(1, horizon + 1):
+    visits = max(horizon // gap, 1)
+    for visit in range(1, visits + 1):
         noise = rng.choice(pool, len(levels)) if len(pool) else np.zeros(len(levels))
         total, w1, w2 = total * decay + levels + noise, w1 * decay + 1.0, w2 * decay * decay + 1.0
-        if sweep >= first:
+        if visit >= min(first, visits):
             best = np.maximum(best, total / w1 / np.sqrt(between + within * w2 / (w1 * w1)))
     return best
 

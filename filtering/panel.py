@@ -12,12 +12,16 @@ import numpy.typing as npt
 import torch
 
 from filtering.config import FilterConfig
-from filtering.history import EvidenceTable, spread_of_clean_pairs, whole_life_maxima
+from filtering.exchange import Exchange
+from filtering.history import GAPS, PATHS, EvidenceTable, spread_of_clean_pairs, whole_life_maxima
+from filtering.ordinary import Ordinary, ordinary_of
 
 __all__ = ["HeldOutPanel"]
 
 Array = npt.NDArray[np.float64]
 SWEEPS_KEPT: Final = 16
+FRESH: Final = 2
+"""Of a held-out pair's paths, those that are drawn anew at a look: a bar that jumped would condemn whenever it dips."""
 
 
 class HeldOutPanel:
@@ -27,16 +31,19 @@ class HeldOutPanel:
         table: evidence of the held-out groups.
         sweep: how often every held-out group has been scored.
         due: a sweep has ended and nothing was compared since.
+        ordinary: what the evidence of ordinary training groups was found to be at the last look.
     """
 
     def __init__(self, config: FilterConfig) -> None:
         self.config = config
-        self.table = EvidenceTable(config.half_life)
+        self.table = EvidenceTable(config.half_life, config.min_sweeps)
         self.sweep = 0
         self.due = False
         self._sweeps: list[dict[str, float]] = []
         self._this_sweep: dict[str, float] = {}
-        self._whole_life: Array = np.zeros(0)
+        self.ordinary = Ordinary()
+        self._whole_life: Array = np.zeros((len(GAPS), 0))
+        self._horizon = 0
         self._bar: float | None = None
 
     def __len__(self) -> int:
@@ -54,27 +61,47 @@ class HeldOutPanel:
             self._this_sweep[group] = float(score)
             self.table.observe([group], np.array([score]), np.array([np.nan]), step, self.sweep)
 
-    def judge(self, groups: EvidenceTable) -> npt.NDArray[np.int64]:
-        """One look: rank ``groups`` among clean pairs; the rows that pass the bar and were not condemned before."""
+    def judge(self, groups: EvidenceTable, exchange: Exchange) -> npt.NDArray[np.int64]:
+        """One look: rank ``groups`` among clean pairs; the rows that pass the bar and were not condemned before.
+
+        All ranks look together, each at its own share.
+        """
         self.due, self._bar = False, None
         config = self.config
         if self.sweep < config.min_sweeps or config.calibrator != "conformal":
             return np.zeros(0, dtype=np.int64)
         scores = np.array([[sweep.get(name, np.nan) for sweep in self._sweeps] for name in self.table.names])
         within, between = spread_of_clean_pairs(scores)
-        self.table.look(within, between)
-        groups.look(within, between)
-        self._whole_life = whole_life_maxima(
-            scores,
-            within,
-            between,
-            half_life=config.half_life,
-            horizon=max(config.horizon, self.sweep),
-            first=config.min_sweeps,
-            seed=self.sweep,
-        )
+        self.table.look(self.table.evidence_now(within, between))
+        evidence = groups.evidence_now(within, between)
+        self.ordinary = ordinary_of(evidence[np.isfinite(evidence)], self.table["evidence"], exchange)
+        groups.look(self.ordinary(evidence))
+        self._draw(scores, within, between)
         groups.rank_against(self.table, self._whole_life)
         return np.flatnonzero((groups["p_value"] <= config.false_drop_rate) & (groups["condemned_step"] < 0))
+
+    def _draw(self, scores: Array, within: float, between: float) -> None:
+        """Bring the whole-life maxima up to date: all drawn anew for a longer life, else some at a time."""
+        horizon = self.config.horizon
+        while horizon < self.sweep:
+            horizon *= 2
+        fresh = PATHS if horizon != self._horizon else FRESH
+        self._horizon = horizon
+        drawn = [
+            whole_life_maxima(
+                scores,
+                within,
+                between,
+                half_life=self.config.half_life,
+                horizon=horizon,
+                gap=gap,
+                first=self.config.min_sweeps,
+                paths=fresh,
+                seed=self.sweep,
+            )
+            for gap in GAPS
+        ]
+        self._whole_life = np.concatenate([self._whole_life, drawn], axis=1)[:, -PATHS * len(scores) :]
 
     @property
     def bar(self) -> float:
@@ -85,7 +112,7 @@ class HeldOutPanel:
 
     def _compute_bar(self) -> float:
         bars = []
-        for maxima in (self.table["evidence_max"], self._whole_life):
+        for maxima in (self.table["evidence_max"], *self._whole_life):
             ordered = np.sort(maxima)[::-1]
             allowed = math.floor(self.config.false_drop_rate * (len(ordered) + 1) + 1e-9) - 1
             bars.append(float(ordered[allowed]) if 0 <= allowed < len(ordered) else math.inf)
@@ -114,6 +141,8 @@ class HeldOutPanel:
             "sweeps": [dict(sweep) for sweep in self._sweeps],
             "this_sweep": dict(self._this_sweep),
             "whole_life": torch.from_numpy(self._whole_life.copy()),
+            "horizon": self._horizon,
+            "ordinary": [self.ordinary.median, self.ordinary.target, self.ordinary.scale],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -123,4 +152,5 @@ class HeldOutPanel:
         self._sweeps = [dict(sweep) for sweep in state["sweeps"]]
         self._this_sweep = dict(state["this_sweep"])
         self._whole_life = state["whole_life"].numpy().copy()
+        self._horizon, self.ordinary = int(state["horizon"]), Ordinary(*state["ordinary"])
         self._bar = None

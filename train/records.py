@@ -87,6 +87,8 @@ class Records:
         self.unusable: set[str] = set()
         """Distinct samples that failed: one that comes round again in the next epoch is not one more."""
         self.seen: dict[str, list[str]] = {}
+        self.skips: Counter[str] = Counter()
+        """Rows of each group that this rank's sieve took out."""
         self.evidence: list[list[Any]] = []
         self._pictures = len(list((run / "thumbnails").glob("*.png"))) if (run / "thumbnails").is_dir() else 0
 
@@ -112,6 +114,7 @@ class Records:
         verdicts = [_of_skipped(row) for row in skipped]
         self.accounting.read += len(verdicts)
         self.accounting.dropped.update(str(verdict.reason) for verdict in verdicts)
+        self.skips.update(row.group for row in skipped)
         self.ledger.add(step, verdicts)
 
     def note_bad(self, bad: list[Visit]) -> None:
@@ -172,22 +175,29 @@ class Records:
             kind: [self.run / f"{kind}-rank{rank}.parquet" for rank in range(ranks)] for kind in ("groups", "seen")
         }
         known: dict[str, list[str]] = {}
+        skips: Counter[str] = Counter()
         for path in shares["seen"]:
             for row in pq.read_table(path).to_pylist():
-                known.setdefault(row["group"], [row["key"], row["shard"], row["caption"]])
+                skips[row["group"]] += row["skipped"]
+                if row["key"] is not None:
+                    known.setdefault(row["group"], [row["key"], row["shard"], row["caption"]])
         table = pa.concat_tables([pq.read_table(path) for path in shares["groups"]])
         table = table.sort_by([("first_step", "ascending"), ("group", "ascending")])
-        samples = [known.get(name, ["", "", ""]) for name in table["group"].to_pylist()]
+        names = table["group"].to_pylist()
+        samples = [known.get(name, ["", "", ""]) for name in names]
         for place, name in enumerate(("key", "shard", "caption")):
             table = table.add_column(1 + place, name, pa.array([sample[place] for sample in samples], pa.string()))
+        table = table.append_column("skipped", pa.array([skips[name] for name in names], pa.int64()))
         _write(table, self.run / "groups.parquet")
         for path in [*shares["groups"], *shares["seen"]]:
             path.unlink()
 
     def _seen_columns(self) -> pa.Table:
         names = ("group", "key", "shard", "caption")
-        rows = [[group, *sample] for group, sample in self.seen.items()]
-        return pa.table({name: pa.array([row[i] for row in rows], pa.string()) for i, name in enumerate(names)})
+        groups = [*self.seen, *(group for group in self.skips if group not in self.seen)]
+        rows = [[group, *self.seen.get(group, (None, None, None))] for group in groups]
+        table = pa.table({name: pa.array([row[i] for row in rows], pa.string()) for i, name in enumerate(names)})
+        return table.append_column("skipped", pa.array([self.skips[group] for group in groups], pa.int64()))
 
     def _write_evidence(self) -> None:
         steps, names, values, bars = zip(*self.evidence, strict=True) if self.evidence else ((), (), (), ())
@@ -209,6 +219,7 @@ class Records:
             "accounting": self.accounting.as_dict(),
             "unusable": sorted(self.unusable),
             "seen": self.seen,
+            "skips": dict(self.skips),
             "evidence": self.evidence,
         }
 
@@ -217,6 +228,7 @@ class Records:
         self.accounting.load(state["accounting"])
         self.unusable = set(state["unusable"])
         self.seen = {name: list(values) for name, values in state["seen"].items()}
+        self.skips = Counter(state.get("skips", {}))
         self.evidence = [list(row) for row in state["evidence"]]
 
 

@@ -251,7 +251,7 @@ def test_evidence_of_many_visits_is_not_evidence_of_guilt() -> None:
     """An easy pair's discounted mean settles at its own effect, however often it is read."""
     table = EvidenceTable(half_life=1e9)
     table.observe(["easy"] * 500, np.full(500, 0.5), np.zeros(500), 0, 0)
-    table.look(within=1.0, between=0.25)
+    table.look(table.evidence_now(within=1.0, between=0.25))
     assert table["evidence"][0] == pytest.approx(1.0, rel=0.01)
 
 

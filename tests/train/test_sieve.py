@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
+import struct
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import torch
 
+from filtering.data.sieve import RECORD_BYTES, group_digest
 from filtering.ledger import read_ledger
 from filtering.verdict import Reason
 from train.config import RunConfig
@@ -41,6 +48,9 @@ def test_skipped_at_the_loader_the_same_with_workers_and_after_a_resume(make_con
     assert summary["dropped"][str(Reason.SKIPPED)] == len(skipped)
     assert summary["read"] == len(rows) == 14 * 8 + len(skipped), "the next sample takes a skipped one's place"
     assert all(row["action"] == "drop" and row["weight"] == 0.0 for row in skipped)
+    groups = pq.read_table(whole.output / "groups.parquet")
+    skips = dict(zip(groups["group"].to_pylist(), groups["skipped"].to_pylist(), strict=True))
+    assert {name: count for name, count in skips.items() if count} == Counter(row["group"] for row in skipped)
     first = {row["group"]: row["step"] for row in reversed(rows) if row["reason"] == Reason.CONDEMNED}
     dates = {row["group"]: row["step"] for row in reversed(skipped)}
     assert min(dates.values()) > min(first.values(), default=0)
@@ -58,6 +68,7 @@ def test_skipped_at_the_loader_the_same_with_workers_and_after_a_resume(make_con
     assert read_ledger(half.output / "ledger").equals(ledger)
     assert metrics(half)[-7:] == metrics(whole)[-7:]
     assert (half.output / "sieve/rank0.bin").read_bytes() == (whole.output / "sieve/rank0.bin").read_bytes()
+    assert pq.read_table(half.output / "groups.parquet").equals(groups)
 
 
 def test_always_and_never_drop_reach_the_loader(make_config: MakeConfig) -> None:
@@ -74,6 +85,50 @@ def test_what_the_sieve_cannot_do_is_refused(make_config: MakeConfig) -> None:
     for option, value in {"policy": "reweight", "decide": "visit"}.items():
         with pytest.raises(ValueError, match=r"filter\.apply: sieve skips condemned groups, which needs"):
             make_config(filter={"apply": "sieve", option: value})
+
+
+PARDONING: dict[str, Any] = {"false_drop_rate": 0.9, "pardon_looks": 1, "pardon_p": 0.905, "retest_every": 2,
+                             "delay": 3, "max_drop_fraction": 1.0, "held_out_per_window": 24}  # fmt: skip
+"""Condemned and pardoned at nearly the same evidence, and re-tested often: some go both ways within 40 steps."""
+
+
+def rulings(data: bytes) -> list[tuple[bytes, int, bool]]:
+    """(digest, window, condemned) of a sieve file."""
+    assert len(data) % RECORD_BYTES == 0
+    found = struct.iter_unpack("<16sq", data)
+    return [(digest, number >> 1, bool(number & 1)) for digest, number in found]
+
+
+def test_pardons_reach_the_loader_and_a_resume_keeps_them(make_config: MakeConfig) -> None:
+    part = sections(**PARDONING)
+    part["train"] = {"steps": 40}
+    whole = make_config("whole", **part)
+    fit(set_up(whole))
+    written = rulings((whole.output / "sieve/rank0.bin").read_bytes())
+    pardons = [(digest, window) for digest, window, condemned in written if not condemned]
+    assert pardons, "nobody was pardoned: this test shows nothing"
+    for digest, window in pardons:
+        before = [w for d, w, condemned in written if d == digest and condemned and w < window]
+        assert before, "only who was condemned is pardoned"
+    rows = read_ledger(whole.output / "ledger").to_pylist()
+    digests = {row["group"]: group_digest(row["group"]) for row in rows}
+    for row in rows:  # every skip, and every pass after a pardon, is as the file says for the window that read it
+        state = [c for d, window, c in written if d == digests[row["group"]] and window <= row["step"]]
+        if row["reason"] == Reason.SKIPPED:
+            assert state and state[-1], "skipped although nothing holds it"
+    freed = dict(reversed(pardons))
+    later = [row for row in rows if row["weight"] == 1.0 and row["step"] >= freed.get(digests[row["group"]], 41)]
+    assert later, "who is pardoned is trained on again"
+    half = make_config("half", **part, checkpoint={"every": 5})
+    half.train.steps = max(pardons[0][1] - 3, 6)  # just after the first pardon was written, before it holds
+    fit(set_up(half))
+    half.train.steps = 40
+    resumed = set_up(half)
+    assert 0 < resumed.step < 40
+    fit(resumed)
+    assert (half.output / "sieve/rank0.bin").read_bytes() == (whole.output / "sieve/rank0.bin").read_bytes()
+    assert read_ledger(half.output / "ledger").equals(read_ledger(whole.output / "ledger"))
+    assert metrics(half)[-10:] == metrics(whole)[-10:]
 
 
 @pytest.mark.slow
@@ -96,3 +151,68 @@ def test_two_ranks_sift_alike(make_shared_config: Callable[..., RunConfig], run_
     ranks = {row["rank"] for row in tables[1].to_pylist() if row["reason"] == Reason.SKIPPED}
     assert ranks == {0, 1}
     assert done.outcomes[0]["first"]["summary"]["remainder"] == 0
+
+
+SPENT: dict[str, Any] = {"signals": ["loss", "magnitude_ratio"], "record": []}
+"""A measured visit takes three extra forwards, one of the model in training: half a budget of 1 pays for two of four
+rows."""
+
+
+@pytest.fixture(scope="module")
+def under_ddp(make_shared_config: Callable[..., RunConfig], run_ranks: Callable[..., Any]) -> tuple[Any, Any]:
+    """(runs, config) of a sieve run with a budget that binds, on two ranks."""
+    return two_ranks(make_shared_config, run_ranks, "ddp")
+
+
+def two_ranks(make: Callable[..., RunConfig], run_ranks: Callable[..., Any], engine: str) -> tuple[Any, RunConfig]:
+    part = sections(**SPENT, **PARDONING)
+    part["train"] = {"steps": 48, "batch_size": 4}
+    config = make(f"spent-{engine}", **part, data={"held_out_max": 12})
+    return run_ranks(engine, [{"name": "run", "config": config.model_dump(mode="json"), "twist": ""}]), config
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_budget_that_binds_is_kept_on_two_ranks(under_ddp: tuple[Any, RunConfig]) -> None:
+    done, config = under_ddp
+    rows = read_ledger(config.output / "ledger").to_pylist()
+    measured = [row for row in rows if row["magnitude_ratio"] is not None]
+    waiting = [row for row in rows if row["reason"] == Reason.NOT_DUE]
+    assert measured and waiting, "some are measured, others would be and are not"
+    a_batch = Counter((row["step"], row["rank"]) for row in measured)
+    assert max(a_batch.values()) <= math.floor(1.0 * 0.5 * 3 * 4 / 3), "rows that half the budget pays for"
+    assert {rank for _, rank in a_batch} == {0, 1}
+    copies = Counter((row["step"], row["group"]) for row in measured)
+    assert set(copies.values()) == {1}, "a group is measured once a window, whichever ranks it is on"
+    assert done.outcomes[0]["run"]["summary"]["condemned_groups"] > 0
+    assert done.outcomes[0]["run"]["summary"]["remainder"] == 0
+    files = [(config.output / f"sieve/rank{rank}.bin").read_bytes() for rank in range(2)]
+    assert files[0] == files[1] != b"", "all ranks write the same rulings"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("engine", ["zero2", "zero3"])
+def test_zero_sifts_as_ddp(
+    engine: str,
+    under_ddp: tuple[Any, RunConfig],
+    make_shared_config: Callable[..., RunConfig],
+    run_ranks: Callable[..., Any],
+) -> None:
+    """The same rows read, measured, skipped and trained; under ZeRO-3 each extra forward is a collective, and a rank
+    with nothing to measure goes along."""
+    done, config = two_ranks(make_shared_config, run_ranks, engine)
+    reference, other = under_ddp
+    mine, theirs = (read_ledger(c.output / "ledger") for c in (config, other))
+    same = ["step", "rank", "key", "group", "stream", "epoch", "offset", "action", "reason", "timestep", "weight"]
+    assert mine.select(same).equals(theirs.select(same))
+    assert any(row["reason"] == Reason.SKIPPED for row in mine.to_pylist())
+    for name in ("loss", "magnitude_ratio", "evidence"):
+        values = [np.array(table[name].to_pylist(), dtype=np.float64) for table in (mine, theirs)]
+        assert np.array_equal(np.isfinite(values[0]), np.isfinite(values[1]))
+        assert np.allclose(values[0], values[1], atol=2e-3, equal_nan=True), name
+    for rank in range(2):
+        written = [(c.output / f"sieve/rank{rank}.bin").read_bytes() for c in (config, other)]
+        assert written[0] == written[1] != b""
+    apart = torch.linalg.vector_norm(done.weights("run") - reference.weights("run"))
+    assert float(apart / torch.linalg.vector_norm(reference.weights("run"))) < 1e-3

@@ -1,0 +1,229 @@
+"""Synthetic streams whose truth is known, through the real filter: clean pairs with an effect each that stays, planted
+ones whose effect grows with exposures.
+
+A score is ``sqrt(c) effect + sqrt(1 - c) noise``, c the correlation of two visits of a pair; location and scale change
+with t, as signals do. What a network would give is drawn; everything after it is memsieve's own.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from filtering.config import FilterConfig
+from filtering.decision import Measurement
+from filtering.filter import MemorizationFilter
+from filtering.verdict import Visit
+
+__all__ = ["RATES", "Outcome", "Setting", "simulate"]
+
+RATES = (0.01, 0.05, 0.1)
+SIGNAL = "reference_ratio"  # one extra forward for a training visit, two for a held-out pair, as the default takes
+ROWS = 32
+CAPTION_DROPOUT = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One kind of stream, and how the filter is set.
+
+    Attributes:
+        correlation: of two visits of one pair.
+        tails: ``normal``, or ``heavy``: Student's t with 3 degrees of freedom, effects and noise alike.
+        drift: ``none``; ``common``, all scores rise by two standard deviations; ``easier``, training pairs rise by
+            ``gap`` more than held-out ones.
+        order: ``epochs``, every pair once an epoch; ``repeats``, pairs at random, some ten times as often as others.
+        budget: of the sieve; None is ``apply: batch``.
+        gap: how far training pairs drift from held-out ones by the end, in standard deviations of a visit.
+        visits: a pair's mean number of visits.
+        pardon_looks: as in ``FilterConfig``.
+    """
+
+    correlation: float = 0.1
+    tails: str = "normal"
+    drift: str = "none"
+    order: str = "epochs"
+    held_out: int = 128
+    rate: float = 0.05
+    budget: float | None = None
+    gap: float = 0.15
+    visits: int = 100
+    clean: int = 192
+    planted: int = 8
+    pardon_looks: int = 0
+    dropout: float = CAPTION_DROPOUT
+
+    @property
+    def name(self) -> str:
+        """Says what differs from the defaults."""
+        plain = Setting()
+        names = ("correlation", "tails", "drift", "order", "held_out", "rate", "gap", "visits", "clean", "planted",
+                 "pardon_looks", "dropout")  # fmt: skip
+        said = [f"{name} {getattr(self, name)}" for name in names if getattr(self, name) != getattr(plain, name)]
+        mode = "batch" if self.budget is None else f"sieve {self.budget}"
+        return ", ".join([mode, *said])
+
+
+@dataclass(slots=True)
+class Outcome:
+    """``passed``: share of clean pairs whose p-value was at most a rate at any look, by rate; ``condemned``: the share
+    that was condemned at the setting's rate; ``exposures``: of each planted pair when it was condemned, None where it
+    never was; ``measured``: measured visits of a clean pair, mean."""
+
+    condemned: float
+    passed: dict[str, float]
+    exposures: list[int | None]
+    measured: float
+    sweeps: int
+    overfitting: bool
+
+
+class Stream:
+    """Draws scores, and the order of visits."""
+
+    def __init__(self, setting: Setting, seed: int) -> None:
+        self.setting = setting
+        self.rng = np.random.default_rng(seed)
+        self.names = [f"c{i}" for i in range(setting.clean)] + [f"p{i}" for i in range(setting.planted)]
+        self.held_out = [f"h{i}" for i in range(setting.held_out)]
+        everyone = [*self.names, *self.held_out]
+        self.effect = dict(zip(everyone, self._draw(len(everyone)).tolist(), strict=True))
+        self.trained = dict.fromkeys(everyone, 0)
+        self.windows = setting.visits * len(self.names) // ROWS
+        self.progress = 0.0
+
+    def _draw(self, count: int) -> np.ndarray:
+        if self.setting.tails == "heavy":
+            return self.rng.standard_t(3, count) / 3**0.5
+        return self.rng.normal(size=count)
+
+    def scores(self, groups: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and timesteps of one visit each, at the present state of the run."""
+        s = self.setting
+        effect = np.array([self.effect[g] for g in groups])
+        x = s.correlation**0.5 * effect + (1 - s.correlation) ** 0.5 * self._draw(len(groups))
+        if s.drift == "common":
+            x = x + 2.0 * self.progress
+        train = np.array([not g.startswith("h") for g in groups])
+        if s.drift == "easier":
+            x = x + s.gap * self.progress * train
+        x = x + np.array([min(2.0, self.trained[g] / 40) * g.startswith("p") for g in groups])
+        t = self.rng.integers(0, 1000, len(groups))
+        return 0.1 * x * (1 + t / 500) + t / 250, t
+
+    def measurement(self, groups: list[str], drawn: np.ndarray | None = None) -> Measurement:
+        """What the network would have given."""
+        x, t = self.scores(groups)
+        usable = np.ones(len(groups), dtype=bool) if drawn is None else drawn
+        values = {SIGNAL: torch.from_numpy(1.0 - np.exp(-x))}
+        return Measurement(values, t.astype(np.int64), usable, drawn)
+
+    def order(self) -> Iterator[str]:
+        """Names, without end."""
+        weights = np.exp(self.rng.uniform(0.0, np.log(10.0), len(self.names)))
+        weights /= weights.sum()
+        while True:
+            if self.setting.order == "epochs":
+                yield from (self.names[i] for i in self.rng.permutation(len(self.names)))
+            else:
+                yield from (self.names[i] for i in self.rng.choice(len(self.names), len(self.names), p=weights))
+
+
+class Run:
+    """The loop of a training run without the training: reads, measures, decides, and skips what is condemned."""
+
+    def __init__(self, setting: Setting, seed: int, **options: Any) -> None:
+        self.setting, self.stream = setting, Stream(setting, seed)
+        self.sieve = setting.budget is not None
+        chosen = {
+            "signals": [SIGNAL], "record": [], "false_drop_rate": setting.rate, "held_out_per_window": ROWS,
+            "max_drop_fraction": 1.0, "pardon_looks": setting.pardon_looks, **options,
+        }  # fmt: skip
+        if self.sieve:
+            chosen |= {"apply": "sieve", "score_budget": setting.budget}
+        self.filter = MemorizationFilter(FilterConfig(**chosen))
+        self.filter.panel.check(setting.held_out)
+        self.lowest: dict[str, float] = {}
+        self.first: dict[str, int] = {}
+        self._skipped: set[str] = set()
+        self._pending: deque[tuple[int, str, bool]] = deque()
+        self._order = self.stream.order()
+        self._turn = 0
+        self._decisions = np.random.default_rng((seed, 1))
+
+    def window(self) -> None:
+        """Read, measure and decide; then close."""
+        filter, stream = self.filter, self.stream
+        names = self._read()
+        visits = [Visit(name, group=name, offset=i) for i, name in enumerate(names)]
+        captioned = self._decisions.random(len(names)) >= self.setting.dropout
+        drawn = captioned
+        if self.sieve:
+            plan = filter.begin_window(visits, captioned.tolist(), ROWS)
+            assert plan is not None
+            drawn = np.array(plan.visits) >= 0
+            measured = stream.measurement(names, drawn)
+        else:
+            measured = stream.measurement(names)
+            measured.usable = captioned
+        decision = filter.decide(visits, measured)
+        for name, weight in zip(names, decision.weights.tolist(), strict=True):
+            stream.trained[name] += weight > 0
+        self._calibrate()
+        if filter.end_window():
+            self._look()
+        if self.sieve:
+            self._pending.extend((filter.step + filter.config.delay, *ruling) for ruling in filter.rulings)
+
+    def _read(self) -> list[str]:
+        while self._pending and self._pending[0][0] <= self.filter.step:
+            _, name, condemned = self._pending.popleft()
+            (self._skipped.add if condemned else self._skipped.discard)(name)
+        names: list[str] = []
+        while len(names) < ROWS:
+            name = next(self._order)
+            retest = self.filter.config.retest_every
+            if name not in self._skipped or (retest and self._decisions.integers(retest) == 0):
+                names.append(name)
+        return names
+
+    def _calibrate(self) -> None:
+        filter, held_out = self.filter, self.stream.held_out
+        count = min(ROWS, len(held_out))
+        interval = filter.schedule.calibration_interval(ROWS, count, 2) if filter.schedule is not None else 1
+        if filter.step % interval:
+            return
+        chosen = [held_out[(self._turn + i) % len(held_out)] for i in range(count)]
+        self._turn += count
+        filter.calibrate(chosen, self.stream.measurement(chosen))
+
+    def _look(self) -> None:
+        table = self.filter.groups
+        for name, p in zip(table.names, table["p_value"].tolist(), strict=True):
+            self.lowest[name] = min(self.lowest.get(name, 1.0), p)
+        for name, condemned in self.filter.rulings:
+            if condemned:
+                self.first.setdefault(name, int(table["exposures"][table.row(name)]))
+
+
+def simulate(setting: Setting, seed: int, **options: Any) -> Outcome:
+    """One stream from its first window to its last; ``options`` are laid over the filter's settings."""
+    run = Run(setting, seed, **options)
+    for number in range(run.stream.windows):
+        run.stream.progress = number / run.stream.windows
+        run.window()
+    clean = [name for name in run.stream.names if name.startswith("c")]
+    table = run.filter.groups
+    return Outcome(
+        condemned=float(np.mean([name in run.first for name in clean])) if clean else 0.0,
+        passed={str(rate): sum(run.lowest.get(n, 1.0) <= rate for n in clean) / max(len(clean), 1) for rate in RATES},
+        exposures=[run.first.get(name) for name in run.stream.names if name.startswith("p")],
+        measured=float(np.mean([table["scored"][table.row(name)] for name in clean])) if clean else 0.0,
+        sweeps=run.filter.panel.sweep,
+        overfitting=run.filter.overfitting,
+    )

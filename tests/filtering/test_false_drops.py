@@ -1,0 +1,101 @@
+"""The false-drop rate over a pair's whole life, on streams whose truth is known."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from filtering.exchange import Exchange
+from filtering.ordinary import MIN_GROUPS, ordinary_of
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+from false_drop_streams import Outcome, Run, Setting, simulate
+
+SMALL = Setting(visits=64, clean=72, planted=8)
+
+
+def beyond(outcomes: list[Outcome], rate: float) -> bool:
+    """Whether the realised rate lies above ``rate`` by more than three standard errors over seeds."""
+    values = np.array([outcome.condemned for outcome in outcomes])
+    error = float(np.std(values, ddof=1)) / len(values) ** 0.5
+    return float(values.mean()) > rate + 3 * error
+
+
+@pytest.mark.parametrize("setting", [SMALL, replace(SMALL, budget=1.0)], ids=["batch", "sieve"])
+def test_clean_pairs_are_dropped_at_the_rate_and_planted_ones_are_found(setting: Setting) -> None:
+    outcomes = [simulate(replace(setting, rate=0.1), seed) for seed in range(4)]
+    assert not beyond(outcomes, 0.1)
+    found = [value for outcome in outcomes for value in outcome.exposures if value is not None]
+    assert len(found) >= 6, "of 32 whose effect is one and a half standard deviations at the end"
+
+
+def test_training_pairs_that_are_all_a_little_easier_are_not_condemned_for_it() -> None:
+    """Half a standard deviation of a visit between training and held-out pairs is more than one of pairs."""
+    outcomes = [simulate(replace(SMALL, rate=0.1, drift="easier", gap=0.5), seed) for seed in range(4)]
+    assert not beyond(outcomes, 0.1)
+
+
+def test_what_is_ordinary_is_moved_and_scaled_and_a_few_memorised_do_not_matter() -> None:
+    rng = np.random.default_rng(0)
+    held_out = rng.normal(size=4000)
+    training = np.concatenate([0.8 + 1.4 * rng.normal(size=4000), np.full(80, 9.0)])
+    ordinary = ordinary_of(training, held_out, Exchange())
+    assert ordinary.median == pytest.approx(0.8, abs=0.1) and ordinary.scale == pytest.approx(1.4, rel=0.1)
+    moved = ordinary(training)
+    assert np.quantile(moved[:4000], 0.95) == pytest.approx(np.quantile(held_out, 0.95), abs=0.2)
+    assert moved[-1] > 5.0 and (moved <= training).all()
+    tamer = ordinary_of(-1.0 + 0.5 * rng.normal(size=4000), held_out, Exchange())
+    assert np.allclose(tamer(training), training, rtol=0.0, atol=1e-12), "only ever against condemning"
+    assert ordinary_of(training[: MIN_GROUPS - 1], held_out, Exchange()).scale == 1.0
+
+
+def test_the_fit_does_not_depend_on_the_ranks() -> None:
+    class Sharing(Exchange):
+        """Adds what another rank counted."""
+
+        def __init__(self, other: list[float]) -> None:
+            super().__init__()
+            self.other, self.given = other, [0.0]
+
+        def sum(self, values: list[float]) -> list[float]:
+            self.given = values
+            return [a + b for a, b in zip(values, self.other, strict=True)] if self.other else values
+
+    rng = np.random.default_rng(1)
+    training, held_out = rng.normal(0.5, 1.0, 300), rng.normal(size=128)
+    first = Sharing([])
+    ordinary_of(training[:100], held_out, first)
+    assert ordinary_of(training[100:], held_out, Sharing(first.given)) == ordinary_of(training, held_out, Exchange())
+
+
+def test_when_everything_is_memorised_the_run_says_so() -> None:
+    """A hundred pairs, all planted: nothing is beyond the others, and the run is overfitting as a whole. Twenty
+    pairs: too few to say what is ordinary, and ``max_drop_fraction`` of them are condemned."""
+    many = simulate(replace(SMALL, clean=0, planted=96, visits=120), 0)
+    assert many.overfitting and sum(value is not None for value in many.exposures) <= 0.3 * 96
+    run = Run(replace(SMALL, clean=0, planted=20, visits=100), 0, max_drop_fraction=0.5)
+    for _ in range(run.stream.windows):
+        run.window()
+    assert run.filter.overfitting and len(run.filter.condemned) == 10
+
+
+def test_too_few_held_out_pairs_for_the_rate_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"needs at least 99 held-out groups \(resolution 1/\(n\+1\)\)"):
+        simulate(replace(SMALL, held_out=64, rate=0.01), 0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "change",
+    [{"correlation": 0.0}, {"correlation": 0.3}, {"tails": "heavy"}, {"order": "repeats"}, {"drift": "easier"},
+     {"budget": 0.25}, {"budget": 1.0, "drift": "easier"}, {"held_out": 512}],
+    ids=str,
+)  # fmt: skip
+def test_the_rate_holds(change: dict[str, float | str]) -> None:
+    outcomes = [simulate(replace(Setting(), **change), seed) for seed in range(5)]  # type: ignore[arg-type]
+    assert not beyond(outcomes, 0.05)
