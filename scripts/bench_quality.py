@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import fcntl
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -34,23 +34,26 @@ def main(
     methods: Annotated[
         str, typer.Option(help="Of these, in this order, separated by commas; all where left out.")
     ] = "",
-    cases: Annotated[str, typer.Option(help="planted, nothing, or both.")] = "planted,nothing",
+    cases: Annotated[str, typer.Option(help="planted, nothing; both where left out.")] = "",
     seeds: Annotated[str, typer.Option(help="Separated by commas.")] = "0,1,2",
     results: Annotated[Path, typer.Option(help="The JSONs.")] = ROOT / "docs" / "benchmarks" / "quality",
     work: Annotated[Path, typer.Option(help="Data and runs.")] = ROOT / "runs" / "quality",
     page: Annotated[Path, typer.Option(help="The page made of them.")] = ROOT / "docs" / "benchmarks.md",
-    keep_ledgers: Annotated[
-        Path | None, typer.Option(help="Keep the unfiltered runs' ledgers at PATHN, N the seed.")
-    ] = None,
+    keep_ledgers: Annotated[Path | None, typer.Option(help="Keep the ledgers of observe at PATHN, N the seed.")] = None,
     page_only: Annotated[bool, typer.Option("--page-only", help="Run nothing.")] = False,
 ) -> None:
     """Run what is missing, and write the page."""
     torch.set_num_threads(1)
     plan = Plan(work, results, keep_ledgers=keep_ledgers)
-    wanted = cells_of(_names(methods, METHODS, "--methods"), _names(cases, CASES, "--cases"), _numbers(seeds))
+    small = [method.name for method in METHODS.values() if not method.extra]
+    wanted = cells_of(
+        _names(methods, list(METHODS), "--methods", small),
+        _names(cases, CASES, "--cases", list(CASES)),
+        _numbers(seeds),
+    )
     if not page_only:
         run_cells(plan, wanted)
-    write_page(page, plan, cells_of([m for m in METHODS if not m.startswith("tune")], list(CASES), [0, 1, 2]))
+    write_page(page, plan, cells_of(small, list(CASES), [0, 1, 2]))
 
 
 def cells_of(methods: list[str], cases: list[str], seeds: list[int]) -> list[Cell]:
@@ -105,11 +108,11 @@ def _claimed(plan: Plan, cell: Cell) -> Iterator[bool]:
             yield True
 
 
-def _names(text: str, known: object, option: str) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()] or [n for n in list(known) if "tune" not in n]  # type: ignore[call-overload]
+def _names(text: str, known: Sequence[str], option: str, default: list[str]) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()] or default
     for name in names:
-        if name not in known:  # type: ignore[operator]
-            raise typer.BadParameter(f"{option}: '{name}' is not one of {', '.join(known)}")  # type: ignore[call-overload]
+        if name not in known:
+            raise typer.BadParameter(f"{option}: '{name}' is not one of {', '.join(known)}")
     return names
 
 

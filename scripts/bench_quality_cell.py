@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import bench_quality_measure as measure
+import yaml
 from bench_quality_data import Spec, build
 from bench_rivals import LossBelowAverage, RandomDrop, VisitRule, install
 
@@ -24,6 +25,7 @@ from train.setup import set_up
 __all__ = ["CASES", "METHODS", "Cell", "Method", "Plan", "Protocol", "run_cell"]
 
 ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = ROOT / "configs" / "train"
 CASES = ("planted", "nothing")
 """``nothing``: the stream that the oracle gets, each pair once a pass, for a few passes: no pair is to be dropped."""
 VALIDATION_SEED = 1000
@@ -38,7 +40,7 @@ class Method:
 
     ``score``: what ranks pairs: ``evidence`` (of groups), ``margin`` (mean over visits of the rule's own number),
     ``removed`` (rows that were taken out before training), ``exposures``, or nothing. ``caption_dropout`` None takes
-    the protocol's; not ``trained`` is the base model.
+    the protocol's; not ``trained`` is the base model; ``extra`` ones run where they are named or needed.
     """
 
     name: str
@@ -48,14 +50,14 @@ class Method:
     score: str = ""
     caption_dropout: float | None = None
     trained: bool = True
+    extra: bool = False
 
 
 METHODS = {
     m.name: m
     for m in (
         Method("base", trained=False),
-        Method("none", settings=("filter.policy=observe", "filter.record=[magnitude,loss_gap,cosine,magnitude_ratio]"),
-               score="evidence"),
+        Method("none", settings=("filter.enabled=false",)),
         Method("oracle", settings=("filter.enabled=false",), part="oracle", score="removed"),
         Method("ours", settings=("filter.record=[]",), score="evidence"),
         Method("paper", config="wen2024_tiny.yaml", settings=("filter.record=[]",), score="margin",
@@ -68,9 +70,12 @@ METHODS = {
         Method("ours_magnitude", settings=("filter.signals=[magnitude]", "filter.record=[]"), score="evidence"),
         Method("random_drop", settings=tuple(_VISIT_RULE)),
         Method("dedup_phash", settings=("filter.enabled=false",), part="dedup_phash", score="removed"),
-        # not rows of the table
-        Method("tune_paper", settings=("filter.enabled=true", "filter.signals=[magnitude]", "filter.record=[]",
-               "filter.calibrator=fixed", "filter.threshold=1e9", "filter.decide=visit", "filter.policy=observe")),
+        # Every signal at every visit of the unfiltered run; the run in which the paper's threshold is chosen.
+        Method("observe", score="evidence", extra=True,
+               settings=("filter.policy=observe", "filter.record=[magnitude,loss_gap,cosine,magnitude_ratio]")),
+        Method("tune_paper", extra=True,
+               settings=("filter.enabled=true", "filter.signals=[magnitude]", "filter.record=[]", "filter.policy=observe",
+                         "filter.calibrator=fixed", "filter.threshold=1e9", "filter.decide=visit")),
     )
 }  # fmt: skip
 
@@ -81,7 +86,7 @@ class Protocol:
 
     model: str = "assets/tiny-sd"
     batch_size: int = 8
-    lr: float = 1.5e-3
+    lr: float = 2e-3
     warmup_steps: int = 40
     steps: int = 0
     """0: one pass over the stream."""
@@ -134,8 +139,9 @@ class Plan:
     def settings(self, cell: Cell) -> dict[str, Any]:
         """Everything that the result depends on, but for the code."""
         tuned = self.needs(cell)
-        asked = {"method": asdict(METHODS[cell.method]), "case": cell.case, "seed": cell.seed,
-                 "spec": asdict(self.spec), "protocol": asdict(self.protocol),
+        shipped = yaml.safe_load((CONFIGS / METHODS[cell.method].config).read_text(encoding="utf-8"))
+        asked = {"method": asdict(METHODS[cell.method]), "filter": shipped["filter"], "case": cell.case,
+                 "seed": cell.seed, "spec": asdict(self.spec), "protocol": asdict(self.protocol),
                  "needs": self.hash(tuned) if tuned else None}  # fmt: skip
         return dict(json.loads(json.dumps(asked)))
 
@@ -174,7 +180,7 @@ def run_cell(plan: Plan, cell: Cell, note: Callable[[str], None]) -> dict[str, A
         if cell.case == "planted":
             found |= measure.copies(pipeline, data, protocol, cell.seed)
     measure.write(plan.file(cell), found)
-    if plan.keep_ledgers is not None and cell.method == "none" and cell.case == "planted":
+    if plan.keep_ledgers is not None and cell.method == "observe" and cell.case == "planted":
         kept = plan.keep_ledgers.with_name(f"{plan.keep_ledgers.name}{cell.seed}")
         shutil.copytree(run / "ledger", kept / "ledger", dirs_exist_ok=True)
         shutil.copy(data / "truth.parquet", kept / "truth.parquet")
@@ -246,7 +252,7 @@ def _config(plan: Plan, cell: Cell, run: Path, data: Path, rows: int, tuned: flo
     ]  # fmt: skip
     if cell.method == "paper":
         overrides.append(f"filter.threshold={tuned}")
-    return load_settings(RunConfig, ROOT / "configs" / "train" / method.config, overrides)
+    return load_settings(RunConfig, CONFIGS / method.config, overrides)
 
 
 def _model(protocol: Protocol) -> Path:

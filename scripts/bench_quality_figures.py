@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,9 +72,11 @@ class Results:
     cells: dict[tuple[str, str, int], dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, folder: Path) -> Results:
+    def read(cls, folder: Path, present: Callable[[dict[str, Any]], bool]) -> tuple[Results, int]:
+        """The cells that are ``present`` with the settings of now, and how many others are there."""
         found = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
-        return cls({(cell["method"], cell["case"], cell["seed"]): cell for cell in found})
+        kept = {(cell["method"], cell["case"], cell["seed"]): cell for cell in found if present(cell)}
+        return cls(kept), len(found) - len(kept)
 
     def of(self, method: str, case: str = "planted") -> list[dict[str, Any]]:
         """A method's cells of a case, by seed."""

@@ -17,6 +17,7 @@ BEGIN, END = "<!-- quality: written by scripts/bench quality -->", "<!-- end of 
 NAMES: Final = {
     "base": "base model",
     "none": "no filter",
+    "observe": "no filter: what memsieve would have said",
     "oracle": "oracle: each pair once, by the truth",
     "ours": "memsieve, in the batch: loss + reference ratio",
     "ours_magnitude": "memsieve, in the batch: magnitude",
@@ -55,10 +56,17 @@ over pairs. The base model was trained on the ordinary pairs too, not on the hel
 
 def write_page(path: Path, plan: Plan, wanted: Sequence[Cell]) -> None:
     """Put the section into the page, in the place of an older one, and draw the plots beside the JSONs."""
-    results = Results.read(plan.results)
+    results, stale = Results.read(
+        plan.results,
+        lambda cell: (
+            cell["method"] in METHODS and cell["hash"] == plan.hash(Cell(cell["method"], cell["case"], cell["seed"]))
+        ),
+    )
     if not results.cells:
         return
     text = section(results, wanted, plan)
+    if stale:
+        text += f"\n{stale} cells made with other settings are left out.\n"
     plots = _plots(results, path.parent / "benchmarks")
     text = "\n".join([BEGIN, text, *[f"![{alt}](benchmarks/{name})\n" for name, alt in plots], END])
     page = path.read_text(encoding="utf-8") if path.is_file() else "# Benchmarks\n\n" + BEGIN + END + "\n"
@@ -139,7 +147,7 @@ def _plain(figure: Figure | None) -> str:
 
 def _first(results: Results, method: str, group: str) -> str:
     told = results.first_dropped(method, group)
-    if told is None or method == "none":
+    if told is None or method == "observe":
         return ""
     median, some, pairs = told
     of = results.visits(method, group)
@@ -154,7 +162,7 @@ def _harm(results: Results, rows: list[str]) -> str:
     for method in rows:
         held, seconds = results.held_out(method), results.mean(method, "cpu_seconds_per_step")
         clean, rare = (_percent(results.false_drops(method, kind=kind)) for kind in ("clean", "rare"))
-        if method in ("none", "base"):
+        if method in ("none", "base", "observe"):
             clean = rare = ""
         loss = f"{held.value:.3f} ({held.low:.3f} to {held.high:.3f})" if held is not None else ""
         lines.append(f"| {NAMES[method]} | {len(results.of(method))} | {clean} | {rare} | {loss} | "

@@ -249,7 +249,7 @@ def fixture_cell(method: str, seed: int, found: bool, **more: Any) -> dict[str, 
     singles = {"clean": {"count": 200, "score": [i / 200 for i in range(200)], "visits": [1] * 200, "dropped": [3]}}
     copied = {f"p{i}": {"case": "level 100", "copies": [int(not found), 0], "own": [1, 1]} for i in range(4)}
     return {
-        "hash": "x", "method": method, "case": "planted", "seed": seed,
+        "hash": plan.hash(Cell(method, "planted", seed)), "method": method, "case": "planted", "seed": seed,
         "settings": plan.settings(Cell("none", "planted", 0)),
         "tuned": None, "machine": {"processor": "a processor", "cores": 2, "torch": "2"}, "rows": {"stream": 1000},
         "cpu_seconds_per_step": 0.2, "pairs": pairs, "singles": singles, "generations": copied,
@@ -289,6 +289,13 @@ def test_the_page_says_which_cells_are_missing_and_keeps_the_rest_of_the_page(tm
     assert "| the paper's rule |  (missing: 0, 1, 2) |" in text
     assert "memsieve, in the batch: TPR at 1 % at 100 exposures, at least .95 | 1.00 (0.51 to 1.00) | yes" in text
     assert "memsieve, in the batch: held-out loss within 1 % of the oracle's | 1.100 (1.100 to 1.100) | **no**" in text
+    assert "left out" not in text
+    bench_quality_cell.measure.write(
+        plan.file(Cell("ours", "planted", 0)), fixture_cell("ours", 0, True, hash="of other settings")
+    )
+    write_page(page, plan, wanted)
+    assert "**2 of 12 cells**" in page.read_text()
+    assert "1 cells made with other settings are left out" in page.read_text()
     assert (page.parent / "benchmarks" / "quality.png").stat().st_size > 10_000
 
 
