@@ -13,7 +13,7 @@ from typing import Any
 
 import bench_quality_measure as measure
 import yaml
-from bench_quality_data import Spec, build
+from bench_quality_data import GROUPS, Spec, build
 from bench_rivals import LossBelowAverage, RandomDrop, VisitRule, install
 
 from filtering.settings import load_settings
@@ -40,7 +40,8 @@ class Method:
 
     ``score``: what ranks pairs: ``evidence`` (of groups), ``margin`` (mean over visits of the rule's own number),
     ``removed`` (rows that were taken out before training), ``exposures``, or nothing. ``caption_dropout`` None takes
-    the protocol's; not ``trained`` is the base model; ``extra`` ones run where they are named or needed.
+    the protocol's; not ``trained`` is the base model; ``extra`` ones run where they are named or needed;
+    ``grouped`` by perceptual hash.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Method:
     caption_dropout: float | None = None
     trained: bool = True
     extra: bool = False
+    grouped: bool = False
 
 
 METHODS = {
@@ -67,6 +69,7 @@ METHODS = {
         Method("iet_agc", settings=(*_VISIT_RULE, "filter.normalize=kept"), score="margin"),
         Method("cap", settings=(*_VISIT_RULE, "filter.policy=cap"), score="exposures"),
         Method("random_tokens", config="random_tokens.yaml"),
+        Method("ours_phash", settings=("filter.record=[]",), score="evidence", grouped=True),
         Method("ours_magnitude", settings=("filter.signals=[magnitude]", "filter.record=[]"), score="evidence"),
         Method("random_drop", settings=tuple(_VISIT_RULE)),
         Method("dedup_phash", settings=("filter.enabled=false",), part="dedup_phash", score="removed"),
@@ -74,7 +77,7 @@ METHODS = {
         Method("observe", score="evidence", extra=True,
                settings=("filter.policy=observe", "filter.record=[magnitude,loss_gap,cosine,magnitude_ratio]")),
         Method("tune_paper", extra=True,
-               settings=("filter.enabled=true", "filter.signals=[magnitude]", "filter.record=[]", "filter.policy=observe",
+               settings=("filter.signals=[magnitude]", "filter.record=[]", "filter.policy=observe",
                          "filter.calibrator=fixed", "filter.threshold=1e9", "filter.decide=visit")),
     )
 }  # fmt: skip
@@ -174,7 +177,7 @@ def run_cell(plan: Plan, cell: Cell, note: Callable[[str], None]) -> dict[str, A
     if cell.method == "tune_paper":
         found["threshold"] = measure.best_threshold(run, data)
     else:
-        found |= measure.decisions(run, data, method.part, cell.case, method.score)
+        found |= measure.decisions(run, data, method.part, cell.case, method.score, grouped=method.grouped)
         pipeline = run / "pipeline" if method.trained else _model(protocol)
         found["held_out"] = measure.held_out_losses(pipeline, config, protocol.held_out_draws)
         if cell.case == "planted":
@@ -250,6 +253,8 @@ def _config(plan: Plan, cell: Cell, run: Path, data: Path, rows: int, tuned: flo
         "validation.every=0", "validation.held_out_pairs=0", "checkpoint.every=250", "checkpoint.keep=1",
         "filter.ledger_kept=true", *method.settings,
     ]  # fmt: skip
+    if method.grouped:
+        overrides.append(f"data.groups={data / GROUPS}")
     if cell.method == "paper":
         overrides.append(f"filter.threshold={tuned}")
     return load_settings(RunConfig, CONFIGS / method.config, overrides)

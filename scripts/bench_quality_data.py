@@ -28,7 +28,19 @@ from filtering.data.openmoji import ATTRIBUTION, Picture, Plant, choose_planted,
 from filtering.data.openmoji_names import held_out_bases, list_emoji, miniature, rank
 from filtering.data.rows import content_id
 
-__all__ = ["HARD_CASES", "Sample", "Spec", "build", "near_duplicate", "paraphrase", "rare_style", "template"]
+__all__ = [
+    "GROUPS",
+    "HARD_CASES",
+    "Sample",
+    "Spec",
+    "build",
+    "clusters",
+    "first_of",
+    "near_duplicate",
+    "paraphrase",
+    "rare_style",
+    "template",
+]
 
 SPLIT_SEED = 0
 """The split that assets/tiny-sd was trained on."""
@@ -40,6 +52,8 @@ PHRASES = (
     "symbol, {name}", "{name}, small picture", "the {name}, {colours}", "one {name}", "{name} and nothing else",
     "sign of {name} with {colours}",
 )  # fmt: skip
+GROUPS = "groups.parquet"
+"""Clusters of perceptual hashes, for ``data.groups``."""
 PHASH_BITS = 4
 """Perceptual hashes that differ in at most so many of 64 bits are one cluster."""
 
@@ -83,10 +97,18 @@ def build(out: Path, seed: int, spec: Spec, progress: Callable[[int, int], None]
         if file.is_file() and (known := json.loads(file.read_text()))["asked"] == wanted:
             return dict(known)
         shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
         stream, held = _samples(seed, spec, progress)
-        parts = {"stream": stream, "dedup": first_of(stream, lambda s: content_id(s.png)),
-                 "dedup_phash": _one_per_cluster(stream), "oracle": first_of(stream, lambda s: s.pair),
-                 "held_out": held}  # fmt: skip
+        looks = clusters(stream)
+        parts = {
+            "stream": stream,
+            "dedup": first_of(stream, lambda row: content_id(row.png)),
+            "dedup_phash": first_of(stream, lambda row: looks[content_id(row.png)]),
+            "oracle": first_of(stream, lambda row: row.pair),
+            "held_out": held,
+        }
+        table = pa.table({"content": list(looks), "group": list(looks.values())})
+        pq.write_table(table, out / GROUPS)
         truth = [row for name, rows in parts.items() for row in _write(out / name, name, rows, spec.shards)]
         pq.write_table(pa.Table.from_pylist(truth), out / "truth.parquet")
         (out / "ATTRIBUTION.txt").write_text(ATTRIBUTION + "\n", encoding="utf-8")
@@ -207,17 +229,23 @@ def first_of(rows: Sequence[Sample], name: Callable[[Sample], str]) -> list[Samp
     return list(found.values())
 
 
-def _one_per_cluster(rows: Sequence[Sample]) -> list[Sample]:
-    """The first row of each cluster of perceptual hashes; a row joins the first earlier one that is near enough."""
+def clusters(rows: Sequence[Sample]) -> dict[str, str]:
+    """Image -> cluster of perceptual hashes: an image joins the first earlier one that is near enough, as its group."""
     distinct = first_of(rows, lambda row: content_id(row.png))
-    kept: list[Sample] = []
+    found: dict[str, str] = {}
+    leaders: list[str] = []
     bits = np.zeros((len(distinct), 64), dtype=bool)
     for row in distinct:
         new = imagehash.phash(Image.open(io.BytesIO(row.png)).convert("RGB")).hash.ravel()
-        if not kept or int((bits[: len(kept)] != new).sum(1).min()) > PHASH_BITS:
-            bits[len(kept)] = new
-            kept.append(row)
-    return kept
+        apart = (bits[: len(leaders)] != new).sum(1)
+        content = content_id(row.png)
+        if len(leaders) and int(apart.min()) <= PHASH_BITS:
+            found[content] = leaders[int(apart.argmin())]
+        else:
+            bits[len(leaders)] = new
+            leaders.append(content)
+            found[content] = content
+    return found
 
 
 def _write(folder: Path, part: str, rows: Sequence[Sample], shards: int) -> list[dict[str, Any]]:

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+from bench_quality_data import GROUPS
 
+from filtering.data.group_table import group_table
 from filtering.data.held_out import held_out_rows
 from filtering.denoisers.stable_diffusion import StableDiffusionDenoiser
 from filtering.ledger import read_ledger
@@ -32,7 +34,7 @@ UNSCORED = -9.0
 """Evidence of a group that was never measured: below all that were."""
 
 
-def decisions(run: Path, data: Path, part: str, case: str, score: str) -> dict[str, Any]:
+def decisions(run: Path, data: Path, part: str, case: str, score: str, grouped: bool = False) -> dict[str, Any]:
     """Per pair: visits, how many trained, whether it was dropped, the visit that was dropped first, its score.
 
     Pairs with hard cases or planted ones come one by one, ``clean`` and ``rare`` ones as columns.
@@ -41,12 +43,13 @@ def decisions(run: Path, data: Path, part: str, case: str, score: str) -> dict[s
     stream = [row for row in truth if row["part"] == ("oracle" if case == "nothing" else "stream")]
     pairs = {row["pair"]: row for row in stream}
     groups = _standings(run) if score == "evidence" else {}
+    joined = group_table(str(data / GROUPS)) if grouped else {}
     left = Counter(row["pair"] for row in truth if row["part"] == part)
     whole = Counter(row["pair"] for row in stream)
     visits = _visits(run, {row["key"]: row["pair"] for row in truth})
     members: dict[str, Counter[str]] = {name: Counter() for name in pairs}
     for row in stream:
-        members[row["pair"]][row["group"]] += 1
+        members[row["pair"]][joined.get(row["group"], row["group"])] += 1
     found: dict[str, list[dict[str, Any]]] = {}
     for name, row in sorted(pairs.items()):
         told: dict[str, Any] = {"pair": name, "case": row["case"], "repeats": row["repeats"]}

@@ -21,6 +21,7 @@ NAMES: Final = {
     "oracle": "oracle: each pair once, by the truth",
     "ours": "memsieve, in the batch: loss + reference ratio",
     "ours_magnitude": "memsieve, in the batch: magnitude",
+    "ours_phash": "memsieve, in the batch, grouped by perceptual hash",
     "ours_sieve": "memsieve, at the loader: loss + reference ratio",
     "paper": "the paper's rule",
     "iet_agc": "IET-AGC's rule",
