@@ -101,8 +101,9 @@ def _visits(run: Path, pair_of: dict[str, str]) -> dict[str, dict[str, Any]]:
 
 def _margin(row: dict[str, Any]) -> float | None:
     """How far a visit lies beyond the rule: log m / tau for the paper's, its own number for a rival's."""
-    if row["magnitude"] is not None and row["threshold"]:
-        return math.log(max(row["magnitude"], 1e-12) / row["threshold"])
+    tau = row["threshold"]
+    if row["magnitude"] is not None and tau and math.isfinite(tau) and tau > 0.0:
+        return math.log(max(row["magnitude"], 1e-12) / tau)
     return row["score"]  # type: ignore[no-any-return]
 
 

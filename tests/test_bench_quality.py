@@ -28,7 +28,7 @@ import bench_quality_cell
 from bench_quality_cell import Cell, Plan, Protocol, run_cell
 from bench_quality_data import Spec, build
 from bench_quality_figures import Results, auc_of, found_at, interval
-from bench_quality_measure import best_threshold
+from bench_quality_measure import _margin, best_threshold
 from bench_quality_page import write_page
 from bench_rivals import LossBelowAverage, RandomDrop, RivalFilter
 
@@ -159,6 +159,14 @@ def test_the_papers_threshold_is_chosen_where_planted_and_ordinary_visits_part(d
     found = best_threshold(tmp_path, data, least=12)
     assert 1.04 <= found["best"] < 3.0
     assert (found["planted_visits_dropped"], found["ordinary_visits_dropped"]) == (1.0, 0.0)
+
+
+def test_a_margin_is_log_m_over_tau_or_the_rules_own_number() -> None:
+    assert _margin({"magnitude": 2.0 * math.e, "threshold": 2.0, "score": None}) == pytest.approx(1.0)
+    assert _margin({"magnitude": None, "threshold": 0.0, "score": -0.3}) == -0.3
+    # a group's bar of evidence is no tau: it is infinite before the first look, and may be negative
+    assert _margin({"magnitude": 2.0, "threshold": math.inf, "score": 0.5}) == 0.5
+    assert _margin({"magnitude": 2.0, "threshold": -1.0, "score": 0.5}) == 0.5
 
 
 # -- cells ----------------------------------------------------------------------------------------------------------
