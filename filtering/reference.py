@@ -122,6 +122,11 @@ def _check(folder: str, audit: dict[str, Any], model: dict[str, Any], data: Data
             "filter.reference: an audit knows pairs by their content, and data.group_by is key; set data.group_by: "
             "content, or filter.reference: frozen"
         )
+    if data.groups is not None:
+        raise SettingsError(
+            f"filter.reference: an audit knows pairs by their content, and data.groups: '{data.groups}' joins several; "
+            "leave it out, or set filter.reference: frozen"
+        )
     compared = {
         "model": (str(audit["model"]["hash"]), str(model["hash"]), "audit the model that model.path names"),
         "seed": (audit["seed"], seed, f"set train.seed: {audit['seed']}, or audit with --seed {seed}"),

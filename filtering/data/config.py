@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from filtering.settings import Settings
 
@@ -59,3 +59,15 @@ class DataConfig(Settings):
     """Accept samples without a caption and train them unconditionally; else they count as failed."""
     group_by: Literal["content", "key"] = "content"
     """Identity that evidence accumulates under: sha256 of the encoded image bytes, or the sample's key."""
+    groups: str | None = None
+    """A Parquet table with columns ``content`` and ``group``, for ``group_by: content``: images that are one group
+    though their bytes differ (clusters of perceptual hashes, say). Other images are groups of their own."""
+
+    @model_validator(mode="after")
+    def _one_identity(self) -> DataConfig:
+        if self.groups is not None and self.group_by != "content":
+            raise ValueError(
+                f"data.groups: '{self.groups}' names groups by content, and data.group_by is {self.group_by}; set "
+                "data.group_by: content, or leave data.groups out"
+            )
+        return self

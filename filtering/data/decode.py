@@ -12,6 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from filtering.data.config import DataConfig
 from filtering.data.draws import row_generator
 from filtering.data.fields import BadSample, check_image_size
+from filtering.data.group_table import group_table
 from filtering.data.rows import RawRow, Row, content_id
 
 __all__ = ["BadSample", "centred_pixels", "decode_image", "decode_row", "group_of"]
@@ -24,8 +25,11 @@ _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
 def group_of(raw: RawRow, config: DataConfig) -> str:
-    """The identity that evidence about ``raw`` accumulates under, by ``config.group_by``."""
-    return raw.key if config.group_by == "key" else content_id(raw.image)
+    """The identity that evidence about ``raw`` accumulates under, by ``config.group_by`` and ``config.groups``."""
+    if config.group_by == "key":
+        return raw.key
+    content = content_id(raw.image)
+    return content if config.groups is None else group_table(config.groups).get(content, content)
 
 
 def decode_row(raw: RawRow, config: DataConfig, stream: int, epoch: int, offset: int, seed: int) -> Row:

@@ -28,7 +28,16 @@ from filtering.data.openmoji_names import (
 )
 from filtering.data.rows import content_id
 
-__all__ = ["ATTRIBUTION", "LICENCE", "Plant", "build_openmoji", "parse_plant"]
+__all__ = [
+    "ATTRIBUTION",
+    "LICENCE",
+    "Picture",
+    "Plant",
+    "build_openmoji",
+    "choose_planted",
+    "draw_pictures",
+    "parse_plant",
+]
 
 LICENCE = "CC BY-SA 4.0"
 ATTRIBUTION = (
@@ -52,7 +61,9 @@ class Plant:
 
 
 @dataclass(frozen=True, slots=True)
-class _Picture:
+class Picture:
+    """A drawn emoji. ``thumb`` float32 [768] in [0, 1] finds look-alikes; ``vivid``: it has colours."""
+
     emoji: Emoji
     caption: str
     png: bytes
@@ -109,11 +120,11 @@ def build_openmoji(
     plants = [parse_plant(item) if isinstance(item, str) else item for item in plant]
     out = Path(out)
     _check_arguments(out, size, held_out_fraction, limit, shard_size, overwrite)
-    pictures, twins = _draw(miniature(list_emoji(), seed, limit), size, colours, progress)
+    pictures, twins = draw_pictures(miniature(list_emoji(), seed, limit), size, colours, progress)
     held_bases = held_out_bases({picture.emoji.base for picture in pictures}, seed, held_out_fraction)
     held = [picture for picture in pictures if picture.emoji.base in held_bases]
     train = [picture for picture in pictures if picture.emoji.base not in held_bases]
-    repeats = _choose_planted(train, pictures, plants, seed)
+    repeats = choose_planted(train, pictures, plants, seed)
 
     copies = [(picture, copy) for picture in train for copy in range(repeats.get(picture.emoji.name, 1))]
     copies.sort(key=lambda item: rank(seed, "order", f"{item[0].emoji.name}/{item[1]}"))
@@ -175,11 +186,11 @@ def _check_arguments(
         raise ValueError(f"folder '{out}' holds something else than a dataset; it is not overwritten")
 
 
-def _draw(
+def draw_pictures(
     emoji: list[Emoji], size: int, colours: bool, progress: Callable[[int, int], None] | None
-) -> tuple[list[_Picture], int]:
+) -> tuple[list[Picture], int]:
     """Draw all; of images that look exactly alike (some flags) the first stays, so that a group has one caption."""
-    pictures: dict[str, _Picture] = {}
+    pictures: dict[str, Picture] = {}
     for done, item in enumerate(emoji, start=1):
         image, rgba = render_emoji(item.svg, size)
         stream = io.BytesIO()
@@ -188,13 +199,13 @@ def _draw(
         saturation = np.asarray(image.convert("HSV"))[..., 1]
         caption = f"{item.caption}, {colour_words(rgba)}" if colours else item.caption
         vivid = bool((saturation > 80).mean() > 0.10)
-        pictures.setdefault(content_id(stream.getvalue()), _Picture(item, caption, stream.getvalue(), thumb, vivid))
+        pictures.setdefault(content_id(stream.getvalue()), Picture(item, caption, stream.getvalue(), thumb, vivid))
         if progress is not None:
             progress(done, len(emoji))
     return list(pictures.values()), len(emoji) - len(pictures)
 
 
-def _choose_planted(train: list[_Picture], pictures: list[_Picture], plants: list[Plant], seed: int) -> dict[str, int]:
+def choose_planted(train: list[Picture], pictures: list[Picture], plants: list[Plant], seed: int) -> dict[str, int]:
     """Repeats by emoji name. A planted image is the only one of its base and unlike every other image, or
     "the nearest training image" of a generation would be a tie."""
     if not plants:
@@ -204,7 +215,7 @@ def _choose_planted(train: list[_Picture], pictures: list[_Picture], plants: lis
         members[picture.emoji.base] = members.get(picture.emoji.base, 0) + 1
     thumbs = np.stack([picture.thumb for picture in pictures])
     squares = (thumbs**2).sum(1)
-    fit: list[_Picture] = []
+    fit: list[Picture] = []
     for picture in train:
         if members[picture.emoji.base] > 1 or picture.emoji.flag or not picture.vivid:
             continue
@@ -220,7 +231,7 @@ def _choose_planted(train: list[_Picture], pictures: list[_Picture], plants: lis
 
 
 def _write_split(
-    out: Path, split: str, pictures: list[_Picture], repeats: dict[str, int], shards: int
+    out: Path, split: str, pictures: list[Picture], repeats: dict[str, int], shards: int
 ) -> list[dict[str, Any]]:
     """Deal rows evenly over ``shards`` tars; returns their truth. Each tar is written under a temporary name."""
     import webdataset

@@ -1,0 +1,265 @@
+"""One cell of ``scripts/bench quality``: a method trained on the planted stream of one seed, and what came of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import bench_quality_measure as measure
+import yaml
+from bench_quality_data import GROUPS, Spec, build
+from bench_rivals import LossBelowAverage, RandomDrop, VisitRule, install
+
+from filtering.settings import load_settings
+from train.checkpoint import latest_checkpoint, load_extra
+from train.config import RunConfig
+from train.loop import fit
+from train.setup import set_up
+
+__all__ = ["CASES", "METHODS", "Cell", "Method", "Plan", "Protocol", "run_cell"]
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = ROOT / "configs" / "train"
+CASES = ("planted", "nothing")
+"""``nothing``: the stream that the oracle gets, each pair once a pass, for a few passes: no pair is to be dropped."""
+VALIDATION_SEED = 1000
+"""Planted anew: where the paper's threshold is chosen."""
+_VISIT_RULE = ["filter.enabled=true", "filter.signals=[loss]", "filter.record=[]", "filter.calibrator=fixed",
+    "filter.threshold=1e9", "filter.decide=visit"]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """How a method is run: a shipped config, settings laid over it, the part of the data, and what it needs first.
+
+    ``score``: what ranks pairs: ``evidence`` (of groups), ``margin`` (mean over visits of the rule's own number),
+    ``removed`` (rows that were taken out before training), ``exposures``, or nothing. ``caption_dropout`` None takes
+    the protocol's; not ``trained`` is the base model; ``extra`` ones run where they are named or needed;
+    ``grouped`` by perceptual hash.
+    """
+
+    name: str
+    config: str = "openmoji.yaml"
+    settings: tuple[str, ...] = ()
+    part: str = "stream"
+    score: str = ""
+    caption_dropout: float | None = None
+    trained: bool = True
+    extra: bool = False
+    grouped: bool = False
+
+
+METHODS = {
+    m.name: m
+    for m in (
+        Method("base", trained=False),
+        Method("none", settings=("filter.enabled=false",)),
+        Method("oracle", settings=("filter.enabled=false",), part="oracle", score="removed"),
+        Method("ours", settings=("filter.record=[]",), score="evidence"),
+        Method("paper", config="wen2024_tiny.yaml", settings=("filter.record=[]",), score="margin",
+               caption_dropout=0.0),
+        Method("ours_sieve", config="openmoji_sieve.yaml", score="evidence"),
+        Method("dedup", settings=("filter.enabled=false",), part="dedup", score="removed"),
+        Method("iet_agc", settings=(*_VISIT_RULE, "filter.normalize=kept"), score="margin"),
+        Method("cap", settings=(*_VISIT_RULE, "filter.policy=cap"), score="exposures"),
+        Method("random_tokens", config="random_tokens.yaml"),
+        Method("ours_phash", settings=("filter.record=[]",), score="evidence", grouped=True),
+        Method("ours_magnitude", settings=("filter.signals=[magnitude]", "filter.record=[]"), score="evidence"),
+        Method("random_drop", settings=tuple(_VISIT_RULE)),
+        Method("dedup_phash", settings=("filter.enabled=false",), part="dedup_phash", score="removed"),
+        # Every signal at every visit of the unfiltered run; the run in which the paper's threshold is chosen.
+        Method("observe", score="evidence", extra=True,
+               settings=("filter.policy=observe", "filter.record=[magnitude,loss_gap,cosine,magnitude_ratio]")),
+        Method("tune_paper", extra=True,
+               settings=("filter.signals=[magnitude]", "filter.record=[]", "filter.policy=observe",
+                         "filter.calibrator=fixed", "filter.threshold=1e9", "filter.decide=visit")),
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """What all cells share; a cell's hash covers it."""
+
+    model: str = "assets/tiny-sd"
+    batch_size: int = 8
+    lr: float = 2e-3
+    warmup_steps: int = 40
+    steps: int = 0
+    """0: one pass over the stream."""
+    passes_of_nothing: int = 3
+    caption_dropout: float = 0.1
+    streams: int = 8
+    held_out_max: int = 128
+    """Held-out pairs that calibrate; the held-out loss takes all."""
+    held_out_per_window: int = 4
+    held_out_draws: int = 4
+    images: int = 2
+    ordinary: int = 24
+    sampling_steps: int = 12
+    guidance_scale: float = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A method on a case and a seed."""
+
+    method: str
+    case: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}-{self.case}-seed{self.seed}"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Where cells work and where their results lie."""
+
+    work: Path
+    results: Path
+    spec: Spec = field(default_factory=Spec)
+    protocol: Protocol = field(default_factory=Protocol)
+    keep_ledgers: Path | None = None
+    """Where the ledger of the unfiltered run is kept, every signal at every visit."""
+
+    def file(self, cell: Cell) -> Path:
+        return self.results / f"{cell.name}.json"
+
+    def needs(self, cell: Cell) -> Cell | None:
+        """What must be there before ``cell``."""
+        if cell.method == "paper":
+            return Cell("tune_paper", "planted", VALIDATION_SEED)
+        return Cell("ours", cell.case, cell.seed) if cell.method == "random_drop" else None
+
+    def settings(self, cell: Cell) -> dict[str, Any]:
+        """Everything that the result depends on, but for the code."""
+        tuned = self.needs(cell)
+        shipped = yaml.safe_load((CONFIGS / METHODS[cell.method].config).read_text(encoding="utf-8"))
+        asked = {"method": asdict(METHODS[cell.method]), "filter": shipped["filter"], "case": cell.case,
+                 "seed": cell.seed, "spec": asdict(self.spec), "protocol": asdict(self.protocol),
+                 "needs": self.hash(tuned) if tuned else None}  # fmt: skip
+        return dict(json.loads(json.dumps(asked)))
+
+    def hash(self, cell: Cell) -> str:
+        return hashlib.sha256(json.dumps(self.settings(cell), sort_keys=True).encode()).hexdigest()[:16]
+
+    def result(self, cell: Cell) -> dict[str, Any] | None:
+        """What is there of ``cell``, if it was made with these settings."""
+        file = self.file(cell)
+        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        return found if found is not None and found["hash"] == self.hash(cell) else None
+
+
+def run_cell(plan: Plan, cell: Cell, note: Callable[[str], None]) -> dict[str, Any]:
+    """Train, measure and write ``cell``; a run that was stopped goes on from its checkpoint."""
+    method, protocol = METHODS[cell.method], plan.protocol
+    note(f"{cell.name}: data")
+    data = plan.work / "data" / f"seed{cell.seed}"
+    made = build(data, cell.seed, plan.spec)
+    tuned = _tuned(plan, cell)
+    run = plan.work / "cells" / f"{cell.name}-{plan.hash(cell)}"
+    config = _config(plan, cell, run, data, made["rows"]["stream" if cell.case == "planted" else "oracle"], tuned)
+    found: dict[str, Any] = {
+        "hash": plan.hash(cell), "method": cell.method, "case": cell.case, "seed": cell.seed,
+        "settings": plan.settings(cell), "tuned": tuned, "machine": measure.machine(), "rows": made["rows"],
+    }  # fmt: skip
+    if method.trained:
+        found |= _train(config, cell, tuned, note)
+    note(f"{cell.name}: measuring")
+    if cell.method == "tune_paper":
+        found["threshold"] = measure.best_threshold(run, data)
+    else:
+        found |= measure.decisions(run, data, method.part, cell.case, method.score, grouped=method.grouped)
+        pipeline = run / "pipeline" if method.trained else _model(protocol)
+        found["held_out"] = measure.held_out_losses(pipeline, config, protocol.held_out_draws)
+        if cell.case == "planted":
+            found |= measure.copies(pipeline, data, protocol, cell.seed)
+    measure.write(plan.file(cell), found)
+    if plan.keep_ledgers is not None and cell.method == "observe" and cell.case == "planted":
+        kept = plan.keep_ledgers.with_name(f"{plan.keep_ledgers.name}{cell.seed}")
+        shutil.copytree(run / "ledger", kept / "ledger", dirs_exist_ok=True)
+        shutil.copy(data / "truth.parquet", kept / "truth.parquet")
+    shutil.rmtree(run / "checkpoints", ignore_errors=True)
+    return found
+
+
+def _train(config: RunConfig, cell: Cell, tuned: float | None, note: Callable[[str], None]) -> dict[str, Any]:
+    """Train; the run's summary, and how long each step took: CPU seconds, since other work shares the machine."""
+    checkpoint = latest_checkpoint(config.output)
+    session = set_up(config)
+    if (rule := _rule(cell, tuned)) is not None:
+        saved = load_extra(session.accelerator, checkpoint, str(session.engine)) if checkpoint else None
+        install(session, rule, saved["filter"] if saved else None)
+    before = session.step
+    note(f"{cell.name}: training, step {before} of {session.total_steps}")
+    wall, cpu = time.perf_counter(), time.process_time()
+    summary = fit(session)
+    steps = max(summary["steps"] - before, 1)
+    kept = ("steps", "updates", "read", "trained", "dropped", "groups", "condemned_groups", "overfitting")
+    return {
+        "cpu_seconds_per_step": round((time.process_time() - cpu) / steps, 4),
+        "wall_seconds_per_step": round((time.perf_counter() - wall) / steps, 4),
+        **{name: summary[name] for name in kept if name in summary},
+    }
+
+
+def _tuned(plan: Plan, cell: Cell) -> float | None:
+    """The one number of a method that other cells choose: the paper's threshold, the rate of random drops."""
+    needed = plan.needs(cell)
+    if needed is None:
+        return None
+    result = plan.result(needed)
+    if result is None:
+        raise ValueError(f"cell {cell.name} needs {needed.name} first; name its method too")
+    if cell.method == "paper":
+        return float(result["threshold"]["best"])
+    return float(sum(result["dropped"].values()) / result["read"])
+
+
+def _rule(cell: Cell, tuned: float | None) -> VisitRule | None:
+    if cell.method == "iet_agc":
+        return LossBelowAverage()
+    if cell.method == "random_drop":
+        assert tuned is not None
+        return RandomDrop(tuned, cell.seed)
+    return None
+
+
+def _config(plan: Plan, cell: Cell, run: Path, data: Path, rows: int, tuned: float | None) -> RunConfig:
+    method, protocol = METHODS[cell.method], plan.protocol
+    steps = protocol.steps or -(-rows // protocol.batch_size)
+    if cell.case == "nothing":
+        steps = protocol.steps or -(-rows * protocol.passes_of_nothing // protocol.batch_size)
+    part = "oracle" if cell.case == "nothing" else method.part
+    dropout = protocol.caption_dropout if method.caption_dropout is None else method.caption_dropout
+    # The sieve measures held-out pairs on its own schedule, as its config has it.
+    beside = [] if method.config == "openmoji_sieve.yaml" else [
+        f"filter.held_out_per_window={protocol.held_out_per_window}"]  # fmt: skip
+    overrides = [
+        f"output={run}", f"model.path={_model(protocol)}", f"data.path={data / part}",
+        f"data.held_out_path={data / 'held_out'}", f"data.held_out_max={protocol.held_out_max}",
+        f"data.resolution={plan.spec.size}", f"data.streams={protocol.streams}", *beside,
+        f"train.steps={steps}", f"train.seed={cell.seed}", f"train.batch_size={protocol.batch_size}",
+        f"train.caption_dropout={dropout}", "train.threads=1", f"optimizer.lr={protocol.lr}",
+        "optimizer.schedule=cosine", f"optimizer.warmup_steps={protocol.warmup_steps}", "optimizer.weight_decay=0.01",
+        "validation.every=0", "validation.held_out_pairs=0", "checkpoint.every=250", "checkpoint.keep=1",
+        "filter.ledger_kept=true", *method.settings,
+    ]  # fmt: skip
+    if method.grouped:
+        overrides.append(f"data.groups={data / GROUPS}")
+    if cell.method == "paper":
+        overrides.append(f"filter.threshold={tuned}")
+    return load_settings(RunConfig, CONFIGS / method.config, overrides)
+
+
+def _model(protocol: Protocol) -> Path:
+    path = Path(protocol.model)
+    return path if path.is_absolute() else ROOT / path

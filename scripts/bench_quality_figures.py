@@ -1,0 +1,161 @@
+"""From the cells of ``scripts/bench quality`` to figures with intervals over pairs."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from inference.copying import wilson_interval
+
+__all__ = ["Figure", "Results", "auc_of", "found_at", "interval"]
+
+RESAMPLES = 2000
+FALSE_DROPS = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A number with its 95 % interval, and how many pairs it rests on."""
+
+    value: float
+    low: float
+    high: float
+    pairs: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
+
+
+def interval(values: Sequence[float], proportion: bool = True) -> Figure | None:
+    """Mean of one value a pair. Resamples pairs; where all are alike, of which resampling can say nothing, or each is 0
+    or 1, Wilson's interval."""
+    if not values:
+        return None
+    each = np.asarray(values, dtype=np.float64)
+    mean, count = float(each.mean()), len(each)
+    if proportion and (np.ptp(each) == 0 or set(each.tolist()) <= {0.0, 1.0}):
+        return Figure(mean, *wilson_interval(mean * count, count), count)
+    drawn = np.random.default_rng(0).integers(0, count, (RESAMPLES, count))
+    low, high = np.quantile(each[drawn].mean(1), [0.025, 0.975])
+    return Figure(mean, float(low), float(high), count)
+
+
+def _ordered(scores: Iterable[float | None]) -> np.ndarray:
+    """What has no score ranks below everything."""
+    return np.sort(np.array([-math.inf if score is None else score for score in scores]))
+
+
+def found_at(score: float | None, clean: Sequence[float | None], rate: float = FALSE_DROPS) -> float:
+    """1 where a pair ranks above all but the share ``rate`` of the clean pairs, else 0."""
+    ordered = _ordered(clean)
+    bar = ordered[len(ordered) - 1 - math.floor(rate * len(ordered))]
+    return float(score is not None and score > bar)
+
+
+def auc_of(score: float | None, clean: Sequence[float | None]) -> float:
+    """Share of clean pairs that a pair ranks above, ties counting half: over planted pairs its mean is the AUC."""
+    ordered, value = _ordered(clean), -math.inf if score is None else score
+    below = np.searchsorted(ordered, value, side="left")
+    return float(below + np.searchsorted(ordered, value, side="right")) / 2 / len(ordered)
+
+
+@dataclass(slots=True)
+class Results:
+    """The cells that are there, by (method, case, seed)."""
+
+    cells: dict[tuple[str, str, int], dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path, present: Callable[[dict[str, Any]], bool]) -> tuple[Results, int]:
+        """The cells that are ``present`` with the settings of now, and how many others are there."""
+        found = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
+        kept = {(cell["method"], cell["case"], cell["seed"]): cell for cell in found if present(cell)}
+        return cls(kept), len(found) - len(kept)
+
+    def of(self, method: str, case: str = "planted") -> list[dict[str, Any]]:
+        """A method's cells of a case, by seed."""
+        return [cell for (m, c, _), cell in sorted(self.cells.items()) if (m, c) == (method, case)]
+
+    @property
+    def methods(self) -> list[str]:
+        return sorted({method for method, case, _ in self.cells if case == "planted"})
+
+    def detection(self, method: str, group: str) -> tuple[Figure | None, Figure | None, Figure | None]:
+        """(TPR at 1 % false drops, AUC, share dropped) of the pairs of a level or hard case."""
+        found, ranked, dropped = [], [], []
+        for cell in self.of(method):
+            clean = cell["singles"].get("clean", {}).get("score")
+            for pair in (p for p in cell["pairs"] if p["case"] == group):
+                if clean is not None and "score" in pair:
+                    found.append(found_at(pair["score"], clean))
+                    ranked.append(auc_of(pair["score"], clean))
+                if "dropped" in pair:
+                    dropped.append(float(pair["dropped"]))
+        return interval(found), interval(ranked, proportion=False), interval(dropped)
+
+    def generated(self, method: str, group: str, what: str) -> Figure | None:
+        """Share of generations that are ``copies``, or whose nearest training image is their ``own``."""
+        return interval([
+            float(np.mean(told[what]))
+            for cell in self.of(method)
+            for told in cell["generations"].values()
+            if told["case"] == group
+        ])  # fmt: skip
+
+    def first_dropped(self, method: str, group: str) -> tuple[float, int, int] | None:
+        """(median visit that was the first to be dropped, pairs of which one was, pairs)."""
+        pairs = [p for cell in self.of(method) for p in cell["pairs"] if p["case"] == group and "visits" in p]
+        if not pairs:
+            return None
+        first = [p["first"] if p["first"] is not None else math.inf for p in pairs]
+        return float(np.median(first)), sum(math.isfinite(f) for f in first), len(first)
+
+    def visits(self, method: str, group: str) -> float | None:
+        """Median visits of the pairs of a level."""
+        seen = [p["visits"] for cell in self.of(method) for p in cell["pairs"] if p["case"] == group and "visits" in p]
+        return float(np.median(seen)) if seen else None
+
+    def false_drops(self, method: str, case: str = "planted", kind: str = "clean") -> Figure | None:
+        """Share of pairs that stand in the data once and were dropped."""
+        hits = count = 0
+        for cell in self.of(method, case):
+            column = cell["singles"].get(kind, {})
+            if "score" in column or "dropped" in column or "visits" in column:
+                hits, count = hits + len(column.get("dropped", [])), count + column["count"]
+        if not count:
+            return None
+        return Figure(hits / count, *wilson_interval(hits, count), count)
+
+    def all_false_drops(self, method: str, case: str = "nothing") -> list[tuple[int, int, int]]:
+        """(seed, dropped, pairs) over every pair, where none was planted."""
+        return [
+            (cell["seed"], sum(len(column.get("dropped", [])) for column in cell["singles"].values())
+             + sum(bool(p.get("dropped")) for p in cell["pairs"]),
+             sum(column["count"] for column in cell["singles"].values()) + len(cell["pairs"]))
+            for cell in self.of(method, case)
+        ]  # fmt: skip
+
+    def held_out(self, method: str, against: str = "oracle") -> Figure | None:
+        """Held-out loss relative to another method's, over the seeds that both have; resamples held-out pairs."""
+        both = [
+            (np.array(cell["held_out"]), np.array(self.cells[against, "planted", cell["seed"]]["held_out"]))
+            for cell in self.of(method)
+            if (against, "planted", cell["seed"]) in self.cells
+        ]
+        if not both:
+            return None
+        mine, theirs = (np.mean([pair[i] for pair in both], axis=0) for i in (0, 1))
+        drawn = np.random.default_rng(0).integers(0, len(mine), (RESAMPLES, len(mine)))
+        low, high = np.quantile(mine[drawn].sum(1) / theirs[drawn].sum(1), [0.025, 0.975])
+        return Figure(float(mine.sum() / theirs.sum()), float(low), float(high), len(mine))
+
+    def mean(self, method: str, name: str) -> float | None:
+        """A number of the cells, averaged over seeds."""
+        values = [cell[name] for cell in self.of(method) if cell.get(name) is not None]
+        return float(np.mean(values)) if values else None

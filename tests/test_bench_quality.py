@@ -1,0 +1,322 @@
+"""The planted-duplicates benchmark: its data, the rivals' rules, cells end to end, figures, and the page."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from filtering.config import FilterConfig
+from filtering.decision import Measurement
+from filtering.filter import MemorizationFilter
+from filtering.ledger import Ledger
+from filtering.verdict import Action, Reason, Verdict, Visit
+
+sys.path.append(str(Path(__file__).parents[1] / "scripts"))
+
+import bench_quality
+import bench_quality_cell
+from bench_quality_cell import Cell, Plan, Protocol, run_cell
+from bench_quality_data import Spec, build
+from bench_quality_figures import Results, auc_of, found_at, interval
+from bench_quality_measure import _margin, best_threshold
+from bench_quality_page import write_page
+from bench_rivals import LossBelowAverage, RandomDrop, RivalFilter
+
+SPEC = Spec(levels=((6, 2), (12, 2)), hard_pairs=1, hard_repeats=8, rare=6, clean=30, shards=8, limit=400)
+PROTOCOL = Protocol(steps=4, held_out_max=100, held_out_draws=1, images=1, ordinary=2, sampling_steps=2)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("quality") / "data" / "seed0"
+    build(folder, 0, SPEC)
+    return folder
+
+
+def plan_at(folder: Path, data: Path, results: str = "results") -> Plan:
+    (folder / "work").mkdir(exist_ok=True)
+    if not (folder / "work" / "data").exists():
+        (folder / "work" / "data").symlink_to(data.parent)
+    return Plan(folder / "work", folder / results, SPEC, PROTOCOL)
+
+
+def truth_of(data: Path, part: str) -> list[dict[str, Any]]:
+    return [row for row in pq.read_table(data / "truth.parquet").to_pylist() if row["part"] == part]
+
+
+# -- the data -------------------------------------------------------------------------------------------------------
+
+
+def test_the_stream_holds_what_the_spec_says(data: Path) -> None:
+    stream = truth_of(data, "stream")
+    counts: dict[str, set[str]] = {}
+    for row in stream:
+        counts.setdefault(row["case"], set()).add(row["pair"])
+    assert {case: len(pairs) for case, pairs in counts.items()} == {
+        "level 6": 2, "level 12": 2, "paraphrase": 1, "near_duplicate": 1, "template": 1, "rare": 6, "clean": 30,
+    }  # fmt: skip
+    assert len(stream) == 2 * 6 + 2 * 12 + 3 * 8 + 36
+    held = {row["base"] for row in truth_of(data, "held_out")}
+    assert held
+    assert not held & {row["base"] for row in stream}
+
+
+def test_hard_cases_are_what_they_are_called(data: Path) -> None:
+    def distinct(case: str) -> tuple[int, int]:
+        rows = [row for row in truth_of(data, "stream") if row["case"] == case]
+        return len({row["group"] for row in rows}), len({row["caption"] for row in rows})
+
+    images, captions = distinct("paraphrase")
+    assert images == 1
+    assert captions > 3
+    for case in ("near_duplicate", "template"):
+        images, captions = distinct(case)
+        assert images > 5
+        assert captions == 1
+
+
+def test_parts_hold_each_image_and_each_pair_once(data: Path) -> None:
+    stream, dedup, oracle = (truth_of(data, part) for part in ("stream", "dedup", "oracle"))
+    assert sorted(row["group"] for row in dedup) == sorted({row["group"] for row in stream})
+    assert sorted(row["pair"] for row in oracle) == sorted({row["pair"] for row in stream})
+    assert len(oracle) < len(truth_of(data, "dedup_phash")) <= len(dedup) or len(dedup) > len(oracle)
+
+
+def test_seeds_plant_other_pairs_and_hold_out_the_same(data: Path, tmp_path: Path) -> None:
+    build(tmp_path / "seed1", 1, SPEC)
+
+    def planted(folder: Path) -> set[str]:
+        return {row["pair"] for row in truth_of(folder, "stream") if row["repeats"] > 1}
+
+    assert planted(data) != planted(tmp_path / "seed1")
+    held = [{row["group"] for row in truth_of(folder, "held_out")} for folder in (data, tmp_path / "seed1")]
+    assert held[0] == held[1]
+
+
+# -- the rivals' rules ----------------------------------------------------------------------------------------------
+
+
+def test_iet_agc_skips_losses_far_below_the_average_at_their_timestep() -> None:
+    rule = LossBelowAverage(ratio=1.25, decay=0.8, timesteps=10)
+    visit = Visit("a")
+    assert rule.margin(visit, 0.001, 5) == -math.inf  # the average starts at 0
+    rule.learn([1.0, 1.0], [5, 5])
+    assert rule.average[5] == pytest.approx(0.8 * 0.2 + 0.2)  # 0.36
+    assert rule.margin(visit, 0.28, 5) == pytest.approx(math.log(0.36 / 0.35))
+    assert rule.margin(visit, 0.30, 5) < 0.0  # 0.375 > 0.36
+    assert rule.margin(visit, 0.28, 4) == -math.inf
+    other = LossBelowAverage(timesteps=10)
+    other.load_state_dict(rule.state_dict())
+    assert other.average[5] == rule.average[5]
+
+
+def test_a_rival_decides_a_whole_batch_before_it_learns_from_it() -> None:
+    config = FilterConfig(
+        signals=["loss"], record=[], calibrator="fixed", threshold=1e9, decide="visit", normalize="kept"
+    )
+    rule = LossBelowAverage(timesteps=1000)
+    rule.average[7] = 0.5
+    rival = RivalFilter(MemorizationFilter(config), rule)
+    losses = torch.tensor([0.1, 0.45, 0.1])
+    usable = np.array([True, True, False])
+    decision = rival.decide(
+        [Visit("a"), Visit("b"), Visit("c")], Measurement({"loss": losses}, np.array([7, 7, 7]), usable)
+    )
+    # 0.1 * 1.25 < 0.5: skipped, captioned or not; 0.45 * 1.25 > 0.5: kept.
+    assert decision.weights.tolist() == [0.0, 1.0, 0.0]
+    assert float(decision.reduce(losses)) == pytest.approx(0.45)  # the mean over what was kept
+    average = 0.5
+    for loss in losses.tolist():
+        average = 0.8 * average + 0.2 * loss
+    assert rule.average[7] == pytest.approx(average)
+
+
+def test_random_drop_is_a_function_of_the_position() -> None:
+    rule = RandomDrop(0.3, seed=1)
+    visits = [Visit("a", stream=s, epoch=0, offset=o) for s in range(8) for o in range(250)]
+    dropped = [rule.margin(visit, 0.1, 5) > 0 for visit in visits]
+    assert np.mean(dropped) == pytest.approx(0.3, abs=0.04)
+    assert dropped == [RandomDrop(0.3, seed=1).margin(visit, 0.7, 9) > 0 for visit in visits]
+
+
+def test_the_papers_threshold_is_chosen_where_planted_and_ordinary_visits_part(data: Path, tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger")
+    for step, row in enumerate(truth_of(data, "stream")):
+        magnitude = 3.0 + 0.01 * (step % 5) if row["repeats"] >= 12 else 1.0 + 0.01 * (step % 5)
+        verdict = Verdict(Visit(row["key"]), 1.0, Action.KEEP, Reason.CLEAN, 10, {"magnitude": magnitude})
+        ledger.add(step, [verdict])
+    ledger.flush()
+    found = best_threshold(tmp_path, data, least=12)
+    assert 1.04 <= found["best"] < 3.0
+    assert (found["planted_visits_dropped"], found["ordinary_visits_dropped"]) == (1.0, 0.0)
+
+
+def test_a_margin_is_log_m_over_tau_or_the_rules_own_number() -> None:
+    assert _margin({"magnitude": 2.0 * math.e, "threshold": 2.0, "score": None}) == pytest.approx(1.0)
+    assert _margin({"magnitude": None, "threshold": 0.0, "score": -0.3}) == -0.3
+    # a group's bar of evidence is no tau: it is infinite before the first look, and may be negative
+    assert _margin({"magnitude": 2.0, "threshold": math.inf, "score": 0.5}) == 0.5
+    assert _margin({"magnitude": 2.0, "threshold": -1.0, "score": 0.5}) == 0.5
+
+
+# -- cells ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_cell_from_the_data_to_its_numbers_and_not_twice(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, cell = plan_at(tmp_path, data), Cell("ours", "planted", 0)
+    bench_quality.run_cells(plan, [cell])
+    found = json.loads(plan.file(cell).read_text())
+    assert found["steps"] == 4
+    assert found["read"] == 32
+    assert len(found["pairs"]) == 7
+    told = [pair.get("visits", 0) for pair in found["pairs"]]
+    told += [visits or 0 for column in found["singles"].values() for visits in column.get("visits", [])]
+    assert sum(told) == found["read"]
+    assert len(found["held_out"]) == len(truth_of(data, "held_out"))
+    assert len(found["generations"]) == 7 + 2
+    monkeypatch.setattr(bench_quality, "run_cell", lambda *_: pytest.fail("the cell was run again"))
+    bench_quality.run_cells(plan, [cell])
+    changed = replace(plan, protocol=replace(PROTOCOL, lr=1e-4))
+    assert changed.result(cell) is None  # other settings: it must be run again
+
+
+def test_a_stopped_cell_goes_on_where_it_stopped(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell, notes = Cell("iet_agc", "planted", 0), []  # type: tuple[Cell, list[str]]
+    whole = run_cell(plan_at(tmp_path / "..", data, f"{tmp_path.name}-whole"), cell, notes.append)
+    plan = plan_at(tmp_path, data)
+    learn, calls = LossBelowAverage.learn, []  # type: ignore[var-annotated]
+
+    def interrupted(self: Any, losses: list[float], timesteps: list[int]) -> None:
+        learn(self, losses, timesteps)
+        calls.append(1)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(LossBelowAverage, "learn", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_cell(plan, cell, notes.append)
+    assert plan.result(cell) is None
+    resumed = run_cell(plan, cell, notes.append)
+    assert "iet_agc-planted-seed0: training, step 3 of 4" in notes  # the window that follows the signal is the last
+    for name in ("pairs", "singles", "held_out", "generations", "read", "dropped"):
+        assert resumed[name] == whole[name], name
+
+
+def test_a_method_that_needs_another_cell_gets_it_first(data: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    ran: list[str] = []
+
+    def fake(plan: Plan, cell: Cell, note: Any) -> None:
+        ran.append(cell.name)
+        bench_quality_cell.measure.write(plan.file(cell), {"hash": plan.hash(cell)})
+
+    monkeypatch.setattr(bench_quality, "run_cell", fake)
+    bench_quality.run_cells(plan_at(tmp_path, data), [Cell("paper", "planted", 0), Cell("random_drop", "planted", 0)])
+    assert ran == ["tune_paper-planted-seed1000", "paper-planted-seed0", "ours-planted-seed0",
+                   "random_drop-planted-seed0"]  # fmt: skip
+
+
+# -- figures and page -----------------------------------------------------------------------------------------------
+
+
+def test_a_pair_is_found_above_all_but_one_percent_of_clean_pairs() -> None:
+    clean = [float(i) for i in range(200)]  # two may lie above the bar: 198 and 199
+    assert found_at(197.5, clean) == 1.0
+    assert found_at(197.0, clean) == 0.0
+    assert found_at(None, clean) == 0.0
+    assert auc_of(99.5, clean) == pytest.approx(0.5)
+    assert auc_of(0.0, [0.0, 1.0]) == pytest.approx(0.25)  # a tie counts half
+    assert auc_of(5.0, [None, 1.0]) == 1.0
+
+
+def test_intervals() -> None:
+    sure = interval([1.0] * 20)
+    assert sure is not None and sure.high == 1.0 and 0.8 < sure.low < 0.9  # Wilson: resampling would say 1 to 1
+    some = interval([0.0, 0.5, 1.0] * 10)
+    assert some is not None and 0.3 < some.low < some.value < some.high < 0.7
+    assert interval([]) is None
+
+
+def fixture_cell(method: str, seed: int, found: bool, **more: Any) -> dict[str, Any]:
+    """A cell of 4 pairs at 100 exposures and 200 clean ones."""
+    plan = Plan(Path(), Path())
+    pairs = [{"pair": f"p{i}", "case": "level 100", "repeats": 100, "visits": 100, "trained": 100, "late": float(found),
+              "first": 40 + i if found else None, "condemned": float(found), "dropped": found,
+              "score": 5.0 if found else 0.5} for i in range(4)]  # fmt: skip
+    singles = {"clean": {"count": 200, "score": [i / 200 for i in range(200)], "visits": [1] * 200, "dropped": [3]}}
+    copied = {f"p{i}": {"case": "level 100", "copies": [int(not found), 0], "own": [1, 1]} for i in range(4)}
+    return {
+        "hash": plan.hash(Cell(method, "planted", seed)), "method": method, "case": "planted", "seed": seed,
+        "settings": plan.settings(Cell("none", "planted", 0)),
+        "tuned": None, "machine": {"processor": "a processor", "cores": 2, "torch": "2"}, "rows": {"stream": 1000},
+        "cpu_seconds_per_step": 0.2, "pairs": pairs, "singles": singles, "generations": copied,
+        "held_out": [0.1, 0.2, 0.3] if method == "oracle" else [0.11, 0.22, 0.33], **more,
+    }  # fmt: skip
+
+
+def test_figures_pool_seeds(tmp_path: Path) -> None:
+    cells = {("ours", "planted", s): fixture_cell("ours", s, found=s == 0) for s in (0, 1)}
+    results = Results({**cells, ("oracle", "planted", 0): fixture_cell("oracle", 0, found=True)})
+    tpr, auc, dropped = results.detection("ours", "level 100")
+    assert tpr is not None and (tpr.value, tpr.pairs) == (0.5, 8)
+    assert auc is not None and auc.value == pytest.approx((1.0 + 0.5025) / 2)
+    assert dropped is not None and dropped.value == 0.5
+    copies = results.generated("ours", "level 100", "copies")
+    assert copies is not None and copies.value == 0.25
+    assert results.first_dropped("ours", "level 100") == (math.inf, 4, 8)
+    drops = results.false_drops("ours")
+    assert drops is not None and drops.value == 2 / 400
+    held = results.held_out("ours")  # against the one seed that the oracle has
+    assert held is not None and held.value == pytest.approx(1.1)
+
+
+def test_the_page_says_which_cells_are_missing_and_keeps_the_rest_of_the_page(tmp_path: Path) -> None:
+    plan = Plan(tmp_path / "work", tmp_path / "docs" / "benchmarks" / "quality")
+    for method, seed, found in (("ours", 0, True), ("oracle", 0, True), ("none", 0, False)):
+        bench_quality_cell.measure.write(plan.file(Cell(method, "planted", seed)), fixture_cell(method, seed, found))
+    page = tmp_path / "docs" / "benchmarks.md"
+    page.write_text("# Benchmarks\n\n## Speed\n\nFast.\n")
+    wanted = [Cell(m, "planted", s) for m in ("none", "oracle", "ours", "paper") for s in (0, 1, 2)]
+    for _ in range(2):  # written again, the section is replaced
+        write_page(page, plan, wanted)
+        text = page.read_text()
+        assert text.count("## Quality") == 1
+        assert "Fast." in text
+    assert "**3 of 12 cells**" in text
+    assert "| the paper's rule |  (missing: 0, 1, 2) |" in text
+    assert "memsieve, in the batch: TPR at 1 % at 100 exposures, at least .95 | 1.00 (0.51 to 1.00) | yes" in text
+    assert "memsieve, in the batch: held-out loss within 1 % of the oracle's | 1.100 (1.100 to 1.100) | **no**" in text
+    assert "left out" not in text
+    bench_quality_cell.measure.write(
+        plan.file(Cell("ours", "planted", 0)), fixture_cell("ours", 0, True, hash="of other settings")
+    )
+    write_page(page, plan, wanted)
+    assert "**2 of 12 cells**" in page.read_text()
+    assert "1 cells made with other settings are left out" in page.read_text()
+    assert (page.parent / "benchmarks" / "quality.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [(["--methods", "magic"], "'magic' is not one of"), (["--seeds", "one"], "separated by commas")],
+)
+def test_bad_options_are_named(options: list[str], said: str) -> None:
+    import typer
+    from typer.testing import CliRunner
+
+    app = typer.Typer()
+    app.command()(bench_quality.main)
+    done = CliRunner().invoke(app, options)
+    assert done.exit_code == 2
+    assert said in " ".join(done.output.replace("│", " ").split())
