@@ -283,6 +283,11 @@ def load_part(kind: Any, folder: str, name: str, dtype: torch.dtype) -> Any:
         options = {word: dtype, "use_safetensors": True}
     try:
         return kind.from_pretrained(folder, subfolder=name, **options)
+    except ImportError as error:
+        raise ValueError(
+            f"model.path: the {name} of '{folder}' needs a package that is not installed "
+            f"({str(error).strip().splitlines()[0]}); for T5 tokenizers: pip install 'memsieve[t5]'"
+        ) from error
     except (OSError, ValueError) as error:
         raise ValueError(
             f"model.path: cannot load the {name} of '{folder}': {str(error).splitlines()[0]}. Name a local diffusers "

@@ -277,13 +277,16 @@ def test_half_precision_text_encoders(name: str, make: Make) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["ddp", "zero2"])
 def test_two_ranks_are_one_process(engine: str, run_ranks: Any, make: Make) -> None:
-    """Filtered by the raw loss so that some samples are dropped: two ranks of 4 give the update of one of 8."""
-    rule = {"signals": ["loss"], "calibrator": "fixed", "threshold": 0.0, "decide": "visit"}
-    jobs, alone, dropped = [], {}, {}
+    """Filtered by the raw reference ratio so that some samples are dropped: two ranks of 4 give the update of one of 8."""
+    rule = {"signals": ["reference_ratio"], "calibrator": "fixed", "threshold": 0.0, "decide": "visit"}
+    jobs, alone, dropped, outputs = [], {}, {}, {}
     for name in TINY_FAMILIES:
-        record = ["reference_ratio"] if name == "flux" else ["reference_ratio", "magnitude"]
-        filter = {**rule, "record": record, "signals": ["reference_ratio"]}
-        common: dict[str, Any] = {"filter": filter, "optimizer": {"name": "sgd", "lr": 0.05}}
+        filter = {**rule, "record": ["loss"] if name == "flux" else ["loss", "magnitude"]}
+        common: dict[str, Any] = {
+            "filter": filter,
+            "optimizer": {"name": "sgd", "lr": 0.05},
+            "checkpoint": {"export": True},
+        }
         one = make(name, f"{name}-1", train={"batch_size": 8}, **common)
         two = make(name, f"{name}-2", train={"batch_size": 4}, **common)
         session = set_up(one)
@@ -291,6 +294,7 @@ def test_two_ranks_are_one_process(engine: str, run_ranks: Any, make: Make) -> N
         weights = session.model.state_dict()
         alone[name] = torch.cat([weights[key].flatten() for key in sorted(weights)])
         dropped[name] = sum(summary["dropped"].values())
+        outputs[name] = two.output
         jobs.append({"name": name, "config": two.model_dump(mode="json")})
     ranks = run_ranks(engine, jobs)
     for name in TINY_FAMILIES:
@@ -303,4 +307,6 @@ def test_two_ranks_are_one_process(engine: str, run_ranks: Any, make: Make) -> N
         assert len(before) == len(theirs) == len(alone[name])
         moved = float((alone[name] - before).abs().max())
         assert moved > 1e-4 and float((theirs - alone[name]).abs().max()) < max(1e-6, 1e-3 * moved), name
+        exported = DiffusionPipeline.from_pretrained(outputs[name] / "pipeline", use_safetensors=True)
+        assert type(exported) is type(start) and float((vector(exported) - vector(start)).abs().max()) > 1e-4
         assert sum(ranks.outcomes[0][name]["summary"]["dropped"].values()) == dropped[name] > 0, name
