@@ -10,11 +10,13 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler, FluxPipeline
 
+from filtering.denoisers.registry import denoiser_of
 from filtering.ledger import read_ledger
 from filtering.settings import SettingsError
 from tests.tiny_models import TINY_FAMILIES, tiny_family
 from tests.train.conftest import tiny_config
 from train.config import RunConfig
+from train.engine import cast_inputs
 from train.loop import _batches, fit
 from train.setup import Session, set_up
 
@@ -271,13 +273,33 @@ def test_half_precision_text_encoders(name: str, make: Make) -> None:
     assert session.trainer.train([batch]).loss > 0
 
 
+@pytest.mark.parametrize("name", TINY_FAMILIES)
+def test_a_half_precision_network_under_deepspeed_takes_float32(name: str) -> None:
+    """Nested conditioning too; the timesteps that it is told are not rounded to half precision."""
+    pipe = tiny_family(name)
+    denoiser = denoiser_of(pipe)
+    noisy = torch.randn(2, *denoiser.latent_shape(16), generator=torch.Generator().manual_seed(0))
+    t, states = denoiser.timesteps_at(torch.tensor([400, 901])), denoiser.conditioning(["cat", "dog"])
+    with torch.no_grad():
+        full = denoiser.predict(denoiser.model, noisy, t, states)
+        half = denoiser.model.to(torch.bfloat16)
+        cast_inputs(half)
+        told: list[Any] = []
+        half.register_forward_hook(lambda module, args, kwargs, output: told.append((args, kwargs)), with_kwargs=True)
+        found = denoiser.predict(half, noisy, t, states)
+    args, kwargs = told[0]
+    given = kwargs["timestep"] if "timestep" in kwargs else args[1]
+    assert torch.equal(given, t / 1000 if "Flux" in type(pipe).__name__ else t)
+    assert found.dtype == torch.bfloat16 and torch.allclose(found.float(), full, atol=0.1 * float(full.std()) + 0.02)
+
+
 # -- two ranks ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["ddp", "zero2"])
 def test_two_ranks_are_one_process(engine: str, run_ranks: Any, make: Make) -> None:
-    """Filtered by the raw reference ratio so that some samples are dropped: two ranks of 4 give the update of one of 8."""
+    """Filtered by the raw reference ratio, so that some are dropped: two ranks of 4 give the update of one of 8."""
     rule = {"signals": ["reference_ratio"], "calibrator": "fixed", "threshold": 0.0, "decide": "visit"}
     jobs, alone, dropped, outputs = [], {}, {}, {}
     for name in TINY_FAMILIES:
