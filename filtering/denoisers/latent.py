@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Self
 
 import torch
 
 from filtering.denoisers.base import Call
 from filtering.denoisers.conditioning import Conditioning, TextPart
+from filtering.denoisers.hub import read_index
+from filtering.denoisers.parts import NETWORKS, Dtypes, load_parts, scheduler_config
 from filtering.denoisers.spaces import NoiseSpace, VariancePreserving
 
-__all__ = ["LatentDenoiser", "load_part"]
-
-NETWORKS: Final = ("unet", "transformer")
+__all__ = ["LatentDenoiser"]
 
 
 class LatentDenoiser:
@@ -61,21 +60,12 @@ class LatentDenoiser:
         text_dtype: torch.dtype | None = None,
     ) -> None:
         self.folder = str(folder)
-        index = json.loads((Path(folder) / "model_index.json").read_text(encoding="utf-8"))
-        for name, kind in self.parts.items():
-            absent = name in self.optional and not (index.get(name) or [None])[0]
-            wanted = model_dtype if name in NETWORKS else dtype
-            if name.startswith("text_encoder") and text_dtype is not None:
-                wanted = text_dtype
-            part = None if absent else load_part(kind, self.folder, name, wanted)
-            if isinstance(part, torch.nn.Module) and name not in NETWORKS:
-                part.requires_grad_(False).eval()
+        index = read_index(Path(folder))
+        dtypes = Dtypes(model_dtype, dtype, text_dtype or dtype)
+        for name, part in load_parts(self.parts, self.optional, self.folder, index, dtypes).items():
             self._keep(name, part)
         self.settings = {name: index[name] for name in self.options if name in index}
-        scheduler = Path(folder) / "scheduler" / "scheduler_config.json"
-        if not scheduler.is_file():
-            raise ValueError(f"model.path: '{folder}' has no scheduler/ folder; name a complete diffusers pipeline")
-        self._settle(json.loads(scheduler.read_text(encoding="utf-8")), prediction_type)
+        self._settle(scheduler_config(self.folder), prediction_type)
 
     @classmethod
     def from_pipeline(cls, pipe: Any) -> Self:
@@ -266,30 +256,3 @@ class LatentDenoiser:
     def export(self, folder: Path, model: torch.nn.Module) -> None:
         """Write a plain diffusers pipeline folder, safetensors."""
         self.pipeline(model).save_pretrained(folder, safe_serialization=True)
-
-
-def load_part(kind: Any, folder: str, name: str, dtype: torch.dtype) -> Any:
-    """One part of a pipeline folder, weights as safetensors only.
-
-    Raises:
-        ValueError: it is not there, or cannot be loaded.
-    """
-    if not (Path(folder) / name).is_dir():
-        raise ValueError(f"model.path: '{folder}' has no {name}/ folder; name a complete diffusers pipeline folder")
-    options: dict[str, Any] = {}
-    if issubclass(kind, torch.nn.Module):
-        # transformers calls it dtype, diffusers torch_dtype
-        word = "dtype" if name.startswith("text_encoder") else "torch_dtype"
-        options = {word: dtype, "use_safetensors": True}
-    try:
-        return kind.from_pretrained(folder, subfolder=name, **options)
-    except ImportError as error:
-        raise ValueError(
-            f"model.path: the {name} of '{folder}' needs a package that is not installed "
-            f"({str(error).strip().splitlines()[0]}); for T5 tokenizers: pip install 'memsieve[t5]'"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"model.path: cannot load the {name} of '{folder}': {str(error).splitlines()[0]}. Name a local diffusers "
-            "pipeline folder, or a hub id that this machine can reach"
-        ) from error
