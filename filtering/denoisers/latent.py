@@ -10,7 +10,7 @@ import torch
 from filtering.denoisers.base import Call
 from filtering.denoisers.conditioning import Conditioning, TextPart
 from filtering.denoisers.hub import read_index
-from filtering.denoisers.parts import NETWORKS, Dtypes, load_parts, scheduler_config
+from filtering.denoisers.parts import NETWORKS, Dtypes, load_parts, own_scheduler, scheduler_config
 from filtering.denoisers.spaces import NoiseSpace, VariancePreserving
 
 __all__ = ["LatentDenoiser"]
@@ -76,7 +76,7 @@ class LatentDenoiser:
             denoiser._keep(name, getattr(pipe, name))
         denoiser.settings = {name: pipe.config[name] for name in cls.options if name in pipe.config}
         # A copy: the pipeline's scheduler keeps the counters of its own sampling.
-        denoiser._settle(dict(pipe.scheduler.config), None)
+        denoiser._settle({"_class_name": type(pipe.scheduler).__name__, **dict(pipe.scheduler.config)}, None)
         denoiser.device = pipe.device
         return denoiser
 
@@ -87,6 +87,7 @@ class LatentDenoiser:
         """What follows from the parts."""
         self.space = self.space_class(scheduler, prediction_type)
         self.noise_scheduler = self.space.noise_scheduler
+        self._own_scheduler = own_scheduler(scheduler, prediction_type)
         self.prediction_type, self.num_train_timesteps = self.space.prediction_type, self.space.num_train_timesteps
         self._unconditional: Conditioning | None = None
         self.device = torch.device("cpu")
@@ -254,5 +255,7 @@ class LatentDenoiser:
         raise NotImplementedError
 
     def export(self, folder: Path, model: torch.nn.Module) -> None:
-        """Write a plain diffusers pipeline folder, safetensors."""
-        self.pipeline(model).save_pretrained(folder, safe_serialization=True)
+        """Write a plain diffusers pipeline folder, safetensors; it samples as the pipeline that was fine-tuned."""
+        pipe = self.pipeline(model)
+        pipe.register_modules(scheduler=self._own_scheduler or self.noise_scheduler)
+        pipe.save_pretrained(folder, safe_serialization=True)

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
-__all__ = ["NETWORKS", "Dtypes", "load_part", "load_parts", "scheduler_config"]
+__all__ = ["NETWORKS", "Dtypes", "load_part", "load_parts", "own_scheduler", "scheduler_config"]
 
 NETWORKS: Final = ("unet", "transformer")
 """What pipelines call the denoising network."""
@@ -59,6 +59,19 @@ def scheduler_config(folder: str) -> dict[str, Any]:
         raise ValueError(f"model.path: '{folder}' has no scheduler/ folder; name a complete diffusers pipeline")
     config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return config
+
+
+def own_scheduler(config: dict[str, Any], prediction_type: str | None) -> Any:
+    """The scheduler that a pipeline samples with, by the class that its config names; None where diffusers has none."""
+    import diffusers
+
+    kind = getattr(diffusers, str(config.get("_class_name")), None)
+    if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
+        return None
+    scheduler: Any = kind.from_config(config)  # type: ignore[attr-defined]
+    if prediction_type is not None and "prediction_type" in scheduler.config:
+        scheduler.register_to_config(prediction_type=prediction_type)
+    return scheduler
 
 
 def load_part(kind: Any, folder: str, name: str, dtype: torch.dtype) -> Any:
