@@ -19,6 +19,7 @@ from train.config import RunConfig
 from train.engine import cast_inputs
 from train.loop import _batches, fit
 from train.setup import Session, set_up
+from train.validation import validation_images
 
 FLOW = ("sd3", "flux", "flux_guided")
 DISTILLED = {"signals": ["loss", "reference_ratio"], "record": []}
@@ -234,6 +235,9 @@ def test_what_a_distilled_model_cannot_be_measured_by_is_refused(make: Make) -> 
 
 
 def test_options_that_do_not_fit_a_family(make: Make) -> None:
+    looked_up = {"apply": "sieve", "record": [], "reference": "runs/audit"}
+    with pytest.raises(ValueError, match=r"an audit draws t uniformly, and train\.timestep_weighting is logit_normal"):
+        set_up(make("sd3", filter=looked_up, train={"timestep_weighting": "logit_normal"}))
     with pytest.raises(ValueError, match=r"train\.snr_gamma: Min-SNR.*logit_normal"):
         set_up(make("sd3", train={"snr_gamma": 5.0}))
     with pytest.raises(ValueError, match=r"timestep_weighting: logit_normal is for flow models.*use uniform"):
@@ -255,7 +259,7 @@ def test_logit_normal_draws_the_middle_more_often(make: Make) -> None:
     assert torch.equal(uniform.argsort(), normal.argsort()), "the same draws, on another scale"
 
 
-@pytest.mark.parametrize("name", ["sd3", "flux"])
+@pytest.mark.parametrize("name", TINY_FAMILIES)
 def test_half_precision_text_encoders(name: str, make: Make) -> None:
     """Frozen encoders in bfloat16, network and VAE in float32: about the same embeddings, and a run."""
     config = make(name, model={"path": str(make(name).model.path), "text_encoder_dtype": "bfloat16"})
@@ -271,6 +275,10 @@ def test_half_precision_text_encoders(name: str, make: Make) -> None:
     difference = (batch.conditioning.encoder_hidden_states - full.encoder_hidden_states)[kept].abs().mean()
     assert 0 < difference < 0.03 * full.encoder_hidden_states.abs().max()
     assert session.trainer.train([batch]).loss > 0
+    options: dict[str, Any] = {"seed": 0, "steps": 2, "guidance_scale": 3.0, "resolution": 16}
+    (image,) = validation_images(session.denoiser, session.model, ["cat"], **options)
+    assert image.size == (16, 16)
+    assert {p.dtype for p in session.denoiser.text_encoder.parameters()} == {torch.bfloat16}, "as it was"
 
 
 @pytest.mark.parametrize("name", TINY_FAMILIES)
