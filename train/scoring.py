@@ -27,8 +27,10 @@ def frozen_copy(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
     """The model before fine-tuning, detached from it, in ``dtype``, its convolutions laid out for forwards alone."""
     import copy
 
-    frozen = copy.deepcopy(model).to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return frozen.requires_grad_(False).eval()  # type: ignore[no-any-return]
+    copied = copy.deepcopy(model).requires_grad_(False).eval()
+    if next(copied.parameters()).dtype != dtype:
+        copied = copied.to(dtype)
+    return copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def drops_out(model: torch.nn.Module) -> bool:
