@@ -99,6 +99,8 @@ def _batches(session: Session, window: Window | None) -> list[Batch]:
             resolution=config.data.resolution,
             caption_dropout=config.train.caption_dropout,
             added_tokens=config.train.random_tokens,
+            noise_offset=config.train.noise_offset,
+            input_perturbation=config.train.input_perturbation,
             draws=draws[part],
             uncaptioned=uncaptioned[part],
         )
@@ -175,6 +177,8 @@ def _calibrate(session: Session) -> None:
         chosen,
         seed=session.config.train.seed,
         resolution=session.config.data.resolution,
+        noise_offset=session.config.train.noise_offset,
+        input_perturbation=session.config.train.input_perturbation,
         positions=[("calibration", turn // len(rows), turn % len(rows)) for turn in turns],
         draws=draws,
     )
