@@ -19,7 +19,7 @@ from filtering.data.sources import Source
 from filtering.denoisers.cache import CacheFolder, caption_key, image_key
 from filtering.denoisers.cached import CachedDenoiser, tensors_of
 from filtering.denoisers.fingerprint import model_hashes
-from filtering.denoisers.latent import NETWORKS
+from filtering.denoisers.parts import NETWORKS
 from filtering.settings import SettingsError
 from train.config import RunConfig
 
