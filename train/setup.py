@@ -102,7 +102,7 @@ def _build(config: RunConfig, accelerator: Any, engine: Engine, watch: Watch) ->
     check_ranks_agree(accelerator, config, loader)
     total = config.train.steps or -(-loader.count_rows() * (config.train.epochs or 1) // _rows(config, accelerator))
     held_out = held_out_rows(config.data, config.train.seed)
-    denoiser = cached(config, denoiser, loader.source, held_out, accelerator)
+    denoiser = cached(config, denoiser, loader.source, held_out, accelerator, watch)
     exchange = Exchange(accelerator.device)
     looked_up = _looked_up(config, denoiser, held_out)
     filter = _filter(config, denoiser, held_out, exchange, looked_up)
