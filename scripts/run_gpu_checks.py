@@ -32,7 +32,7 @@ from train.config import RunConfig
 from train.loop import fit
 from train.setup import set_up
 
-console = Console(emoji=False)
+console = Console(emoji=False, width=None if sys.stdout.isatty() else 110)
 
 
 def arguments() -> argparse.Namespace:

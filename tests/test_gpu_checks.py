@@ -33,8 +33,8 @@ def checked(folder: Path, families: str, *more: str) -> None:
             assert values["detected"] == 8
 
 
-def test_two_families(tmp_path: Path) -> None:
-    checked(tmp_path, "sdxl,flux")
+def test_one_family(tmp_path: Path) -> None:
+    checked(tmp_path, "flux")
 
 
 @pytest.mark.slow
@@ -44,7 +44,7 @@ def test_adapters(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_others(tmp_path: Path) -> None:
-    checked(tmp_path, "sd,sd3,flux_guided,pixart")
+    checked(tmp_path, "sd,sdxl,sd3,flux_guided,pixart")
 
 
 def test_no_time_and_wrong_words(tmp_path: Path) -> None:
