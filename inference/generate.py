@@ -27,7 +27,7 @@ def image_seed(seed: int, prompt_index: int | str, j: int) -> int:
 
 
 def load_pipeline(path: str | Path, *, device: str | None = None, dtype: torch.dtype | None = None) -> Any:
-    """A diffusers pipeline from a folder, or from the hub or its cache.
+    """A diffusers pipeline from a folder, or from the hub or its cache; or a LoRA that was trained here, in its base.
 
     Raises:
         ValueError: there is no such pipeline, or it cannot be reached.
@@ -35,10 +35,14 @@ def load_pipeline(path: str | Path, *, device: str | None = None, dtype: torch.d
     from diffusers import DiffusionPipeline
 
     from filtering.denoisers.hub import pipeline_folder
+    from filtering.denoisers.lora import base_of, fuse_lora
 
-    folder = pipeline_folder(str(path), "--model")
+    base = base_of(str(path), "--model")
+    folder = pipeline_folder(base or str(path), "--model")
     options = {} if dtype is None else {"torch_dtype": dtype}
     pipe = DiffusionPipeline.from_pretrained(str(folder), local_files_only=True, **options)
+    if base is not None:
+        fuse_lora(pipe, str(path), "--model")
     return pipe if device is None else pipe.to(device)
 
 

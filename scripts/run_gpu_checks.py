@@ -42,6 +42,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--families", default=",".join(FAMILIES), help="comma-separated")
     parser.add_argument("--steps", type=int, default=40, help="of training, per family")
     parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument(
+        "--lora", type=int, metavar="RANK", help="train an adapter on a bfloat16 base, with train.cache"
+    )
     parser.add_argument("--minutes", type=float, default=8.0, help="no family is begun after this")
     parser.add_argument("--out", type=Path, default=Path("runs/gpu_checks"))
     options = parser.parse_args()
@@ -91,20 +94,23 @@ def check(family: str, options: argparse.Namespace) -> dict[str, Any]:
     parameters = sum(p.numel() for p in (getattr(pipe, "unet", None) or pipe.transformer).parameters())
     pipe.save_pretrained(folder / "model", safe_serialization=True)
     del pipe
+    adapted, half = options.lora is not None, "bfloat16" if torch.cuda.is_available() else "float32"
     config = RunConfig.model_validate({
         "output": str(folder / "run"),
-        "model": {"path": str(folder / "model")},
+        "model": {"path": str(folder / "model"),
+                  **({"lora": {"rank": options.lora}, "dtype": half} if adapted else {})},
         "data": {"path": str(options.out / "data" / "train"), "held_out_path": str(options.out / "data" / "held_out"),
                  "resolution": side, "shuffle_buffer": 16, "streams": 1},
         "filter": {"false_drop_rate": 0.1, "record": [] if distilled else ["magnitude"]},
         "train": {"steps": options.steps, "batch_size": options.batch_size,
+                  "cache": str(options.out / "cache" / family) if adapted else None,
                   "mixed_precision": "bf16" if torch.cuda.is_available() else "no"},
         "optimizer": {"lr": 1e-4},
         "validation": {"prompts": ["wave 1"], "sampling_steps": 4, "held_out_pairs": 8, "held_out_draws": 1},
         "checkpoint": {"every": 0},
     })  # fmt: skip
     summary, train_s, train_gib = timed(lambda: fit(set_up(config)))
-    exported = folder / "run" / "pipeline"
+    exported = folder / "run" / ("lora" if adapted else "pipeline")
     audit = AuditConfig.model_validate({
         "model": str(exported), "draws": 2, "data": {"path": str(options.out / "data" / "train"), "resolution": side},
     })  # fmt: skip

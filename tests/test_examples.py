@@ -73,7 +73,8 @@ def test_the_full_fine_tune(model: Path, tmp_path: Path, ranks: int) -> None:
     assert pipe.unet.config.sample_size == 8
 
 
-@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
 def test_the_lora_fine_tune(model: Path, tmp_path: Path, ranks: int) -> None:
     """The planted picture is condemned, by its content, on all ranks alike, and no other."""
     data = image_folder(tmp_path / "data", 24, copies=104)

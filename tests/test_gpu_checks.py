@@ -18,14 +18,15 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
-def checked(folder: Path, families: str) -> None:
-    done = run("--size", "tiny", "--steps", "2", "--families", families, "--out", str(folder))
+def checked(folder: Path, families: str, *more: str) -> None:
+    done = run("--size", "tiny", "--steps", "2", "--families", families, "--out", str(folder), *more)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads((folder / "results.json").read_text())
     assert list(found) == families.split(",") and "s per step" in done.stdout
     for family, values in found.items():
         assert values["audited"] > 32 and values["train_gib"] > 0.1 and values["step_seconds"] > 0
-        assert (folder / family / "run" / "pipeline" / "model_index.json").is_file()
+        written = "lora/base_model.json" if more else "pipeline/model_index.json"
+        assert (folder / family / "run" / written).is_file()
         if family == "flux":
             assert "detected" not in values and "distilled" in done.stdout
         else:
@@ -34,6 +35,11 @@ def checked(folder: Path, families: str) -> None:
 
 def test_one_family(tmp_path: Path) -> None:
     checked(tmp_path, "flux")
+
+
+@pytest.mark.slow
+def test_adapters(tmp_path: Path) -> None:
+    checked(tmp_path, "sdxl,flux", "--lora", "4")
 
 
 @pytest.mark.slow

@@ -119,6 +119,8 @@ def build_batch(
     resolution: int,
     caption_dropout: float = 0.0,
     added_tokens: int = 0,
+    noise_offset: float = 0.0,
+    input_perturbation: float = 0.0,
     positions: Sequence[Position] | None = None,
     draws: Sequence[tuple[int, VisitDraw] | None] | None = None,
     uncaptioned: Sequence[bool] | None = None,
@@ -133,6 +135,8 @@ def build_batch(
         resolution: side of the images, for padding.
         caption_dropout: probability that a visit is trained without its caption.
         added_tokens: see ``random_tokens``.
+        noise_offset: factor of a normal value per channel that is added to the noise.
+        input_perturbation: factor of further normal noise that x_t holds and the target does not.
         positions: what each row's draws are keyed by; the default is its (stream, epoch, offset).
         draws: number and draw of rows that an audit has measured; the others are noised by their position.
         uncaptioned: rows that lose their caption whatever was drawn.
@@ -147,9 +151,7 @@ def build_batch(
         present = row is not None and bool(torch.isfinite(row.pixels).all())
         if row is not None and not present:
             bad.append(visit_of(row))
-        position: Position = ("padding", 0, i)
-        if row is not None:
-            position = positions[i] if positions is not None else (row.stream, row.epoch, row.offset)
+        position = _position(row, positions, i)
         given = draws[i] if draws is not None else None
         t, noise_i, vae_noise = _noise(denoiser, seed, position, shape) if given is None else _parts(given[1])
         timesteps.append(t)
@@ -169,6 +171,9 @@ def build_batch(
         captioned.append(bool(caption) and present)
         captions.append(caption)
         pixels.append(row.pixels if row is not None and present else torch.zeros(3, resolution, resolution))
+    places = [_position(row, positions, i) for i, row in enumerate(rows)]
+    if noise_offset:
+        noises = [n + noise_offset * _further(seed, p, shape, "offset") for n, p in zip(noises, places, strict=True)]
     times = denoiser.timesteps_at(torch.tensor(timesteps, device=device))
     noise = torch.stack(noises).to(device)
     posterior = encoded.posterior if encoded is not None else denoiser.posterior(torch.stack(pixels))
@@ -182,8 +187,25 @@ def build_batch(
     scored = [c and float(f) >= EPSILON_FLOOR for c, f in zip(captioned, denoiser.epsilon_factor(times), strict=True)]
     conditioning = encoded.conditioning if encoded is not None else denoiser.conditioning(captions)
     conditioning = conditioning.to(dtype=torch.float32)
-    noisy = denoiser.add_noise(latents, noise, times)
+    seen = noise
+    if input_perturbation:
+        further = torch.stack([_further(seed, p, shape, "perturbation") for p in places])
+        seen = noise + input_perturbation * further.to(device)
+    noisy = denoiser.add_noise(latents, seen, times)
     return Batch(visits, valid, captioned, scored, bad, latents, noise, times, noisy, conditioning, numbers)
+
+
+def _position(row: Row | None, positions: Sequence[Position] | None, place: int) -> Position:
+    """What the draws of a row are keyed by."""
+    if row is None:
+        return ("padding", 0, place)
+    return positions[place] if positions is not None else (row.stream, row.epoch, row.offset)
+
+
+def _further(seed: int, position: Position, shape: tuple[int, int, int], kind: str) -> torch.Tensor:
+    """Normal values beside a row's noise: [C, 1, 1] for an ``offset``, [C, h, w] for a ``perturbation``."""
+    wanted = (shape[0], 1, 1) if kind == "offset" else shape
+    return normal_like(row_generator(seed, *position, purpose=f"noise {kind}"), wanted)
 
 
 def _noise(

@@ -19,14 +19,17 @@ from filtering.data.sources import Source
 from filtering.denoisers.cache import CacheFolder, caption_key, image_key
 from filtering.denoisers.cached import CachedDenoiser, tensors_of
 from filtering.denoisers.fingerprint import model_hashes
-from filtering.denoisers.latent import NETWORKS
+from filtering.denoisers.parts import NETWORKS
 from filtering.settings import SettingsError
 from train.config import RunConfig
+from train.watch import Watch
 
 __all__ = ["cached"]
 
 
-def cached(config: RunConfig, denoiser: Any, source: Source, held_out: list[Row], accelerator: Any) -> Any:
+def cached(
+    config: RunConfig, denoiser: Any, source: Source, held_out: list[Row], accelerator: Any, watch: Watch
+) -> Any:
     """The denoiser with ``train.cache`` in the place of its encoders, filled first; itself where there is no cache.
 
     All ranks fill together, each its share of the data, and wait for each other; one that was stopped goes on.
@@ -45,7 +48,7 @@ def cached(config: RunConfig, denoiser: Any, source: Source, held_out: list[Row]
     if not folder.is_complete(data):
         rank, ranks = accelerator.process_index, accelerator.num_processes
         total = (1 + config.data.flip) * source.count_rows() // ranks if rank == 0 else 0
-        _fill(folder, denoiser, config, _rows(source, held_out, config.data, rank, ranks), total)
+        _fill(folder, denoiser, config, _rows(source, held_out, config.data, rank, ranks), total, watch)
         accelerator.wait_for_everyone()
         folder.refresh()
         if accelerator.is_main_process:
@@ -89,7 +92,12 @@ def _rows(
 
 
 def _fill(
-    folder: CacheFolder, denoiser: Any, config: RunConfig, rows: Iterable[tuple[Row, torch.Tensor]], total: int
+    folder: CacheFolder,
+    denoiser: Any,
+    config: RunConfig,
+    rows: Iterable[tuple[Row, torch.Tensor]],
+    total: int,
+    watch: Watch,
 ) -> None:
     """Encode what is missing, in batches; what was encoded is written whatever stops this.
 
@@ -111,6 +119,7 @@ def _fill(
                     images[key] = (name, pixels)
                 if row.caption and not folder.has("caption", key := caption_key(row.caption)):
                     captions[key] = (name, row.caption)
+                watch.enter("encoding for train.cache", 0)  # may take longer than ranks wait for each other
                 if len(images) >= size:
                     _encode_images(folder, denoiser, images)
                 if len(captions) >= size:

@@ -16,6 +16,7 @@ from filtering.data.rows import Row
 from filtering.filter import MemorizationFilter
 from filtering.reference import LookedUpReference
 from train.batches import Batch, Encoded, build_batch, encode
+from train.config import RunConfig
 from train.scoring import REFERENCE, Scorer
 
 __all__ = ["HeldOutTurns", "held_out_per_window"]
@@ -38,8 +39,7 @@ class HeldOutTurns:
         denoiser: the model family's adapter.
         filter: says which passes are needed, and what they may cost.
         rows: the held-out pairs.
-        window_rows: what a rank trains on in a window.
-        seed, resolution: of the run.
+        config: of the run; rows are noised as training's are.
         looked_up: where given, its draws take the place of the fixed set.
     """
 
@@ -48,14 +48,12 @@ class HeldOutTurns:
         denoiser: Any,
         filter: MemorizationFilter,
         rows: list[Row],
-        *,
-        window_rows: int,
-        seed: int,
-        resolution: int,
+        config: RunConfig,
         looked_up: LookedUpReference | None,
     ) -> None:
         self.denoiser, self.filter, self.rows, self.looked_up = denoiser, filter, rows, looked_up
-        self.seed, self.resolution = seed, resolution
+        self.config = config
+        window_rows = config.train.batch_size * config.train.accumulation
         size = held_out_per_window(filter, window_rows, len(rows))
         self.parts = [rows[start : start + size] for start in range(0, len(rows), size)]
         self.draws = looked_up.draws if looked_up is not None else filter.config.held_out_draws
@@ -113,8 +111,10 @@ class HeldOutTurns:
         return build_batch(
             self.denoiser,
             rows,
-            seed=self.seed,
-            resolution=self.resolution,
+            seed=self.config.train.seed,
+            resolution=self.config.data.resolution,
+            noise_offset=self.config.train.noise_offset,
+            input_perturbation=self.config.train.input_perturbation,
             positions=positions,
             draws=draws,
             encoded=self._encoded[part],

@@ -66,7 +66,8 @@ def load_checkpoint(accelerator: Any, checkpoint: Path, network: torch.nn.Module
         ValueError: the checkpoint does not hold exactly the weights that are trained.
     """
     if _deepspeed(accelerator):
-        accelerator.load_state(str(checkpoint), load_module_strict=False)
+        whole = len(_trained_names(network)) == len(list(network.parameters()))
+        accelerator.load_state(str(checkpoint), load_module_strict=whole)
         return
     _refuse_other_weights(checkpoint, network)
     accelerator.load_state(str(checkpoint), strict=False)

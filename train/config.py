@@ -98,6 +98,10 @@ class TrainConfig(Settings):
     """``logit_normal``: mean of the normal variable."""
     logit_std: float = Field(default=1.0, gt=0.0)
     """``logit_normal``: its standard deviation."""
+    noise_offset: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of noise that is one value per channel, so that brightness is learnt too; 0.05 to 0.1 is usual."""
+    input_perturbation: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Further noise in the input that is not in the target (Ning et al., ICML 2023); 0.1 is usual."""
     caption_dropout: float = Field(default=0.1, ge=0.0, le=1.0)
     """Share of visits trained without their caption, so that the unconditional branch goes on being trained."""
     cache: Path | None = None

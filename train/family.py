@@ -38,6 +38,12 @@ def open_family(config: RunConfig, device: torch.device) -> Any:
                 "uniform, or filter.reference: frozen"
             )
         denoiser.space.draw_logit_normal(train.logit_mean, train.logit_std)
+    for name in ("noise_offset", "input_perturbation"):
+        if getattr(train, name) and config.filter.enabled and config.filter.audits:
+            raise SettingsError(
+                f"filter.reference: an audit adds plain noise, and train.{name} is {getattr(train, name)}; set it to "
+                "0, or filter.reference: frozen"
+            )
     if config.filter.enabled:
         _check_signals(config, denoiser)
     return denoiser.to(device)

@@ -114,6 +114,8 @@ def _batches(session: Session, window: Window | None) -> list[Batch]:
             resolution=config.data.resolution,
             caption_dropout=config.train.caption_dropout,
             added_tokens=config.train.random_tokens,
+            noise_offset=config.train.noise_offset,
+            input_perturbation=config.train.input_perturbation,
             draws=draws[part],
             uncaptioned=uncaptioned[part],
             dropped=dropped[part],

@@ -17,21 +17,22 @@ from filtering.data.loader import WindowLoader
 from filtering.data.rows import Row
 from filtering.data.sieve import Sieve, SieveFile
 from filtering.denoisers.fingerprint import model_hashes, total_hash
-from filtering.denoisers.lora import AdapterOff, add_lora, trained_parameters
+from filtering.denoisers.lora import AdapterOff, trained_parameters
 from filtering.exchange import Exchange
 from filtering.filter import MemorizationFilter
 from filtering.reference import LookedUpReference
 from filtering.settings import SettingsError
 from train.caching import cached
 from train.calibrating import HeldOutTurns
-from train.checkpoint import latest_checkpoint, leave_out_frozen, load_checkpoint, load_extra
+from train.checkpoint import latest_checkpoint, load_checkpoint, load_extra
 from train.config import RunConfig
 from train.copies import CopyProbe
-from train.engine import Engine, cast_inputs, make_accelerator
+from train.engine import Engine, make_accelerator
 from train.family import open_family
+from train.network import frozen_reference, make_network, needs_reference
 from train.optimizers import make_optimizer
 from train.records import Records
-from train.scoring import Scorer, frozen_copy
+from train.scoring import Scorer
 from train.sieve import open_sieve
 from train.startup import check_ranks_agree
 from train.step import WindowTrainer
@@ -103,13 +104,13 @@ def _build(config: RunConfig, accelerator: Any, engine: Engine, watch: Watch) ->
     check_ranks_agree(accelerator, config, loader)
     total = config.train.steps or -(-loader.count_rows() * (config.train.epochs or 1) // _rows(config, accelerator))
     held_out = held_out_rows(config.data, config.train.seed)
-    denoiser = cached(config, denoiser, loader.source, held_out, accelerator)
+    denoiser = cached(config, denoiser, loader.source, held_out, accelerator, watch)
     exchange = Exchange(accelerator.device)
     looked_up = _looked_up(config, denoiser, held_out)
     filter = _filter(config, denoiser, held_out, exchange, looked_up)
-    compared = _needs_reference(filter)
-    reference = _frozen_copy(denoiser, accelerator) if compared and config.model.lora is None else None
-    network = _network(config, denoiser, accelerator, engine, filter)
+    compared = needs_reference(filter)
+    reference = frozen_reference(denoiser, accelerator) if compared and config.model.lora is None else None
+    network = make_network(config, denoiser, accelerator, engine, filter)
     trained = trained_parameters(network)
     ema = EMAModel(trained, decay=config.model.ema_decay) if config.model.ema else None
     model, optimizer = accelerator.prepare(network, make_optimizer(config.optimizer, trained, engine.precision))
@@ -268,54 +269,7 @@ def _turns(
     """Held-out pairs are scored where something is compared with them."""
     if filter is None or filter.config.calibrator == "fixed" or not held_out:
         return None
-    return HeldOutTurns(
-        denoiser,
-        filter,
-        held_out,
-        window_rows=config.train.batch_size * config.train.accumulation,
-        seed=config.train.seed,
-        resolution=config.data.resolution,
-        looked_up=looked_up,
-    )
-
-
-def _needs_reference(filter: MemorizationFilter | None) -> bool:
-    """Whether a signal is compared with the model before fine-tuning, and no audit says what that gave."""
-    if filter is None or not filter.passes & {"ref_cond", "ref_uncond"}:
-        return False
-    return not filter.config.audits or filter.config.beyond == "frozen"
-
-
-def _frozen_copy(denoiser: Any, accelerator: Any) -> torch.nn.Module:
-    """The model before a full fine-tune: half precision on a GPU, where it costs half the memory and time; full on a
-    CPU, where half precision is slower."""
-    dtype = torch.bfloat16 if accelerator.device.type == "cuda" else torch.float32
-    return frozen_copy(denoiser.model, dtype).to(accelerator.device)
-
-
-def _network(
-    config: RunConfig, denoiser: Any, accelerator: Any, engine: Engine, filter: MemorizationFilter | None
-) -> Any:
-    """The denoising network as it is trained: with its adapter, if any, in place and on the device.
-
-    Raises:
-        SettingsError: the adapter cannot be put in, or its dropout spoils what is measured.
-    """
-    network = denoiser.model
-    if config.model.lora is not None:
-        if config.model.lora.dropout and filter is not None and filter.schedule is not None:
-            raise SettingsError(
-                f"model.lora.dropout: {config.model.lora.dropout} and filter.apply: sieve, which measures by the "
-                "training forward, do not go together; set it to 0, or filter.apply: batch"
-            )
-        add_lora(denoiser, config.model.lora, config.train.seed)
-    if config.model.gradient_checkpointing:
-        network.enable_gradient_checkpointing()
-    network.to(accelerator.device)
-    leave_out_frozen(accelerator, network)
-    if engine.deepspeed or config.model.dtype != "float32":
-        cast_inputs(network)
-    return network
+    return HeldOutTurns(denoiser, filter, held_out, config, looked_up)
 
 
 def _restore(session: Session, checkpoint: Path, extra: dict[str, Any]) -> None:

@@ -185,13 +185,12 @@ def base_of(folder: str, option: str = "model.path") -> str | None:
     return str(named)
 
 
-def fuse_lora(denoiser: Any, folder: str, option: str = "model.path") -> None:
-    """Add the adapter in ``folder`` to the weights of ``denoiser.model``, in place.
+def fuse_lora(pipe: Any, folder: str, option: str = "model.path") -> None:
+    """Add the adapter in ``folder`` to the weights of a pipeline's network, in place.
 
     Raises:
         ValueError: it does not fit the model.
     """
-    pipe = denoiser.pipeline()
     try:
         if (Path(folder) / LORA_FILE).is_file():
             pipe.load_lora_weights(folder, weight_name=LORA_FILE)
@@ -200,7 +199,7 @@ def fuse_lora(denoiser: Any, folder: str, option: str = "model.path") -> None:
         else:
             from peft import PeftModel
 
-            PeftModel.from_pretrained(denoiser.model, folder).merge_and_unload()
+            PeftModel.from_pretrained(pipe.transformer, folder).merge_and_unload()
     except (ValueError, RuntimeError, OSError) as error:
         raise ValueError(
             f"{option}: the LoRA in '{folder}' does not fit its base model: {str(error).splitlines()[0][:300]}"

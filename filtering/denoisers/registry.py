@@ -52,7 +52,7 @@ def open_denoiser(
         denoiser = open_denoiser(
             base, prediction_type, dtype, model_dtype=model_dtype, text_dtype=text_dtype, option=option
         )
-        fuse_lora(denoiser, str(path), option)
+        fuse_lora(denoiser.pipeline(), str(path), option)
         return denoiser
     folder = pipeline_folder(str(path), option)
     family = _family(str(read_index(folder, option).get("_class_name", "")), str(path), option)

@@ -164,6 +164,17 @@ def test_the_filter_drops_planted_pairs(
     assert all(torch.equal(value, before[name]) for name, value in base_weights(session).items())
 
 
+def test_the_sieve_and_the_adapter(make_config: MakeConfig) -> None:
+    """At the loader measured visits and held-out pairs are compared with the network, adapter off, too."""
+    options = {"apply": "sieve", "score_budget": 1.0, "score_after": 0, "ledger_kept": True}
+    config = make_config(model={"lora": LORA}, filter=options, optimizer={"lr": 1e-2})
+    summary = fit(set_up(config))
+    ratios = [row["reference_ratio"] for row in read_ledger(config.output / "ledger").to_pylist()]
+    found = [value for value in ratios if value is not None and np.isfinite(value)]
+    assert summary["updates"] == 6 and summary["remainder"] == 0 and len(found) > 4
+    assert any(abs(value) > 1e-3 for value in found)
+
+
 @pytest.mark.parametrize("ema", [False, True])
 def test_resume_is_bit_equal(make_config: MakeConfig, ema: bool) -> None:
     """And a checkpoint holds the adapter, not the base."""

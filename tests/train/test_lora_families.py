@@ -14,6 +14,7 @@ from peft import PeftModel
 from filtering.denoisers.lora import LORA_FILE, trained_parameters
 from filtering.denoisers.registry import open_denoiser
 from filtering.signals import SIGNALS
+from inference.generate import load_pipeline
 from tests.tiny_models import TINY_FAMILIES, tiny_family
 from tests.train.conftest import tiny_config
 from train.loop import _batches, fit
@@ -64,7 +65,8 @@ def drawn_alike(name: str, session: Any, base: Path, lora: Path) -> bool:
         assert (lora / LORA_FILE).is_file()
         plain.load_lora_weights(str(lora))
     drawn = []
-    for pipe in (session.denoiser.pipeline(session.model.eval()), plain, open_denoiser(str(lora)).pipeline()):
+    trained = session.denoiser.pipeline(session.model.eval())
+    for pipe in (trained, plain, open_denoiser(str(lora)).pipeline(), load_pipeline(lora)):
         pipe.scheduler = session.denoiser.sampler()
         pipe.set_progress_bar_config(disable=True)
         options: dict[str, Any] = {"num_inference_steps": 2, "output_type": "np", "height": 16, "width": 16}

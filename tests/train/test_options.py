@@ -1,0 +1,110 @@
+"""What practitioners set: optimizers, noise, and what is refused."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from filtering.settings import SettingsError
+from train.config import OptimizerConfig, RunConfig
+from train.engine import Engine
+from train.loop import _batches, fit
+from train.optimizers import make_optimizer
+from train.setup import Session, set_up
+
+MakeConfig = Callable[..., RunConfig]
+
+
+def weights(session: Session) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in session.model.parameters()])
+
+
+@pytest.mark.parametrize(("name", "lr"), [("adamw", 1e-3), ("prodigy", 1.0), ("sgd", 0.1)])
+@pytest.mark.parametrize("lora", [None, {"rank": 2}])
+def test_an_optimizer_trains_and_resumes_bit_equal(
+    make_config: MakeConfig, name: str, lr: float, lora: dict[str, Any] | None
+) -> None:
+    sections: dict[str, Any] = {
+        "model": {"lora": lora},
+        "optimizer": {"name": name, "lr": lr, "schedule": "cosine"},
+        "checkpoint": {"every": 3, "export": False},
+    }
+    whole = set_up(make_config("whole", **sections))
+    before = weights(whole).clone()
+    fit(whole)
+    assert not torch.equal(before, weights(whole)) and bool(torch.isfinite(weights(whole)).all())
+    first = make_config("parts", **sections)
+    first.train.steps = 6
+    session = set_up(first)
+    session.total_steps = 3  # stopped half-way, its schedule that of the whole
+    fit(session)
+    (first.output / "summary.json").unlink()
+    resumed = set_up(make_config("parts", **sections))
+    assert resumed.step == 3
+    fit(resumed)
+    assert torch.equal(weights(whole), weights(resumed))
+
+
+def test_fused_adamw_is_adamw() -> None:
+    """And the loss scaler's runs, where accelerate must see a skipped step, do without."""
+    torch.manual_seed(0)
+    start, gradients = torch.randn(40, 7), torch.randn(5, 40, 7)
+    found = []
+    for precision in ("no", "fp16"):
+        parameter = torch.nn.Parameter(start.clone())
+        optimizer = make_optimizer(OptimizerConfig(lr=1e-2), [parameter], precision)
+        assert optimizer.defaults["fused"] is (precision == "no")
+        for gradient in gradients:
+            parameter.grad = gradient.clone()
+            optimizer.step()
+        found.append(parameter.detach())
+    assert torch.allclose(found[0], found[1], atol=1e-6) and not torch.equal(found[0], start)
+
+
+def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    parameters = [torch.nn.Parameter(torch.zeros(1))]
+    for name, package, extra in (("adamw_8bit", "bitsandbytes", "bnb"), ("prodigy", "prodigyopt", "prodigy")):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(SettingsError, match=rf"{name} needs {package}, .*pip install 'memsieve\[{extra}\]'"):
+            make_optimizer(OptimizerConfig(name=name, lr=1.0), parameters)  # type: ignore[arg-type]
+
+
+def test_what_does_not_go_together(make_config: MakeConfig) -> None:
+    with pytest.raises(ValueError, match=r"optimizer\.lr: 1e-05 multiplies the step size that prodigy finds"):
+        OptimizerConfig(name="prodigy")
+    prodigy = make_config(optimizer={"name": "prodigy", "lr": 1.0})
+    with pytest.raises(SettingsError, match="prodigy finds one step size from all weights"):
+        Engine("zero2").check(prodigy)
+    Engine("ddp").check(prodigy)
+    eight = make_config(optimizer={"name": "adamw_8bit"})
+    with pytest.raises(SettingsError, match="adamw_8bit cannot be used with an offloaded optimizer"):
+        Engine("zero2", offload=True).check(eight)
+    with pytest.raises(ValueError, match=r"model\.dtype: bfloat16 is for the frozen network under model\.lora"):
+        make_config(model={"dtype": "bfloat16"})
+
+
+@pytest.mark.parametrize("option", ["noise_offset", "input_perturbation"])
+def test_noise_beside_the_noise(make_config: MakeConfig, option: str) -> None:
+    """An offset is in the target, a perturbation in the input alone; other draws stay as they were."""
+    batches = {}
+    for value in (0.0, 0.1):
+        session = set_up(make_config(f"{option}-{value}", train={option: value}))
+        batches[value] = _batches(session, next(iter(session.loader)))[0]
+    plain, other = batches[0.0], batches[0.1]
+    assert torch.equal(plain.timesteps, other.timesteps) and torch.equal(plain.latents, other.latents)
+    added = (other.noise - plain.noise) / 0.1
+    if option == "noise_offset":
+        assert torch.allclose(added, added.mean((2, 3), keepdim=True).expand_as(added), atol=1e-5)
+        assert 0.7 < float(added.mean((2, 3)).std()) < 1.4
+        seen = other.noise
+    else:
+        assert not bool(added.any())
+        sigma = (1 - session.denoiser.noise_scheduler.alphas_cumprod[other.timesteps]).sqrt().view(-1, 1, 1, 1)
+        further = (other.noisy - plain.noisy) / sigma
+        assert 0.09 < float(further.std()) < 0.11
+        return
+    assert torch.allclose(other.noisy, session.denoiser.add_noise(other.latents, seen, other.timesteps))
