@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bench_levels_page import other_models
 
 __all__ = ["kept", "write_page"]
 
@@ -28,7 +29,17 @@ def write_page(path: Path, found: dict[str, Any]) -> None:
         pairs=len(pairs), repeats=" or ".join(f"{r:,}" for r in repeats), guidance=found["asked"]["guidance_scale"]
     )
     path.write_text(
-        "\n".join([head, *_copies(found), *_detection(found), *_minimisation(found), *_short(found)]), encoding="utf-8"
+        "\n".join(
+            [
+                head,
+                *_copies(found),
+                *_detection(found),
+                *other_models(path.parent / "benchmarks"),
+                *_minimisation(found),
+                *_short(found),
+            ]
+        ),
+        encoding="utf-8",
     )
 
 
