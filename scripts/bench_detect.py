@@ -20,17 +20,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 import typer
+from bench_data import Bench
 from bench_encoder import choices, train_encoder
 from bench_page import write_page
 
-from inference.copying import CopyJudge, copy_rate
+from inference.copying import copy_rate
 from inference.detect_run import model_identity
 from inference.detectors import DetectSettings
 from inference.evaluate import evaluate_detector, seconds_to_generate
 from inference.generate import generate
-from inference.guided import GuidedModel, open_model
 from inference.minimize import draw_from, minimize, ordinary_target
-from inference.probe import judge_for, prompts_of, shard_images
+from inference.probe import shard_images
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = DetectSettings(schedule_steps=50, guidance_scale=3.0)
@@ -46,36 +46,6 @@ MINIMISATIONS: dict[str, dict[str, Any]] = {
     "lower target": {"quantile": 0.2, "iterations": 50, "lr": 0.05},
     "lower target, larger steps": {"quantile": 0.05, "iterations": 50, "lr": 0.2},
 }
-
-
-class Bench:
-    """The model, the pairs and the judge, each opened once and when first needed."""
-
-    def __init__(self, model: Path, data: Path, ordinary: int) -> None:
-        self.opened: GuidedModel = open_model(model)
-        self.data = data
-        self.planted, _ = prompts_of(data)
-        if not self.planted:
-            raise ValueError(
-                f"--data: '{data}' has no planted pairs; build it with --plant, for example --plant 8x1000"
-            )
-        self.base = {row["caption"]: row["base"] for row in pq.read_table(data / "truth.parquet").to_pylist()}
-        self.captions = {split: self._captions(split, ordinary) for split in ("held_out", "train")}
-        self._judge: CopyJudge | None = None
-
-    @property
-    def judge(self) -> CopyJudge:
-        if self._judge is None:
-            self._judge = judge_for(self.data)
-        return self._judge
-
-    def _captions(self, split: str, count: int) -> list[str]:
-        """Ordinary captions of a split, drawn by a fixed seed; none of a planted pair's."""
-        rows = pq.read_table(self.data / "truth.parquet").to_pylist()
-        mine = {p.caption for p in self.planted}
-        found = sorted({r["caption"] for r in rows if r["split"] == split and r["repeats"] <= 1} - mine)
-        order = np.random.default_rng(0).permutation(len(found))[:count]
-        return [found[i] for i in order]
 
 
 def main(

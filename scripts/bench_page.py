@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bench_levels_page import other_models
 
 __all__ = ["kept", "write_page"]
 
@@ -28,7 +29,17 @@ def write_page(path: Path, found: dict[str, Any]) -> None:
         pairs=len(pairs), repeats=" or ".join(f"{r:,}" for r in repeats), guidance=found["asked"]["guidance_scale"]
     )
     path.write_text(
-        "\n".join([head, *_copies(found), *_detection(found), *_minimisation(found), *_short(found)]), encoding="utf-8"
+        "\n".join(
+            [
+                head,
+                *_copies(found),
+                *_detection(found),
+                *other_models(path.parent / "benchmarks"),
+                *_minimisation(found),
+                *_short(found),
+            ]
+        ),
+        encoding="utf-8",
     )
 
 
@@ -60,13 +71,16 @@ def _short(found: dict[str, Any]) -> list[str]:
         f"- The first step ranks planted prompts well (AUC {first['auc']['value']:.2f}), but at 1 % false positives it "
         f"finds {100 * first['tpr']['value']:.0f} % of them: a prompt that is not flagged may still copy. Look at "
         "images too (`verify`, `probe`).",
-        f"- The mean over all {longest['steps']} steps has an AUC of {longest['auc']['value']:.2f} here; stop early.",
+        f"- The mean over all {longest['steps']} steps has an AUC of {longest['auc']['value']:.2f} here, "
+        "for the reason above; stop early, or take `magnitude_fall`.",
+        "- Pairs repeated 50 to 200 times are hardly told from ordinary ones; they are hardly copied either.",
         f"- Of {len(minimised)} settings of the minimisation, {len(both)} cut copies by at least 80 % while keeping at "
         "least 80 % of the alignment. They were chosen and measured on the same prompts, the lower target after "
         "the others had been seen. One more, 50 updates at the shipped target, gave the rates as shipped, since both "
         "stop when the target is met; it has no row. Meeting the default target does not by itself stop a copy: check "
         "the images, or lower the target.",
-        "- One model, one seed, one number of repeats; pairs with fewer repeats were not measured.",
+        "- Tiny models, one seed each, eight pairs or fewer at a number of repeats, one image per prompt in the second "
+        "part; `magnitude_fall` was not tried on a large model.",
         "",
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,13 @@ def records(file: Path) -> Iterator[Any]:
             parts = b""
 
 
-def logged_rows(file: Path) -> list[dict[str, Any]]:
-    """Every logged row: name, nested names joined by slashes, to value."""
+def logged_rows(file: Path, patience: float = 20.0) -> list[dict[str, Any]]:
+    """Every logged row of a run that has ended: name, nested names joined by slashes, to value.
+
+    On a busy machine W&B's own process may write the end of the file a moment after the run has finished here.
+    """
+    end = time.monotonic() + patience
+    while not any(record.HasField("exit") for record in records(file)) and time.monotonic() < end:
+        time.sleep(0.1)
     found = [record.history.item for record in records(file) if record.HasField("history")]
     return [{item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in row} for row in found]
