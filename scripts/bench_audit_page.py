@@ -128,15 +128,20 @@ def _throughput(found: dict[str, Any]) -> list[str]:
         f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} thread for the model, torch "
         f"{machine['torch']}, Python {machine['python']}. {part['samples']} samples from one shard, from opening it "
         f"to its marker, without loading the model; {part['repeats']} repeats, each with one run of every row in turn. "
-        "Times are medians; the shares are of each repeat's own forwards, median and range.",
+        "The machine had other work to do: by the clock the fastest run counts; CPU time is of all threads, so that "
+        "what another core decodes counts in full, and is a median. The share is what the forwards alone take of the "
+        "audit's time: of the fastest runs by the clock, and of CPU time within each repeat, median and range.",
         "",
-        "| run | ms per sample | share of forwards | share of UNet forwards |",
-        "|---|---|---|---|",
+        "| run | ms per sample, clock | CPU | forwards' share, clock | CPU | UNet forwards' share, CPU |",
+        "|---|---|---|---|---|---|",
     ]
     for name, row in part["rows"].items():
         label = names.get(name) or f"audit, {name.replace(', prefetch 0', ', no prefetch').replace(', prefetch 2', '')}"
-        shares = [_ratio(row[key], 100, ".0f", " %") for key in ("share_of_forwards", "share_of_unet")]
-        lines.append(f"| {label} | {1000 * row['seconds_per_sample']:.1f} | {' | '.join(shares)} |")
+        whole, unet = row["forwards_over_this"], row["UNet_over_this"]
+        lines.append(
+            f"| {label} | {1000 * row['seconds_per_sample']:.1f} | {1000 * row['cpu_seconds_per_sample']:.1f} "
+            f"| {100 * whole['clock']:.0f} % | {_range(whole)} | {_range(unet)} |"
+        )
     return [
         *lines,
         "",
@@ -153,16 +158,16 @@ def _shards(found: dict[str, Any]) -> list[str]:
         "## Cost of shards",
         "",
         f"The same {part['samples']:,} samples in few and in many shards; {part['draws']} draw a sample, so that what "
-        f"a shard costs weighs most; {part['repeats']} repeats.",
+        f"a shard costs weighs most; {part['repeats']} repeats, times as above.",
         "",
-        "| shards | samples in each | ms per sample | times one shard |",
-        "|---|---|---|---|",
+        "| shards | samples in each | ms per sample, clock | CPU | one shard's share, CPU |",
+        "|---|---|---|---|---|",
     ]
     for parts, row in part["rows"].items():
         each = part["samples"] / int(parts)
         lines.append(
-            f"| {parts} | {each:.4g} | {1000 * row['seconds_per_sample']:.1f} | "
-            f"{_ratio(row['times_one_shard'], 1, '.2f', '')} |"
+            f"| {parts} | {each:.4g} | {1000 * row['seconds_per_sample']:.1f} "
+            f"| {1000 * row['cpu_seconds_per_sample']:.1f} | {_range(row['1_over_this'])} |"
         )
     return [
         *lines,
@@ -183,6 +188,6 @@ def _limits(found: dict[str, Any]) -> list[str]:
     ]
 
 
-def _ratio(row: dict[str, float], times: float, form: str, unit: str) -> str:
-    middle, low, high = (format(times * row[name], form) for name in ("median", "low", "high"))
-    return f"{middle}{unit} ({low} to {high})"
+def _range(row: dict[str, float]) -> str:
+    middle, low, high = (f"{100 * row[name]:.0f}" for name in ("median", "low", "high"))
+    return f"{middle} % ({low} to {high})"

@@ -27,21 +27,27 @@ from filtering.data.shards import expand_paths, read_shard
 
 __all__ = ["cost_of_shards", "throughput"]
 
-SAMPLES = 160
-"""Of each timing of the throughput: ten whole batches."""
+Times = tuple[float, float]
+"""Seconds by the clock, and CPU seconds."""
+SAMPLES = 64
+"""Of each timing of the throughput: four whole batches, few so that the runs that are compared lie close together."""
 SPREAD = 1520
 """Samples that are cut into shards; at 100 shards a shard is about one batch."""
 PARTS = (1, 10, 76, 100)
 DECODED = {"32-pixel PNG": (32, "PNG"), "512-pixel JPEG": (512, "JPEG")}
 
 
-def throughput(work: Path, model: Path, repeats: int = 5) -> dict[str, Any]:
+def throughput(work: Path, model: Path, repeats: int = 12) -> dict[str, Any]:
     """Seconds of an audit, of its VAE, text and UNet forwards alone, and of the UNet forwards alone, on the same
-    samples, batches and threads; one of each in every repeat, in turn."""
+    samples, batches and threads; one of each in every repeat, in turn.
+
+    CPU seconds are of all threads, so that decoding on another core counts as if there were none. They and the
+    fastest run hold where others use the machine too, and a run's time by the clock does not.
+    """
     shards = {name: _pictures(work / "speed" / f"{side}", side, kind) for name, (side, kind) in DECODED.items()}
     scorer = Scorer(_config(model, shards["32-pixel PNG"]), "cpu")
     batches = list(_batches(shards["32-pixel PNG"], scorer))
-    arms: dict[str, Callable[[], float]] = {
+    arms: dict[str, Callable[[], Times]] = {
         "forwards": lambda: _forwards(scorer, batches, whole=True),
         "UNet": lambda: _forwards(scorer, batches, whole=False),
     }
@@ -52,17 +58,9 @@ def throughput(work: Path, model: Path, repeats: int = 5) -> dict[str, Any]:
             )
     for run in arms.values():
         run()  # warm up: caches, allocator, the file system
-    seconds = _in_turn(arms, repeats)
-    rows = {
-        name: {
-            "seconds_per_sample": median(values) / SAMPLES,
-            "share_of_forwards": _paired(seconds["forwards"], values),
-            "share_of_unet": _paired(seconds["UNet"], values),
-        }
-        for name, values in seconds.items()
-    }
-    return {"samples": SAMPLES, "repeats": repeats, "draws": scorer.config.draws, "batch_size": 16, "seconds": seconds,
-            "rows": rows}  # fmt: skip
+    times = _in_turn(arms, repeats)
+    return {"samples": SAMPLES, "repeats": repeats, "draws": scorer.config.draws, "batch_size": 16, "times": times,
+            "rows": {name: _row(times, name, SAMPLES, ("forwards", "UNet")) for name in times}}  # fmt: skip
 
 
 def cost_of_shards(work: Path, model: Path, repeats: int = 3) -> dict[str, Any]:
@@ -73,20 +71,27 @@ def cost_of_shards(work: Path, model: Path, repeats: int = 3) -> dict[str, Any]:
         str(parts): lambda shards=shards: _audit(work, model, scorer, shards, draws=1) for parts, shards in sets.items()
     }
     arms[str(PARTS[0])]()
-    seconds = _in_turn(arms, repeats)
-    rows = {
-        name: {
-            "seconds_per_sample": median(values) / SPREAD,
-            "times_one_shard": _paired(values, seconds[str(PARTS[0])]),
-        }
-        for name, values in seconds.items()
-    }
-    return {"samples": SPREAD, "repeats": repeats, "draws": 1, "batch_size": 16, "seconds": seconds, "rows": rows}
+    times = _in_turn(arms, repeats)
+    return {"samples": SPREAD, "repeats": repeats, "draws": 1, "batch_size": 16, "times": times,
+            "rows": {name: _row(times, name, SPREAD, (str(PARTS[0]),)) for name in times}}  # fmt: skip
 
 
-def _in_turn(arms: dict[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each arm; every repeat begins with another one, so that none is always first."""
-    seconds: dict[str, list[float]] = {name: [] for name in arms}
+def _row(times: dict[str, list[Times]], name: str, samples: int, beside: tuple[str, ...]) -> dict[str, Any]:
+    """One arm by the clock (its fastest run) and by CPU time (median), per sample; and other arms' times over its own:
+    of the fastest runs, and of CPU time within each repeat."""
+    clock, cpu = (list(column) for column in zip(*times[name], strict=True))
+    row: dict[str, Any] = {"seconds_per_sample": min(clock) / samples, "cpu_seconds_per_sample": median(cpu) / samples}
+    for other in beside:
+        fastest = min(wall for wall, _ in times[other])
+        ratios = [theirs / ours for (_, theirs), ours in zip(times[other], cpu, strict=True)]
+        row[f"{other}_over_this"] = {"clock": fastest / min(clock), "median": median(ratios), "low": min(ratios),
+                                     "high": max(ratios)}  # fmt: skip
+    return row
+
+
+def _in_turn(arms: dict[str, Callable[[], Times]], repeats: int) -> dict[str, list[Times]]:
+    """Times of each arm; every repeat begins with another one, so that none is always first."""
+    seconds: dict[str, list[Times]] = {name: [] for name in arms}
     names = list(arms)
     for repeat in range(repeats):
         for name in names[repeat % len(names) :] + names[: repeat % len(names)]:
@@ -94,18 +99,12 @@ def _in_turn(arms: dict[str, Callable[[], float]], repeats: int) -> dict[str, li
     return seconds
 
 
-def _paired(above: list[float], below: list[float]) -> dict[str, float]:
-    """The ratio within each repeat: its median, lowest and highest."""
-    ratios = [a / b for a, b in zip(above, below, strict=True)]
-    return {"median": median(ratios), "low": min(ratios), "high": max(ratios)}
-
-
 def _config(model: Path, path: Path | list[str], **more: Any) -> AuditConfig:
     data = {"path": path if isinstance(path, list) else str(path), "resolution": 32}
     return AuditConfig.model_validate({"model": str(model), "data": data, **more})
 
 
-def _audit(work: Path, model: Path, scorer: Scorer, shards: Path | list[Path], **more: Any) -> float:
+def _audit(work: Path, model: Path, scorer: Scorer, shards: Path | list[Path], **more: Any) -> Times:
     """All of the work on ``shards``, from opening them to their markers; the model is there already."""
     out = work / "speed" / "run"
     shutil.rmtree(out, ignore_errors=True)
@@ -113,15 +112,14 @@ def _audit(work: Path, model: Path, scorer: Scorer, shards: Path | list[Path], *
     folder, tasks = AuditFolder(out), Tasks(config.data)
     folder.write_settings({"tasks": []})
     worker = Worker(folder, config, tasks, scorer, "", "")
-    start = time.perf_counter()
-    markers = [marker for _, marker in worker.run_all(tasks.all)]
-    seconds = time.perf_counter() - start
+    markers: list[Any] = []
+    times = _timed(lambda: markers.extend(marker for _, marker in worker.run_all(tasks.all)))
     assert all(marker.failed == 0 for marker in markers)
-    return seconds
+    return times
 
 
 @torch.no_grad()
-def _forwards(scorer: Scorer, batches: list[tuple[torch.Tensor, list[str]]], whole: bool) -> float:
+def _forwards(scorer: Scorer, batches: list[tuple[torch.Tensor, list[str]]], whole: bool) -> Times:
     """Only the networks, on inputs made before: UNet with and without the caption for every draw; where ``whole``, the
     VAE and the text encoder once."""
     denoiser = scorer.denoiser
@@ -132,15 +130,24 @@ def _forwards(scorer: Scorer, batches: list[tuple[torch.Tensor, list[str]]], who
         inputs.append(
             (pixels, captions, states, noisy, torch.randint(0, denoiser.num_train_timesteps, (len(captions),)))
         )
-    start = time.perf_counter()
-    for pixels, captions, states, noisy, timesteps in inputs:
-        if whole:
-            denoiser.posterior(pixels)
-            denoiser.conditioning(captions)
-        for _ in range(scorer.config.draws):
-            for conditioning in states:
-                denoiser.predict(scorer.model, noisy, timesteps, conditioning)
-    return time.perf_counter() - start
+
+    def run() -> None:
+        for pixels, captions, states, noisy, timesteps in inputs:
+            if whole:
+                denoiser.posterior(pixels)
+                denoiser.conditioning(captions)
+            for _ in range(scorer.config.draws):
+                for conditioning in states:
+                    denoiser.predict(scorer.model, noisy, timesteps, conditioning)
+
+    return _timed(run)
+
+
+def _timed(run: Callable[[], None]) -> Times:
+    """Seconds by the clock, and CPU seconds of all threads of this process."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    run()
+    return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def _batches(shard: Path, scorer: Scorer) -> Iterator[tuple[torch.Tensor, list[str]]]:

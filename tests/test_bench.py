@@ -44,3 +44,20 @@ def test_the_page_is_made_of_the_numbers(name: str, tmp_path: Path) -> None:
     found = json.loads((ROOT / "docs" / "benchmarks" / f"{name}.json").read_text())
     script(f"bench_{name}_page").write_page(tmp_path / "page.md", found)
     assert (tmp_path / "page.md").read_text() == (ROOT / "docs" / f"benchmarks-{name}.md").read_text()
+
+
+@pytest.mark.slow
+def test_an_audit_is_timed_beside_its_own_forwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a few samples: every arm runs, does all its work, and is compared with the forwards."""
+    pytest.importorskip("resvg_py")
+    speed = script("bench_audit_speed")
+    monkeypatch.setattr(speed, "SAMPLES", 20)
+    monkeypatch.setattr(speed, "DECODED", {"32-pixel PNG": (32, "PNG"), "64-pixel JPEG": (64, "JPEG")})
+    found = speed.throughput(tmp_path, ROOT / "assets" / "tiny-sd", repeats=2)
+    assert len(found["rows"]) == 6 and all(len(times) == 2 for times in found["times"].values())
+    for name, row in found["rows"].items():
+        assert row["cpu_seconds_per_sample"] > 0.001, name
+        assert 0.3 < row["UNet_over_this"]["median"] < 1.7, name
+    assert found["rows"]["forwards"]["forwards_over_this"]["median"] == 1.0
+    markers = list((tmp_path / "speed" / "run" / "markers").glob("*.json"))
+    assert [json.loads(marker.read_text())["scored"] for marker in markers] == [20]
