@@ -46,44 +46,70 @@ def main(
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
     audit: Annotated[Path | None, typer.Option(help="An audit of these pairs that is there; else one is made.")] = None,
     groups: Annotated[int, typer.Option(help="Groups in the history that is measured.")] = 10_000_000,
-    only: Annotated[list[str] | None, typer.Option(help="Parts to measure anew; repeatable.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Parts to measure, of those that are missing.")] = None,
     page_only: Annotated[bool, typer.Option(help="Write the page from the numbers that are there.")] = False,
 ) -> None:
     """Everything that is missing, then the page."""
     found = json.loads(out.read_text()) if out.is_file() else {}
-    parts: dict[str, Callable[[], Any]] = {
-        **{f"planted_{share}": lambda share=share: timed(work, share, rounds, threads, audit) for share in PLANTED},
-        "audit": lambda: audit_time(work, threads),
-        "memory": lambda: {name: apart(peak_memory, name, work, threads, audit) for name in VARIANTS},
-        "history": lambda: apart(history_of, groups),
+
+    def note(name: str, part: dict[str, Any]) -> None:
+        found[name] = {**part, "machine": machine(threads)}
+        _write(out, found)
+
+    parts: dict[str, Callable[[str], Any]] = {
+        **{
+            f"planted_{share}": lambda name, share=share: timed(
+                work,
+                share,
+                threads,
+                audit,
+                found.get(name, {}).get("blocks", {}),
+                rounds,
+                lambda part: note(name, part),
+            )
+            for share in PLANTED
+        },
+        "audit": lambda name: note(name, audit_time(work, threads)),
+        "memory": lambda name: note(name, {run: apart(peak_memory, run, work, threads, audit) for run in VARIANTS}),
+        "history": lambda name: note(name, apart(history_of, groups)),
     }
     for name in only or []:
         if name not in parts:
             raise typer.BadParameter(f"'{name}' is not a part; the parts are {', '.join(parts)}", param_hint="--only")
-        found.pop(name, None)
     for name in [] if page_only else only or parts:
-        if name not in found:
+        if name not in found or name.startswith("planted_"):
             typer.echo(f"measuring: {name}", err=True)
-            found[name] = {**parts[name](), "machine": machine(threads)}
-            _write(out, found)
+            parts[name](name)
     if "planted_0" in found:
         write_page(page, found)
     typer.echo(f"numbers in {out}, page in {page}")
 
 
-def timed(work: Path, share: int, rounds: int, threads: int, audit: Path | None) -> dict[str, Any]:
-    """Every run of ``VARIANTS`` on data with ``share`` percent planted rows, a block of windows each in turn."""
+def timed(
+    work: Path,
+    share: int,
+    threads: int,
+    audit: Path | None,
+    blocks: dict[str, list[dict[str, float]]],
+    rounds: int,
+    note: Callable[[dict[str, Any]], None],
+) -> None:
+    """Every run of ``VARIANTS`` on data with ``share`` percent planted rows, a block of windows each in turn, until
+    there are ``rounds`` of them; each round is noted."""
+    done = len(blocks.get("no filter", []))
+    if done >= rounds:
+        return
     torch.set_num_threads(threads)
     data, audit = dataset(work, share), audit or audited(work)
     runs = [TimedRun(name, data, work / "runs" / str(i), audit) for i, name in enumerate(VARIANTS)]
     for run in runs:
         run.block(2)  # what is made at the first use is made
-    blocks: dict[str, list[dict[str, float]]] = {run.name: [] for run in runs}
-    for number in range(rounds):
-        for run in runs if number % 2 == 0 else reversed(runs):
-            blocks[run.name].append(run.block(BLOCK))
     about = json.loads((data / "dataset.json").read_text())
-    return {"rows": about["train_rows"], "planted_rows": about["planted_rows"], "windows": BLOCK, "blocks": blocks}
+    for number in range(done, rounds):
+        taken = {run.name: run.block(BLOCK) for run in (runs if number % 2 == 0 else reversed(runs))}
+        blocks = {run.name: [*blocks.get(run.name, []), taken[run.name]] for run in runs}
+        part = {"rows": about["train_rows"], "planted_rows": about["planted_rows"], "windows": BLOCK}
+        note({**part, "blocks": blocks})
 
 
 def dataset(work: Path, share: int) -> Path:
@@ -151,7 +177,7 @@ def machine(threads: int) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": threads,
         "torch": torch.__version__,
-        "load_before": os.getloadavg()[0],
+        "load": os.getloadavg()[0],
     }
 
 
