@@ -3,13 +3,15 @@
     scripts/bench false-drops                   everything that is missing, then the page
     scripts/bench false-drops --part synthetic  or real, or page
 
-Cells (a setting and a seed) go to --work as they are done, and the same command goes on. Numbers go to
+Cells (a setting and a seed) go to --work as they are done, and the same command goes on; several
+processes share the work. Numbers go to
 docs/benchmarks/false_drops.json; docs/benchmarks-false-drops.md and its plot are written from that file. About
 25 minutes for the streams and 40 for the real runs on one CPU core.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Callable
@@ -56,7 +58,6 @@ def main(
     page: Annotated[Path, typer.Option(help="The page.")] = ROOT / "docs" / "benchmarks-false-drops.md",
     seeds: Annotated[int, typer.Option(help="Seeds of each synthetic setting.")] = SEEDS,
     real_seeds: Annotated[int, typer.Option(help="Seeds of the real runs.")] = REAL_SEEDS,
-    backwards: Annotated[bool, typer.Option(help="From the last cell on, beside a first process.")] = False,
 ) -> None:
     """Measure what is missing, and write the page."""
     if part not in ("all", "synthetic", "real", "page"):
@@ -66,7 +67,7 @@ def main(
     cells.mkdir(parents=True, exist_ok=True)
     if part in ("all", "synthetic"):
         jobs = [(seed, setting) for seed in range(seeds) for setting in SETTINGS]
-        for seed, setting in track(jobs[::-1] if backwards else jobs, "synthetic streams", console=console):
+        for seed, setting in track(jobs, "synthetic streams", console=console):
             name = setting.name.replace(", ", "_").replace(" ", "-")
             _cell(cells / f"{name}_{seed}.json", lambda seed=seed, setting=setting: _synthetic(setting, seed))
     if part in ("all", "real"):
@@ -80,8 +81,14 @@ def main(
 
 
 def _cell(path: Path, measure: Callable[[], dict[str, Any]]) -> None:
-    if not path.is_file():
-        _write(path, measure())
+    """Measure what is not there, unless another process is at it."""
+    with path.with_suffix(".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        if not path.is_file():
+            _write(path, measure())
 
 
 def _synthetic(setting: Setting, seed: int) -> dict[str, Any]:

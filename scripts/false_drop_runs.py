@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from filtering.data.openmoji import build_openmoji
+from filtering.exchange import Exchange
 from filtering.history import EvidenceTable
 from filtering.settings import load_settings
 from train.config import RunConfig
@@ -70,8 +71,8 @@ def _watch(session: Session, path: Path) -> dict[str, float]:
     lowest: dict[str, float] = saved
     judge = panel.judge
 
-    def watched(groups: EvidenceTable) -> Any:
-        guilty = judge(groups)
+    def watched(groups: EvidenceTable, exchange: Exchange) -> Any:
+        guilty = judge(groups, exchange)
         for name, p in zip(groups.names, groups["p_value"].tolist(), strict=True):
             lowest[name] = min(lowest.get(name, 1.0), p)
         path.write_text(json.dumps(lowest))
