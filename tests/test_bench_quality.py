@@ -214,6 +214,17 @@ def test_a_stopped_cell_goes_on_where_it_stopped(data: Path, tmp_path: Path, mon
         assert resumed[name] == whole[name], name
 
 
+def test_what_the_filter_said_before_it_changed_is_no_result_now(tmp_path: Path) -> None:
+    def digest(name: str, code: str) -> str:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "policy.py").write_text(code)
+        return bench_quality_cell.code_of_decisions(tmp_path / name)
+
+    before = digest("before", '"""One."""\nBAR = 1  # low\n')
+    assert digest("words", '"""Two."""\n\nBAR = 1\n') == before
+    assert digest("after", '"""One."""\nBAR = 2  # low\n') != before
+
+
 def test_a_method_that_needs_another_cell_gets_it_first(data: Path, tmp_path: Path, monkeypatch: Any) -> None:
     ran: list[str] = []
 
