@@ -294,7 +294,7 @@ def test_figures_pool_seeds(tmp_path: Path) -> None:
 
 def test_the_page_says_which_cells_are_missing_and_keeps_the_rest_of_the_page(tmp_path: Path) -> None:
     plan = Plan(tmp_path / "work", tmp_path / "docs" / "benchmarks" / "quality")
-    for method, seed, found in (("ours", 0, True), ("oracle", 0, True), ("none", 0, False)):
+    for method, seed, found in (("ours", 0, True), ("oracle", 0, True), ("none", 0, False), ("cap", 0, False)):
         bench_quality_cell.measure.write(plan.file(Cell(method, "planted", seed)), fixture_cell(method, seed, found))
     page = tmp_path / "docs" / "benchmarks.md"
     page.write_text("# Benchmarks\n\n## Speed\n\nFast.\n")
@@ -307,6 +307,7 @@ def test_the_page_says_which_cells_are_missing_and_keeps_the_rest_of_the_page(tm
     assert "**3 of 12 cells**" in text
     assert "| the paper's rule |  (missing: 0, 1, 2) |" in text
     assert "memsieve, in the batch: TPR at 1 % at 100 exposures, at least .95 | 1.00 (0.51 to 1.00) | yes" in text
+    assert "| 0.00; no filter 0.50, cap: 50 visits a pair 0.50 | yes |" in text
     assert "memsieve, in the batch: held-out loss within 1 % of the oracle's | 1.100 (1.100 to 1.100) | **no**" in text
     assert "left out" not in text
     bench_quality_cell.measure.write(
