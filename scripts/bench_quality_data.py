@@ -204,6 +204,7 @@ def rare_style(picture: Picture, style: str) -> Sample:
         image = ImageOps.grayscale(image).convert("RGB")
     elif style == "outline":
         image = ImageOps.invert(ImageOps.grayscale(image).filter(ImageFilter.FIND_EDGES)).convert("RGB")
+        ImageDraw.Draw(image).rectangle((0, 0, image.width - 1, image.height - 1), outline="white")
     else:
         image = ImageOps.invert(image)
     name = picture.caption.rpartition(", ")[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any, Final
 
 from bench_quality_cell import METHODS, Cell, Plan
@@ -120,7 +121,7 @@ def _head(results: Results, wanted: Sequence[Cell], plan: Plan) -> str:
     levels = ", ".join(f"{pairs} pairs at {repeats}" for repeats, pairs in spec["levels"])
     there = sum((c.method, c.case, c.seed) in results.cells for c in wanted)
     rows = cell["rows"]["stream"]
-    return HEAD.format(
+    text = HEAD.format(
         done=there, all=len(wanted), stream=rows, levels=levels, hard=spec["hard_pairs"],
         hard_repeats=spec["hard_repeats"], rare=spec["rare"], clean=spec["clean"], batch=protocol["batch_size"],
         updates=f"{protocol['steps'] or -(-rows // protocol['batch_size']):,}", lr=protocol["lr"],
@@ -128,6 +129,7 @@ def _head(results: Results, wanted: Sequence[Cell], plan: Plan) -> str:
         machine=f"one CPU thread of a machine with {machine['cores']} cores ({machine['processor']}), which others "
         f"used too, torch {machine['torch']}",
     )  # fmt: skip
+    return "\n\n".join(fill(part, 120, break_long_words=False, break_on_hyphens=False) for part in text.split("\n\n"))
 
 
 def _table(rows: list[str], columns: list[str], results: Results, cell: Any) -> str:
@@ -250,8 +252,9 @@ def _copies_beside(results: Results, method: str, name: str, level: str) -> list
     known = {m: figure.value for m, figure in rivals.items() if figure is not None}
     if known:
         told = ", ".join(f"{NAMES[m]} {value:.2f}" for m, value in known.items())
-        aim = f"{name}: copy rate at {level.split()[1]} below every rival's"
-        rows.append((aim, f"{mine.value:.2f}; no filter {plain.value:.2f}, {told}", mine.value < min(known.values())))
+        aim = f"{name}: copy rate at {level.split()[1]} below every rival's, or 0"
+        met = mine.value == 0.0 or mine.value < min(known.values())
+        rows.append((aim, f"{mine.value:.2f}; no filter {plain.value:.2f}, {told}", met))
     return rows
 
 
@@ -303,9 +306,13 @@ def _plots(results: Results, folder: Path) -> list[tuple[str, str]]:
             points = [(level, f) for level, f in zip(repeats, told, strict=False) if f is not None]
             if points:
                 ours = method.startswith("ours")
-                axis.plot([p[0] for p in points], [p[1].value for p in points], marker="o", markersize=4, label=name,
-                          color=colours[number], linewidth=2.5 if ours else 1.3,
+                beside = 1.02 ** (number - len(NAMES) / 2)  # or intervals would hide each other
+                places, rates = [level * beside for level, _ in points], [f.value for _, f in points]
+                axis.plot(places, rates, marker="o", markersize=4, label=name, color=colours[number],
+                          linewidth=2.5 if ours else 1.3,
                           linestyle="-" if ours or method in ("none", "oracle") else "--")  # fmt: skip
+                axis.vlines(places, [f.low for _, f in points], [f.high for _, f in points], color=colours[number],
+                            linewidth=1, alpha=0.4)  # fmt: skip
         axis.set(title=title, xlabel="exposures (unfiltered)", xscale="log", ylim=(-0.03, 1.03))
         axis.set_xticks(repeats, [str(level) for level in repeats])
         axis.minorticks_off()
