@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +121,26 @@ class Cell:
         return f"{self.method}-{self.case}-seed{self.seed}"
 
 
+@cache
+def code_of_decisions(folder: Path = ROOT / "filtering") -> str:
+    """A digest of the modules that decide, comments and docstrings apart: what they said earlier is no result now."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.py")):
+        if file.name in ("__init__.py", "ledger.py"):
+            continue
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            if isinstance(body, list):
+                node.body = [part for part in body if not _is_text(part)]  # type: ignore[attr-defined]
+        digest.update(f"{file.name} {ast.dump(tree)}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Where cells work and where their results lie."""
@@ -140,12 +162,14 @@ class Plan:
         return Cell("ours", cell.case, cell.seed) if cell.method == "random_drop" else None
 
     def settings(self, cell: Cell) -> dict[str, Any]:
-        """Everything that the result depends on, but for the code."""
+        """Everything that the result depends on; of the code, what decides in memsieve's own methods."""
         tuned = self.needs(cell)
         shipped = yaml.safe_load((CONFIGS / METHODS[cell.method].config).read_text(encoding="utf-8"))
         asked = {"method": asdict(METHODS[cell.method]), "filter": shipped["filter"], "case": cell.case,
                  "seed": cell.seed, "spec": asdict(self.spec), "protocol": asdict(self.protocol),
                  "needs": self.hash(tuned) if tuned else None}  # fmt: skip
+        if METHODS[cell.method].score == "evidence":
+            asked["decided_by"] = code_of_decisions()
         return dict(json.loads(json.dumps(asked)))
 
     def hash(self, cell: Cell) -> str:

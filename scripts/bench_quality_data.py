@@ -62,7 +62,7 @@ PHASH_BITS = 4
 class Spec:
     """How much of what: ``levels`` are (repeats, pairs); everything else stands in the stream once."""
 
-    levels: tuple[tuple[int, int], ...] = ((5, 20), (20, 20), (50, 20), (100, 20), (200, 12), (400, 8))
+    levels: tuple[tuple[int, int], ...] = ((5, 20), (20, 20), (50, 20), (100, 20), (200, 12), (400, 8), (1000, 3))
     hard_pairs: int = 3
     hard_repeats: int = 200
     rare: int = 60
@@ -204,6 +204,7 @@ def rare_style(picture: Picture, style: str) -> Sample:
         image = ImageOps.grayscale(image).convert("RGB")
     elif style == "outline":
         image = ImageOps.invert(ImageOps.grayscale(image).filter(ImageFilter.FIND_EDGES)).convert("RGB")
+        ImageDraw.Draw(image).rectangle((0, 0, image.width - 1, image.height - 1), outline="white")
     else:
         image = ImageOps.invert(image)
     name = picture.caption.rpartition(", ")[0]

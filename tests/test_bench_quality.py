@@ -214,6 +214,17 @@ def test_a_stopped_cell_goes_on_where_it_stopped(data: Path, tmp_path: Path, mon
         assert resumed[name] == whole[name], name
 
 
+def test_what_the_filter_said_before_it_changed_is_no_result_now(tmp_path: Path) -> None:
+    def digest(name: str, code: str) -> str:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "policy.py").write_text(code)
+        return bench_quality_cell.code_of_decisions(tmp_path / name)
+
+    before = digest("before", '"""One."""\nBAR = 1  # low\n')
+    assert digest("words", '"""Two."""\n\nBAR = 1\n') == before
+    assert digest("after", '"""One."""\nBAR = 2  # low\n') != before
+
+
 def test_a_method_that_needs_another_cell_gets_it_first(data: Path, tmp_path: Path, monkeypatch: Any) -> None:
     ran: list[str] = []
 
@@ -283,7 +294,7 @@ def test_figures_pool_seeds(tmp_path: Path) -> None:
 
 def test_the_page_says_which_cells_are_missing_and_keeps_the_rest_of_the_page(tmp_path: Path) -> None:
     plan = Plan(tmp_path / "work", tmp_path / "docs" / "benchmarks" / "quality")
-    for method, seed, found in (("ours", 0, True), ("oracle", 0, True), ("none", 0, False)):
+    for method, seed, found in (("ours", 0, True), ("oracle", 0, True), ("none", 0, False), ("cap", 0, False)):
         bench_quality_cell.measure.write(plan.file(Cell(method, "planted", seed)), fixture_cell(method, seed, found))
     page = tmp_path / "docs" / "benchmarks.md"
     page.write_text("# Benchmarks\n\n## Speed\n\nFast.\n")
@@ -296,6 +307,7 @@ def test_the_page_says_which_cells_are_missing_and_keeps_the_rest_of_the_page(tm
     assert "**3 of 12 cells**" in text
     assert "| the paper's rule |  (missing: 0, 1, 2) |" in text
     assert "memsieve, in the batch: TPR at 1 % at 100 exposures, at least .95 | 1.00 (0.51 to 1.00) | yes" in text
+    assert "| 0.00; no filter 0.50, cap: 50 visits a pair 0.50 | yes |" in text
     assert "memsieve, in the batch: held-out loss within 1 % of the oracle's | 1.100 (1.100 to 1.100) | **no**" in text
     assert "left out" not in text
     bench_quality_cell.measure.write(
