@@ -1,7 +1,7 @@
 """Is it harmless that scored visits take their (t, noise) from a fixed set of draws, as a looked-up reference needs?
 
-Two runs of each seed, alike but for that: ``fixed``, every visit measured and its draw one of the audit's 16; ``fresh``,
-drawn anew. Nobody is dropped, so that both make the same updates.
+Two runs of each seed, alike but for that: ``fixed``, every visit measured and its draw one of the audit's 16;
+``fresh``, drawn anew. Nobody is dropped, so that both make the same updates.
 """
 
 from __future__ import annotations

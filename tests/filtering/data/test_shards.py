@@ -50,7 +50,7 @@ class TestExpandPaths:
         assert expand_paths(str(tmp_path)) == [a0, a1, a2, b0]
         assert expand_paths(f"{b0}::{tmp_path}/a-{{001..002}}.tar") == [b0, a1, a2]
         assert expand_paths([b0, f"{tmp_path}/a-00[12].tar"]) == [b0, a1, a2]
-        assert expand_paths("s3://bucket/{0..1}.tar") == ["s3://bucket/0.tar", "s3://bucket/1.tar"]
+        assert expand_paths("memory://bucket/{0..1}.tar") == ["memory://bucket/0.tar", "memory://bucket/1.tar"]
 
     def test_a_file_named_like_a_pattern_is_that_file(self, tmp_path: Path) -> None:
         (tmp_path / "odd[1].tar").write_bytes(b"x")
