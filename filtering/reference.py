@@ -123,7 +123,11 @@ def _check(folder: str, audit: dict[str, Any], model: dict[str, Any], data: Data
             "content, or filter.reference: frozen"
         )
     compared = {
-        "model": (str(audit["model"]["hash"]), str(model["hash"]), "audit the model that model.path names"),
+        "model": (
+            str(audit["model"]["hash"]),
+            str(model["hash"]),
+            "audit the model that model.path names, its text encoders as model.text_encoder_dtype has them",
+        ),
         "seed": (audit["seed"], seed, f"set train.seed: {audit['seed']}, or audit with --seed {seed}"),
         "resolution": (audit["data"]["resolution"], data.resolution, "audit at data.resolution"),
         "latent shape": (list(audit["model"]["latent_shape"]), list(model["latent_shape"]), "audit this model"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -15,10 +16,12 @@ __all__ = ["as_text", "write_page", "write_picture"]
 
 
 def as_text(explanation: Explanation, width: int = 30) -> str:
-    """A line with a bar for each word in the prompt's order, then specials and padding."""
+    """A line with a bar for each word in the prompt's order, then specials, pooled embedding and padding."""
     rows = [(word.text, word.significance) for word in explanation.words]
-    first = explanation.encoders[0]
-    apart = [("start token", first.start), ("end token", first.end), ("padding together", first.padding)]
+    start, end, padding = _apart(explanation)
+    apart = [("start token", start), ("end token", end), ("padding together", padding)]
+    if explanation.pooled is not None:
+        apart.insert(2, ("pooled embedding", explanation.pooled))
     top = max((value for _, value in [*rows, *apart]), default=0.0) or 1.0
     wide = min(max((len(name) for name, _ in [*rows, *apart]), default=0), 40)
 
@@ -43,12 +46,19 @@ def write_page(path: Path, explanations: Sequence[Explanation]) -> None:
 def write_picture(path: Path, explanation: Explanation) -> None:
     """The prompt's words coloured by significance."""
     words = [(word.text, word.significance) for word in explanation.words]
-    first = explanation.encoders[0]
+    start, end, padding = _apart(explanation)
+    pooled = "" if explanation.pooled is None else f", pooled {explanation.pooled:.2g}"
     title = (
-        f"magnitude {explanation.magnitude:.3g}; apart: start {first.start:.2g}, end {first.end:.2g}, "
-        f"padding {first.padding:.2g}"
+        f"magnitude {explanation.magnitude:.3g}; apart: start {start:.2g}, end {end:.2g}, padding {padding:.2g}{pooled}"
     )
     word_picture(path, words, title=title)
+
+
+def _apart(explanation: Explanation) -> tuple[float, float, float]:
+    """Start tokens, end tokens and padding over all encoders, as words are."""
+    parts = [(part.start, part.end, part.padding) for part in explanation.encoders]
+    start, end, padding = (math.sqrt(sum(value**2 for value in values)) for values in zip(*parts, strict=True))
+    return start, end, padding
 
 
 def _shade(explanation: Explanation, value: float) -> str:

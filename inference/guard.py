@@ -14,7 +14,7 @@ import inspect
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -23,6 +23,13 @@ from torch import Tensor
 
 from filtering.denoisers.base import Conditioning
 from inference.detect import check_rate, progress_bar
+from inference.guard_report import (
+    GuardReport,
+    MemorizationRefused,
+    MemorizationWarning,
+    random_state,
+    restore_random_state,
+)
 from inference.guided import norm_of, open_model
 from inference.minimize import minimize_embeddings
 from inference.prompts import ordinary_prompts
@@ -32,33 +39,6 @@ __all__ = ["ACTIONS", "GuardReport", "MemorizationGuard", "MemorizationRefused",
 ACTIONS: Final = ("warn", "refuse", "minimize", "delay")
 PROMPTS: Final = ("prompt", "negative_prompt", "pooled_prompt", "negative_pooled_prompt")
 """How the names of a call's arguments begin that say what is drawn."""
-
-
-class MemorizationWarning(UserWarning):
-    """A prompt seems to be memorised; sampling went on."""
-
-
-class MemorizationRefused(RuntimeError):
-    """A prompt seems to be memorised, and the guard's action is ``refuse``. ``report`` says what was measured."""
-
-    def __init__(self, message: str, report: GuardReport) -> None:
-        super().__init__(message)
-        self.report = report
-
-
-@dataclass(slots=True)
-class GuardReport:
-    """The last call: ``magnitudes[k]`` holds each image's at step k, ``flagged`` which passed ``threshold`` at step 0.
-
-    ``released`` is the step at which guidance came back for each image (action ``delay``: 0 if never held, None if it
-    never came back). ``minimized`` is each image's magnitude after minimisation (NaN where there was none).
-    """
-
-    threshold: float = math.nan
-    flagged: list[bool] = field(default_factory=list)
-    magnitudes: list[list[float]] = field(default_factory=list)
-    released: list[int | None] = field(default_factory=list)
-    minimized: list[float] = field(default_factory=list)
 
 
 class _Stop(Exception):
@@ -142,14 +122,14 @@ class MemorizationGuard:
         """
         call = self._bound(args, kwargs)
         self.report, self._first = GuardReport(), None
-        before = _random_state(call.get("generator"))
+        before = random_state(call.get("generator"))
         self._may_stop = self.action == "minimize"
         hook = self._model.model.register_forward_hook(self._hook, with_kwargs=True)
         try:
             try:
                 output = self.pipe(**call)
             except _Stop as stop:
-                _restore_random_state(before, call.get("generator"))
+                restore_random_state(before, call.get("generator"))
                 self._may_stop = False
                 again = self._minimized(call, stop.seen)
                 first, self.report, self._first = self.report, GuardReport(), None
@@ -338,20 +318,3 @@ class MemorizationGuard:
             f"{sum(flagged)} of {len(flagged)} images come from a prompt that this model seems to have memorised: "
             f"magnitude {worst:.3g} at the first step, above {self.report.threshold:.3g}"
         )
-
-
-def _random_state(generator: Any) -> Any:
-    """The state of the call's generators, or of the global ones."""
-    if generator is None:
-        return torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
-    return [g.get_state() for g in (generator if isinstance(generator, list) else [generator])]
-
-
-def _restore_random_state(state: Any, generator: Any) -> None:
-    if generator is not None:
-        for g, saved in zip(generator if isinstance(generator, list) else [generator], state, strict=True):
-            g.set_state(saved)
-        return
-    torch.set_rng_state(state[0])
-    if state[1] is not None:
-        torch.cuda.set_rng_state_all(state[1])

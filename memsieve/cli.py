@@ -54,7 +54,7 @@ def openmoji(
 
 @app.command()
 def copies(
-    model: Annotated[str, typer.Option(help="A diffusers pipeline folder.")],
+    model: Annotated[str, typer.Option(help="A diffusers pipeline folder, or a hub id.")],
     dataset: Annotated[Path, typer.Option("--data", help="A dataset folder with truth.parquet.")],
     out: Annotated[Path | None, typer.Option(help="Also write the verdicts as JSON.")] = None,
     seeds: Annotated[int, typer.Option(help="Generations per prompt.")] = 3,

@@ -28,7 +28,7 @@ __all__ = [
 _console = Console(stderr=True, emoji=False)
 out_console = Console(emoji=False)
 
-Model = Annotated[Path, typer.Option(help="A diffusers pipeline folder.")]
+Model = Annotated[Path, typer.Option(help="A diffusers pipeline folder, or a hub id.")]
 Seed = Annotated[int, typer.Option(help="Of the initial noise.")]
 Guidance = Annotated[float, typer.Option(help="Of the trajectory; above 1.")]
 Scheduler = Annotated[str, typer.Option(help="auto (DDIM for diffusion models), ddim, or own.")]

@@ -28,6 +28,24 @@ def test_config_loads_and_has_a_header(path: Path) -> None:
     assert config.train.steps or config.train.epochs
 
 
+@pytest.mark.parametrize("name", ["sd15", "sd21", "sdxl", "sd3", "flux", "pixart"])
+def test_a_familys_config_says_what_is_estimated_and_not_measured(name: str) -> None:
+    path = ROOT / "configs" / "train" / f"{name}.yaml"
+    head = path.read_text().split("output:")[0]
+    said = " ".join(head.replace("#", " ").split())
+    memory, expected = said.split("Memory:")[1].split("Duration:")[0], said.split("Expected:")[1]
+    assert "(estimated)" in memory and "(estimated)" in said.split("Hardware:")[1].split("Memory:")[0]
+    assert expected.strip().startswith("not measured") and "square" in said
+    config = load_settings(RunConfig, path)
+    distilled = name == "flux"
+    assert ("magnitude" in config.filter.measured) == (not distilled)
+    flow = name in ("sd3", "flux")
+    assert config.train.snr_gamma is None or not flow
+    if distilled:  # looked up in the audit that the header makes
+        assert config.filter.audits and config.filter.audits[0] in said and "--seed 0" in said
+        assert f"text_encoder_dtype={config.model.text_encoder_dtype}" in said and config.train.seed == 0
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
 def test_launch_config_says_how_it_is_launched(path: Path) -> None:
     head = path.read_text().split("compute_environment:")[0]

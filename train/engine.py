@@ -200,7 +200,9 @@ def full_weights(engine: Engine, network: torch.nn.Module, keep: bool) -> dict[s
         network: the bare model.
         keep: whether this rank wants them; the others give their parts and get an empty dict.
     """
-    weights: dict[str, torch.Tensor] = {name: value.cpu() for name, value in network.named_buffers()} if keep else {}
+    kept = network.state_dict().keys()  # without buffers that are computed anew (PixArt's positions)
+    buffers = {name: value.cpu() for name, value in network.named_buffers() if name in kept}
+    weights: dict[str, torch.Tensor] = buffers if keep else {}
     for name, parameter in network.named_parameters():
         value = _whole(engine, parameter)
         if keep:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import torch
 
-from filtering.denoisers.registry import open_denoiser
+from filtering.denoisers.registry import DTYPES, open_denoiser
 from filtering.settings import SettingsError
 from filtering.signals import SIGNALS
 from train.config import RunConfig
 
-__all__ = ["DTYPES", "open_family"]
-
-DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+__all__ = ["open_family"]
 
 
 def open_family(config: RunConfig, device: torch.device) -> Any:

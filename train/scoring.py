@@ -26,7 +26,8 @@ def frozen_copy(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
     """The model before fine-tuning, detached from it, in ``dtype``."""
     import copy
 
-    return copy.deepcopy(model).to(dtype).requires_grad_(False).eval()
+    copied = copy.deepcopy(model).requires_grad_(False).eval()
+    return copied if next(copied.parameters()).dtype == dtype else copied.to(dtype)
 
 
 @contextmanager

@@ -73,6 +73,9 @@ def validation_images(
     """One image per prompt, each from its own fixed seed."""
     pipe = denoiser.pipeline(model)
     pipe.scheduler = denoiser.sampler()
+    for name, part in pipe.components.items():
+        if name.startswith("text_encoder") and part is not None and part.dtype != torch.float32:
+            setattr(pipe, name, _Encoded(part.config, denoiser.device))
     model.eval()
     generators = [torch.Generator("cpu").manual_seed(seed * 1000 + i) for i in range(len(prompts))]
     cond = denoiser.conditioning(prompts).to(dtype=torch.float32)
@@ -88,6 +91,17 @@ def validation_images(
     ).images
     model.train()
     return images
+
+
+class _Encoded(torch.nn.Module):
+    """Stands for a half-precision text encoder whose work is done: pipelines cast the embeddings that they are given to
+    their encoder's dtype, and the network and the VAE are float32."""
+
+    dtype = torch.float32
+
+    def __init__(self, config: Any, device: torch.device) -> None:
+        super().__init__()
+        self.config, self.device = config, device
 
 
 def image_grid(images: list[Image.Image], path: Path, scale: int = 1) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pydantic import Field, model_validator
 
@@ -28,6 +28,8 @@ class AuditConfig(Settings):
     """``crop`` must be center and ``flip`` off: a score belongs to the image, not to a draw of its crop."""
     model: str | None = None
     """A diffusers pipeline folder, or a hub id; None looks at the data alone."""
+    text_encoder_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the text encoders; a training run that looks its reference up in this audit uses the same."""
     seed: int = 0
     """Of the draws; a training run that looks its reference up in this audit uses the same."""
     draws: int = Field(default=4, ge=1, le=1024)

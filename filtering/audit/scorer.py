@@ -12,7 +12,7 @@ from filtering.audit.records import MEASURES
 from filtering.data.draws import visit_draw
 from filtering.denoisers.base import EPSILON_FLOOR, Conditioning
 from filtering.denoisers.fingerprint import model_hashes, total_hash
-from filtering.denoisers.registry import open_denoiser
+from filtering.denoisers.registry import DTYPES, open_denoiser
 from filtering.signals import SIGNALS, Predictions, measure
 
 __all__ = ["Scorer"]
@@ -35,7 +35,8 @@ class Scorer:
         # Said aloud, the number of threads is kept by MKL, which else changes it, and with it the last bits of a score.
         torch.set_num_threads(torch.get_num_threads())
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.denoiser: Any = open_denoiser(config.model, option="--model").to(self.device)
+        text_dtype = DTYPES[config.text_encoder_dtype]
+        self.denoiser: Any = open_denoiser(config.model, text_dtype=text_dtype, option="--model").to(self.device)
         self.model = self.denoiser.model.to(self.device).requires_grad_(False).eval()
         if "resolution" not in config.data.model_fields_set:
             config.data.resolution = self.denoiser.resolution
@@ -65,8 +66,10 @@ class Scorer:
             pixels: float32 [B, 3, H, W] in [-1, 1].
         """
         posterior = self.denoiser.posterior(pixels)
-        conditioning = self.denoiser.conditioning(captions)
-        unconditional = None if self.denoiser.distilled else self.denoiser.unconditional(len(captions))
+        conditioning = self.denoiser.conditioning(captions).to(dtype=torch.float32)
+        unconditional = None
+        if self.denoiser.distilled is None:
+            unconditional = self.denoiser.unconditional(len(captions)).to(dtype=torch.float32)
         timesteps, values = [], []
         for visit in range(self.config.draws):
             t, measured = self._draw(visit, contents, posterior, conditioning, unconditional)

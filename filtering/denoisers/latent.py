@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Self
 
 import torch
 
 from filtering.denoisers.base import Call
 from filtering.denoisers.conditioning import Conditioning, TextPart
+from filtering.denoisers.hub import read_index
+from filtering.denoisers.parts import NETWORKS, Dtypes, load_parts, own_scheduler, scheduler_config
 from filtering.denoisers.spaces import NoiseSpace, VariancePreserving
 
-__all__ = ["LatentDenoiser", "load_part"]
-
-NETWORKS: Final = ("unet", "transformer")
+__all__ = ["LatentDenoiser"]
 
 
 class LatentDenoiser:
@@ -61,21 +60,12 @@ class LatentDenoiser:
         text_dtype: torch.dtype | None = None,
     ) -> None:
         self.folder = str(folder)
-        index = json.loads((Path(folder) / "model_index.json").read_text(encoding="utf-8"))
-        for name, kind in self.parts.items():
-            absent = name in self.optional and not (index.get(name) or [None])[0]
-            wanted = model_dtype if name in NETWORKS else dtype
-            if name.startswith("text_encoder") and text_dtype is not None:
-                wanted = text_dtype
-            part = None if absent else load_part(kind, self.folder, name, wanted)
-            if isinstance(part, torch.nn.Module) and name not in NETWORKS:
-                part.requires_grad_(False).eval()
+        index = read_index(Path(folder))
+        dtypes = Dtypes(model_dtype, dtype, text_dtype or dtype)
+        for name, part in load_parts(self.parts, self.optional, self.folder, index, dtypes).items():
             self._keep(name, part)
         self.settings = {name: index[name] for name in self.options if name in index}
-        scheduler = Path(folder) / "scheduler" / "scheduler_config.json"
-        if not scheduler.is_file():
-            raise ValueError(f"model.path: '{folder}' has no scheduler/ folder; name a complete diffusers pipeline")
-        self._settle(json.loads(scheduler.read_text(encoding="utf-8")), prediction_type)
+        self._settle(scheduler_config(self.folder), prediction_type)
 
     @classmethod
     def from_pipeline(cls, pipe: Any) -> Self:
@@ -86,7 +76,7 @@ class LatentDenoiser:
             denoiser._keep(name, getattr(pipe, name))
         denoiser.settings = {name: pipe.config[name] for name in cls.options if name in pipe.config}
         # A copy: the pipeline's scheduler keeps the counters of its own sampling.
-        denoiser._settle(dict(pipe.scheduler.config), None)
+        denoiser._settle({"_class_name": type(pipe.scheduler).__name__, **dict(pipe.scheduler.config)}, None)
         denoiser.device = pipe.device
         return denoiser
 
@@ -97,6 +87,7 @@ class LatentDenoiser:
         """What follows from the parts."""
         self.space = self.space_class(scheduler, prediction_type)
         self.noise_scheduler = self.space.noise_scheduler
+        self._own_scheduler = own_scheduler(scheduler, prediction_type)
         self.prediction_type, self.num_train_timesteps = self.space.prediction_type, self.space.num_train_timesteps
         self._unconditional: Conditioning | None = None
         self.device = torch.device("cpu")
@@ -264,27 +255,7 @@ class LatentDenoiser:
         raise NotImplementedError
 
     def export(self, folder: Path, model: torch.nn.Module) -> None:
-        """Write a plain diffusers pipeline folder, safetensors."""
-        self.pipeline(model).save_pretrained(folder, safe_serialization=True)
-
-
-def load_part(kind: Any, folder: str, name: str, dtype: torch.dtype) -> Any:
-    """One part of a pipeline folder, weights as safetensors only.
-
-    Raises:
-        ValueError: it is not there, or cannot be loaded.
-    """
-    if not (Path(folder) / name).is_dir():
-        raise ValueError(f"model.path: '{folder}' has no {name}/ folder; name a complete diffusers pipeline folder")
-    options: dict[str, Any] = {}
-    if issubclass(kind, torch.nn.Module):
-        # transformers calls it dtype, diffusers torch_dtype
-        word = "dtype" if name.startswith("text_encoder") else "torch_dtype"
-        options = {word: dtype, "use_safetensors": True}
-    try:
-        return kind.from_pretrained(folder, subfolder=name, **options)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"model.path: cannot load the {name} of '{folder}': {str(error).splitlines()[0]}. Name a local diffusers "
-            "pipeline folder, or a hub id that this machine can reach"
-        ) from error
+        """Write a plain diffusers pipeline folder, safetensors; it samples as the pipeline that was fine-tuned."""
+        pipe = self.pipeline(model)
+        pipe.register_modules(scheduler=self._own_scheduler or self.noise_scheduler)
+        pipe.save_pretrained(folder, safe_serialization=True)

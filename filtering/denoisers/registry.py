@@ -9,7 +9,7 @@ import torch
 
 from filtering.denoisers.hub import pipeline_folder, read_index
 
-__all__ = ["FAMILIES", "denoiser_of", "open_denoiser"]
+__all__ = ["DTYPES", "FAMILIES", "denoiser_of", "open_denoiser"]
 
 FAMILIES: Final[dict[str, tuple[str, str]]] = {
     "StableDiffusionPipeline": ("filtering.denoisers.stable_diffusion", "StableDiffusionDenoiser"),
@@ -19,6 +19,8 @@ FAMILIES: Final[dict[str, tuple[str, str]]] = {
     "PixArtSigmaPipeline": ("filtering.denoisers.pixart", "PixArtSigmaDenoiser"),
 }
 """Pipeline class -> module and class of its adapter, imported when first asked for."""
+DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""As settings name them."""
 
 
 def open_denoiser(

@@ -15,6 +15,7 @@ from inference.copying import CopyJudge
 from inference.detect import detect
 from inference.detectors import DetectSettings, measure_prompts
 from inference.explain import explain
+from inference.explain_page import as_text
 from inference.generate import generate, sampling_scheduler
 from inference.guard import MemorizationGuard, MemorizationRefused
 from inference.guided import open_model
@@ -89,6 +90,9 @@ def test_detect_explain_and_minimize(name: str) -> None:
     model = open_model(pipe)
     told = explain(model, "cat dog a", settings=SETTINGS)
     assert [word.text for word in told.words] == ["cat", "dog", "a"] and all(w.significance > 0 for w in told.words)
+    lines = as_text(told).splitlines()
+    assert len(lines) == 3 + 4 + (told.pooled is not None) and lines[-1].startswith("padding together")
+    assert any(line.startswith("pooled embedding") for line in lines) == (told.pooled is not None)
     encoders = {"sdxl": 2, "sd3": 3}.get(name, 1)
     assert len(told.encoders) == encoders and (told.pooled is None) == (name in ("sd", "pixart"))
     if encoders > 1:

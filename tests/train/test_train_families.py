@@ -10,13 +10,16 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler, FluxPipeline
 
+from filtering.denoisers.registry import denoiser_of
 from filtering.ledger import read_ledger
 from filtering.settings import SettingsError
 from tests.tiny_models import TINY_FAMILIES, tiny_family
 from tests.train.conftest import tiny_config
 from train.config import RunConfig
+from train.engine import cast_inputs
 from train.loop import _batches, fit
 from train.setup import Session, set_up
+from train.validation import validation_images
 
 FLOW = ("sd3", "flux", "flux_guided")
 DISTILLED = {"signals": ["loss", "reference_ratio"], "record": []}
@@ -232,6 +235,9 @@ def test_what_a_distilled_model_cannot_be_measured_by_is_refused(make: Make) -> 
 
 
 def test_options_that_do_not_fit_a_family(make: Make) -> None:
+    looked_up = {"apply": "sieve", "record": [], "reference": "runs/audit"}
+    with pytest.raises(ValueError, match=r"an audit draws t uniformly, and train\.timestep_weighting is logit_normal"):
+        set_up(make("sd3", filter=looked_up, train={"timestep_weighting": "logit_normal"}))
     with pytest.raises(ValueError, match=r"train\.snr_gamma: Min-SNR.*logit_normal"):
         set_up(make("sd3", train={"snr_gamma": 5.0}))
     with pytest.raises(ValueError, match=r"timestep_weighting: logit_normal is for flow models.*use uniform"):
@@ -253,7 +259,7 @@ def test_logit_normal_draws_the_middle_more_often(make: Make) -> None:
     assert torch.equal(uniform.argsort(), normal.argsort()), "the same draws, on another scale"
 
 
-@pytest.mark.parametrize("name", ["sd3", "flux"])
+@pytest.mark.parametrize("name", TINY_FAMILIES)
 def test_half_precision_text_encoders(name: str, make: Make) -> None:
     """Frozen encoders in bfloat16, network and VAE in float32: about the same embeddings, and a run."""
     config = make(name, model={"path": str(make(name).model.path), "text_encoder_dtype": "bfloat16"})
@@ -269,6 +275,30 @@ def test_half_precision_text_encoders(name: str, make: Make) -> None:
     difference = (batch.conditioning.encoder_hidden_states - full.encoder_hidden_states)[kept].abs().mean()
     assert 0 < difference < 0.03 * full.encoder_hidden_states.abs().max()
     assert session.trainer.train([batch]).loss > 0
+    options: dict[str, Any] = {"seed": 0, "steps": 2, "guidance_scale": 3.0, "resolution": 16}
+    (image,) = validation_images(session.denoiser, session.model, ["cat"], **options)
+    assert image.size == (16, 16)
+    assert {p.dtype for p in session.denoiser.text_encoder.parameters()} == {torch.bfloat16}, "as it was"
+
+
+@pytest.mark.parametrize("name", TINY_FAMILIES)
+def test_a_half_precision_network_under_deepspeed_takes_float32(name: str) -> None:
+    """Nested conditioning too; the timesteps that it is told are not rounded to half precision."""
+    pipe = tiny_family(name)
+    denoiser = denoiser_of(pipe)
+    noisy = torch.randn(2, *denoiser.latent_shape(16), generator=torch.Generator().manual_seed(0))
+    t, states = denoiser.timesteps_at(torch.tensor([400, 901])), denoiser.conditioning(["cat", "dog"])
+    with torch.no_grad():
+        full = denoiser.predict(denoiser.model, noisy, t, states)
+        half = denoiser.model.to(torch.bfloat16)
+        cast_inputs(half)
+        told: list[Any] = []
+        half.register_forward_hook(lambda module, args, kwargs, output: told.append((args, kwargs)), with_kwargs=True)
+        found = denoiser.predict(half, noisy, t, states)
+    args, kwargs = told[0]
+    given = kwargs["timestep"] if "timestep" in kwargs else args[1]
+    assert torch.equal(given, t / 1000 if "Flux" in type(pipe).__name__ else t)
+    assert found.dtype == torch.bfloat16 and torch.allclose(found.float(), full, atol=0.1 * float(full.std()) + 0.02)
 
 
 # -- two ranks ---------------------------------------------------------------------------------------------------------
@@ -277,13 +307,16 @@ def test_half_precision_text_encoders(name: str, make: Make) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["ddp", "zero2"])
 def test_two_ranks_are_one_process(engine: str, run_ranks: Any, make: Make) -> None:
-    """Filtered by the raw loss so that some samples are dropped: two ranks of 4 give the update of one of 8."""
-    rule = {"signals": ["loss"], "calibrator": "fixed", "threshold": 0.0, "decide": "visit"}
-    jobs, alone, dropped = [], {}, {}
+    """Filtered by the raw reference ratio, so that some are dropped: two ranks of 4 give the update of one of 8."""
+    rule = {"signals": ["reference_ratio"], "calibrator": "fixed", "threshold": 0.0, "decide": "visit"}
+    jobs, alone, dropped, outputs = [], {}, {}, {}
     for name in TINY_FAMILIES:
-        record = ["reference_ratio"] if name == "flux" else ["reference_ratio", "magnitude"]
-        filter = {**rule, "record": record, "signals": ["reference_ratio"]}
-        common: dict[str, Any] = {"filter": filter, "optimizer": {"name": "sgd", "lr": 0.05}}
+        filter = {**rule, "record": ["loss"] if name == "flux" else ["loss", "magnitude"]}
+        common: dict[str, Any] = {
+            "filter": filter,
+            "optimizer": {"name": "sgd", "lr": 0.05},
+            "checkpoint": {"export": True},
+        }
         one = make(name, f"{name}-1", train={"batch_size": 8}, **common)
         two = make(name, f"{name}-2", train={"batch_size": 4}, **common)
         session = set_up(one)
@@ -291,6 +324,7 @@ def test_two_ranks_are_one_process(engine: str, run_ranks: Any, make: Make) -> N
         weights = session.model.state_dict()
         alone[name] = torch.cat([weights[key].flatten() for key in sorted(weights)])
         dropped[name] = sum(summary["dropped"].values())
+        outputs[name] = two.output
         jobs.append({"name": name, "config": two.model_dump(mode="json")})
     ranks = run_ranks(engine, jobs)
     for name in TINY_FAMILIES:
@@ -303,4 +337,6 @@ def test_two_ranks_are_one_process(engine: str, run_ranks: Any, make: Make) -> N
         assert len(before) == len(theirs) == len(alone[name])
         moved = float((alone[name] - before).abs().max())
         assert moved > 1e-4 and float((theirs - alone[name]).abs().max()) < max(1e-6, 1e-3 * moved), name
+        exported = DiffusionPipeline.from_pretrained(outputs[name] / "pipeline", use_safetensors=True)
+        assert type(exported) is type(start) and float((vector(exported) - vector(start)).abs().max()) > 1e-4
         assert sum(ranks.outcomes[0][name]["summary"]["dropped"].values()) == dropped[name] > 0, name

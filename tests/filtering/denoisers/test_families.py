@@ -133,7 +133,10 @@ def test_export_and_hash_count_every_part(name: str, family_folder: Folder, tmp_
     changed = model_hashes(open_denoiser(str(tmp_path / "out")))
     network = "unet" if "unet" in hashes else "transformer"
     assert {part for part in hashes if hashes[part] != changed[part]} == {network}
-    assert type(DiffusionPipeline.from_pretrained(tmp_path / "out")) is type(tiny_family(name))
+    out, start = DiffusionPipeline.from_pretrained(tmp_path / "out"), tiny_family(name)
+    assert type(out) is type(start) and type(out.scheduler) is type(start.scheduler), "it samples as before"
+    configs = [{k: v for k, v in p.scheduler.config.items() if not k.startswith("_")} for p in (out, start)]
+    assert configs[0] == configs[1]
 
 
 # -- epsilon space -----------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -115,3 +116,14 @@ def test_every_line_of_the_registry_can_be_imported() -> None:
 
     for name, (module, kind) in FAMILIES.items():
         assert getattr(import_module(module), kind).pipeline_class.__name__ == name
+
+
+def test_the_docs_show_the_code_as_it_is() -> None:
+    """Every block of docs/adding-a-model.md stands in the file that the line above it names."""
+    root = Path(__file__).parents[3]
+    page = (root / "docs" / "adding-a-model.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"<!-- (\S+\.py) -->\n```python\n(.*?)\n```", page, re.DOTALL)
+    assert len(blocks) == page.count("```python") >= 6
+    for file, code in blocks:
+        assert code in (root / file).read_text(encoding="utf-8"), f"{file} has changed"
+    assert all(f"`{name}`" in page for name in FAMILIES)
