@@ -23,7 +23,6 @@ import numpy as np
 import torch
 import typer
 from false_drop_page import write_page
-from false_drop_runs import real_cell
 from false_drop_streams import RATES, Setting, simulate
 from rich.console import Console
 from rich.progress import track
@@ -97,6 +96,7 @@ def _synthetic(setting: Setting, seed: int) -> dict[str, Any]:
 
 def _real(mode: str, seed: int, work: Path) -> dict[str, Any]:
     from accelerate.state import AcceleratorState, GradientState
+    from false_drop_runs import real_cell  # synthetic streams do without these imports
 
     AcceleratorState._reset_state()  # one run after the other in one process
     GradientState._reset_state()

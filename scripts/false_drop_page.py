@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,13 @@ def write_page(path: Path, found: dict[str, Any]) -> None:
         lines += _verdict(synthetic)
         plot(path.parent / "benchmarks" / "false_drops.png", found)
     lines += [*_earlier(found), *_real(found)]
-    path.write_text("\n".join(line.rstrip("\n") for line in lines) + "\n", encoding="utf-8")
+    text = "\n".join(line.rstrip("\n") for line in lines) + "\n"
+    path.write_text("\n".join(_wrapped(line) for line in text.split("\n")), encoding="utf-8")
+
+
+def _wrapped(line: str) -> str:
+    """A paragraph within 120 columns; a table's row as it is."""
+    return line if line.startswith(("|", "!")) else textwrap.fill(line, 120, break_long_words=False)
 
 
 def _row(name: str, row: dict[str, Any]) -> str:
@@ -70,14 +77,17 @@ def _row(name: str, row: dict[str, Any]) -> str:
 
 def _percent(value: list[float]) -> str:
     mean, low, high = (100 * v for v in value)
-    return f"{mean:.1f} ({low:.1f} to {high:.1f})"
+    return f"{mean:.1f} ({low:.1f} to {high:.1f})" if high > low else f"{mean:.1f}"
 
 
 def _verdict(synthetic: dict[str, Any]) -> list[str]:
-    above = [name for name, row in synthetic.items() if row["condemned"][1] > row["setting"]["rate"]]
+    enough = {name: row for name, row in synthetic.items() if row["seeds"] >= 3}
+    above = [name for name, row in enough.items() if row["condemned"][1] > row["setting"]["rate"]]
+    few = [name for name in synthetic if name not in enough]
+    said = f"In none of the {len(enough)} settings with three seeds or more does the interval lie above the set rate."
     if above:
-        return ["**The interval lies above the set rate** in: " + "; ".join(above) + ".", ""]
-    return [f"In none of the {len(synthetic)} settings does the interval lie above the set rate.", ""]
+        said = "**The interval lies above the set rate** in: " + "; ".join(above) + "."
+    return ["", said + (f" {len(few)} settings have fewer seeds so far, which says little." if few else ""), ""]
 
 
 def _earlier(found: dict[str, Any]) -> list[str]:
