@@ -129,7 +129,10 @@ def _head(results: Results, wanted: Sequence[Cell], plan: Plan) -> str:
         machine=f"one CPU thread of a machine with {machine['cores']} cores ({machine['processor']}), which others "
         f"used too, torch {machine['torch']}",
     )  # fmt: skip
-    return "\n\n".join(fill(part, 120, break_long_words=False, break_on_hyphens=False) for part in text.split("\n\n"))
+    return (
+        "\n\n".join(fill(part, 120, break_long_words=False, break_on_hyphens=False) for part in text.split("\n\n"))
+        + "\n"
+    )
 
 
 def _table(rows: list[str], columns: list[str], results: Results, cell: Any) -> str:

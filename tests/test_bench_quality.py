@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -28,7 +29,7 @@ import bench_quality_cell
 from bench_quality_cell import Cell, Plan, Protocol, run_cell
 from bench_quality_data import Spec, build
 from bench_quality_figures import Results, auc_of, found_at, interval
-from bench_quality_measure import _margin, best_threshold
+from bench_quality_measure import _margin, best_threshold, decisions
 from bench_quality_page import write_page
 from bench_rivals import LossBelowAverage, RandomDrop, RivalFilter
 
@@ -159,6 +160,48 @@ def test_the_papers_threshold_is_chosen_where_planted_and_ordinary_visits_part(d
     found = best_threshold(tmp_path, data, least=12)
     assert 1.04 <= found["best"] < 3.0
     assert (found["planted_visits_dropped"], found["ordinary_visits_dropped"]) == (1.0, 0.0)
+
+
+def test_what_became_of_each_pair_by_hand(data: Path, tmp_path: Path) -> None:
+    """A pair whose last visits were dropped, one whose group was condemned, and one of many images."""
+    stream = truth_of(data, "stream")
+    pairs = {case: sorted({row["pair"] for row in stream if row["case"] == case}) for case in ("level 12", "clean")}
+    late, condemned = pairs["level 12"]
+    near = [row for row in stream if row["case"] == "near_duplicate"]
+    visits: dict[str, int] = {}
+    ledger = Ledger(tmp_path / "ledger")
+    for step, row in enumerate(stream):
+        number = visits[row["pair"]] = visits.get(row["pair"], 0) + 1
+        dropped = row["pair"] == late and number > 8
+        action, reason = (Action.DROP, Reason.CONDEMNED) if dropped else (Action.KEEP, Reason.CLEAN)
+        ledger.add(step, [Verdict(Visit(row["key"]), float(not dropped), action, reason)])
+    ledger.flush()
+    groups = {row["group"]: (0.5, -1) for row in stream}
+    groups |= {row["group"]: (7.0, 30) for row in stream if row["pair"] == condemned}
+    halves = sorted({row["group"] for row in near})
+    groups |= dict.fromkeys(halves[: len(halves) // 2], (4.0, 20))
+    pq.write_table(
+        pa.table({
+            "group": list(groups),
+            "evidence_max": [value for value, _ in groups.values()],
+            "condemned_step": [step for _, step in groups.values()],
+        }),
+        tmp_path / "groups.parquet",
+    )  # fmt: skip
+    found = decisions(tmp_path, data, "stream", "planted", "evidence")
+    told = {row["pair"]: row for row in found["pairs"]}
+    assert told[late] | {"score": 0} == {"pair": late, "case": "level 12", "repeats": 12, "visits": 12, "trained": 8,
+        "late": 1.0, "first": 8, "condemned": 0.0, "dropped": True, "score": 0}  # fmt: skip
+    assert (told[condemned]["late"], told[condemned]["condemned"], told[condemned]["dropped"]) == (0.0, 1.0, True)
+    assert told[condemned]["score"] == 7.0
+    share = sum(row["group"] in halves[: len(halves) // 2] for row in near) / len(near)
+    assert told[near[0]["pair"]]["condemned"] == pytest.approx(share, abs=1e-3)
+    assert told[near[0]["pair"]]["score"] == pytest.approx(4.0 * share + 0.5 * (1 - share), abs=1e-3)
+    assert found["singles"]["clean"]["dropped"] == []
+    assert found["singles"]["clean"]["score"] == [0.5] * 30
+    removed = decisions(tmp_path / "none", data, "dedup", "planted", "removed")
+    assert {row["pair"]: row["score"] for row in removed["pairs"]}[late] == 11.0
+    assert {row["pair"]: row["dropped"] for row in removed["pairs"]}[near[0]["pair"]] is False
 
 
 def test_a_margin_is_log_m_over_tau_or_the_rules_own_number() -> None:
