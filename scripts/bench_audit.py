@@ -4,7 +4,7 @@
     scripts/bench audit --only throughput --only shards        the timings alone, on a quiet machine
 
 Numbers go to docs/benchmarks/audit.json, part by part; run again, it goes on with the parts that are missing. The page
-docs/benchmarks-audit.md is written from that file. About 40 minutes on one CPU core, 10 of them for the timings.
+docs/benchmarks-audit.md is written from that file. About 40 minutes on an idle CPU core, 7 of them for the timings.
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": models[0] if models else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
+        "cores_allowed": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -52,8 +52,8 @@ def _ranking(found: dict[str, Any]) -> list[str]:
         *lines,
         "",
         "`loss+reference_ratio` is what `select` and `report` use where there is a `--reference`. The magnitude alone "
-        f"has an AUC of {magnitude:.2f} here: where so few pairs fill the data, the prediction without a caption "
-        "learns them too, and the difference that the caption makes shrinks.",
+        f"has an AUC of {magnitude:.2f} here, as if the few pairs that fill the data were learnt without their "
+        "captions too (not tested).",
         "",
     ]
 
@@ -107,6 +107,8 @@ def _removal(found: dict[str, Any]) -> list[str]:
     return [
         *lines,
         "",
+        "Pairs that are ranked first and have a copy rate of 0 before are found before they come back.",
+        "",
         f"Held-out loss: {found['planted']['heldout_loss']:.4f} before, {part['heldout_loss']:.4f} after.",
         "",
         f"`data.keep_list` in the place of the new shards: after {same['steps']} steps "
@@ -125,7 +127,8 @@ def _throughput(found: dict[str, Any]) -> list[str]:
     lines = [
         "## Throughput",
         "",
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} thread for the model, torch "
+        f"{machine['cpu']}, {machine['cores']} cores, of which the process had {machine['cores_allowed']}; "
+        f"{machine['threads']} thread for the model, torch "
         f"{machine['torch']}, Python {machine['python']}. {part['samples']} samples from one shard, from opening it "
         f"to its marker, without loading the model; {part['repeats']} repeats, each with one run of every row in turn. "
         "The machine had other work to do: by the clock the fastest run counts; CPU time is of all threads, so that "
@@ -183,6 +186,9 @@ def _limits(found: dict[str, Any]) -> list[str]:
         "## Limits",
         "",
         "- One model, one seed, one set of planted pairs; 6 or 8 pairs of each kind, so intervals are wide.",
+        "- Other work ran beside the timings, on the same core: times by the clock differ by a factor of two between "
+        "repeats, and CPU time by some 10 %. `scripts/bench audit --only throughput --only shards --out FILE` on an "
+        "idle machine measures them again; there the thread that decodes also has a core of its own.",
         "- No GPU was at hand: the share of forwards on one is not measured.",
         "",
     ]

@@ -37,7 +37,7 @@ PARTS = (1, 10, 76, 100)
 DECODED = {"32-pixel PNG": (32, "PNG"), "512-pixel JPEG": (512, "JPEG")}
 
 
-def throughput(work: Path, model: Path, repeats: int = 12) -> dict[str, Any]:
+def throughput(work: Path, model: Path, repeats: int = 6) -> dict[str, Any]:
     """Seconds of an audit, of its VAE, text and UNet forwards alone, and of the UNet forwards alone, on the same
     samples, batches and threads; one of each in every repeat, in turn.
 
@@ -63,7 +63,7 @@ def throughput(work: Path, model: Path, repeats: int = 12) -> dict[str, Any]:
             "rows": {name: _row(times, name, SAMPLES, ("forwards", "UNet")) for name in times}}  # fmt: skip
 
 
-def cost_of_shards(work: Path, model: Path, repeats: int = 3) -> dict[str, Any]:
+def cost_of_shards(work: Path, model: Path, repeats: int = 2) -> dict[str, Any]:
     """Seconds per sample of one draw, the same samples cut into few and into many shards."""
     scorer = Scorer(_config(model, work, draws=1), "cpu")
     sets = {parts: _cut(work / "speed" / f"in-{parts}", work / "data" / "train", parts) for parts in PARTS}
