@@ -90,8 +90,8 @@ def _verdict(synthetic: dict[str, Any]) -> list[str]:
     ]
     few = [name for name in synthetic if name not in enough]
     said = (
-        f"In none of the {len(enough)} settings with three seeds or more does an interval lie above the rate, nor in the "
-        "batch at 1 and 10 %."
+        f"In none of the {len(enough)} settings with three seeds or more does an interval lie above the rate, nor in "
+        "the batch at 1 and 10 %."
     )
     if above:
         said = "**The interval lies above the set rate** in: " + "; ".join(above) + "."
