@@ -82,9 +82,17 @@ def _percent(value: list[float]) -> str:
 
 def _verdict(synthetic: dict[str, Any]) -> list[str]:
     enough = {name: row for name, row in synthetic.items() if row["seeds"] >= 3}
-    above = [name for name, row in enough.items() if row["condemned"][1] > row["setting"]["rate"]]
+    above = [
+        f"{name} at {100 * rate:g} %"
+        for name, row in enough.items()
+        for rate in (row["setting"]["rate"], *((0.01, 0.1) if row["setting"]["budget"] is None else ()))
+        if (row["passed"][str(rate)] if rate != row["setting"]["rate"] else row["condemned"])[1] > rate
+    ]
     few = [name for name in synthetic if name not in enough]
-    said = f"In none of the {len(enough)} settings with three seeds or more does the interval lie above the set rate."
+    said = (
+        f"In none of the {len(enough)} settings with three seeds or more does an interval lie above the rate, nor in "
+        "the batch at 1 and 10 %."
+    )
     if above:
         said = "**The interval lies above the set rate** in: " + "; ".join(above) + "."
     return ["", said + (f" {len(few)} settings have fewer seeds so far, which says little." if few else ""), ""]
