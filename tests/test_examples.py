@@ -52,7 +52,8 @@ def run(name: str, ranks: int, *arguments: str) -> list[str]:
     command = [sys.executable, *(launch if ranks > 1 else []), str(EXAMPLES / name), *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
-    lines = sorted(line for line in done.stdout.splitlines() if line.startswith("rank "))
+    # Ranks share one output: what they say at the same moment can come in one line.
+    lines = sorted(re.findall(r"rank \d+: .*?(?=rank \d+: |$)", done.stdout, re.MULTILINE))
     assert len(lines) == ranks, done.stdout
     return lines
 
