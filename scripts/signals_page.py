@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,12 @@ def _targets(found: dict[str, Any]) -> list[str]:
             f"{high:.2f}) at {AT} exposures; {TARGETS[domain]:.2f} was aimed at: {said}. The best of all is {best}, "
             f"{row[AT]['single'][0]:.2f}."
         )
-    return [*lines, ""]
+    lines.append(
+        "- The loss alone cannot tell a hard image from a memorised one: planted pairs are vivid ones, which the base "
+        "denoises worse, and under some exposures that outweighs what was learned. The ratio cancels it. All signals "
+        "say little at t above 750."
+    )
+    return [*(textwrap.fill(line, 120, subsequent_indent="  ") for line in lines), ""]
 
 
 def plot(path: Path, found: dict[str, Any]) -> None:
