@@ -91,9 +91,9 @@ def _targets(found: dict[str, Any]) -> list[str]:
             f"{row[AT]['single'][0]:.2f}."
         )
     lines.append(
-        "- The loss alone cannot tell a hard image from a memorised one: planted pairs are vivid ones, which the base "
-        "denoises worse, and under some exposures that outweighs what was learned. The ratio cancels it. All signals "
-        "say little at t above 750."
+        "- The loss alone cannot tell a hard image from a memorised one; the ratio to the base cancels how hard the "
+        "image is. (Planted pairs are vivid ones, which the base presumably denoises worse; that was not measured.) "
+        "All signals say little at t above 750."
     )
     return [*(textwrap.fill(line, 120, subsequent_indent="  ") for line in lines), ""]
 
