@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -16,7 +17,7 @@ from filtering.denoisers.spaces import NoiseSpace, VariancePreserving
 __all__ = ["LatentDenoiser"]
 
 
-class LatentDenoiser:
+class LatentDenoiser(ABC):
     """A family's parts, used as diffusers' own training examples use them.
 
     A family names its parts and says how prompts are encoded and the network is called; the rest is here.
@@ -159,9 +160,9 @@ class LatentDenoiser:
 
     # -- prompts --------------------------------------------------------------------------------------------------
 
+    @abstractmethod
     def encode(self, captions: list[str]) -> Conditioning:
         """The text encoders' outputs, as the family's pipeline puts them together."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def conditioning(self, captions: list[str]) -> Conditioning:
@@ -181,9 +182,9 @@ class LatentDenoiser:
         """One unconditional row: the empty caption, unless the family has another."""
         return self.encode([""])
 
+    @abstractmethod
     def text_layout(self) -> list[TextPart]:
         """Where each text encoder stands in the sequence."""
-        raise NotImplementedError
 
     # -- noise ----------------------------------------------------------------------------------------------------
 
@@ -252,9 +253,9 @@ class LatentDenoiser:
         scale = guidance_scale if uncond is not None or self.distilled else 1.0
         return {"guidance_scale": scale, **{name: value for name, value in given.items() if value is not None}}
 
+    @abstractmethod
     def read_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         """What the network was called with by the family's pipeline."""
-        raise NotImplementedError
 
     def export(self, folder: Path, model: torch.nn.Module) -> None:
         """Write a plain diffusers pipeline folder, safetensors; it samples as the pipeline that was fine-tuned."""
