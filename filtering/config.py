@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,14 +12,20 @@ __all__ = ["FilterConfig", "SignalName"]
 
 SignalName = Literal["magnitude", "loss_gap", "loss", "cosine", "reference_ratio", "magnitude_ratio"]
 
+MEASURED_SHARE: Final = 0.75
+
 
 class FilterConfig(Settings):
     """Section ``filter`` of a training config; also the keyword arguments of ``MemorizationFilter``."""
 
     enabled: bool = True
     """Off: nothing is measured, every sample trains with weight 1."""
-    signals: list[SignalName] = Field(default=["loss", "reference_ratio"], min_length=1)
+    signals: list[SignalName] = Field(default=["reference_ratio"], min_length=1)
     """What decides: one signal, or several whose calibrated z-scores are summed."""
+    max_timestep: float | None = Field(default=None, gt=0.0, le=1.0)
+    """Visits at a timestep beyond this share of the schedule's are trained on and are no evidence: there memorised
+    and ordinary pairs read alike, and no forward is spent. None: 0.75, and 1 with ``calibrator: fixed``, since the
+    paper tests at all timesteps."""
     record: list[SignalName] = ["magnitude"]
     """Signals that are measured and written down for every sample, whatever decides."""
     calibrator: Literal["fixed", "robust", "conformal"] = "conformal"
@@ -129,6 +135,13 @@ class FilterConfig(Settings):
         if both:
             raise ValueError(f"filter.never_drop and filter.always_drop both name '{sorted(both)[0]}'")
         return self
+
+    @property
+    def measured_share(self) -> float:
+        """Share of the timesteps, from 0 on, at which a visit is evidence."""
+        if self.max_timestep is not None:
+            return self.max_timestep
+        return 1.0 if self.calibrator == "fixed" else MEASURED_SHARE
 
     @property
     def audits(self) -> list[str]:

@@ -23,6 +23,13 @@ class Measurement:
     usable: npt.NDArray[np.bool_]
     drawn: npt.NDArray[np.bool_] | None = None
     """Rows that the schedule had measured [B]; None where nothing was scheduled."""
+    readable: npt.NDArray[np.bool_] | None = None
+    """Rows whose signals mean something [B]: evidence, and beside it those beyond ``filter.max_timestep``; None where
+    they are the same."""
+
+    def says_something(self, row: int) -> bool:
+        """Whether the signals of ``row`` mean something, evidence or not."""
+        return bool((self.usable if self.readable is None else self.readable)[row])
 
 
 @dataclass(slots=True)

@@ -74,6 +74,9 @@ class MemorizationFilter:
         self.schedule = Schedule(self.config, audited) if self.config.apply == "sieve" else None
         self.step = 0
         self.overfitting = False
+        self._beyond = math.inf
+        if self.config.measured_share < 1.0:
+            self._beyond = self.config.measured_share * num_train_timesteps
         self._visits = WindowVisits()
         self._known: dict[str, Standing] | None = None
         self._never, self._always = set(self.config.never_drop), set(self.config.always_drop)
@@ -89,12 +92,12 @@ class MemorizationFilter:
     ) -> Measurement:
         """The signals of one batch: those named, or all that the settings decide on or record.
 
-        ``usable`` is False for rows that are no evidence (caption dropped).
+        ``usable`` is False for rows that are no evidence (caption dropped); so are those beyond ``max_timestep``.
         """
-        count = len(timesteps)
-        flags = np.ones(count, dtype=bool) if usable is None else np.asarray(usable, dtype=bool)
+        readable = np.ones(len(timesteps), dtype=bool) if usable is None else np.asarray(usable, dtype=bool)
         values = measure(self.config.measured if signals is None else signals, predictions)
-        return Measurement(values, timesteps.detach().cpu().numpy().astype(np.int64), flags)
+        host = timesteps.detach().cpu().numpy()
+        return Measurement(values, host.astype(np.int64), readable & (host < self._beyond), readable=readable)
 
     def _evidence(self, measurement: Measurement) -> Array:
         evidence = self.calibrator.evidence_of(measurement.signals)
@@ -180,7 +183,7 @@ class MemorizationFilter:
                 continue
             drawn = measurement.drawn is None or bool(measurement.drawn[i])
             values = {name: column[i] for name, column in host.items() if drawn and column[i] == column[i]}
-            if not measurement.usable[i]:
+            if not measurement.says_something(i):
                 values = {name: value for name, value in values.items() if name in ("loss", "reference_ratio")}
             verdict = self._verdict(
                 visit,
@@ -189,7 +192,7 @@ class MemorizationFilter:
                 float(scores[i]),
                 float(p_values[i]),
                 bool(measurement.usable[i]),
-                drawn,
+                self._why_unusable(measurement, i),
             )
             verdicts.append(verdict)
             magnitude = values.get("magnitude", float("nan"))
@@ -200,6 +203,11 @@ class MemorizationFilter:
         weights = torch.tensor([verdict.weight for verdict in verdicts], dtype=torch.float32)
         device = next(iter(measurement.signals.values())).device
         return Decision(weights.to(device), [v for v in verdicts if v.visit.key], self.config.normalize)
+
+    def _why_unusable(self, measurement: Measurement, row: int) -> Reason:
+        if measurement.drawn is not None and not measurement.drawn[row]:
+            return Reason.NOT_DUE
+        return Reason.NOT_SCORED if measurement.says_something(row) else Reason.NO_CAPTION
 
     def _note(
         self, visit: Visit, score: float, magnitude: float, weight: float, timestep: int, drawn: bool, signals: Array
@@ -215,7 +223,7 @@ class MemorizationFilter:
         score: float,
         p_value: float,
         usable: bool,
-        drawn: bool,
+        unusable: Reason,
     ) -> Verdict:
         guilty, excess, reason, threshold = self._test(visit, values, score, p_value, usable)
         standing = (self._known or {}).get(_group(visit))
@@ -228,7 +236,7 @@ class MemorizationFilter:
         else:
             weight, action, reason = apply_policy(self.config, Finding(guilty, excess, trained, reason))
             if action is Action.KEEP and not usable:
-                reason = Reason.NO_CAPTION if drawn else Reason.NOT_DUE
+                reason = unusable
         by_group = self.config.decide == "group"
         if by_group and standing and self.config.calibrator == "conformal":
             p_value = standing.p_value
@@ -257,7 +265,7 @@ class MemorizationFilter:
                 return False, math.nan, Reason.CLEAN, bar
             return _group(visit) in self.condemned, standing.evidence - bar, Reason.CONDEMNED, bar
         if not usable:
-            return False, math.nan, Reason.NO_CAPTION, math.nan
+            return False, math.nan, Reason.CLEAN, math.nan
         if config.calibrator == "fixed":
             value, tau = values.get(config.signals[0], math.nan), float(config.threshold or 0.0)
             ratio = math.log(value / tau) if value > 0.0 and tau > 0.0 else value - tau

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from filtering.exchange import Exchange
 
-__all__ = ["MIN_GROUPS", "Ordinary", "ordinary_of"]
+__all__ = ["MIN_GROUPS", "Ordinary", "ordinary_among", "ordinary_of"]
 
 Array = npt.NDArray[np.float64]
 MIN_GROUPS: Final = 50
@@ -40,6 +40,10 @@ class Ordinary:
         """Evidence as it compares with held-out groups'; never more than it was."""
         return np.minimum(evidence, self.target + (evidence - self.median) / self.scale)
 
+    def cutoff(self, value: float) -> float:
+        """The evidence that compares as ``value`` does: what lies beyond it lies beyond ``value`` after the move."""
+        return max(value, self.median + (value - self.target) * self.scale)
+
 
 def ordinary_of(evidence: Array, held_out: Array, exchange: Exchange) -> Ordinary:
     """Fit to the evidence of this rank's training groups and all held-out groups; one collective.
@@ -52,6 +56,18 @@ def ordinary_of(evidence: Array, held_out: Array, exchange: Exchange) -> Ordinar
     if total[-1] < MIN_GROUPS:
         return Ordinary()
     middle, upper = (float(edges[1 + np.searchsorted(total, q * total[-1])]) for q in (0.5, 0.75))
+    return _fitted(middle, upper, held_out, 1e-3)
+
+
+def ordinary_among(values: Array, held_out: Array) -> Ordinary:
+    """The same fit to all values at once, in whatever unit: an audit's scores of training and of held-out pairs."""
+    if len(values) < MIN_GROUPS:
+        return Ordinary()
+    middle, upper = (float(q) for q in np.quantile(values, [0.5, 0.75]))
+    return _fitted(middle, upper, held_out, 1e-12)
+
+
+def _fitted(middle: float, upper: float, held_out: Array, least: float) -> Ordinary:
     target, target_upper = (float(q) for q in np.quantile(held_out, [0.5, 0.75]))
-    scale = max(1.0, (upper - middle) / max(target_upper - target, 1e-3))
+    scale = max(1.0, (upper - middle) / max(target_upper - target, least))
     return Ordinary(max(middle, target), target, scale)

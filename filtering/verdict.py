@@ -26,7 +26,7 @@ class Reason(StrEnum):
 
     CLEAN = "clean"
     NO_CAPTION = "caption dropped in this visit: no evidence"
-    NOT_SCORED = "timestep says nothing in epsilon space: not scored"
+    NOT_SCORED = "timestep beyond max_timestep: no evidence"
     NOT_DUE = "not due to be measured"
     THRESHOLD = "signal above the threshold"
     CONDEMNED = "evidence beyond the held-out groups'"

@@ -89,6 +89,13 @@ def select(
     selection = select_rows(run, rule, reference=reference, held_out=held_out, partial=partial)
     for path in out:
         write_selection(selection, path)
+    if selection.about["rule"]["signals"] == ["magnitude"] and score is None:
+        _console.print(
+            "ranked by the magnitude, since no --reference was given. How much better than the base model a pair is "
+            "denoised says more: audit the base model too, with the same seed and draws, and name that audit with "
+            "--reference",
+            style="yellow",
+        )
     table = Table("samples", "number")
     for name, number in selection.counts.most_common():
         table.add_row(name, f"{number:,}")

@@ -51,7 +51,7 @@ def _ranking(found: dict[str, Any]) -> list[str]:
     return [
         *lines,
         "",
-        "`loss+reference_ratio` is what `select` and `report` use where there is a `--reference`. The magnitude alone "
+        "`reference_ratio` is what `select` and `report` use where there is a `--reference`. The magnitude alone "
         f"has an AUC of {magnitude:.2f} here, as if the few pairs that fill the data were learnt without their "
         "captions too (not tested).",
         "",

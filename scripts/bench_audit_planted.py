@@ -99,12 +99,13 @@ class Planted:
         """What other rules would take out, without training on it."""
         self._select()
         audits = {"reference": self.work / "audit" / "base", "held_out": self.work / "audit" / "tuned-held-out"}
+        both = ("loss", "reference_ratio")
         rules = {
             "--drop-fraction 0.01": Rule(drop_fraction=0.01),
-            "--score reference_ratio --drop-fraction 0.01": Rule(("reference_ratio",), drop_fraction=0.01),
+            "--score loss+reference_ratio --drop-fraction 0.01": Rule(both, drop_fraction=0.01),
             f"--held-out --false-drop-rate {FALSE_DROP_RATE}": Rule(false_drop_rate=FALSE_DROP_RATE),
-            f"--score reference_ratio --held-out --false-drop-rate {FALSE_DROP_RATE}": Rule(
-                ("reference_ratio",), false_drop_rate=FALSE_DROP_RATE
+            f"--score loss+reference_ratio --held-out --false-drop-rate {FALSE_DROP_RATE}": Rule(
+                both, false_drop_rate=FALSE_DROP_RATE
             ),
         }
         found = {}

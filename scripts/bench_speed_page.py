@@ -196,7 +196,7 @@ def _draw(path: Path, timed: dict[int, Any]) -> None:
     left.invert_yaxis()
     left.set_xlabel("seconds per update, no filter = 1; red: aim")
     left.set_title("nothing planted", fontsize=10)
-    for name in ("batch: loss + reference_ratio", "sieve: frozen copy", "sieve: looked up"):
+    for name in ("batch: reference_ratio", "sieve: frozen copy", "sieve: looked up"):
         values = np.array([ratio(part["blocks"], name, "read") for part in timed.values()])
         right.errorbar(
             list(timed), values[:, 0], [values[:, 0] - values[:, 1], values[:, 2] - values[:, 0]],

@@ -32,9 +32,9 @@ LEVELS = ("10x10", "10x25", "10x50", "10x100", "10x200", "8x400", "4x800")
 """PAIRSxREPEATS; in one pass over the data the repeats are the exposures."""
 
 
-def build_same(out: Path) -> dict[str, Any]:
-    """OpenMoji in the split that the base model was trained by."""
-    return openmoji.build_openmoji(out, size=32, plant=LEVELS, overwrite=True)
+def build_same(out: Path, seed: int = 0) -> dict[str, Any]:
+    """OpenMoji; ``seed`` 0 is the split that the base model was trained by, and plants others than 1 does."""
+    return openmoji.build_openmoji(out, size=32, plant=LEVELS, seed=seed, overwrite=True)
 
 
 def build_shifted(out: Path, package: Path, seed: int = 0) -> dict[str, Any]:
@@ -46,11 +46,11 @@ def build_shifted(out: Path, package: Path, seed: int = 0) -> dict[str, Any]:
         seed: decides the split, the planted pairs and the order.
     """
     out.mkdir(parents=True)
-    pictures, _ = openmoji._draw(_icons(package, out / "svg"), 32, True, None)
+    pictures, _ = openmoji.draw_pictures(_icons(package, out / "svg"), 32, True, None)
     bases = held_out_bases({picture.emoji.base for picture in pictures}, seed, 0.12)
     held = [picture for picture in pictures if picture.emoji.base in bases]
     train = [picture for picture in pictures if picture.emoji.base not in bases]
-    repeats = openmoji._choose_planted(train, pictures, [openmoji.parse_plant(level) for level in LEVELS], seed)
+    repeats = openmoji.choose_planted(train, pictures, [openmoji.parse_plant(level) for level in LEVELS], seed)
     copies = [(picture, copy) for picture in train for copy in range(repeats.get(picture.emoji.name, 1))]
     copies.sort(key=lambda item: rank(seed, "order", f"{item[0].emoji.name}/{item[1]}"))
     truth = _write(out, "train", [picture for picture, _ in copies], repeats, 8)

@@ -22,7 +22,9 @@ __all__ = [
     "Position",
     "build_batch",
     "caption_dropped",
+    "drawn_timesteps",
     "encode",
+    "measurable",
     "plan_of",
     "visit_of",
 ]
@@ -46,8 +48,9 @@ class Batch:
     """One forward's worth of samples on the device.
 
     ``valid`` is False for padding and for samples whose input is not finite: they are replaced by zeros, train with
-    weight 0 and count as nothing. ``captioned`` is False where the caption was dropped in this visit. ``scored`` is
-    False where the visit is no evidence. All three are [B] lists on the host. ``draws`` [B] are the numbers of the
+    weight 0 and count as nothing. ``captioned`` is False where the caption was dropped in this visit; ``readable``
+    also where epsilon space says nothing at this t, ``scored`` where moreover ``filter.max_timestep`` is passed: the
+    visit is no evidence. All are [B] lists on the host. ``draws`` [B] are the numbers of the
     audit's draws that rows were noised by, -1 where by their position; ``plan`` is None where all is measured.
     ``reference`` is what is known already of the reference at these draws: its ``loss`` and ``magnitude``, [B].
     """
@@ -55,6 +58,7 @@ class Batch:
     visits: list[Visit]
     valid: list[bool]
     captioned: list[bool]
+    readable: list[bool]
     scored: list[bool]
     bad: list[Visit]
     latents: torch.Tensor
@@ -111,6 +115,23 @@ def random_tokens(caption: str, tokenizer: Any, count: int, generator: np.random
     return " ".join(words)
 
 
+def drawn_timesteps(denoiser: Any, seed: int, rows: Sequence[Row | None]) -> torch.Tensor:
+    """The timesteps [B] that ``build_batch`` draws for ``rows``, before anything is encoded."""
+    places = [_position(row, None, i) for i, row in enumerate(rows)]
+    drawn = [int(row_generator(seed, *p, purpose="noise").integers(denoiser.num_train_timesteps)) for p in places]
+    times: torch.Tensor = denoiser.timesteps_at(torch.tensor(drawn, device=denoiser.device))
+    return times
+
+
+def measurable(denoiser: Any, times: torch.Tensor, max_timestep: float = 1.0) -> list[bool]:
+    """Whether a visit at each of ``times`` [B] says something: epsilon space does, and ``max_timestep`` of the
+    schedule is not passed."""
+    said = denoiser.epsilon_factor(times) >= EPSILON_FLOOR
+    if max_timestep < 1.0:
+        said = said & (times < max_timestep * denoiser.num_train_timesteps)
+    return [bool(ok) for ok in said.tolist()]
+
+
 def build_batch(
     denoiser: Any,
     rows: Sequence[Row | None],
@@ -126,6 +147,8 @@ def build_batch(
     uncaptioned: Sequence[bool] | None = None,
     encoded: Encoded | None = None,
     dropped: Sequence[bool] | None = None,
+    max_timestep: float = 1.0,
+    among: Sequence[int] | None = None,
 ) -> Batch:
     """Encode ``rows`` (None = padding) and noise them.
 
@@ -142,6 +165,8 @@ def build_batch(
         uncaptioned: rows that lose their caption whatever was drawn.
         dropped: what ``caption_dropped`` said of the rows, where it was asked before.
         encoded: the rows' own, with their captions as they are, where they were encoded before.
+        max_timestep: of the filter; visits beyond it are not ``scored``.
+        among: numbers of the timesteps that t is drawn from; None draws from all.
     """
     device = denoiser.device
     shape = denoiser.latent_shape(resolution)
@@ -153,7 +178,7 @@ def build_batch(
             bad.append(visit_of(row))
         position = _position(row, positions, i)
         given = draws[i] if draws is not None else None
-        t, noise_i, vae_noise = _noise(denoiser, seed, position, shape) if given is None else _parts(given[1])
+        t, noise_i, vae_noise = _noise(denoiser, seed, position, shape, among) if given is None else _parts(given[1])
         timesteps.append(t)
         noises.append(noise_i)
         vae_noises.append(vae_noise)
@@ -184,7 +209,8 @@ def build_batch(
             valid[i] = captioned[i] = False
             bad.append(visits[i])
     latents = torch.where(torch.tensor(finite, device=device).view(-1, 1, 1, 1), latents, torch.zeros_like(latents))
-    scored = [c and float(f) >= EPSILON_FLOOR for c, f in zip(captioned, denoiser.epsilon_factor(times), strict=True)]
+    readable = [c and ok for c, ok in zip(captioned, measurable(denoiser, times), strict=True)]
+    scored = [c and ok for c, ok in zip(captioned, measurable(denoiser, times, max_timestep), strict=True)]
     conditioning = encoded.conditioning if encoded is not None else denoiser.conditioning(captions)
     conditioning = conditioning.to(dtype=torch.float32)
     seen = noise
@@ -192,7 +218,7 @@ def build_batch(
         further = torch.stack([_further(seed, p, shape, "perturbation") for p in places])
         seen = noise + input_perturbation * further.to(device)
     noisy = denoiser.add_noise(latents, seen, times)
-    return Batch(visits, valid, captioned, scored, bad, latents, noise, times, noisy, conditioning, numbers)
+    return Batch(visits, valid, captioned, readable, scored, bad, latents, noise, times, noisy, conditioning, numbers)
 
 
 def _position(row: Row | None, positions: Sequence[Position] | None, place: int) -> Position:
@@ -209,10 +235,11 @@ def _further(seed: int, position: Position, shape: tuple[int, int, int], kind: s
 
 
 def _noise(
-    denoiser: Any, seed: int, position: Position, shape: tuple[int, int, int]
+    denoiser: Any, seed: int, position: Position, shape: tuple[int, int, int], among: Sequence[int] | None
 ) -> tuple[int, torch.Tensor, torch.Tensor]:
     draw = row_generator(seed, *position, purpose="noise")
-    t = int(draw.integers(denoiser.num_train_timesteps))
+    t = int(draw.integers(denoiser.num_train_timesteps if among is None else len(among)))
+    t = t if among is None else among[t]
     return t, normal_like(draw, shape), normal_like(draw, shape)
 
 

@@ -15,7 +15,8 @@ import torch
 from filtering.data.rows import Row
 from filtering.filter import MemorizationFilter
 from filtering.reference import LookedUpReference
-from train.batches import Batch, Encoded, build_batch, encode
+from filtering.settings import SettingsError
+from train.batches import Batch, Encoded, build_batch, encode, measurable
 from train.config import RunConfig
 from train.scoring import REFERENCE, Scorer
 
@@ -41,6 +42,9 @@ class HeldOutTurns:
         rows: the held-out pairs.
         config: of the run; rows are noised as training's are.
         looked_up: where given, its draws take the place of the fixed set.
+
+    Raises:
+        SettingsError: ``max_timestep`` leaves nothing to measure at.
     """
 
     def __init__(
@@ -57,6 +61,13 @@ class HeldOutTurns:
         size = held_out_per_window(filter, window_rows, len(rows))
         self.parts = [rows[start : start + size] for start in range(0, len(rows), size)]
         self.draws = looked_up.draws if looked_up is not None else filter.config.held_out_draws
+        every = denoiser.timesteps_at(torch.arange(denoiser.num_train_timesteps, device=denoiser.device))
+        self.timesteps = [i for i, ok in enumerate(measurable(denoiser, every, filter.config.measured_share)) if ok]
+        if not self.timesteps:
+            raise SettingsError(
+                f"filter.max_timestep: {filter.config.max_timestep} leaves none of the {denoiser.num_train_timesteps} "
+                "timesteps to measure at; raise it, 0.75 is usual"
+            )
         self._encoded: dict[int, Encoded] = {}
         self._reference: dict[tuple[int, int], dict[str, torch.Tensor]] = {}
         reference = len(filter.deciding_passes & REFERENCE) if looked_up is None else 0
@@ -118,4 +129,6 @@ class HeldOutTurns:
             positions=positions,
             draws=draws,
             encoded=self._encoded[part],
+            max_timestep=self.filter.config.measured_share,
+            among=self.timesteps,
         )

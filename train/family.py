@@ -61,7 +61,7 @@ def _check_signals(config: RunConfig, denoiser: Any) -> None:
         wanting = [name for name in names if "uncond" in SIGNALS[name].needs]
         if wanting:
             left = [name for name in names if name not in wanting]
-            instead = str(left or (["loss", "reference_ratio"] if option == "signals" else []))
+            instead = str(left or (["reference_ratio"] if option == "signals" else []))
             raise SettingsError(
                 f"filter.{option}: {', '.join(wanting)} cannot be measured with '{config.model.path}': "
                 f"{denoiser.distilled}. Set filter.{option}: {instead}; loss and reference_ratio need none"

@@ -18,7 +18,7 @@ from filtering.data.rows import Row
 from filtering.denoisers.lora import trained_parameters
 from filtering.schedule import WindowPlan
 from filtering.verdict import Visit
-from train.batches import Batch, build_batch, caption_dropped, plan_of, visit_of
+from train.batches import Batch, build_batch, caption_dropped, drawn_timesteps, measurable, plan_of, visit_of
 from train.closing import finish, save, validate
 from train.metrics import log_window
 from train.setup import Session
@@ -100,8 +100,7 @@ def _batches(session: Session, window: Window | None) -> list[Batch]:
     dropped = [
         row is not None and caption_dropped(row, config.train.seed, config.train.caption_dropout) for row in rows
     ]
-    eligible = [row is not None and bool(row.caption) and not lost for row, lost in zip(rows, dropped, strict=True)]
-    plan = filter.begin_window(visits, eligible, size) if filter is not None else None
+    plan = filter.begin_window(visits, _eligible(session, rows, dropped), size) if filter is not None else None
     draws = _draws(session, rows, plan)
     uncaptioned = [filter is not None and filter.without_caption(visit) for visit in visits]
     batches = []
@@ -119,10 +118,22 @@ def _batches(session: Session, window: Window | None) -> list[Batch]:
             draws=draws[part],
             uncaptioned=uncaptioned[part],
             dropped=dropped[part],
+            max_timestep=filter.config.measured_share if filter is not None else 1.0,
         )
         batch.plan = plan_of(plan, number, size) if plan is not None else None
         batches.append(batch)
     return batches
+
+
+def _eligible(session: Session, rows: list[Row | None], dropped: list[bool]) -> list[bool]:
+    """Which visits would be evidence: their caption is there, and their own t, or an audit's, says something."""
+    captioned = [row is not None and bool(row.caption) and not lost for row, lost in zip(rows, dropped, strict=True)]
+    filter = session.filter
+    if filter is None or filter.schedule is None or session.looked_up is not None:
+        return captioned
+    times = drawn_timesteps(session.denoiser, session.config.train.seed, rows)
+    said = measurable(session.denoiser, times, filter.config.measured_share)
+    return [c and ok for c, ok in zip(captioned, said, strict=True)]
 
 
 def _draws(session: Session, rows: list[Row | None], plan: WindowPlan | None) -> list[tuple[int, VisitDraw] | None]:

@@ -89,8 +89,8 @@ class Scorer:
         """All signals of a batch; ``prediction`` is the training forward's own, reused as the conditional pass.
 
         ``signals`` limits the measurement to what decides (held-out pairs need no more). Of a batch with a plan, the
-        planned rows are measured, the others are NaN. Of other batches extra passes leave out the rows that are no
-        evidence: what takes such a pass is NaN there.
+        planned rows are measured, the others are NaN. Of other batches extra passes leave out the rows that they say
+        nothing of: what takes such a pass is NaN there.
         """
         needed = self.filter.passes if passes is None else passes
         names = self.filter.config.measured if signals is None else signals
@@ -121,24 +121,33 @@ class Scorer:
         needed: frozenset[str],
         names: tuple[str, ...],
     ) -> Measurement:
-        """What takes no pass for all rows, the rest for those that are evidence: at least one row, so that the number
-        of forwards does not depend on the data."""
-        rows = [i for i, scored in enumerate(batch.scored) if scored] or [0]
-        if not needed or len(rows) == len(batch.scored):
-            found = self.filter.measure(self._predictions(batch, cond, table, needed), batch.timesteps, None, names)
-            return replace(found, usable=np.array(batch.scored, dtype=bool))
+        """What takes no pass for all rows, the rest for those that it says something of."""
         free = tuple(name for name in names if not required_passes([name]) & needed)
-        values = self.filter.measure(self._predictions(batch, cond, table, frozenset()), batch.timesteps, None, free)
-        index = torch.tensor(rows, device=cond.device)
-        part_table = {name: value[index] for name, value in table.items()}
-        paid = tuple(name for name in names if name not in free)
-        predictions = self._predictions(_part(batch, index), cond[index], part_table, needed)
-        found = self.filter.measure(predictions, batch.timesteps[index], None, paid)
-        signals = {
-            name: values.signals[name] if name in free else _spread(found.signals[name], index, len(batch.scored))
-            for name in names
-        }
-        return replace(values, signals=signals, usable=np.array(batch.scored, dtype=bool))
+        found = self.filter.measure(self._predictions(batch, cond, table, frozenset()), batch.timesteps, None, free)
+        signals = dict(found.signals)
+        for paid, rows, passes in self._jobs(batch, tuple(n for n in names if n not in free), needed):
+            index = torch.tensor(rows, device=cond.device)
+            part_table = {name: value[index] for name, value in table.items()}
+            predictions = self._predictions(_part(batch, index), cond[index], part_table, passes)
+            values = self.filter.measure(predictions, batch.timesteps[index], None, paid).signals
+            signals |= {name: _spread(value, index, len(batch.scored)) for name, value in values.items()}
+        ordered = {name: signals[name] for name in names}
+        usable, readable = np.array(batch.scored, dtype=bool), np.array(batch.readable, dtype=bool)
+        return replace(found, signals=ordered, usable=usable, readable=readable)
+
+    def _jobs(
+        self, batch: Batch, names: tuple[str, ...], needed: frozenset[str]
+    ) -> list[tuple[tuple[str, ...], list[int], frozenset[str]]]:
+        """(signals, the rows that they are measured of, passes): what decides, of rows that are evidence; what is
+        recorded, also of those beyond ``max_timestep``; together where they share a pass. At least one row each, so
+        that the number of forwards does not depend on the data."""
+        deciding = tuple(name for name in names if name in self.filter.config.signals)
+        recorded = tuple(name for name in names if name not in deciding)
+        evidence, readable = ([i for i, ok in enumerate(flags) if ok] for flags in (batch.scored, batch.readable))
+        parts = [(recorded, readable), (deciding, evidence)]
+        if recorded and required_passes(deciding) & required_passes(recorded) & needed:
+            parts = [(names, readable)]
+        return [(some, rows or [0], required_passes(some) & needed) for some, rows in parts if some]
 
     def _predictions(
         self, batch: Batch, cond: torch.Tensor, table: dict[str, torch.Tensor], needed: frozenset[str]
@@ -179,8 +188,8 @@ class Scorer:
             for name, value in self.filter.measure(predictions, batch.timesteps[index], None, names).signals.items():
                 values[name][index[: len(rows)]] = value[: len(rows)].to(cond.device)
         drawn = np.array(plan.drawn, dtype=bool)
-        usable = np.array(batch.scored, dtype=bool) & drawn
-        return Measurement(values, batch.timesteps.cpu().numpy().astype(np.int64), usable, drawn)
+        usable, readable = (np.array(flags, dtype=bool) & drawn for flags in (batch.scored, batch.readable))
+        return Measurement(values, batch.timesteps.cpu().numpy().astype(np.int64), usable, drawn, readable)
 
     def _table(self, batch: Batch) -> dict[str, torch.Tensor]:
         """``loss`` and ``magnitude`` of the reference, [B], NaN where not looked up; empty without such a reference."""

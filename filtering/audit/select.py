@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from filtering.audit.records import write_whole
 from filtering.audit.table import Array, Scores, default_signals, load_scores, pair_scores
 from filtering.data.keep_list import KEEP_SCHEMA, METADATA
+from filtering.ordinary import ordinary_among
 from filtering.settings import SettingsError
 
 __all__ = ["Rule", "Selection", "select_rows", "write_selection"]
@@ -30,7 +31,7 @@ class Rule:
     """What is taken out, besides samples that cannot be used. Scores are compared per pair: an image's highest."""
 
     signals: tuple[str, ...] = ()
-    """See ``pair_scores``; empty takes magnitude, or loss and reference_ratio where there is a reference."""
+    """See ``pair_scores``; empty takes magnitude, or reference_ratio where there is a reference."""
     drop_fraction: float | None = None
     """Share of pairs (distinct images), those with the highest scores, with all their copies."""
     max_score: float | None = None
@@ -78,7 +79,9 @@ def select_rows(
     """The keep-list of the audit in ``run``.
 
     With ``false_drop_rate`` A and a ``held_out`` audit (the same model on pairs it was not trained on), a pair is
-    taken out where (1 + held-out pairs that score as high) / (1 + held-out pairs) <= A. Without one, ordinary pairs
+    taken out where (1 + held-out pairs that score as high) / (1 + held-out pairs) <= A. Whatever was trained on scores
+    higher than held-out pairs do, so the audit's own pairs are first moved and scaled until their median and upper
+    quartile are the held-out pairs' (``filtering.ordinary``; from 50 pairs on). Without such an audit, ordinary pairs
     are taken to be normally distributed with the median and MAD of the audit's own pairs, which is rough.
 
     Args:
@@ -177,7 +180,8 @@ def _cutoff(best: Array, groups: Array, null: Array | None, rule: Rule) -> float
             f"there are {len(held_out)}"
         )
     # As many held-out pairs may score as high: a pair must be above the next one.
-    return float(held_out[allowed]) if allowed < len(held_out) else -np.inf
+    cut = float(held_out[allowed]) if allowed < len(held_out) else -np.inf
+    return ordinary_among(ordered, held_out).cutoff(cut)
 
 
 def _reasons(

@@ -78,7 +78,7 @@ def _matrix(column: pa.ChunkedArray, width: int) -> Array:
 def default_signals(scores: Scores, reference: object | None) -> tuple[str, ...]:
     """What pairs are ranked by where nothing is said: two models compared, else magnitude, which needs guidance."""
     if reference is not None:
-        return ("loss", "reference_ratio")
+        return ("reference_ratio",)
     return ("loss",) if (scores.about["deciding"]["model"] or {}).get("distilled") else ("magnitude",)
 
 
@@ -109,7 +109,7 @@ def pair_scores(
     if wanting:
         raise SettingsError(
             f"--score = '{'+'.join(signals)}': {', '.join(wanting)} could not be measured with this model: "
-            f"{distilled}; use loss, or loss+reference_ratio with --reference"
+            f"{distilled}; use loss, or reference_ratio with --reference"
         )
     if null is not None:
         fits(scores, null, "--held-out", same_model=True)

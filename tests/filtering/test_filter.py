@@ -201,6 +201,27 @@ def test_a_dropped_caption_is_no_evidence() -> None:
     assert filter.groups["exposures"].tolist() == [1] and filter.groups["scored"].tolist() == [0]
 
 
+def test_visits_beyond_max_timestep_are_no_evidence_but_for_the_papers_rule() -> None:
+    t = torch.tensor([749, 750, 999])
+    visits = [Visit(name, group=name, offset=i) for i, name in enumerate("abc")]
+    stream, filter = Stream(1), make()
+    for _ in range(40):
+        stream.window(filter, ["z"])
+    measured = filter.measure(batch([1.0, 1.0, 1.0]), t)
+    assert measured.usable.tolist() == [True, False, False]
+    verdicts = filter.decide(visits, measured).verdicts
+    filter.end_window()
+    assert [verdict.reason for verdict in verdicts] == [Reason.CLEAN, Reason.NOT_SCORED, Reason.NOT_SCORED]
+    assert all("loss" in verdict.signals for verdict in verdicts), "what was measured is still written down"
+    assert [int(filter.groups["scored"][filter.groups.row(name)]) for name in "abc"] == [1, 0, 0]
+    assert make(max_timestep=1.0).measure(batch([1.0, 1.0, 1.0]), t).usable.all()
+    paper = MemorizationFilter(
+        signals=["magnitude"], record=[], calibrator="fixed", threshold=2.0, decide="visit", policy="drop"
+    )
+    decision = paper.decide(visits, paper.measure(batch([1.0, 1.0, 1.0]), t))
+    assert decision.weights.tolist() == [0.0, 0.0, 0.0]
+
+
 def test_padding_leaves_no_trace_and_bad_input_is_failed() -> None:
     filter = make()
     measured = filter.measure(batch([1.0, 1.0, 1.0]), torch.tensor([1, 1, 1]))
@@ -231,7 +252,10 @@ def test_too_few_held_out_groups_are_refused() -> None:
         ({"calibrator": "fixed", "decide": "visit"}, r"needs filter\.threshold"),
         ({"threshold": -1.0}, r"'threshold' = -1\.0"),
         ({"calibrator": "robust", "threshold": 4.0}, r"set filter\.decide: visit"),
-        ({"calibrator": "fixed", "threshold": 2.0, "decide": "visit"}, "name one signal"),
+        (
+            {"calibrator": "fixed", "threshold": 2.0, "decide": "visit", "signals": ["loss", "magnitude"]},
+            "name one signal",
+        ),
         ({"polcy": "drop"}, "did you mean 'policy'"),
         ({"never_drop": ["a"], "always_drop": ["a"]}, "both name 'a'"),
     ],

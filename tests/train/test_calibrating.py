@@ -79,8 +79,9 @@ def test_what_is_remembered_is_what_a_pass_says(make_config: MakeConfig) -> None
         turns.score(step, scorer)
     batch = build_batch(
         session.denoiser, turns.parts[0], seed=3, resolution=16,
-        positions=[("calibration", 0, i) for i in range(len(turns.parts[0]))],
+        positions=[("calibration", 0, i) for i in range(len(turns.parts[0]))], among=turns.timesteps,
     )  # fmt: skip
+    assert max(turns.timesteps) == 749 and len(turns.timesteps) == 750
     expected = scorer.measure(batch).signals
     for name in signals:
         assert torch.equal(seen[0][name], seen[1][name]), name
@@ -95,16 +96,24 @@ def test_extra_passes_leave_out_rows_that_are_no_evidence(make_config: MakeConfi
     with torch.no_grad():  # the model has moved
         for parameter in session.scorer.model.parameters():
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-    whole = session.scorer.measure(batch).signals
+    with torch.no_grad():
+        whole_prediction = session.denoiser.predict(
+            session.scorer.model.eval(), batch.noisy, batch.timesteps, batch.conditioning
+        )
+        session.scorer.model.train()
+    whole = session.scorer.measure(batch, whole_prediction).signals
     asked = rows_through(session.scorer.reference)
     scored = [True, False, True, True, False, True, True, True]
-    part = session.scorer.measure(replace(batch, scored=scored))
-    assert asked == [6] and part.usable.tolist() == scored
+    readable = [True, False, True, True, True, True, True, True]  # the fifth is beyond max_timestep
+    own = rows_through(session.scorer.model)
+    part = session.scorer.measure(replace(batch, scored=scored, readable=readable), whole_prediction)
+    assert asked == [6] and own == [7] and part.usable.tolist() == scored
+    assert part.readable is not None and part.readable.tolist() == readable
     assert torch.allclose(part.signals["loss"], whole["loss"])
-    mask = torch.tensor(scored)
-    for name in ("reference_ratio", "magnitude"):
+    for name, flags in (("reference_ratio", scored), ("magnitude", readable)):
+        mask = torch.tensor(flags)
         assert torch.allclose(part.signals[name][mask], whole[name][mask], atol=1e-5), name
         assert part.signals[name][~mask].isnan().all()
-    session.scorer.measure(replace(batch, scored=[False] * 8))
-    assert asked == [6, 1], "a forward all the same"
+    session.scorer.measure(replace(batch, scored=[False] * 8, readable=[False] * 8), whole_prediction)
+    assert asked == [6, 1] and own == [7, 1], "a forward all the same"
     assert session.scorer.model.training

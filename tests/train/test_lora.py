@@ -152,7 +152,7 @@ def test_the_filter_drops_planted_pairs(
     config = make_config(
         model={"lora": {"target_modules": names}},
         data={"path": str(tmp_path / "planted")},
-        filter={"false_drop_rate": 0.05, "held_out_per_window": 24},
+        filter={"false_drop_rate": 0.05, "held_out_per_window": 24, "max_timestep": 1.0},
         train={"steps": 60, "batch_size": 16, "caption_dropout": 0.0},
         optimizer={"lr": 1e-2},
     )
