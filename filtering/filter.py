@@ -20,10 +20,11 @@ from filtering.config import FilterConfig
 from filtering.decision import Decision, Measurement
 from filtering.exchange import Exchange
 from filtering.history import EvidenceTable
+from filtering.judgement import Judge, Reading
 from filtering.panel import HeldOutPanel
-from filtering.policy import Finding, apply_policy
+from filtering.rulings import Rulings
 from filtering.schedule import Candidate, Schedule, WindowPlan
-from filtering.shares import Standing, gather_groups, group_name, look_up, owner, share_of, top_groups
+from filtering.shares import Standing, group_name, look_up, owner, share_of, top_groups
 from filtering.signals import Predictions, measure, required_passes
 from filtering.verdict import Action, Reason, Verdict, Visit
 from filtering.window import WindowVisits
@@ -63,23 +64,29 @@ class MemorizationFilter:
         )
         self.groups = EvidenceTable(self.config.half_life, self.config.min_sweeps)
         self.panel = HeldOutPanel(self.config)
-        self.condemned: dict[str, int] = {}
-        """Condemned groups of all ranks and the step of each: the only part of the history that every rank holds."""
-        self.rulings: list[tuple[str, bool]] = []
-        """Groups condemned (True) or pardoned (False) at the end of the last window, for the loader's sieve."""
+        self.rulings = Rulings(self.config)
         self.n_groups = 0
         """Groups seen, on all ranks, at the end of the last window."""
         self.passes = required_passes(self.config.measured)
         self.deciding_passes = required_passes(self.config.signals)
         self.schedule = Schedule(self.config, audited) if self.config.apply == "sieve" else None
         self.step = 0
-        self.overfitting = False
         self._beyond = math.inf
         if self.config.measured_share < 1.0:
             self._beyond = self.config.measured_share * num_train_timesteps
         self._visits = WindowVisits()
         self._known: dict[str, Standing] | None = None
-        self._never, self._always = set(self.config.never_drop), set(self.config.always_drop)
+        self._judge = Judge(self.config)
+
+    @property
+    def condemned(self) -> dict[str, int]:
+        """Condemned groups of all ranks and the step of each."""
+        return self.rulings.condemned
+
+    @property
+    def overfitting(self) -> bool:
+        """The run was found to overfit as a whole."""
+        return self.rulings.overfitting
 
     # -- measuring ------------------------------------------------------------------------------------------------
 
@@ -150,7 +157,7 @@ class MemorizationFilter:
 
     def without_caption(self, visit: Visit) -> bool:
         """Whether a visit is to be trained without its caption (``policy: caption``, its group is condemned)."""
-        if self.config.policy != "caption" or {visit.key, visit.group} & self._never:
+        if self.config.policy != "caption" or {visit.key, visit.group} & self._judge.never:
             return False
         return _group(visit) in self.condemned
 
@@ -185,15 +192,9 @@ class MemorizationFilter:
             values = {name: column[i] for name, column in host.items() if drawn and column[i] == column[i]}
             if not measurement.says_something(i):
                 values = {name: value for name, value in values.items() if name in ("loss", "reference_ratio")}
-            verdict = self._verdict(
-                visit,
-                values,
-                int(measurement.timesteps[i]),
-                float(scores[i]),
-                float(p_values[i]),
-                bool(measurement.usable[i]),
-                self._why_unusable(measurement, i),
-            )
+            usable, why = bool(measurement.usable[i]), self._why_unusable(measurement, i)
+            reading = Reading(values, int(measurement.timesteps[i]), float(scores[i]), float(p_values[i]), usable, why)
+            verdict = self._verdict(visit, reading)
             verdicts.append(verdict)
             magnitude = values.get("magnitude", float("nan"))
             drawn = drawn and measurement.drawn is not None
@@ -203,6 +204,11 @@ class MemorizationFilter:
         weights = torch.tensor([verdict.weight for verdict in verdicts], dtype=torch.float32)
         device = next(iter(measurement.signals.values())).device
         return Decision(weights.to(device), [v for v in verdicts if v.visit.key], self.config.normalize)
+
+    def _verdict(self, visit: Visit, reading: Reading) -> Verdict:
+        group = _group(visit)
+        standing = (self._known or {}).get(group)
+        return self._judge.verdict(visit, reading, standing, group in self.condemned, self.evidence_bar)
 
     def _why_unusable(self, measurement: Measurement, row: int) -> Reason:
         if measurement.drawn is not None and not measurement.drawn[row]:
@@ -215,72 +221,6 @@ class MemorizationFilter:
         position = (visit.stream, visit.epoch, visit.offset)
         self._visits.add(position, _group(visit), score, magnitude, weight, timestep, drawn, signals)
 
-    def _verdict(
-        self,
-        visit: Visit,
-        values: dict[str, float],
-        timestep: int,
-        score: float,
-        p_value: float,
-        usable: bool,
-        unusable: Reason,
-    ) -> Verdict:
-        guilty, excess, reason, threshold = self._test(visit, values, score, p_value, usable)
-        standing = (self._known or {}).get(_group(visit))
-        trained = standing.trained if standing else 0
-        names = {visit.key, visit.group}
-        if names & self._never:
-            weight, action, reason = 1.0, Action.KEEP, Reason.NEVER_DROP
-        elif names & self._always:
-            weight, action, reason = 0.0, Action.DROP, Reason.ALWAYS_DROP
-        else:
-            weight, action, reason = apply_policy(self.config, Finding(guilty, excess, trained, reason))
-            if action is Action.KEEP and not usable:
-                reason = unusable
-        by_group = self.config.decide == "group"
-        if by_group and standing and self.config.calibrator == "conformal":
-            p_value = standing.p_value
-        return Verdict(
-            visit,
-            weight,
-            action,
-            reason,
-            timestep,
-            values,
-            score,
-            p_value,
-            standing.evidence if by_group and standing else math.nan,
-            threshold,
-        )
-
-    def _test(
-        self, visit: Visit, values: dict[str, float], score: float, p_value: float, usable: bool
-    ) -> tuple[bool, float, Reason, float]:
-        """(guilty, excess, reason, threshold) of one visit."""
-        config = self.config
-        if config.decide == "group":
-            standing = (self._known or {}).get(_group(visit))
-            bar = self.evidence_bar
-            if standing is None:
-                return False, math.nan, Reason.CLEAN, bar
-            return _group(visit) in self.condemned, standing.evidence - bar, Reason.CONDEMNED, bar
-        if not usable:
-            return False, math.nan, Reason.CLEAN, math.nan
-        if config.calibrator == "fixed":
-            value, tau = values.get(config.signals[0], math.nan), float(config.threshold or 0.0)
-            ratio = math.log(value / tau) if value > 0.0 and tau > 0.0 else value - tau
-            return value > tau, ratio, Reason.THRESHOLD, tau
-        if config.calibrator == "robust":
-            bar = float(config.threshold or 0.0)
-            return score > bar, score - bar, Reason.THRESHOLD, bar
-        guilty = p_value <= config.false_drop_rate
-        return (
-            guilty,
-            math.log(config.false_drop_rate / p_value) if p_value > 0 else math.nan,
-            Reason.THRESHOLD,
-            config.false_drop_rate,
-        )
-
     @property
     def evidence_bar(self) -> float:
         """Evidence that a running maximum must exceed to be condemned now; inf before the first comparison."""
@@ -292,7 +232,7 @@ class MemorizationFilter:
         """Add the window's visits of all ranks to the history, in the order of their positions; then, when a sweep
         over the held-out groups is complete, compare, and return True. ``note`` is told in words when the run
         overfits as a whole."""
-        self.rulings = []
+        self.rulings.latest = []
         everything = self._visits.close(self.exchange)
         rank, ranks = self.exchange.rank, self.exchange.world_size
         mine = [record for record in everything if record.group and owner(record.group, ranks) == rank]
@@ -313,44 +253,9 @@ class MemorizationFilter:
             return False
         guilty = self.panel.judge(self.groups, self.exchange)
         if self.config.pardon_looks:
-            self._pardon()
-        self._condemn(guilty, note)
+            self.rulings.pardon(self.groups, self.panel.table, self.exchange)
+        self.rulings.condemn(guilty, self.groups, self.panel, self.exchange, self.n_groups, self.step, note)
         return True
-
-    def _pardon(self) -> None:
-        """Let condemned groups of all ranks go that have been ordinary for long enough."""
-        rows = self.groups.ordinary_again(self.panel.table, self.config.pardon_p, self.config.pardon_looks)
-        for name in gather_groups(self.groups, self.exchange, rows):
-            del self.condemned[name]
-            self.rulings.append((name, False))
-            if (row := self.groups.row(name)) >= 0:
-                self.groups.pardon(row)
-
-    def _condemn(self, rows: npt.NDArray[np.int64], note: Callable[[str], None] | None) -> None:
-        """Condemn ``rows`` of all ranks, most evident first, up to ``max_drop_fraction`` of the groups seen."""
-        if self.panel.ordinary.median > self.panel.bar:
-            self.overfitting = True
-            if note is not None:
-                note(
-                    f"half of the {self.n_groups} groups have more evidence than the bar ({self.panel.bar:.1f}), and "
-                    "only those beyond the others are condemned; the run is overfitting as a whole: stop earlier, "
-                    "lower the learning rate, or cap exposures (filter.policy: cap)"
-                )
-        already, passed = len(self.condemned), gather_groups(self.groups, self.exchange, rows)
-        room = max(0, math.floor(self.config.max_drop_fraction * self.n_groups) - already)
-        if len(passed) > room:
-            self.overfitting = True
-            if note is not None:
-                note(
-                    f"{already + len(passed)} of {self.n_groups} groups pass the bar, more than "
-                    f"filter.max_drop_fraction: {self.config.max_drop_fraction}; the run is overfitting as a whole: "
-                    "stop earlier, lower the learning rate, or cap exposures (filter.policy: cap)"
-                )
-        for name in passed[:room]:
-            self.condemned[name] = self.step
-            self.rulings.append((name, True))
-            if (row := self.groups.row(name)) >= 0:
-                self.groups.condemn(row, self.step)
 
     def suspects(self, count: int) -> list[Standing]:
         """The most suspected groups of all ranks, the same on each; a collective."""
@@ -393,10 +298,10 @@ class MemorizationFilter:
             )
         self.calibrator.load_state_dict(state["calibrator"])
         self._load_groups([state, *others])
-        self.condemned = {str(name): int(step) for name, step in state["condemned"].items()}
+        self.rulings.condemned = {str(name): int(step) for name, step in state["condemned"].items()}
         self.n_groups = int(state["n_groups"])
         self.panel.load_state_dict(state["panel"])
-        self.step, self.overfitting = int(state["step"]), bool(state["overfitting"])
+        self.step, self.rulings.overfitting = int(state["step"]), bool(state["overfitting"])
 
     def _load_groups(self, states: list[dict[str, Any]]) -> None:
         saved, ranks = int(states[0]["ranks"]), self.exchange.world_size

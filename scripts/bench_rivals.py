@@ -12,6 +12,7 @@ from filtering.data.draws import row_generator
 from filtering.decision import Decision, Measurement
 from filtering.exchange import Exchange
 from filtering.filter import MemorizationFilter
+from filtering.judgement import Reading
 from filtering.verdict import Action, Reason, Verdict, Visit
 from train.setup import Session
 
@@ -94,25 +95,16 @@ class RivalFilter(MemorizationFilter):
         self.rule.learn(measurement.signals["loss"].cpu().tolist(), measurement.timesteps.tolist())
         return decision
 
-    def _verdict(
-        self,
-        visit: Visit,
-        values: dict[str, float],
-        timestep: int,
-        score: float,
-        p_value: float,
-        usable: bool,
-        drawn: bool,
-    ) -> Verdict:
-        margin = self.rule.margin(visit, values["loss"], timestep)
+    def _verdict(self, visit: Visit, reading: Reading) -> Verdict:
+        margin = self.rule.margin(visit, reading.values["loss"], reading.timestep)
         dropped = margin > 0.0
         return Verdict(
             visit,
             0.0 if dropped else 1.0,
             Action.DROP if dropped else Action.KEEP,
             Reason.THRESHOLD if dropped else Reason.CLEAN,
-            timestep,
-            values,
+            reading.timestep,
+            reading.values,
             margin if math.isfinite(margin) else math.nan,
             threshold=0.0,
         )

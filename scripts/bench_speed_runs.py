@@ -88,7 +88,7 @@ class TimedRun:
         session = self.session
         if session.filter is None or session.filter.config.decide != "group":
             return
-        session.filter.condemned = dict.fromkeys(groups, 0)
+        session.filter.condemned.update(dict.fromkeys(groups, 0))
         if session.sieve is not None:
             session.sieve.append([(group, True) for group in groups], 1)
 

@@ -178,7 +178,7 @@ class Run:
         if filter.end_window():
             self._look()
         if self.sieve:
-            self._pending.extend((filter.step + filter.config.delay, *ruling) for ruling in filter.rulings)
+            self._pending.extend((filter.step + filter.config.delay, *ruling) for ruling in filter.rulings.latest)
 
     def _read(self) -> list[str]:
         while self._pending and self._pending[0][0] <= self.filter.step:
@@ -206,7 +206,7 @@ class Run:
         table = self.filter.groups
         for name, p in zip(table.names, table["p_value"].tolist(), strict=True):
             self.lowest[name] = min(self.lowest.get(name, 1.0), p)
-        for name, condemned in self.filter.rulings:
+        for name, condemned in self.filter.rulings.latest:
             if condemned:
                 self.first.setdefault(name, int(table["exposures"][table.row(name)]))
 

@@ -196,7 +196,7 @@ def _after_window(
     if session.filter is not None and session.filter.end_window(note=_warn):
         session.records.note_evidence(session.step, session.filter)
     if session.filter is not None and session.sieve is not None:
-        session.sieve.append(session.filter.rulings, session.step + session.filter.config.delay)
+        session.sieve.append(session.filter.rulings.latest, session.step + session.filter.config.delay)
     session.times.append(round(seconds, 4))
     log_window(session, result)
 

@@ -82,8 +82,8 @@ def test_rulings_name_both_kinds_and_the_state_is_exact() -> None:
             each.calibrate(HELD_OUT, measurement(held))
             each.decide([Visit("bad", group="bad")], measurement(scores))
             each.end_window()
-        assert filter.rulings == other.rulings
-        seen += filter.rulings
+        assert filter.rulings.latest == other.rulings.latest
+        seen += filter.rulings.latest
     assert seen == [("bad", False)]
 
 
