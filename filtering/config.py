@@ -79,7 +79,8 @@ class FilterConfig(Settings):
     bank_size: int = Field(default=2048, ge=32)
     """Most recent held-out (or, without held-out pairs, training) measurements that calibrate."""
     half_life: float = Field(default=8.0, gt=0.0)
-    """Half-life of a group's evidence, in sweeps over the held-out pairs."""
+    """Half-life of a group's evidence, in sweeps over the held-out pairs; from one measured visit to the next no more
+    than one sweep counts."""
     horizon: int = Field(default=64, ge=1)
     """Sweeps over the held-out pairs that ``false_drop_rate`` holds for; doubled where a run goes on for longer."""
     min_sweeps: int = Field(default=3, ge=1)

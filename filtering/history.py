@@ -8,17 +8,18 @@ scores, in units of what such a mean spreads over clean pairs:
 where sigma^2 is the variance of visits within a clean pair and tau^2 that between clean pairs (some images are simply
 easy), both estimated from held-out pairs. Without tau^2 a pair that is read often would be condemned for being easy.
 
-The clock is the *sweep*: every held-out group has been scored once more, and a visit's weight halves with sweeps, so
-that evidence follows the model. Evidence is compared once a sweep. To rank a running maximum anew at every look among
-maxima *so far* would still be one test a look: a pair that leads early is condemned although clean pairs come that far
-later. So it is ranked among the maxima that clean pairs reach over a whole life, paths drawn from the held-out groups'
-means and residuals.
+The clock is the *sweep*: every held-out group has been scored once more. A visit's weight halves with sweeps, so that
+evidence follows the model, but by no more than one sweep from a visit to the next: in a large data set a pair comes
+round once in many sweeps, and evidence that forgot by time would never accumulate. Exposures drive memorisation, so a
+pair's last visits say most about it, whenever they were. Evidence is compared once a sweep. To rank a running maximum
+anew at every look among maxima *so far* would still be one test a look: a pair that leads early is condemned although
+clean pairs come that far later. So it is ranked among the maxima that clean pairs reach over a whole life, paths drawn
+from the held-out groups' means and residuals.
 
-Training groups are not measured once a sweep as held-out groups are, but oftener, or ever more rarely where a schedule
-finds them unsuspicious. T has one spread whatever the number of measured visits; but the fewer they are, the more of it
-is noise, which comes anew, and the further a whole life's maximum lies out. So paths are drawn for a visit in every 1,
-2, 4 and 8 sweeps (a half-life), and a group is ranked among each. The false-drop rate then holds per pair over its
-whole life, not per visit and not per look.
+Training groups are not measured once a sweep as held-out groups are. Measured more rarely, whatever the reason, a
+group's evidence goes through a beginning of such a path. Measured oftener, it rests on more visits: less of it is
+noise, which comes anew, and its maximum lies less far out. So the paths, with a visit a sweep, are on the safe side of
+both, and the false-drop rate holds per pair over its whole life, not per visit and not per look.
 """
 
 from __future__ import annotations
@@ -36,9 +37,7 @@ __all__ = ["EvidenceTable", "spread_of_clean_pairs", "whole_life_maxima"]
 
 Array = npt.NDArray[np.float64]
 PATHS: Final = 32
-"""Drawn paths a held-out pair and gap, those of earlier looks included."""
-GAPS: Final = (1, 2, 4, 8)
-"""Sweeps from one measured visit to the next that paths are drawn for."""
+"""Drawn paths a held-out pair, those of earlier looks included."""
 _FLOATS: Final = ("sum", "w1", "w2", "evidence", "evidence_max", "p_value", "magnitude_sum", "last_score")
 _INTS: Final = ("exposures", "trained", "scored", "dropped", "first_step", "last_step", "last_sweep", "condemned_step",
     "drawn", "last_drawn", "calm", "calm_scored", "pardons")  # fmt: skip
@@ -48,7 +47,7 @@ class EvidenceTable:
     """One row per group, in columns; 116 bytes of numbers a group besides its name (see ``Names``).
 
     Args:
-        half_life: sweeps after which a visit counts half.
+        half_life: sweeps after which a visit counts half, one at most from a visit to the next.
         first: measured visits before which a group is not compared.
     """
 
@@ -92,7 +91,10 @@ class EvidenceTable:
             c["last_step"][row] = step
             if not np.isfinite(score):
                 continue
-            decay = 0.5 ** ((sweep - c["last_sweep"][row]) / self.half_life)
+            apart = sweep - c["last_sweep"][row]
+            if c["condemned_step"][row] < 0:
+                apart = min(apart, 1)  # what is trained on no more is forgotten by the model, and here, by time
+            decay = 0.5 ** (apart / self.half_life)
             c["sum"][row] = c["sum"][row] * decay + score
             c["w1"][row] = c["w1"][row] * decay + 1.0
             c["w2"][row] = c["w2"][row] * decay * decay + 1.0
@@ -122,10 +124,11 @@ class EvidenceTable:
 
     def rank_against(self, held_out: EvidenceTable, whole_life: Array) -> None:
         """p-value of every group: the rank of its running maximum among the held-out groups' running maxima and among
-        each row of ``whole_life`` maxima of clean pairs, the largest, never below the resolution 1 / (n + 1)."""
+        the ``whole_life`` maxima of clean pairs, the larger of both, never below the resolution 1 / (n + 1)."""
         maxima = np.where(np.isfinite(self["evidence_max"]), self["evidence_max"], -1e9)
         so_far = conformal_p_value(maxima, held_out["evidence_max"].astype(np.float64))
-        self["p_value"][:] = np.max([so_far, *(conformal_p_value(maxima, row) for row in whole_life)], axis=0)
+        ever = conformal_p_value(maxima, whole_life) if len(whole_life) else so_far
+        self["p_value"][:] = np.maximum(so_far, ever)
 
     def ordinary_again(self, held_out: EvidenceTable, p_value: float, looks: int) -> npt.NDArray[np.int64]:
         """Rows of condemned groups to pardon: at ``looks`` looks in a row, each with a new measured visit, their
@@ -181,12 +184,11 @@ def whole_life_maxima(
     *,
     half_life: float,
     horizon: int,
-    gap: int,
     first: int,
     paths: int,
     seed: int,
 ) -> Array:
-    """Largest evidence over ``horizon`` sweeps that clean pairs come to, ``paths`` for each held-out pair.
+    """Largest evidence over ``horizon`` sweeps, with a visit in each, that clean pairs come to.
 
     Args:
         scores: [groups, sweeps] of the held-out pairs (NaN = not scored).
@@ -194,12 +196,11 @@ def whole_life_maxima(
         between: variance between pairs; a path has its pair's shrunken mean.
         half_life: sweeps after which a visit counts half.
         horizon: length of a path.
-        gap: sweeps from a measured visit to the next.
         first: visits before this one are not compared.
         paths: drawn for each held-out pair.
         seed: of the draws.
     """
-    rng = np.random.Generator(np.random.Philox(key=[seed, gap]))
+    rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
     counts = np.maximum(np.isfinite(scores).sum(axis=1), 1)
     means = np.nan_to_num(np.nansum(scores, axis=1) / counts)
     residuals = (scores - means[:, None]) * np.sqrt(counts / np.maximum(counts - 1, 1))[:, None]
@@ -207,13 +208,12 @@ def whole_life_maxima(
     spread, middle = max(float(np.std(means)), 1e-9), float(np.mean(means))
     # tau^2 is taken high, and levels as far apart as it says: the paths must not be tamer than T's units
     levels = np.repeat(middle + (means - middle) * between**0.5 / spread, paths)
-    decay, total, w1, w2 = 0.5 ** (gap / half_life), np.zeros(len(levels)), 0.0, 0.0
+    decay, total, w1, w2 = 0.5 ** (1.0 / half_life), np.zeros(len(levels)), 0.0, 0.0
     best = np.full(len(levels), -np.inf)
-    visits = max(horizon // gap, 1)
-    for visit in range(1, visits + 1):
+    for visit in range(1, horizon + 1):
         noise = rng.choice(pool, len(levels)) if len(pool) else np.zeros(len(levels))
         total, w1, w2 = total * decay + levels + noise, w1 * decay + 1.0, w2 * decay * decay + 1.0
-        if visit >= min(first, visits):
+        if visit >= min(first, horizon):
             best = np.maximum(best, total / w1 / np.sqrt(between + within * w2 / (w1 * w1)))
     return best
 

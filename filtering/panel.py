@@ -13,7 +13,7 @@ import torch
 
 from filtering.config import FilterConfig
 from filtering.exchange import Exchange
-from filtering.history import GAPS, PATHS, EvidenceTable, spread_of_clean_pairs, whole_life_maxima
+from filtering.history import PATHS, EvidenceTable, spread_of_clean_pairs, whole_life_maxima
 from filtering.ordinary import Ordinary, ordinary_of
 
 __all__ = ["HeldOutPanel"]
@@ -42,7 +42,7 @@ class HeldOutPanel:
         self._sweeps: list[dict[str, float]] = []
         self._this_sweep: dict[str, float] = {}
         self.ordinary = Ordinary()
-        self._whole_life: Array = np.zeros((len(GAPS), 0))
+        self._whole_life: Array = np.zeros(0)
         self._horizon = 0
         self._bar: float | None = None
 
@@ -87,21 +87,17 @@ class HeldOutPanel:
             horizon *= 2
         fresh = PATHS if horizon != self._horizon else FRESH
         self._horizon = horizon
-        drawn = [
-            whole_life_maxima(
-                scores,
-                within,
-                between,
-                half_life=self.config.half_life,
-                horizon=horizon,
-                gap=gap,
-                first=self.config.min_sweeps,
-                paths=fresh,
-                seed=self.sweep,
-            )
-            for gap in GAPS
-        ]
-        self._whole_life = np.concatenate([self._whole_life, drawn], axis=1)[:, -PATHS * len(scores) :]
+        drawn = whole_life_maxima(
+            scores,
+            within,
+            between,
+            half_life=self.config.half_life,
+            horizon=horizon,
+            first=self.config.min_sweeps,
+            paths=fresh,
+            seed=self.sweep,
+        )
+        self._whole_life = np.concatenate([self._whole_life, drawn])[-PATHS * len(scores) :]
 
     @property
     def bar(self) -> float:
@@ -112,7 +108,7 @@ class HeldOutPanel:
 
     def _compute_bar(self) -> float:
         bars = []
-        for maxima in (self.table["evidence_max"], *self._whole_life):
+        for maxima in (self.table["evidence_max"], self._whole_life):
             ordered = np.sort(maxima)[::-1]
             allowed = math.floor(self.config.false_drop_rate * (len(ordered) + 1) + 1e-9) - 1
             bars.append(float(ordered[allowed]) if 0 <= allowed < len(ordered) else math.inf)

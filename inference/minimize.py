@@ -8,6 +8,9 @@ measured once more after the last update.
 ``adamw`` is the paper's way: every coordinate moves by about the learning rate, whether the magnitude depends on it
 much or not. ``closest`` moves along the gradient alone, and just as far as the target asks for by its slope (Polyak's
 step), so that what is met is met with less change to the embedding.
+
+What moves may be narrowed: ``words`` leaves the end token and the padding as they are, ``padding`` the words. Encoders
+gather the whole prompt there, and memorised prompts lean on these positions (Ren et al., ECCV 2024).
 """
 
 from __future__ import annotations
@@ -26,9 +29,11 @@ from inference.explain import Explanation, explain, magnitude_and_gradient
 from inference.generate import sampling_scheduler
 from inference.guided import GuidedModel, norm_of, open_model
 from inference.reference import Reference
+from inference.words import token_table
 
 __all__ = [
     "METHODS",
+    "TOKENS",
     "Minimized",
     "Suggestion",
     "draw",
@@ -40,6 +45,8 @@ __all__ = [
 ]
 
 METHODS: Final = ("adamw", "closest")
+TOKENS: Final = {"all": ("word", "end", "padding"), "words": ("word",), "padding": ("end", "padding")}
+"""Kinds of positions that may move."""
 AIM: Final = 0.98
 
 
@@ -102,6 +109,7 @@ def minimize(
     iterations: int = 10,
     lr: float = 0.05,
     method: str = "adamw",
+    tokens: str = "all",
     settings: DetectSettings | None = None,
     batch: int = 4,
     scheduler: str = "auto",
@@ -114,9 +122,11 @@ def minimize(
     Args:
         lr: AdamW's, or with ``closest`` the largest update, as a share of the embedding's norm.
         method: ``adamw`` or ``closest``.
+        tokens: what moves: ``all``, the ``words``, or the end and the ``padding`` behind them. Pooled embeddings move
+            with ``all`` alone.
 
     Raises:
-        ValueError: an empty prompt, a number out of range, or values that are not finite.
+        ValueError: an empty prompt, an unknown name, a number out of range, or values that are not finite.
     """
     settings = settings or DetectSettings()
     opened = open_model(model, scheduler=scheduler)
@@ -125,6 +135,9 @@ def minimize(
         raise ValueError("the prompt is empty: there is nothing to minimise")
     if images < 1:
         raise ValueError(f"--images = {images}: must be at least 1")
+    if tokens not in TOKENS:
+        raise ValueError(f"--tokens = '{tokens}': must be one of {', '.join(TOKENS)}")
+    fixed = None if tokens == "all" else _fixed(opened, prompt, TOKENS[tokens])
     noise = opened.noise([prompt] * images, range(images), settings.seed, settings.resolution)
     cond = opened.encode([prompt]).expand(images)
     uncond = opened.unconditional(images)
@@ -140,7 +153,7 @@ def minimize(
         parts.append(
             minimize_embeddings(
                 opened, first.model_input[rows], first.timestep, cond.rows(rows), uncond.rows(rows), target,
-                iterations=iterations, lr=lr, method=method, space=settings.space,
+                iterations=iterations, lr=lr, method=method, fixed=fixed, space=settings.space,
             )
         )  # fmt: skip
     fitted = Conditioning.cat([part.cond for part in parts])
@@ -154,6 +167,15 @@ def minimize(
         prompt, fitted, negative, latents, arguments, target, trace, magnitude,
         [value <= target for value in magnitude],
     )  # fmt: skip
+
+
+def _fixed(model: GuidedModel, prompt: str, kinds: Sequence[str]) -> list[int]:
+    """Positions of the sequence that are of no kind in ``kinds``."""
+    layout = model.denoiser.text_layout()
+    places = [
+        (part.first + token.position, token.kind) for part in layout for token in token_table(part, prompt).tokens
+    ]
+    return sorted({position for position, kind in places if kind not in kinds})
 
 
 def draw(model: GuidedModel, result: Minimized, settings: DetectSettings) -> tuple[Tensor, Tensor]:
@@ -212,9 +234,11 @@ def minimize_embeddings(
     iterations: int = 10,
     lr: float = 0.05,
     method: str = "adamw",
+    fixed: Sequence[int] | None = None,
     space: str = "auto",
 ) -> Fitted:
-    """The core of ``minimize`` on what the network sees at one step; pooled embeddings are fitted too.
+    """The core of ``minimize`` on what the network sees at one step; pooled embeddings are fitted too, unless ``fixed``
+    names positions of the sequence that stay as they are.
 
     Raises:
         ValueError: a number out of range, or magnitudes or gradients that are not finite.
@@ -228,7 +252,8 @@ def minimize_embeddings(
         raise ValueError(f"--method = '{method}': must be one of {', '.join(METHODS)}")
     # A float32 master copy: in float16 AdamW's eps is zero, and the embedding NaN after one update.
     masters = {n: value.detach().float().clone().requires_grad_(True) for n, value in cond.embeddings.items()}
-    starts = [part.first for part in model.denoiser.text_layout() if part.has_start]
+    starts = {part.first for part in model.denoiser.text_layout() if part.has_start}
+    still = sorted(starts | set(fixed or ()))
     optimizer = torch.optim.AdamW(list(masters.values()), lr=lr, weight_decay=0.0)
     best = {name: master.detach().clone() for name, master in masters.items()}
     best_value = torch.full((len(cond),), float("inf"), device=model.device)
@@ -250,25 +275,27 @@ def minimize_embeddings(
             break
         for name, gradient in gradients.items():
             masters[name].grad = gradient.clone()
-        if "encoder_hidden_states" in masters:
-            masters["encoder_hidden_states"].grad[:, starts] = 0  # type: ignore[index]
+            if name == "encoder_hidden_states":
+                masters[name].grad[:, still] = 0  # type: ignore[index]
+            elif fixed is not None:
+                masters[name].grad.zero_()  # type: ignore[union-attr]
         if method == "closest":
             _closest(masters, value, target, running, lr)
         else:
-            _adamw(masters, optimizer, running, starts)
+            _adamw(masters, optimizer, running, still)
     return Fitted(cond.with_embeddings(best).to(dtype=model.dtype), trace, best_value.tolist())
 
 
-def _adamw(masters: dict[str, Tensor], optimizer: torch.optim.Optimizer, running: Tensor, starts: list[int]) -> None:
-    """One update of the images ``running`` [B]; the start tokens, at the positions ``starts``, are left alone."""
+def _adamw(masters: dict[str, Tensor], optimizer: torch.optim.Optimizer, running: Tensor, still: list[int]) -> None:
+    """One update of the images ``running`` [B]; the positions ``still`` are left alone."""
     before = {name: master.detach().clone() for name, master in masters.items()}
     optimizer.step()
     with torch.no_grad():
         for name, master in masters.items():
-            # Momentum would carry images on that have met the target; rounding could touch the start token.
+            # Momentum would carry images on that have met the target; rounding could touch what is left alone.
             master[~running] = before[name][~running]
             if name == "encoder_hidden_states":
-                master[:, starts] = before[name][:, starts]
+                master[:, still] = before[name][:, still]
 
 
 @torch.no_grad()

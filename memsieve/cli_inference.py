@@ -250,6 +250,9 @@ def minimize(
     method: Annotated[
         str, typer.Option(help="adamw (Wen et al.), or closest: the target with the least change.")
     ] = "adamw",
+    tokens: Annotated[
+        str, typer.Option(help="What moves: all, the words, or the padding (and end token) behind them.")
+    ] = "all",
     replace: Annotated[
         list[str] | None, typer.Option(help="A word to try in place of the heaviest ones. Repeatable.")
     ] = None,
@@ -289,6 +292,7 @@ def minimize(
         iterations=iterations,
         lr=lr,
         method=method,
+        tokens=tokens,
         settings=settings,
         batch=batch,
     )

@@ -34,7 +34,7 @@ SIGNALS = (
     "magnitude", "loss_gap", "loss", "reference_ratio", "magnitude_ratio", "loss+reference_ratio",
     "loss+reference_ratio+magnitude_ratio",
 )  # fmt: skip
-FALSE_DROP_RATE = 0.01
+FALSE_DROP_RATE = 0.05
 SEEDS, GUIDANCE = 4, 3.0
 SAME_STEPS = 40
 """Steps of the two runs that show that a keep-list and the shards made of it train alike."""
@@ -103,10 +103,11 @@ class Planted:
         rules = {
             "--drop-fraction 0.01": Rule(drop_fraction=0.01),
             "--score loss+reference_ratio --drop-fraction 0.01": Rule(both, drop_fraction=0.01),
-            f"--held-out --false-drop-rate {FALSE_DROP_RATE}": Rule(false_drop_rate=FALSE_DROP_RATE),
-            f"--score loss+reference_ratio --held-out --false-drop-rate {FALSE_DROP_RATE}": Rule(
-                both, false_drop_rate=FALSE_DROP_RATE
-            ),
+            **{f"--held-out --false-drop-rate {rate:g}": Rule(false_drop_rate=rate) for rate in (0.01, 0.05)},
+            **{
+                f"--score loss+reference_ratio --held-out --false-drop-rate {rate:g}": Rule(both, false_drop_rate=rate)
+                for rate in (0.01, 0.05)
+            },
         }
         found = {}
         for name, rule in rules.items():

@@ -30,9 +30,20 @@ from inference.probe import shard_images
 ROOT = Path(__file__).resolve().parent.parent
 WAYS: dict[str, dict[str, Any]] = {
     "adamw, median": {"method": "adamw", "quantile": 0.5, "iterations": 10, "lr": 0.05},
+    "adamw, 0.3": {"method": "adamw", "quantile": 0.3, "iterations": 50, "lr": 0.05},
+    "adamw, 0.2": {"method": "adamw", "quantile": 0.2, "iterations": 50, "lr": 0.05},
     "closest, median": {"method": "closest", "quantile": 0.5, "iterations": 30, "lr": 0.1},
-    "closest, 0.6": {"method": "closest", "quantile": 0.6, "iterations": 30, "lr": 0.1},
-    "closest, 0.4": {"method": "closest", "quantile": 0.4, "iterations": 30, "lr": 0.1},
+    "closest, 0.3": {"method": "closest", "quantile": 0.3, "iterations": 30, "lr": 0.1},
+    "closest, padding, median": {
+        "method": "closest",
+        "quantile": 0.5,
+        "iterations": 30,
+        "lr": 0.1,
+        "tokens": "padding",
+    },
+    "closest, padding, 0.3": {"method": "closest", "quantile": 0.3, "iterations": 30, "lr": 0.1, "tokens": "padding"},
+    "closest, words, median": {"method": "closest", "quantile": 0.5, "iterations": 30, "lr": 0.1, "tokens": "words"},
+    "closest, words, 0.3": {"method": "closest", "quantile": 0.3, "iterations": 30, "lr": 0.1, "tokens": "words"},
 }
 
 

@@ -278,6 +278,21 @@ def test_evidence_of_many_visits_is_not_evidence_of_guilt() -> None:
     assert table["evidence"][0] == pytest.approx(1.0, rel=0.01)
 
 
+def test_a_pair_that_comes_round_rarely_accumulates_evidence_too() -> None:
+    """One visit in 50 sweeps or in one: the same evidence; several in one sweep count in full; the condemned forget."""
+    tables = {gap: EvidenceTable(half_life=8.0) for gap in (1, 50)}
+    for gap, table in tables.items():
+        for visit in range(12):
+            table.observe(["a"], np.array([1.0]), np.array([np.nan]), visit, visit * gap)
+    assert tables[1]["w1"][0] == tables[50]["w1"][0] > 7.0
+    often = EvidenceTable(half_life=8.0)
+    often.observe(["a"] * 12, np.ones(12), np.full(12, np.nan), 0, 3)
+    assert often["w1"][0] == 12.0
+    tables[50].condemn(0, 12)
+    tables[50].observe(["a"], np.array([0.0]), np.array([np.nan]), 13, 13 * 50)
+    assert tables[50]["w1"][0] == pytest.approx(1.0, abs=0.2)
+
+
 def test_ledger_is_cut_exactly_on_resume(tmp_path: Any) -> None:
     filter = MemorizationFilter(signals=["magnitude"], calibrator="fixed", threshold=1.0, decide="visit")
     measured = filter.measure(batch([9.0]), torch.tensor([1]))
