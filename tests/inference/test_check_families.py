@@ -22,6 +22,7 @@ from inference.guided import open_model
 from inference.inspect_prompt import Inspector
 from inference.minimize import draw, minimize
 from inference.similarity import PixelL2
+from inference.words import token_table
 from tests.tiny_models import TINY_FAMILIES, tiny_family
 
 MEASURED = tuple(name for name in TINY_FAMILIES if name != "flux")
@@ -104,6 +105,16 @@ def test_detect_explain_and_minimize(name: str) -> None:
     assert all(result.met) and max(result.magnitude) <= target < min(result.trace[0])
     own = pipelines_own_arguments(model, result)
     assert own == pytest.approx(result.magnitude, rel=1e-3), "the pipeline, called with what was returned, sees it so"
+    some = minimize(model, "cat dog", 1e-3, iterations=2, tokens="words", settings=SETTINGS)
+    whole = minimize(model, "cat dog", 1e-3, iterations=2, settings=SETTINGS)
+    start = model.encode(["cat dog"])
+    moved, all_moved = (
+        (m.prompt_embeds[0] != start.encoder_hidden_states[0]).any(1).nonzero().flatten().tolist()
+        for m in (some, whole)
+    )
+    places = [part.first + t.position for part in model.denoiser.text_layout()
+              for t in token_table(part, "cat dog").tokens if t.kind == "word"]  # fmt: skip
+    assert moved and set(moved) <= set(places) and set(all_moved) - set(places), "the words alone"
     before, after = draw(model, result, SETTINGS)
     assert before.shape == after.shape == (2, 3, 16, 16) and not torch.equal(before, after)
 

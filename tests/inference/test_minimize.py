@@ -105,6 +105,21 @@ def test_closest_meets_the_target_with_less_change(build_pipeline: Callable[...,
 
 
 @pytest.mark.parametrize("method", ["adamw", "closest"])
+@pytest.mark.parametrize("tokens", ["words", "padding"])
+def test_only_the_named_tokens_move(build_pipeline: Callable[..., Any], tokens: str, method: str) -> None:
+    pipe = build_pipeline()
+    original = open_model(pipe).encode(["cat dog"]).encoder_hidden_states[0]
+    options: dict[str, Any] = {"iterations": 20, "settings": SETTINGS, "method": method}
+    start = minimize(pipe, "cat dog", 1e-3, iterations=0, settings=SETTINGS).magnitude[0]
+    result = minimize(pipe, "cat dog", 0.8 * start, tokens=tokens, **options)
+    moved = (result.prompt_embeds[0] - original).abs().amax(1) > 0
+    words = torch.zeros(len(moved), dtype=torch.bool)
+    words[1:5] = True  # two tokens a word
+    expected = words if tokens == "words" else ~words & (torch.arange(len(moved)) > 0)
+    assert torch.equal(moved, expected) and result.magnitude[0] < start
+
+
+@pytest.mark.parametrize("method", ["adamw", "closest"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_gives_finite_embeddings(model_folder: Path, dtype: torch.dtype, method: str) -> None:
     model = open_model(model_folder, dtype=dtype)
@@ -150,6 +165,8 @@ def test_refusals(build_pipeline: Callable[..., Any]) -> None:
         minimize(pipe, "cat", -1.0)
     with pytest.raises(ValueError, match="--method = 'magic': must be one of adamw, closest"):
         minimize(pipe, "cat", 1.0, method="magic")
+    with pytest.raises(ValueError, match=r"--tokens = 'nouns': must be one of all, words, padding"):
+        minimize(pipe, "cat", 1.0, tokens="nouns")
     with pytest.raises(ValueError, match="--images = 0"):
         minimize(pipe, "cat", 1.0, images=0)
     with pytest.raises(ValueError, match="--target-quantile = 2"):
