@@ -49,7 +49,7 @@ def build_page(inspector: Inspector, name: str) -> Any:
     handlers = _handlers(gr, inspector)
     with gr.Blocks(analytics_enabled=False, title="memsieve ui", fill_width=False) as page:
         gr.HTML(f"<h1>Is this prompt memorised?</h1><p class='ms-soft'>{escape(name)}</p>")
-        checked = gr.State(("", 0.0))
+        checked, drawn = gr.State(("", 0.0)), gr.State("")
         prompt = gr.Textbox(label="Prompt", lines=2, max_length=MAX_CHARACTERS, elem_id="prompt", autofocus=True)
         check = gr.Button("Check", variant="primary", elem_id="check")
         with gr.Row():
@@ -72,15 +72,15 @@ def build_page(inspector: Inspector, name: str) -> Any:
         said = gr.HTML(elem_id="said")
         near = gr.HTML(elem_id="nearest")
         hidden: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "model", "concurrency_limit": 1}
+        pictured = [left, right, said, near]
         for event in (check.click, prompt.submit):
-            event(handlers["check"], [prompt], [checked, score, edited, other], **hidden)
+            event(handlers["check"], [prompt, drawn], [checked, score, edited, other, *pictured], **hidden)
         for event in (compare.click, edited.submit):
             event(handlers["compare"], [checked, edited], [other], **hidden)
-        pictured = [left, right, said, near]
-        draw.click(handlers["draw"], [prompt, edited, count, steps], pictured, show_progress_on=[left, right], **hidden)
-        shrink.click(
-            handlers["minimise"], [prompt, count, steps, updates], pictured, show_progress_on=[left, right], **hidden
-        )
+        for button, name, asked in (
+            (draw, "draw", [prompt, edited, count, steps]), (shrink, "minimise", [prompt, count, steps, updates]),
+        ):  # fmt: skip
+            button.click(handlers[name], asked, [drawn, *pictured], show_progress_on=[left, right], **hidden)
     return page.queue(max_size=WAITING, default_concurrency_limit=1)
 
 
@@ -111,10 +111,12 @@ def _handlers(gr: Any, inspector: Inspector) -> dict[str, Callable[..., Any]]:
     def reporter(progress: Any) -> Callable[[float, str], None]:
         return lambda share, what: progress(share, desc=what)
 
-    def check(prompt: str, progress: Any = shown) -> tuple[Any, ...]:
+    def check(prompt: str, drawn: str, progress: Any = shown) -> tuple[Any, ...]:
         progress(0.1, desc="measuring")
         found = guarded(inspector.inspect, prompt)
-        return (found.prompt, found.score), inspector.card(found), found.prompt, ""
+        # Images of another prompt must not stand below this one's score.
+        pictured = [gr.skip()] * 4 if drawn == found.prompt else [[], [], "", ""]
+        return (found.prompt, found.score), inspector.card(found), found.prompt, "", *pictured
 
     def compare(checked: tuple[str, float], edited: str, progress: Any = shown) -> str:
         progress(0.1, desc="measuring")
@@ -127,7 +129,8 @@ def _handlers(gr: Any, inspector: Inspector) -> dict[str, Callable[..., Any]]:
         if edited.strip() and edited.strip() != prompt.strip():
             second = guarded(inspector.draw, edited, count, steps, report, prompt.strip())
         said = "" if second is None else "<p class='ms-soft'>Both from the same noise.</p>"
-        return pictures(first), [] if second is None else pictures(second), said, guarded(inspector.nearest, first)
+        others = [] if second is None else pictures(second)
+        return prompt.strip(), pictures(first), others, said, guarded(inspector.nearest, first)
 
     def minimise(prompt: str, count: float, steps: float, updates: float, progress: Any = shown) -> Any:
         result, before, after = guarded(inspector.minimise, prompt, count, steps, updates, reporter(progress))
@@ -136,7 +139,7 @@ def _handlers(gr: Any, inspector: Inspector) -> dict[str, Callable[..., Any]]:
             for i, (value, met) in enumerate(zip(result.magnitude, result.met, strict=True))
         ]
         said = f"<p class='ms-soft'>Magnitude, at most {result.target:.4g} wanted: {'; '.join(rows)}.</p>"
-        return pictures(before), pictures(after), said, guarded(inspector.nearest, before)
+        return prompt.strip(), pictures(before), pictures(after), said, guarded(inspector.nearest, before)
 
     return {"check": check, "compare": compare, "draw": draw, "minimise": minimise}
 

@@ -102,7 +102,7 @@ class Protocol:
     """Held-out pairs that calibrate; the held-out loss takes all."""
     held_out_per_window: int = 4
     held_out_draws: int = 4
-    images: int = 2
+    images: int = 4
     ordinary: int = 24
     sampling_steps: int = 12
     guidance_scale: float = 3.0

@@ -62,11 +62,11 @@ PHASH_BITS = 4
 class Spec:
     """How much of what: ``levels`` are (repeats, pairs); everything else stands in the stream once."""
 
-    levels: tuple[tuple[int, int], ...] = ((5, 20), (20, 20), (50, 20), (100, 20), (200, 12), (400, 8), (1000, 3))
+    levels: tuple[tuple[int, int], ...] = ((5, 7), (20, 7), (50, 7), (100, 7), (200, 7), (400, 7))
     hard_pairs: int = 3
-    hard_repeats: int = 200
+    hard_repeats: int = 100
     rare: int = 60
-    clean: int = 1600
+    clean: int = 900
     size: int = 32
     shards: int = 16
     limit: int | None = None

@@ -182,11 +182,17 @@ def test_in_a_browser(address: str, browser: Any, memorised: Any, tmp_path: Path
     page.wait_for_timeout(500)
     page.screenshot(path=shots / "ui-minimised.png", full_page=True)
 
+    page.locator("#check").click()
+    page.locator("#other .ms-word").first.wait_for(state="detached")
+    assert page.locator("#left img").count() >= 2, "checked again, the prompt keeps its images"
     fill("#prompt", HOSTILE)
     page.locator("#check").click()
     page.locator("#score .ms-word", has_text="onerror").wait_for()
     assert "<img" in page.locator("#score").inner_text()
     assert page.locator("#score img").count() == 0 and not dialogs
+    page.locator("#nearest .ms-row").first.wait_for(state="detached")
+    assert page.locator("#left img").count() == 0, "images of another prompt are gone"
+    assert "Magnitude" not in page.locator("#said").inner_text()
     page.screenshot(path=shots / "ui-html.png", full_page=True)
     fill("#prompt", " ")
     page.locator("#check").click()
