@@ -5,6 +5,10 @@ held-out pairs alone, ordinary training pairs would be condemned for being train
 the middle of their evidence says what is ordinary, as in Efron's empirical null (JASA 99, 2004): evidence of training
 groups is moved and scaled until its median and upper quartile are those of the held-out groups. The shape of the tail
 stays the held-out groups'. A few memorised groups do not move a quartile.
+
+Ordinary is what most groups are, those included that come round too rarely to be compared. Where they are the most, as
+in a single pass over data with duplicates, the groups that can be compared are the duplicates themselves: their middle
+says what memorisation comes to, and evidence stays as it is.
 """
 
 from __future__ import annotations
@@ -45,15 +49,22 @@ class Ordinary:
         return max(value, self.median + (value - self.target) * self.scale)
 
 
-def ordinary_of(evidence: Array, held_out: Array, exchange: Exchange) -> Ordinary:
+def ordinary_of(evidence: Array, held_out: Array, exchange: Exchange, rare: int = 0) -> Ordinary:
     """Fit to the evidence of this rank's training groups and all held-out groups; one collective.
+
+    Args:
+        evidence: of the groups that are compared, [N].
+        held_out: evidence of all held-out groups, [M].
+        exchange: with the other ranks.
+        rare: this rank's groups that were read too rarely to be compared.
 
     Counts in fixed bins are summed over ranks, so that the fit does not depend on which rank holds which group.
     """
     edges = np.arange(-_LIMIT, _LIMIT + _STEP / 2, _STEP)
     counts, _ = np.histogram(np.clip(evidence, -_LIMIT, _LIMIT), edges)
-    total = np.cumsum(exchange.sum(counts.astype(np.float64).tolist()))
-    if total[-1] < MIN_GROUPS:
+    *summed, rarely = exchange.sum([*counts.astype(np.float64).tolist(), float(rare)])
+    total = np.cumsum(summed)
+    if total[-1] < MIN_GROUPS or total[-1] <= rarely:
         return Ordinary()
     middle, upper = (float(edges[1 + np.searchsorted(total, q * total[-1])]) for q in (0.5, 0.75))
     return _fitted(middle, upper, held_out, 1e-3)

@@ -28,23 +28,19 @@ from inference.minimize import draw_from, minimize, ordinary_target
 from inference.probe import shard_images
 
 ROOT = Path(__file__).resolve().parent.parent
+_CLOSEST = {"method": "closest", "iterations": 30, "lr": 0.1}
 WAYS: dict[str, dict[str, Any]] = {
     "adamw, median": {"method": "adamw", "quantile": 0.5, "iterations": 10, "lr": 0.05},
     "adamw, 0.3": {"method": "adamw", "quantile": 0.3, "iterations": 50, "lr": 0.05},
     "adamw, 0.2": {"method": "adamw", "quantile": 0.2, "iterations": 50, "lr": 0.05},
-    "closest, median": {"method": "closest", "quantile": 0.5, "iterations": 30, "lr": 0.1},
-    "closest, 0.3": {"method": "closest", "quantile": 0.3, "iterations": 30, "lr": 0.1},
-    "closest, padding, median": {
-        "method": "closest",
-        "quantile": 0.5,
-        "iterations": 30,
-        "lr": 0.1,
-        "tokens": "padding",
+    **{
+        f"closest{where and ', '}{where}, {'median' if quantile == 0.5 else quantile}": {
+            **_CLOSEST, "quantile": quantile, **({"tokens": where} if where else {})
+        }
+        for where in ("", "padding", "words")
+        for quantile in ((0.5, 0.3, 0.2) if where != "words" else (0.5, 0.3))
     },
-    "closest, padding, 0.3": {"method": "closest", "quantile": 0.3, "iterations": 30, "lr": 0.1, "tokens": "padding"},
-    "closest, words, median": {"method": "closest", "quantile": 0.5, "iterations": 30, "lr": 0.1, "tokens": "words"},
-    "closest, words, 0.3": {"method": "closest", "quantile": 0.3, "iterations": 30, "lr": 0.1, "tokens": "words"},
-}
+}  # fmt: skip
 
 
 def main(
@@ -55,14 +51,14 @@ def main(
     base: Annotated[Path, typer.Option(help="The model before fine-tuning.")] = ROOT / "assets" / "tiny-sd",
     images: Annotated[int, typer.Option(help="Per prompt.")] = 8,
     steps: Annotated[int, typer.Option(help="Of the schedule.")] = 50,
-    pairs: Annotated[int | None, typer.Option(help="Planted pairs, the first; all if left out.")] = None,
+    repeats: Annotated[int, typer.Option(help="Of planted pairs, those that stand in the data so often or more.")] = 2,
 ) -> None:
     """Measure what is missing and write the JSON."""
     torch.set_num_threads(1)
     bench = Bench(model, data, 120)
-    bench.planted = bench.planted[:pairs]
+    bench.planted = [p for p in bench.planted if p.repeats >= repeats]
     settings = replace(DetectSettings(), schedule_steps=steps, guidance_scale=3.0)
-    asked = {"model": model_identity(bench.opened), "settings": asdict(settings), "images": images, "pairs": pairs}
+    asked = {"model": model_identity(bench.opened), "settings": asdict(settings), "images": images, "repeats": repeats}
     file = out / f"minimize-{name}.json"
     found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
     if found.get("asked") != asked:

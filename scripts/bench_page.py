@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from bench_levels_page import other_models
+from bench_minimize_page import ways_to_minimise
 
 __all__ = ["kept", "write_page"]
 
@@ -36,6 +37,7 @@ def write_page(path: Path, found: dict[str, Any]) -> None:
                 *_detection(found),
                 *other_models(path.parent / "benchmarks"),
                 *_minimisation(found),
+                *ways_to_minimise(path.parent / "benchmarks", kept),
                 *_short(found),
             ]
         ),

@@ -34,6 +34,9 @@ NAMES: Final = {
 }
 RIVALS: Final = ("paper", "iet_agc", "random_tokens", "random_drop", "cap")
 """Those that must be beaten; deduplication is a case of its own."""
+BACK: Final = {"copies": "copy rate", "own": "own image nearest"}
+SOME = 0.1
+"""Share of generations from which on the unfiltered run is said to copy."""
 HEAD = """## Quality
 
 Written by `scripts/bench quality` from the cells in `docs/benchmarks/quality/`: **{done} of {all} cells** of the small
@@ -233,7 +236,12 @@ def _aims(results: Results, levels: list[str]) -> str:
         if (held := results.held_out(method)) is not None:
             rows.append((f"{name}: held-out loss within 1 % of the oracle's",
                          f"{held.value:.3f} ({held.low:.3f} to {held.high:.3f})", held.value <= 1.01))  # fmt: skip
-        rows += [row for level in levels for row in _copies_beside(results, method, name, level)]
+        rows += [
+            row
+            for kind, what in BACK.items()
+            for level in levels
+            for row in _comes_back(results, method, name, level, kind, what)
+        ]
         rows += [row for level in levels[2:] for row in _rivals_at(results, method, name, level)]
     if not rows:
         return ""
@@ -241,23 +249,24 @@ def _aims(results: Results, levels: list[str]) -> str:
     return "\n".join(["### What was aimed at\n", "| aim | measured | met |", "|---|---|---|", *lines, ""])
 
 
-def _copies_beside(results: Results, method: str, name: str, level: str) -> list[tuple[str, str, bool]]:
+def _comes_back(
+    results: Results, method: str, name: str, level: str, kind: str, what: str
+) -> list[tuple[str, str, bool]]:
     """Where the unfiltered run copies: the oracle's rate, and the rivals' without the truth or a look at the images."""
-    plain, mine, best = (results.generated(m, level, "copies") for m in ("none", method, "oracle"))
-    if plain is None or mine is None or plain.value == 0.0:
+    plain, mine, best = (results.generated(m, level, kind) for m in ("none", method, "oracle"))
+    if plain is None or mine is None or plain.value < SOME:
         return []
-    rows = []
+    rows, at = [], level.split()[1]
     if best is not None:
         overlap = mine.low <= best.high and best.low <= mine.high
-        aim = f"{name}: copy rate's interval at {level.split()[1]} overlaps the oracle's"
-        rows.append((aim, f"{mine}; oracle {best}", overlap))
-    rivals = {m: results.generated(m, level, "copies") for m in RIVALS}
+        rows.append((f"{name}: {what} at {at}, interval overlaps the oracle's", f"{mine}; oracle {best}", overlap))
+    rivals = {m: results.generated(m, level, kind) for m in RIVALS}
     known = {m: figure.value for m, figure in rivals.items() if figure is not None}
     if known:
         told = ", ".join(f"{NAMES[m]} {value:.2f}" for m, value in known.items())
-        aim = f"{name}: copy rate at {level.split()[1]} below every rival's, or 0"
         met = mine.value == 0.0 or mine.value < min(known.values())
-        rows.append((aim, f"{mine.value:.2f}; no filter {plain.value:.2f}, {told}", met))
+        rows.append((f"{name}: {what} at {at} below every rival's, or 0",
+                     f"{mine.value:.2f}; no filter {plain.value:.2f}, {told}", met))  # fmt: skip
     return rows
 
 

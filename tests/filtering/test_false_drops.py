@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from filtering.exchange import Exchange
-from filtering.ordinary import MIN_GROUPS, ordinary_of
+from filtering.ordinary import MIN_GROUPS, Ordinary, ordinary_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 from false_drop_streams import Outcome, Run, Setting, simulate
@@ -51,6 +51,8 @@ def test_what_is_ordinary_is_moved_and_scaled_and_a_few_memorised_do_not_matter(
     tamer = ordinary_of(-1.0 + 0.5 * rng.normal(size=4000), held_out, Exchange())
     assert np.allclose(tamer(training), training, rtol=0.0, atol=1e-12), "only ever against condemning"
     assert ordinary_of(training[: MIN_GROUPS - 1], held_out, Exchange()).scale == 1.0
+    assert ordinary_of(training, held_out, Exchange(), rare=len(training) - 1) == ordinary
+    assert ordinary_of(training, held_out, Exchange(), rare=len(training)) == Ordinary(), "most come round too rarely"
 
 
 def test_the_fit_does_not_depend_on_the_ranks() -> None:
