@@ -31,7 +31,7 @@ from inference.guard_report import (
     restore_random_state,
 )
 from inference.guided import norm_of, open_model
-from inference.minimize import minimize_embeddings
+from inference.minimize import TARGET_QUANTILE, minimize_embeddings
 from inference.prompts import ordinary_prompts
 
 __all__ = ["ACTIONS", "GuardReport", "MemorizationGuard", "MemorizationRefused", "MemorizationWarning"]
@@ -69,7 +69,8 @@ class MemorizationGuard:
         threshold: magnitude at the first step above which an image is flagged. Left out, it is the level that
             ``false_positive_rate`` of ``ordinary`` prompts exceed, measured once for each first timestep and size.
         ordinary: prompts known not to be memorised; the shipped list if left out.
-        target: for ``minimize``; the median of the ordinary prompts if left out, or half of a given ``threshold``.
+        target: for ``minimize``; a low quantile of the ordinary prompts if left out, or half of a given
+            ``threshold``.
         iterations, lr, method: of ``minimize``.
         fall: for ``delay``, the share of its peak below which the magnitude counts as fallen.
         space: as in detection.
@@ -87,9 +88,9 @@ class MemorizationGuard:
         false_positive_rate: float = 0.01,
         ordinary: Sequence[str] | None = None,
         target: float | None = None,
-        iterations: int = 10,
-        lr: float = 0.05,
-        method: str = "adamw",
+        iterations: int = 30,
+        lr: float | None = None,
+        method: str = "closest",
         fall: float = 0.7,
         space: str = "auto",
         progress: bool = True,
@@ -279,7 +280,7 @@ class MemorizationGuard:
             return self.target
         if self.threshold is not None:
             return self.threshold / 2
-        return float(np.median(self._ordinary_levels(timestep, model_input)))
+        return float(np.quantile(self._ordinary_levels(timestep, model_input), TARGET_QUANTILE))
 
     def _ordinary_levels(self, timestep: Tensor, model_input: Tensor) -> np.ndarray:
         """First-step magnitudes of the ordinary prompts at this timestep and size, measured once."""

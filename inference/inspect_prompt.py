@@ -21,7 +21,7 @@ from inference.explain import WordScore, explain
 from inference.generate import sampling_scheduler
 from inference.guided import GuidedModel
 from inference.index import TrainingIndex, load_pixels
-from inference.minimize import Minimized, draw, minimize
+from inference.minimize import TARGET_QUANTILE, Minimized, draw, minimize
 from inference.verify import picture_uri, square, verify_images
 
 __all__ = ["MAX_CHARACTERS", "MAX_IMAGES", "MAX_STEPS", "MAX_UPDATES", "Inspection", "Inspector", "pictures"]
@@ -75,7 +75,8 @@ class Inspector:
             measured, self.reference = measure_reference(
                 model, ordinary, self.settings, false_positive_rate, batch, bar
             )  # fmt: skip
-        self.target = float(np.median([m.magnitudes[:, 0].mean() for m in measured]))
+        first = [m.magnitudes[:, 0].mean() for m in measured]
+        self.median, self.target = float(np.median(first)), float(np.quantile(first, TARGET_QUANTILE))
 
     def inspect(self, prompt: str, noise_of: str | None = None) -> Inspection:
         """Score and words of ``prompt``, measured with the noise of ``noise_of`` where another wording is compared.
@@ -121,7 +122,7 @@ class Inspector:
     def minimise(
         self, prompt: str, images: int, steps: int, updates: int, report: Report
     ) -> tuple[Minimized, Tensor, Tensor]:
-        """The result with the images before and after; the target is a typical ordinary prompt's magnitude."""
+        """The result with the images before and after; the target is a low magnitude among ordinary prompts'."""
         prompt, images, steps = checked(prompt), limited("images", images, MAX_IMAGES), limited("steps", steps)
         updates = limited("updates", updates, MAX_UPDATES)
         settings = replace(self.settings, steps=1, schedule_steps=steps)
@@ -155,11 +156,11 @@ class Inspector:
         scale = max(found.score, beside, threshold, float(self.reference.ordinary_scores.max())) * 1.05
         return _render(
             "ui_score.html", found=found, rate=self.rate, ordinary=len(self.reference.ordinary_scores),
-            threshold=threshold, median=self.target,
+            threshold=threshold, median=self.median,
             words=[(word.text, word.significance, heat_colour(word.significance / top)) for word in found.words],
             places={
                 name: round(100 * value / scale, 2)
-                for name, value in (("score", found.score), ("threshold", threshold), ("median", self.target))
+                for name, value in (("score", found.score), ("threshold", threshold), ("median", self.median))
             },
         )  # fmt: skip
 

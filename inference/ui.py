@@ -62,7 +62,7 @@ def build_page(inspector: Inspector, name: str) -> Any:
         with gr.Row():
             count = gr.Slider(1, MAX_IMAGES, 2, step=1, label="Images")
             steps = gr.Slider(1, MAX_STEPS, 20, step=1, label="Sampling steps")
-            updates = gr.Slider(1, MAX_UPDATES, 10, step=1, label="Updates at most")
+            updates = gr.Slider(1, MAX_UPDATES, 30, step=1, label="Updates at most")
         with gr.Row():
             draw = gr.Button("Draw both prompts", elem_id="draw")
             shrink = gr.Button("Minimise and compare", elem_id="minimise")

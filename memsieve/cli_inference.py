@@ -240,16 +240,17 @@ def minimize(
     prompt: Annotated[str, typer.Option(help="The memorised prompt.")],
     out: Annotated[Path, typer.Option(help="Folder for embeddings, trace and pictures.")] = Path("runs/minimize"),
     target: Annotated[float | None, typer.Option(help="Magnitude to reach; from ordinary prompts if left out.")] = None,
-    target_quantile: Annotated[float, typer.Option(help="Of ordinary prompts' magnitudes, for the target.")] = 0.5,
+    target_quantile: Annotated[float, typer.Option(help="Of ordinary prompts' magnitudes, for the target.")] = 0.2,
     ordinary: Annotated[Path | None, typer.Option(help="Ordinary prompts; the shipped list if left out.")] = None,
     images_per_prompt: Annotated[int, typer.Option(help="Images, each with embeddings of its own.")] = 4,
-    iterations: Annotated[int, typer.Option(help="Updates at most.")] = 10,
+    iterations: Annotated[int, typer.Option(help="Updates at most.")] = 30,
     lr: Annotated[
-        float, typer.Option(help="Learning rate; with closest the largest update, as a share of the embedding.")
-    ] = 0.05,
+        float | None,
+        typer.Option(help="Largest update, as a share of the embedding; with adamw its learning rate. 0.1 and 0.05."),
+    ] = None,
     method: Annotated[
-        str, typer.Option(help="adamw (Wen et al.), or closest: the target with the least change.")
-    ] = "adamw",
+        str, typer.Option(help="closest: the target with the least change, or adamw (Wen et al.).")
+    ] = "closest",
     tokens: Annotated[
         str, typer.Option(help="What moves: all, the words, or the padding (and end token) behind them.")
     ] = "all",

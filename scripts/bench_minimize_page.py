@@ -9,7 +9,11 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["ways_to_minimise"]
+__all__ = ["verdict_on_ways", "ways_to_minimise"]
+
+AIM = 0.8
+"""Of the copies to be gone, and of the alignment to be kept."""
+SHIPPED = "closest, 0.2"
 
 Kept = Callable[[Sequence[float], Sequence[float]], tuple[float, float, float]]
 INTRO = """### Other ways, on other models
@@ -40,6 +44,27 @@ def ways_to_minimise(folder: Path, kept: Kept) -> list[str]:
     for name, part in found.items():
         lines += [*_table(name, part["ways"], kept), ""]
     return lines
+
+
+def verdict_on_ways(folder: Path, kept: Kept) -> list[str]:
+    """What the shipped way does on every model, beside what was aimed at."""
+    told = []
+    for file in sorted(folder.glob("minimize-*.json")):
+        ways = json.loads(file.read_text())["ways"]
+        before, after = ways["as it was"], ways[SHIPPED]
+        gone = 1 - kept(before["copies"], after["copies"])[0]
+        left = kept(before["alignment"], after["alignment"])[0]
+        met = "both met" if gone >= AIM and left >= AIM else "**not both met**"
+        told.append(
+            f"on `{file.stem.removeprefix('minimize-')}` {100 * gone:.0f} % of the copies gone and {100 * left:.0f} % "
+            f"of the alignment kept, {met}"
+        )
+    if not told:
+        return []
+    return [
+        f"- Aimed at: at least {100 * AIM:.0f} % of the copies gone, at least {100 * AIM:.0f} % of the alignment kept. "
+        f"As shipped (`{SHIPPED}`): {'; '.join(told)}. It was chosen on `levels`; six prompts each."
+    ]
 
 
 def _table(name: str, ways: dict[str, Any], kept: Kept) -> list[str]:
