@@ -90,7 +90,7 @@ class MemorizationGuard:
         target: float | None = None,
         iterations: int = 30,
         lr: float | None = None,
-        method: str = "closest",
+        method: str = "adamw",
         fall: float = 0.7,
         space: str = "auto",
         progress: bool = True,

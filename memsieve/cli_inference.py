@@ -240,17 +240,17 @@ def minimize(
     prompt: Annotated[str, typer.Option(help="The memorised prompt.")],
     out: Annotated[Path, typer.Option(help="Folder for embeddings, trace and pictures.")] = Path("runs/minimize"),
     target: Annotated[float | None, typer.Option(help="Magnitude to reach; from ordinary prompts if left out.")] = None,
-    target_quantile: Annotated[float, typer.Option(help="Of ordinary prompts' magnitudes, for the target.")] = 0.2,
+    target_quantile: Annotated[float, typer.Option(help="Of ordinary prompts' magnitudes, for the target.")] = 0.3,
     ordinary: Annotated[Path | None, typer.Option(help="Ordinary prompts; the shipped list if left out.")] = None,
     images_per_prompt: Annotated[int, typer.Option(help="Images, each with embeddings of its own.")] = 4,
     iterations: Annotated[int, typer.Option(help="Updates at most.")] = 30,
     lr: Annotated[
         float | None,
-        typer.Option(help="Largest update, as a share of the embedding; with adamw its learning rate. 0.1 and 0.05."),
+        typer.Option(help="Learning rate, 0.05; with closest the largest update as a share of the embedding, 0.1."),
     ] = None,
     method: Annotated[
-        str, typer.Option(help="closest: the target with the least change, or adamw (Wen et al.).")
-    ] = "closest",
+        str, typer.Option(help="adamw (Wen et al.), or closest: the target with the least change.")
+    ] = "adamw",
     tokens: Annotated[
         str, typer.Option(help="What moves: all, the words, or the padding (and end token) behind them.")
     ] = "all",

@@ -63,6 +63,7 @@ def main(
     found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
     if found.get("asked") != asked:
         found = {"asked": asked, "prompts": [p.caption for p in bench.planted], "ways": {}}
+    found["plant"] = json.loads((data / "dataset.json").read_text())["plant"]
     rows = {row["key"]: row for row in pq.read_table(data / "truth.parquet").to_pylist()}
     aligned, found["encoder"] = _alignment(bench, data, rows)
     captions, options = found["prompts"], {"steps": steps, "guidance_scale": 3.0, "batch": 32}

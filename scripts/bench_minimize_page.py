@@ -13,7 +13,7 @@ __all__ = ["verdict_on_ways", "ways_to_minimise"]
 
 AIM = 0.8
 """Of the copies to be gone, and of the alignment to be kept."""
-SHIPPED = "closest, 0.2"
+SHIPPED = "adamw, 0.3"
 
 Kept = Callable[[Sequence[float], Sequence[float]], tuple[float, float, float]]
 INTRO = """### Other ways, on other models
@@ -34,7 +34,10 @@ def ways_to_minimise(folder: Path, kept: Kept) -> list[str]:
     if not found:
         return []
     some = next(iter(found.values()))
-    models = " and ".join(f"{len(part['prompts'])} prompts of `{name}`" for name, part in found.items())
+    models = " and ".join(
+        f"{len(part['prompts'])} prompts of `{name}` (planted: {', '.join(part['plant'])})"
+        for name, part in found.items()
+    )
     lines = [
         INTRO.format(
             models=models, images=some["asked"]["images"], steps=some["asked"]["settings"]["schedule_steps"],
@@ -42,7 +45,9 @@ def ways_to_minimise(folder: Path, kept: Kept) -> list[str]:
         )
     ]  # fmt: skip
     for name, part in found.items():
-        lines += [*_table(name, part["ways"], kept), ""]
+        ways = part["ways"]
+        order = sorted(ways, key=lambda way: (way.startswith(("adamw", "closest")), way.split(", ")[:-1]))
+        lines += [*_table(name, {way: ways[way] for way in order}, kept), ""]
     return lines
 
 
@@ -63,7 +68,8 @@ def verdict_on_ways(folder: Path, kept: Kept) -> list[str]:
         return []
     return [
         f"- Aimed at: at least {100 * AIM:.0f} % of the copies gone, at least {100 * AIM:.0f} % of the alignment kept. "
-        f"As shipped (`{SHIPPED}`): {'; '.join(told)}. It was chosen on `levels`; six prompts each."
+        f"As shipped (`{SHIPPED}`): {'; '.join(told)}. It was chosen among these rows as "
+        "what serves both models best; six prompts each."
     ]
 
 
