@@ -77,7 +77,8 @@ def test_the_full_fine_tune(model: Path, tmp_path: Path, ranks: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_the_lora_fine_tune(model: Path, tmp_path: Path, ranks: int) -> None:
-    """The planted picture is condemned, by its content, on all ranks alike, and no other."""
+    """The planted picture is condemned, by its content, on all ranks alike; of the 23 others, at a rate of .05, two at
+    most."""
     data = image_folder(tmp_path / "data", 24, copies=104)
     held_out = image_folder(tmp_path / "held_out", 24, first=1000)
     planted = hashlib.sha256(np.asarray(Image.open(data / "0000.png")).tobytes()).hexdigest()
@@ -87,7 +88,8 @@ def test_the_lora_fine_tune(model: Path, tmp_path: Path, ranks: int) -> None:
         "--train_batch_size", str(24 // ranks), "--max_train_steps", str(60), "--learning_rate", "1e-2",
         "--target_modules", "to_k", "to_q", "to_v", "to_out.0", "conv1", "conv2", "conv_out",
     )  # fmt: skip
-    assert all(line.endswith(f"condemned: {planted}") for line in lines), lines
+    (told,) = {line.partition("condemned: ")[2] for line in lines}
+    assert planted in told.split() and len(told.split()) <= 3, lines
     dropped = [int(re.search(r"(\d+) visits dropped", line).group(1)) for line in lines]  # type: ignore[union-attr]
     assert all(count > 0 for count in dropped)
     pipe = StableDiffusionPipeline.from_pretrained(model)
