@@ -52,13 +52,13 @@ class Ordinary:
 def ordinary_of(evidence: Array, held_out: Array, exchange: Exchange, rare: int = 0) -> Ordinary:
     """Fit to the evidence of this rank's training groups and all held-out groups; one collective.
 
+    Counts in fixed bins are summed over ranks, so that the fit does not depend on which rank holds which group.
+
     Args:
         evidence: of the groups that are compared, [N].
         held_out: evidence of all held-out groups, [M].
         exchange: with the other ranks.
         rare: this rank's groups that were read too rarely to be compared.
-
-    Counts in fixed bins are summed over ranks, so that the fit does not depend on which rank holds which group.
     """
     edges = np.arange(-_LIMIT, _LIMIT + _STEP / 2, _STEP)
     counts, _ = np.histogram(np.clip(evidence, -_LIMIT, _LIMIT), edges)

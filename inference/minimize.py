@@ -48,7 +48,7 @@ __all__ = [
 METHODS: Final = {"adamw": 0.05, "closest": 0.1}
 """And the ``lr`` of each: AdamW's, and the largest update as a share of the embedding's norm."""
 TARGET_QUANTILE: Final = 0.3
-"""Of ordinary prompts' magnitudes: at the median up to half of the copies stay, at .2 more of the prompt is lost."""
+"""Of ordinary prompts' magnitudes: at the median a third of the copies stay, at .2 more of the prompt is lost."""
 TOKENS: Final = {"all": ("word", "end", "padding"), "words": ("word",), "padding": ("end", "padding")}
 """Kinds of positions that may move."""
 AIM: Final = 0.98

@@ -135,7 +135,7 @@ def _throughput(found: dict[str, Any]) -> list[str]:
         f"{machine['threads']} thread for the model, torch "
         f"{machine['torch']}, Python {machine['python']}. {part['samples']} samples from one shard, from opening it "
         f"to its marker, without loading the model; {part['repeats']} repeats, each with one run of every row in turn. "
-        "Nothing else ran on the machine; by the clock the fastest run counts; CPU time is of all threads, so that "
+        "Only short commands ran beside it; by the clock the fastest run counts; CPU time is of all threads, so that "
         "what another core decodes counts in full, and is a median. The share is what the forwards alone take of the "
         "audit's time: of the fastest runs by the clock, and of CPU time within each repeat, median and range.",
         "",

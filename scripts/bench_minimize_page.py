@@ -46,6 +46,7 @@ def ways_to_minimise(folder: Path, kept: Kept) -> list[str]:
     ]  # fmt: skip
     for name, part in found.items():
         ways = part["ways"]
+        # Controls first, then the ways, those alike together; JSON holds them as they were added.
         order = sorted(ways, key=lambda way: (way.startswith(("adamw", "closest")), way.split(", ")[:-1]))
         lines += [*_table(name, {way: ways[way] for way in order}, kept), ""]
     return lines

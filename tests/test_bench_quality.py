@@ -349,7 +349,7 @@ def test_the_page_says_which_cells_are_missing_and_keeps_the_rest_of_the_page(tm
         assert "Fast." in text
     assert "**3 of 12 cells**" in text
     assert "| the paper's rule |  (missing: 0, 1, 2) |" in text
-    assert "memsieve, in the batch: dropped at 100 exposures, at least .95 | " in text
+    assert "memsieve, in the batch: dropped at 100 exposures, at least .95 | 1.00 (0.51 to 1.00) | yes" in text
     assert "| 0.00; no filter 0.50, cap: 50 visits a pair 0.50 | yes |" in text
     assert "memsieve, in the batch: held-out loss within 1 % of the oracle's | 1.100 (1.100 to 1.100) | **no**" in text
     assert "left out" not in text

@@ -77,8 +77,8 @@ def test_the_full_fine_tune(model: Path, tmp_path: Path, ranks: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_the_lora_fine_tune(model: Path, tmp_path: Path, ranks: int) -> None:
-    """The planted picture is condemned, by its content, on all ranks alike; of the 23 others, at a rate of .05, two at
-    most."""
+    """The planted picture is condemned, by its content, first and on all ranks alike; of the 23 others, of which the
+    rate of .05 allows one on average, two at most."""
     data = image_folder(tmp_path / "data", 24, copies=104)
     held_out = image_folder(tmp_path / "held_out", 24, first=1000)
     planted = hashlib.sha256(np.asarray(Image.open(data / "0000.png")).tobytes()).hexdigest()
@@ -89,7 +89,8 @@ def test_the_lora_fine_tune(model: Path, tmp_path: Path, ranks: int) -> None:
         "--target_modules", "to_k", "to_q", "to_v", "to_out.0", "conv1", "conv2", "conv_out",
     )  # fmt: skip
     (told,) = {line.partition("condemned: ")[2] for line in lines}
-    assert planted in told.split() and len(told.split()) <= 3, lines
+    first, *others = told.split()
+    assert first == planted and len(others) <= 2, lines
     dropped = [int(re.search(r"(\d+) visits dropped", line).group(1)) for line in lines]  # type: ignore[union-attr]
     assert all(count > 0 for count in dropped)
     pipe = StableDiffusionPipeline.from_pretrained(model)

@@ -51,7 +51,6 @@ def test_the_loop_runs_as_printed() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # it trains, and the machine may have other work
 def test_the_commands_run_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a folder of their own; training is cut to three steps and generation to one image, the rest is as printed."""
     shutil.copytree(ROOT / "configs", tmp_path / "configs")

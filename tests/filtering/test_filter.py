@@ -239,6 +239,17 @@ def test_too_many_guilty_groups_is_overfitting_not_a_purge() -> None:
     assert filter.overfitting and len(condemned(filter)) == 3
 
 
+def test_duplicates_in_one_pass_are_not_what_is_ordinary() -> None:
+    """Only the duplicates come round often enough to be compared; the many pairs that are read once are ordinary."""
+    stream, filter = Stream(4), make()
+    rng = np.random.default_rng(4)
+    for step in range(240):
+        stream.window(filter, [f"p{rng.integers(60)}" for _ in range(8)] + [f"c{step}-{i}" for i in range(8)])
+    found = condemned(filter)
+    assert len(found) >= 50 and all(name.startswith("p") for name in found)
+    assert not filter.overfitting
+
+
 def test_too_few_held_out_groups_are_refused() -> None:
     with pytest.raises(ValueError, match=r"filter\.false_drop_rate: 0\.01 needs at least 99 held-out groups"):
         make(false_drop_rate=0.01).panel.check(98)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from inference.minimize import TARGET_QUANTILE, minimize
+from memsieve import cli_inference
 from memsieve.cli import app
 
 BASE = ["--model", str(Path(__file__).parents[2] / "assets" / "tiny-sd"), "--schedule-steps", "10"]
@@ -46,6 +49,14 @@ def test_minimize(tmp_path: Path) -> None:
     images = pipe(**tensors, num_inference_steps=2, output_type="pt").images
     assert images.shape == (2, 3, 32, 32), "usable in any pipeline call"
     assert Image.open(out / "minimize.png").size[0] > 200
+
+
+def test_the_commands_defaults_are_the_librarys() -> None:
+    """They are written down twice, since the command line starts without torch."""
+    command, library = (inspect.signature(found).parameters for found in (cli_inference.minimize, minimize))
+    assert command["target_quantile"].default == TARGET_QUANTILE
+    for name in ("iterations", "lr", "method", "tokens", "batch"):
+        assert command[name].default == library[name].default, name
 
 
 @pytest.mark.parametrize(
