@@ -20,7 +20,7 @@ class FilterConfig(Settings):
 
     enabled: bool = True
     """Off: nothing is measured, every sample trains with weight 1."""
-    signals: list[SignalName] = Field(default=["reference_ratio"], min_length=1)
+    signals: list[SignalName] = Field(default=["loss", "reference_ratio"], min_length=1)
     """What decides: one signal, or several whose calibrated z-scores are summed."""
     max_timestep: float | None = Field(default=None, gt=0.0, le=1.0)
     """Visits at a timestep beyond this share of the schedule's are trained on and are no evidence: there memorised
@@ -79,8 +79,8 @@ class FilterConfig(Settings):
     bank_size: int = Field(default=2048, ge=32)
     """Most recent held-out (or, without held-out pairs, training) measurements that calibrate."""
     half_life: float = Field(default=8.0, gt=0.0)
-    """Half-life of a group's evidence, in sweeps over the held-out pairs; from one measured visit to the next no more
-    than one sweep counts."""
+    """Half-life of a group's evidence, in measured visits of the group; while it is condemned, in sweeps over the
+    held-out pairs."""
     horizon: int = Field(default=64, ge=1)
     """Sweeps over the held-out pairs that ``false_drop_rate`` holds for; doubled where a run goes on for longer."""
     min_sweeps: int = Field(default=3, ge=1)

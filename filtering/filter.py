@@ -1,8 +1,8 @@
 """MemorizationFilter: signal -> calibrator -> history -> policy.
 
 A training loop measures a batch, asks for a decision, multiplies its per-sample losses by the weights, and closes the
-window of accumulated batches. Group decisions rest on the evidence at the start of the window; evidence is updated
-once a window, in a fixed order, from all ranks.
+window of accumulated batches. Group decisions rest on the evidence at the start of the window; evidence is updated and
+compared once a window, in a fixed order, from all ranks.
 """
 
 from __future__ import annotations
@@ -208,7 +208,8 @@ class MemorizationFilter:
     def _verdict(self, visit: Visit, reading: Reading) -> Verdict:
         group = _group(visit)
         standing = (self._known or {}).get(group)
-        return self._judge.verdict(visit, reading, standing, group in self.condemned, self.evidence_bar)
+        pace = standing.scored / max(self.panel.sweep, 1) if standing is not None else 1.0
+        return self._judge.verdict(visit, reading, standing, group in self.condemned, self.panel.bar(pace))
 
     def _why_unusable(self, measurement: Measurement, row: int) -> Reason:
         if measurement.drawn is not None and not measurement.drawn[row]:
@@ -223,15 +224,16 @@ class MemorizationFilter:
 
     @property
     def evidence_bar(self) -> float:
-        """Evidence that a running maximum must exceed to be condemned now; inf before the first comparison."""
-        return self.panel.bar
+        """Evidence that a running maximum must exceed to be condemned now, for a group that is measured once a sweep;
+        inf before the first comparison."""
+        return self.panel.bar()
 
     # -- closing a window -----------------------------------------------------------------------------------------
 
     def end_window(self, note: Callable[[str], None] | None = None) -> bool:
-        """Add the window's visits of all ranks to the history, in the order of their positions; then, when a sweep
-        over the held-out groups is complete, compare, and return True. ``note`` is told in words when the run
-        overfits as a whole."""
+        """Add the window's visits of all ranks to the history, in the order of their positions, and compare the groups
+        that were measured; when a sweep over the held-out groups is complete, compare all, and return True. ``note``
+        is told in words when the run overfits as a whole."""
         self.rulings.latest = []
         everything = self._visits.close(self.exchange)
         rank, ranks = self.exchange.rank, self.exchange.world_size
@@ -248,14 +250,21 @@ class MemorizationFilter:
             self.calibrator.add(np.array([record.signals for record in everything]), timesteps)
         self._known = None
         self.step += 1
-        self.n_groups = int(self.exchange.sum([len(self.groups)])[0])
-        if not self.panel.due:
-            return False
-        guilty = self.panel.judge(self.groups, self.exchange)
-        if self.config.pardon_looks:
+        swept = self.panel.due
+        if swept:
+            passed = self.panel.judge(self.groups, self.exchange)
+        elif self.panel.ready:
+            measured = {record.group: None for record in mine if math.isfinite(record.score)}
+            passed = self.panel.compare(self.groups, np.array([self.groups.row(name) for name in measured], np.int64))
+        else:
+            passed = np.zeros(0, dtype=np.int64)
+        known, guilty = self.exchange.sum([len(self.groups), len(passed)])
+        self.n_groups = int(known)
+        if swept and self.config.pardon_looks:
             self.rulings.pardon(self.groups, self.panel.table, self.exchange)
-        self.rulings.condemn(guilty, self.groups, self.panel, self.exchange, self.n_groups, self.step, note)
-        return True
+        if swept or guilty:  # on all ranks or on none
+            self.rulings.condemn(passed, self.groups, self.panel, self.exchange, self.n_groups, self.step, note)
+        return swept
 
     def suspects(self, count: int) -> list[Standing]:
         """The most suspected groups of all ranks, the same on each; a collective."""

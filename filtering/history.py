@@ -8,18 +8,16 @@ scores, in units of what such a mean spreads over clean pairs:
 where sigma^2 is the variance of visits within a clean pair and tau^2 that between clean pairs (some images are simply
 easy), both estimated from held-out pairs. Without tau^2 a pair that is read often would be condemned for being easy.
 
-The clock is the *sweep*: every held-out group has been scored once more. A visit's weight halves with sweeps, so that
-evidence follows the model, but by no more than one sweep from a visit to the next: in a large data set a pair comes
-round once in many sweeps, and evidence that forgot by time would never accumulate. Exposures drive memorisation, so a
-pair's last visits say most about it, whenever they were. Evidence is compared once a sweep. To rank a running maximum
-anew at every look among maxima *so far* would still be one test a look: a pair that leads early is condemned although
-clean pairs come that far later. So it is ranked among the maxima that clean pairs reach over a whole life, paths drawn
-from the held-out groups' means and residuals.
+A visit's weight halves with the visits that follow it: exposures drive memorisation, so a pair's last visits say most
+about it, whenever they were, and what it looked like before it was learned must not dilute them.
 
-Training groups are not measured once a sweep as held-out groups are. Measured more rarely, whatever the reason, a
-group's evidence goes through a beginning of such a path. Measured oftener, it rests on more visits: less of it is
-noise, which comes anew, and its maximum lies less far out. So the paths, with a visit a sweep, are on the safe side of
-both, and the false-drop rate holds per pair over its whole life, not per visit and not per look.
+Evidence is compared after each measured visit. To rank a running maximum anew at every look among maxima *so far*
+would be one test a look: a pair that leads early is condemned although clean pairs come that far later. So it is ranked
+among the maxima that clean pairs reach over a whole life, paths drawn from the held-out groups' means and residuals.
+The clock of a life is the *sweep*: every held-out group has been scored once more. A path has one visit a sweep, or
+two, up to sixteen, and a group is ranked among paths with at least as many as it has; measured more rarely, it goes
+through a beginning of such a path. So the false-drop rate holds per pair over its whole life, not per visit and not
+per look.
 """
 
 from __future__ import annotations
@@ -36,6 +34,8 @@ from filtering.names import Names
 __all__ = ["EvidenceTable", "spread_of_clean_pairs", "whole_life_maxima"]
 
 Array = npt.NDArray[np.float64]
+Rows = slice | npt.NDArray[np.int64]
+ALL: Final = slice(None)
 PATHS: Final = 32
 """Drawn paths a held-out pair, those of earlier looks included."""
 _FLOATS: Final = ("sum", "w1", "w2", "evidence", "evidence_max", "p_value", "magnitude_sum", "last_score")
@@ -47,7 +47,7 @@ class EvidenceTable:
     """One row per group, in columns; 116 bytes of numbers a group besides its name (see ``Names``).
 
     Args:
-        half_life: sweeps after which a visit counts half, one at most from a visit to the next.
+        half_life: later measured visits after which a visit counts half; of a condemned group, sweeps.
         first: measured visits before which a group is not compared.
     """
 
@@ -91,9 +91,8 @@ class EvidenceTable:
             c["last_step"][row] = step
             if not np.isfinite(score):
                 continue
-            apart = sweep - c["last_sweep"][row]
-            if c["condemned_step"][row] < 0:
-                apart = min(apart, 1)  # what is trained on no more is forgotten by the model, and here, by time
+            # what is trained on no more is forgotten by the model, and here, by time
+            apart = 1 if c["condemned_step"][row] < 0 else max(1, sweep - int(c["last_sweep"][row]))
             decay = 0.5 ** (apart / self.half_life)
             c["sum"][row] = c["sum"][row] * decay + score
             c["w1"][row] = c["w1"][row] * decay + 1.0
@@ -109,26 +108,23 @@ class EvidenceTable:
         self.columns["drawn"][row] += 1
         self.columns["last_drawn"][row] = self.columns["exposures"][row]
 
-    def evidence_now(self, within: float, between: float) -> Array:
-        """T of every group that is compared, NaN of the others, [N]."""
-        compared = self["scored"] >= self.first
-        w1 = np.where(self["w1"] > 0, self["w1"], 1.0)
-        spread = np.sqrt(between + within * self["w2"] / (w1 * w1))
-        return np.where(compared & (self["w1"] > 0), self["sum"] / w1 / np.maximum(spread, 1e-9), np.nan)
+    def evidence_now(self, within: float, between: float, rows: Rows = ALL) -> Array:
+        """T of the groups in ``rows``, NaN of those that are not compared, [N]."""
+        w1, w2, compared = self["w1"][rows], self["w2"][rows], self["scored"][rows] >= self.first
+        total = np.where(w1 > 0, w1, 1.0)
+        spread = np.sqrt(between + within * w2 / (total * total))
+        return np.where(compared & (w1 > 0), self["sum"][rows] / total / np.maximum(spread, 1e-9), np.nan)
 
-    def look(self, evidence: Array) -> None:
-        """One look: ``evidence`` [N] (NaN = not compared) is each group's, and its running maximum goes on."""
+    def look(self, evidence: Array, rows: Rows = ALL) -> None:
+        """One look: ``evidence`` [N] (NaN = not compared) is that of the groups in ``rows``, and their running maxima
+        go on."""
         compared = np.isfinite(evidence)
-        self["evidence"][:] = np.where(compared, evidence, 0.0)
-        self["evidence_max"][compared] = np.maximum(self["evidence_max"], evidence)[compared]
+        self["evidence"][rows] = np.where(compared, evidence, 0.0)
+        self["evidence_max"][rows] = np.fmax(self["evidence_max"][rows], evidence)
 
-    def rank_against(self, held_out: EvidenceTable, whole_life: Array) -> None:
-        """p-value of every group: the rank of its running maximum among the held-out groups' running maxima and among
-        the ``whole_life`` maxima of clean pairs, the larger of both, never below the resolution 1 / (n + 1)."""
-        maxima = np.where(np.isfinite(self["evidence_max"]), self["evidence_max"], -1e9)
-        so_far = conformal_p_value(maxima, held_out["evidence_max"].astype(np.float64))
-        ever = conformal_p_value(maxima, whole_life) if len(whole_life) else so_far
-        self["p_value"][:] = np.maximum(so_far, ever)
+    def visits_a_sweep(self, sweeps: int, rows: Rows = ALL) -> Array:
+        """Measured visits of each group in ``rows`` in one of ``sweeps``, mean, [N]."""
+        return self["scored"][rows] / max(sweeps, 1)
 
     def ordinary_again(self, held_out: EvidenceTable, p_value: float, looks: int) -> npt.NDArray[np.int64]:
         """Rows of condemned groups to pardon: at ``looks`` looks in a row, each with a new measured visit, their
@@ -183,24 +179,26 @@ def whole_life_maxima(
     between: float,
     *,
     half_life: float,
+    visits: int,
     horizon: int,
     first: int,
     paths: int,
     seed: int,
 ) -> Array:
-    """Largest evidence over ``horizon`` sweeps, with a visit in each, that clean pairs come to.
+    """Largest evidence that clean pairs come to over ``horizon`` sweeps, looked at after each of ``visits`` in a sweep.
 
     Args:
         scores: [groups, sweeps] of the held-out pairs (NaN = not scored).
         within: variance within a pair; a path's residuals are drawn from the pairs' own.
         between: variance between pairs; a path has its pair's shrunken mean.
-        half_life: sweeps after which a visit counts half.
-        horizon: length of a path.
+        half_life: later visits after which a visit counts half.
+        visits: in a sweep.
+        horizon: sweeps of a path.
         first: visits before this one are not compared.
         paths: drawn for each held-out pair.
         seed: of the draws.
     """
-    rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
+    rng = np.random.Generator(np.random.Philox(key=[seed, visits]))
     counts = np.maximum(np.isfinite(scores).sum(axis=1), 1)
     means = np.nan_to_num(np.nansum(scores, axis=1) / counts)
     residuals = (scores - means[:, None]) * np.sqrt(counts / np.maximum(counts - 1, 1))[:, None]
@@ -210,10 +208,10 @@ def whole_life_maxima(
     levels = np.repeat(middle + (means - middle) * between**0.5 / spread, paths)
     decay, total, w1, w2 = 0.5 ** (1.0 / half_life), np.zeros(len(levels)), 0.0, 0.0
     best = np.full(len(levels), -np.inf)
-    for visit in range(1, horizon + 1):
+    for visit in range(horizon * visits):
         noise = rng.choice(pool, len(levels)) if len(pool) else np.zeros(len(levels))
         total, w1, w2 = total * decay + levels + noise, w1 * decay + 1.0, w2 * decay * decay + 1.0
-        if visit >= min(first, horizon):
+        if visit + 1 >= min(first, horizon):
             best = np.maximum(best, total / w1 / np.sqrt(between + within * w2 / (w1 * w1)))
     return best
 

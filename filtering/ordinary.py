@@ -3,8 +3,9 @@
 A model denoises whatever it was trained on a little better than what it never saw, memorised or not. Ranked among
 held-out pairs alone, ordinary training pairs would be condemned for being training pairs. Most groups are ordinary, so
 the middle of their evidence says what is ordinary, as in Efron's empirical null (JASA 99, 2004): evidence of training
-groups is moved and scaled until its median and upper quartile are those of the held-out groups. The shape of the tail
-stays the held-out groups'. A few memorised groups do not move a quartile.
+groups is moved and scaled until its median and lower quartile are those of the held-out groups. The shape of the tail
+stays the held-out groups'. Memorised groups all lie above: where there are many, they would widen the upper half, and
+hide behind each other.
 
 Ordinary is what most groups are, those included that come round too rarely to be compared. Where they are the most, as
 in a single pass over data with duplicates, the groups that can be compared are the duplicates themselves: their middle
@@ -66,19 +67,20 @@ def ordinary_of(evidence: Array, held_out: Array, exchange: Exchange, rare: int 
     total = np.cumsum(summed)
     if total[-1] < MIN_GROUPS or total[-1] <= rarely:
         return Ordinary()
-    middle, upper = (float(edges[1 + np.searchsorted(total, q * total[-1])]) for q in (0.5, 0.75))
-    return _fitted(middle, upper, held_out, 1e-3)
+    lower, middle = (float(edges[1 + np.searchsorted(total, q * total[-1])]) for q in (0.25, 0.5))
+    target_lower, target = (float(q) for q in np.quantile(held_out, [0.25, 0.5]))
+    return _fitted(middle, middle - lower, target, target - target_lower, 1e-3)
 
 
 def ordinary_among(values: Array, held_out: Array) -> Ordinary:
-    """The same fit to all values at once, in whatever unit: an audit's scores of training and of held-out pairs."""
+    """A like fit to all values at once, in whatever unit: an audit's scores of training and of held-out pairs. By the
+    upper quartile: an audit's pairs are mostly read once, and its scores are skewed."""
     if len(values) < MIN_GROUPS:
         return Ordinary()
     middle, upper = (float(q) for q in np.quantile(values, [0.5, 0.75]))
-    return _fitted(middle, upper, held_out, 1e-12)
-
-
-def _fitted(middle: float, upper: float, held_out: Array, least: float) -> Ordinary:
     target, target_upper = (float(q) for q in np.quantile(held_out, [0.5, 0.75]))
-    scale = max(1.0, (upper - middle) / max(target_upper - target, least))
-    return Ordinary(max(middle, target), target, scale)
+    return _fitted(middle, upper - middle, target, target_upper - target, 1e-12)
+
+
+def _fitted(middle: float, spread: float, target: float, target_spread: float, least: float) -> Ordinary:
+    return Ordinary(max(middle, target), target, max(1.0, spread / max(target_spread, least)))

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from filtering.calibration import conformal_p_value
 from filtering.config import FilterConfig
 from filtering.exchange import Exchange
 from filtering.history import PATHS, EvidenceTable, spread_of_clean_pairs, whole_life_maxima
@@ -21,7 +22,9 @@ __all__ = ["HeldOutPanel"]
 Array = npt.NDArray[np.float64]
 SWEEPS_KEPT: Final = 16
 FRESH: Final = 2
-"""Of a held-out pair's paths, those that are drawn anew at a look: a bar that jumped would condemn whenever it dips."""
+"""Of a held-out pair's paths, those that are drawn anew in a sweep: a bar that jumped would condemn when it dips."""
+PACES: Final = (1, 2, 4, 8, 16)
+"""Visits a sweep that paths are drawn with; a group is ranked among those of the next one above its own."""
 
 
 class HeldOutPanel:
@@ -30,8 +33,8 @@ class HeldOutPanel:
     Attributes:
         table: evidence of the held-out groups.
         sweep: how often every held-out group has been scored.
-        due: a sweep has ended and nothing was compared since.
-        ordinary: what the evidence of ordinary training groups was found to be at the last look.
+        due: a sweep has ended, and what clean pairs come to was not brought up to date since.
+        ordinary: what the evidence of ordinary training groups was found to be then.
     """
 
     def __init__(self, config: FilterConfig) -> None:
@@ -42,16 +45,16 @@ class HeldOutPanel:
         self._sweeps: list[dict[str, float]] = []
         self._this_sweep: dict[str, float] = {}
         self.ordinary = Ordinary()
-        self._whole_life: Array = np.zeros(0)
+        self._spread = (0.0, 1.0)
+        self._whole_life: dict[int, Array] = {}
         self._horizon = 0
-        self._bar: float | None = None
+        self._bars: dict[int, float] = {}
 
     def __len__(self) -> int:
         return len(self.table)
 
     def observe(self, groups: Sequence[str], scores: Array, step: int) -> None:
         """Take in visits of held-out groups; a sweep is complete when a group comes round again."""
-        self._bar = None
         for group, score in zip(groups, scores, strict=True):
             if group in self._this_sweep:
                 self._sweeps = [*self._sweeps, self._this_sweep][-SWEEPS_KEPT:]
@@ -61,59 +64,97 @@ class HeldOutPanel:
             self._this_sweep[group] = float(score)
             self.table.observe([group], np.array([score]), np.array([np.nan]), step, self.sweep)
 
-    def judge(self, groups: EvidenceTable, exchange: Exchange) -> npt.NDArray[np.int64]:
-        """One look: rank ``groups`` among clean pairs; the rows that pass the bar and were not condemned before.
+    @property
+    def ready(self) -> bool:
+        """Groups can be compared."""
+        return bool(self._whole_life)
 
-        All ranks look together, each at its own share.
+    def judge(self, groups: EvidenceTable, exchange: Exchange) -> npt.NDArray[np.int64]:
+        """After a sweep: learn anew what clean pairs come to, and compare all ``groups``; the rows that pass the bar
+        and were not condemned before. All ranks together, each with its own share.
         """
-        self.due, self._bar = False, None
+        self.due = False
         config = self.config
         if self.sweep < config.min_sweeps or config.calibrator != "conformal":
             return np.zeros(0, dtype=np.int64)
         scores = np.array([[sweep.get(name, np.nan) for sweep in self._sweeps] for name in self.table.names])
-        within, between = spread_of_clean_pairs(scores)
-        self.table.look(self.table.evidence_now(within, between))
-        evidence = groups.evidence_now(within, between)
+        self._spread = spread_of_clean_pairs(scores)
+        self.table.look(self.table.evidence_now(*self._spread))
+        rows = np.flatnonzero(groups["scored"] >= groups.first)  # of millions, most may not have come round yet
+        evidence = groups.evidence_now(*self._spread, rows)
         rare = int((groups["exposures"] < groups.first).sum())
         self.ordinary = ordinary_of(evidence[np.isfinite(evidence)], self.table["evidence"], exchange, rare)
-        groups.look(self.ordinary(evidence))
-        self._draw(scores, within, between)
-        groups.rank_against(self.table, self._whole_life)
-        return np.flatnonzero((groups["p_value"] <= config.false_drop_rate) & (groups["condemned_step"] < 0))
+        self._draw(scores, self._fastest(groups, exchange))
+        return self._compare(groups, evidence, rows)
 
-    def _draw(self, scores: Array, within: float, between: float) -> None:
+    def compare(self, groups: EvidenceTable, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Between sweeps: those of the ``rows``, which have just been measured, that pass the bar and were not
+        condemned before."""
+        return self._compare(groups, groups.evidence_now(*self._spread, rows), rows)
+
+    def _compare(self, groups: EvidenceTable, evidence: Array, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        groups.look(self.ordinary(evidence), rows)
+        p_values = self._ranks(groups["evidence_max"][rows], groups.visits_a_sweep(self.sweep, rows))
+        groups["p_value"][rows] = p_values
+        passed = (p_values <= self.config.false_drop_rate) & (groups["condemned_step"][rows] < 0)
+        return rows[passed]
+
+    def _ranks(self, maxima: Array, paces: Array) -> Array:
+        """p-values: the rank of each running maximum among the held-out groups' and among those that clean pairs of
+        the same pace reach in a whole life, the larger of both, never below the resolution 1 / (n + 1)."""
+        maxima = np.where(np.isfinite(maxima), maxima, -1e9)
+        p_values = conformal_p_value(maxima, self.table["evidence_max"].astype(np.float64))
+        pace_of = self._pace_of(paces)
+        for pace, reached in self._whole_life.items():
+            mine = pace_of == pace
+            p_values[mine] = np.maximum(p_values[mine], conformal_p_value(maxima[mine], reached))
+        return p_values
+
+    def _pace_of(self, visits_a_sweep: Array) -> npt.NDArray[np.int64]:
+        known = np.array(sorted(self._whole_life) or [1])
+        return known[np.minimum(np.searchsorted(known, visits_a_sweep), len(known) - 1)]
+
+    def _fastest(self, groups: EvidenceTable, exchange: Exchange) -> float:
+        """Visits a sweep of the group of all ranks that has most, condemned ones apart."""
+        mine = groups.visits_a_sweep(self.sweep)[groups["condemned_step"] < 0]
+        return float(exchange.gather(torch.tensor([[mine.max(initial=0.0)]], dtype=torch.float64)).max())
+
+    def _draw(self, scores: Array, fastest: float) -> None:
         """Bring the whole-life maxima up to date: all drawn anew for a longer life, else some at a time."""
-        horizon = self.config.horizon
+        horizon, config = self.config.horizon, self.config
         while horizon < self.sweep:
             horizon *= 2
-        fresh = PATHS if horizon != self._horizon else FRESH
-        self._horizon = horizon
-        drawn = whole_life_maxima(
-            scores,
-            within,
-            between,
-            half_life=self.config.half_life,
-            horizon=horizon,
-            first=self.config.min_sweeps,
-            paths=fresh,
-            seed=self.sweep,
-        )
-        self._whole_life = np.concatenate([self._whole_life, drawn])[-PATHS * len(scores) :]
+        if horizon != self._horizon:
+            self._whole_life = dict.fromkeys(self._whole_life, np.zeros(0))
+        self._horizon, self._bars = horizon, {}
+        wanted = PACES[: 1 + int(np.searchsorted(PACES, fastest))]
+        for pace in sorted({*self._whole_life, *wanted}):
+            before = self._whole_life.get(pace, np.zeros(0))
+            drawn = whole_life_maxima(
+                scores,
+                *self._spread,
+                half_life=config.half_life,
+                visits=pace,
+                horizon=horizon,
+                first=config.min_sweeps,
+                paths=FRESH if len(before) else PATHS,
+                seed=self.sweep,
+            )
+            self._whole_life[pace] = np.concatenate([before, drawn])[-PATHS * len(scores) :]
 
-    @property
-    def bar(self) -> float:
+    def bar(self, visits_a_sweep: float = 1.0) -> float:
         """Evidence that a running maximum must exceed to be condemned now; inf before the first comparison."""
-        if self._bar is None:  # kept: every verdict of a window asks for it
-            self._bar = self._compute_bar()
-        return self._bar
+        if not self.ready:
+            return math.inf
+        pace = int(self._pace_of(np.array([visits_a_sweep]))[0])
+        if pace not in self._bars:  # kept: every verdict asks for one
+            self._bars[pace] = max(self._least(self.table["evidence_max"]), self._least(self._whole_life[pace]))
+        return self._bars[pace]
 
-    def _compute_bar(self) -> float:
-        bars = []
-        for maxima in (self.table["evidence_max"], self._whole_life):
-            ordered = np.sort(maxima)[::-1]
-            allowed = math.floor(self.config.false_drop_rate * (len(ordered) + 1) + 1e-9) - 1
-            bars.append(float(ordered[allowed]) if 0 <= allowed < len(ordered) else math.inf)
-        return max(bars)
+    def _least(self, maxima: Array) -> float:
+        ordered = np.sort(maxima)[::-1]
+        allowed = math.floor(self.config.false_drop_rate * (len(ordered) + 1) + 1e-9) - 1
+        return float(ordered[allowed]) if 0 <= allowed < len(ordered) else math.inf
 
     def check(self, count: int) -> None:
         """Refuse a held-out set whose resolution 1 / (n + 1) cannot express the false-drop rate.
@@ -137,7 +178,8 @@ class HeldOutPanel:
             "due": self.due,
             "sweeps": [dict(sweep) for sweep in self._sweeps],
             "this_sweep": dict(self._this_sweep),
-            "whole_life": torch.from_numpy(self._whole_life.copy()),
+            "spread": list(self._spread),
+            "whole_life": {pace: torch.from_numpy(maxima.copy()) for pace, maxima in self._whole_life.items()},
             "horizon": self._horizon,
             "ordinary": [self.ordinary.median, self.ordinary.target, self.ordinary.scale],
         }
@@ -148,6 +190,8 @@ class HeldOutPanel:
         self.sweep, self.due = int(state["sweep"]), bool(state["due"])
         self._sweeps = [dict(sweep) for sweep in state["sweeps"]]
         self._this_sweep = dict(state["this_sweep"])
-        self._whole_life = state["whole_life"].numpy().copy()
+        within, between = state["spread"]
+        self._spread = (float(within), float(between))
+        self._whole_life = {int(pace): maxima.numpy().copy() for pace, maxima in state["whole_life"].items()}
         self._horizon, self.ordinary = int(state["horizon"]), Ordinary(*state["ordinary"])
-        self._bar = None
+        self._bars = {}

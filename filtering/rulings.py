@@ -52,9 +52,9 @@ class Rulings:
         note: Callable[[str], None] | None = None,
     ) -> None:
         """Condemn ``rows`` of all ranks, most evident first, up to ``max_drop_fraction`` of the ``n_groups`` seen."""
-        if panel.ordinary.median > panel.bar:
+        if panel.ordinary.median > panel.bar():
             self._overfits(
-                f"half of the {n_groups} groups have more evidence than the bar ({panel.bar:.1f}), and only those "
+                f"half of the {n_groups} groups have more evidence than the bar ({panel.bar():.1f}), and only those "
                 "beyond the others are condemned",
                 note,
             )

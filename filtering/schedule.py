@@ -74,6 +74,8 @@ class Schedule:
         self.passes = len(needed if self.copies else needed & {"uncond"})
         """Extra forwards that a measured visit takes, at most."""
         self.budget = config.score_budget or (BUDGET if self.passes else FREE_BUDGET)
+        self.warmup = 0
+        """Windows before the first comparison: nobody can be condemned yet, and the budget is the held-out pairs'."""
 
     @property
     def _share(self) -> float:
@@ -87,17 +89,19 @@ class Schedule:
         """
         if not self.passes:
             return batch_size, batch_size
+        warming = step < self.warmup
         rows = self.budget * self._share * TRAINING_COST * batch_size / self.passes
         shape = min(batch_size, max(1, math.floor(rows)))
         every = max(1, math.ceil(1.0 / rows - 1e-9))
-        return (shape if step % every == 0 else 0), shape
+        return (0 if warming or step % every else shape), shape
 
-    def calibration_interval(self, window_rows: int, held_out: int, forwards: int) -> int:
+    def calibration_interval(self, window_rows: int, held_out: int, forwards: int, warming: bool = False) -> int:
         """Windows from one measurement of ``held_out`` held-out pairs, by ``forwards`` each, to the next.
 
         ``window_rows`` is what one rank trains on in a window.
         """
-        budget = self.budget * (1.0 - self._share) * TRAINING_COST * window_rows
+        share = 0.0 if warming else self._share
+        budget = self.budget * (1.0 - share) * TRAINING_COST * window_rows
         return max(1, math.ceil(held_out * forwards / budget - 1e-9))
 
     def is_due(self, candidate: Candidate) -> bool:

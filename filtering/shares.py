@@ -35,7 +35,7 @@ NAME_BYTES: Final = 64
 NAME_NUMBERS: Final = NAME_BYTES // 4
 _TOLD: Final = (
     "evidence", "evidence_max", "p_value", "magnitude_mean", "exposures", "trained", "condemned_step", "drawn",
-    "last_drawn",
+    "last_drawn", "scored",
 )  # fmt: skip
 
 
@@ -53,6 +53,7 @@ class Standing:
     condemned_step: int
     drawn: int = 0
     last_drawn: int = 0
+    scored: int = 0
 
     @classmethod
     def of(cls, group: str, numbers: Sequence[float]) -> Standing:

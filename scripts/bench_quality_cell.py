@@ -72,6 +72,7 @@ METHODS = {
         Method("cap", settings=(*_VISIT_RULE, "filter.policy=cap"), score="exposures"),
         Method("random_tokens", config="random_tokens.yaml"),
         Method("ours_phash", settings=("filter.record=[]",), score="evidence", grouped=True),
+        Method("ours_ratio", settings=("filter.signals=[reference_ratio]", "filter.record=[]"), score="evidence"),
         Method("ours_magnitude", settings=("filter.signals=[magnitude]", "filter.record=[]"), score="evidence"),
         Method("random_drop", settings=tuple(_VISIT_RULE)),
         Method("dedup_phash", settings=("filter.enabled=false",), part="dedup_phash", score="removed"),
@@ -94,8 +95,8 @@ class Protocol:
     lr: float = 2e-3
     warmup_steps: int = 40
     steps: int = 0
-    """0: one pass over the stream."""
-    passes_of_nothing: int = 3
+    """0: as many as the passes over the stream take."""
+    passes_of_nothing: int = 8
     caption_dropout: float = 0.1
     streams: int = 8
     held_out_max: int = 128
@@ -164,8 +165,7 @@ class Plan:
     def settings(self, cell: Cell) -> dict[str, Any]:
         """Everything that the result depends on; of the code, what decides in memsieve's own methods."""
         tuned = self.needs(cell)
-        shipped = yaml.safe_load((CONFIGS / METHODS[cell.method].config).read_text(encoding="utf-8"))
-        asked = {"method": asdict(METHODS[cell.method]), "filter": shipped["filter"], "case": cell.case,
+        asked = {"method": asdict(METHODS[cell.method]), "filter": _filter_of(METHODS[cell.method]), "case": cell.case,
                  "seed": cell.seed, "spec": asdict(self.spec), "protocol": asdict(self.protocol),
                  "needs": self.hash(tuned) if tuned else None}  # fmt: skip
         if METHODS[cell.method].score == "evidence":
@@ -180,6 +180,15 @@ class Plan:
         file = self.file(cell)
         found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
         return found if found is not None and found["hash"] == self.hash(cell) else None
+
+
+def _filter_of(method: Method) -> dict[str, Any]:
+    """The filter's section of the method's config with its settings laid over it; without a filter nothing more."""
+    given = dict(setting.split("=", 1) for setting in method.settings)
+    if not method.trained or given.get("filter.enabled") == "false":
+        return {"enabled": False}
+    shipped = yaml.safe_load((CONFIGS / method.config).read_text(encoding="utf-8"))["filter"]
+    return {**shipped, **{name.removeprefix("filter."): yaml.safe_load(value) for name, value in given.items()}}
 
 
 def run_cell(plan: Plan, cell: Cell, note: Callable[[str], None]) -> dict[str, Any]:
@@ -199,7 +208,7 @@ def run_cell(plan: Plan, cell: Cell, note: Callable[[str], None]) -> dict[str, A
         found |= _train(config, cell, tuned, note)
     note(f"{cell.name}: measuring")
     if cell.method == "tune_paper":
-        found["threshold"] = measure.best_threshold(run, data)
+        found["threshold"] = measure.best_threshold(run, data, plan.spec.passes)
     else:
         found |= measure.decisions(run, data, method.part, cell.case, method.score, grouped=method.grouped)
         pipeline = run / "pipeline" if method.trained else _model(protocol)
@@ -259,9 +268,8 @@ def _rule(cell: Cell, tuned: float | None) -> VisitRule | None:
 
 def _config(plan: Plan, cell: Cell, run: Path, data: Path, rows: int, tuned: float | None) -> RunConfig:
     method, protocol = METHODS[cell.method], plan.protocol
-    steps = protocol.steps or -(-rows // protocol.batch_size)
-    if cell.case == "nothing":
-        steps = protocol.steps or -(-rows * protocol.passes_of_nothing // protocol.batch_size)
+    passes = plan.spec.passes if cell.case == "planted" else protocol.passes_of_nothing
+    steps = protocol.steps or -(-rows * passes // protocol.batch_size)
     part = "oracle" if cell.case == "nothing" else method.part
     dropout = protocol.caption_dropout if method.caption_dropout is None else method.caption_dropout
     # The sieve measures held-out pairs on its own schedule, as its config has it.

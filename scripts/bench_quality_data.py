@@ -1,4 +1,5 @@
-"""The data of ``scripts/bench quality``: one stream that holds every level of repetition and every hard case at once.
+"""The data of ``scripts/bench quality``: one stream that holds every level of repetition and every hard case at once,
+to be read a few times, so that ordinary pairs come round too and are compared like the others.
 
 Pairs are planted by ``seed``; which emoji are held out is the base model's own split, so that no seed holds out what
 the base model was trained on. Beside the stream lie what is left of it after deduplication, and after the truth.
@@ -60,21 +61,31 @@ PHASH_BITS = 4
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """How much of what: ``levels`` are (repeats, pairs); everything else stands in the stream once."""
+    """How much of what: ``levels`` are (repeats in the stream, pairs); everything else stands in the stream once.
 
-    levels: tuple[tuple[int, int], ...] = ((5, 7), (20, 7), (50, 7), (100, 7), (200, 7), (400, 7))
+    The stream is read ``passes`` times, and exposures are repeats times passes.
+    """
+
+    levels: tuple[tuple[int, int], ...] = ((4, 7), (10, 7), (20, 7), (40, 7), (80, 7))
     hard_pairs: int = 3
-    hard_repeats: int = 100
+    hard_repeats: int = 20
     rare: int = 60
-    clean: int = 900
+    clean: int = 500
+    passes: int = 5
     size: int = 32
     shards: int = 16
     limit: int | None = None
 
+    @property
+    def level_names(self) -> list[str]:
+        """The levels as ``Sample.case`` names them: by exposures."""
+        return [f"level {repeats * self.passes}" for repeats, pairs in self.levels if pairs]
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A row of the stream. ``pair`` is its true identity, whatever its bytes and its caption."""
+    """A row of the stream, which holds its pair ``repeats`` times. ``pair`` is its true identity, whatever its bytes
+    and its caption."""
 
     pair: str
     case: str
@@ -122,7 +133,7 @@ def _samples(seed: int, spec: Spec, progress: Callable[[int, int], None] | None)
     bases = held_out_bases({picture.emoji.base for picture in pictures}, SPLIT_SEED, 0.12)
     train = [picture for picture in pictures if picture.emoji.base not in bases]
     held = [_sample(p, "held_out", 1) for p in pictures if p.emoji.base in bases]
-    cases = [(f"level {repeats}", repeats, pairs) for repeats, pairs in spec.levels if pairs]
+    cases = [(f"level {repeats * spec.passes}", repeats, pairs) for repeats, pairs in spec.levels if pairs]
     cases += [(case, spec.hard_repeats, spec.hard_pairs) for case in HARD_CASES if spec.hard_pairs]
     planted = list(choose_planted(train, pictures, [Plant(pairs, repeats) for _, repeats, pairs in cases], seed))
     by_name = {picture.emoji.name: picture for picture in train}

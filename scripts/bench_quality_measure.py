@@ -129,15 +129,15 @@ def _columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return table
 
 
-def best_threshold(run: Path, data: Path, least: int = 50) -> dict[str, Any]:
-    """tau of the paper's rule with the largest difference between the share of visits of pairs planted ``least`` times
+def best_threshold(run: Path, data: Path, passes: int, least: int = 50) -> dict[str, Any]:
+    """tau of the paper's rule with the largest difference between the share of visits of pairs with ``least`` exposures
     or more that it drops and that of ordinary pairs' (Youden's index), on a run that it did not touch."""
     truth = {row["key"]: row for row in pq.read_table(data / "truth.parquet").to_pylist() if row["part"] == "stream"}
     rows = read_ledger(run / "ledger").select(["key", "magnitude"]).to_pylist()
     both = {True: [], False: []}  # type: dict[bool, list[float]]
     for row in rows:
         repeats = truth[row["key"]]["repeats"]
-        if row["magnitude"] is not None and (repeats == 1 or repeats >= least):
+        if row["magnitude"] is not None and (repeats == 1 or repeats * passes >= least):
             both[repeats > 1].append(row["magnitude"])
     planted, ordinary = (np.array(both[kind]) for kind in (True, False))
     grid = np.unique(np.quantile(np.concatenate([planted, ordinary]), np.linspace(0.02, 0.995, 196)))

@@ -20,10 +20,11 @@ NAMES: Final = {
     "none": "no filter",
     "observe": "no filter: what memsieve would have said",
     "oracle": "oracle: each pair once, by the truth",
-    "ours": "memsieve, in the batch: reference ratio",
-    "ours_magnitude": "memsieve, in the batch: magnitude",
+    "ours": "memsieve, in the batch",
+    "ours_ratio": "memsieve, in the batch: reference ratio alone",
+    "ours_magnitude": "memsieve, in the batch: magnitude alone",
     "ours_phash": "memsieve, in the batch, grouped by perceptual hash",
-    "ours_sieve": "memsieve, at the loader: reference ratio",
+    "ours_sieve": "memsieve, at the loader",
     "paper": "the paper's rule",
     "iet_agc": "IET-AGC's rule",
     "random_tokens": "random token addition",
@@ -43,24 +44,22 @@ Written by `scripts/bench quality` from the cells in `docs/benchmarks/quality/`:
 matrix (3 seeds) are there. A cell is a method on a case and a seed; figures pool the seeds that are there, so rows with
 fewer seeds have wider intervals.
 
-**Data.** OpenMoji, 32x32; one stream of {stream:,} pairs holds all levels and cases at once and is read once, so that
-exposures are repeats: {levels}; {hard} pairs each, at {hard_repeats} exposures, as paraphrases (one image, many
-captions), near-duplicates (cropped, mirrored, compressed anew, recoloured) and templates (one caption, {hard_repeats}
-images with another ground and badge); {rare} pairs in a rare style, once; {clean:,} ordinary pairs, once. All methods
-get the same stream in the same order. What takes rows out before training, the sieve and the oracle go round again:
-**all make {updates} updates**.
+**Data.** OpenMoji, 32x32; one stream of {stream:,} pairs holds all levels and cases at once and is read {passes} times,
+so that exposures are repeats times {passes}: {levels}; {hard} pairs each, at {hard_exposures} exposures, as paraphrases
+(one image, many captions), near-duplicates (cropped, mirrored, compressed anew, recoloured) and templates (one caption,
+{hard_repeats} images with another ground and badge); {rare} pairs in a rare style and {clean:,} ordinary pairs, at
+{passes} exposures. All methods get the same stream in the same order. What takes rows out before training, the sieve
+and the oracle go round more often: **all make {updates} updates**, the oracle {rounds:.0f} passes over its {oracle:,}
+pairs.
 
 **Training.** `assets/tiny-sd` (2.2 M parameters), batch {batch}, AdamW {lr:g}, cosine, {machine}.
 
 **Measured.** *Dropped*: at least half of the last quarter of a pair's visits trained nothing, or its group ended
 condemned. *TPR*: pairs that rank above all but 1 % of the ordinary pairs by the method's own number (memsieve: largest
-evidence of the pair's groups, weighted by visits; rules on visits: mean margin; dedup: rows taken out).
-Ordinary pairs are read once, and memsieve compares a pair from its third measured visit on: its TPR and AUC, like
-those of the cap and of dedup, say no more than that repeated pairs rank above unrepeated ones. What is *dropped* is
-the measure here. *Copy*: the nearest training image is of the pair itself, and nearer than 95 % of held-out images
-are to theirs; *own* is the first half of that. {images} generations a pair, DPM-Solver++ {sampling} steps, guidance
-{guidance:g}. Intervals are 95 %, over pairs. The base model was trained on the ordinary pairs too, not on the
-held-out ones.
+evidence of the pair's groups, weighted by visits; rules on visits: mean margin; dedup: rows taken out). *Copy*: the
+nearest training image is of the pair itself, and nearer than 95 % of held-out images are to theirs; *own* is the first
+half of that. {images} generations a pair, DPM-Solver++ {sampling} steps, guidance {guidance:g}. Intervals are 95 %,
+over pairs. The base model was trained on the ordinary pairs too, not on the held-out ones.
 """
 
 
@@ -90,7 +89,7 @@ def write_page(path: Path, plan: Plan, wanted: Sequence[Cell]) -> None:
 def section(results: Results, wanted: Sequence[Cell], plan: Plan) -> str:
     """The section as Markdown."""
     rows = [name for name in NAMES if results.of(name)]
-    levels = [f"level {repeats}" for repeats, pairs in plan.spec.levels if pairs]
+    levels = plan.spec.level_names
     parts = [
         _head(results, wanted, plan),
         "### What is found, by exposures: TPR at 1 % false drops\n",
@@ -124,13 +123,16 @@ def section(results: Results, wanted: Sequence[Cell], plan: Plan) -> str:
 def _head(results: Results, wanted: Sequence[Cell], plan: Plan) -> str:
     cell = next(iter(results.of("none") or results.cells.values()))
     spec, protocol, machine = cell["settings"]["spec"], cell["settings"]["protocol"], cell["machine"]
-    levels = ", ".join(f"{pairs} pairs at {repeats}" for repeats, pairs in spec["levels"])
+    passes = spec["passes"]
+    levels = ", ".join(f"{pairs} pairs at {repeats * passes}" for repeats, pairs in spec["levels"])
     there = sum((c.method, c.case, c.seed) in results.cells for c in wanted)
-    rows = cell["rows"]["stream"]
+    rows, oracle = cell["rows"]["stream"], cell["rows"]["oracle"]
+    updates = protocol["steps"] or -(-rows * passes // protocol["batch_size"])
     text = HEAD.format(
         done=there, all=len(wanted), stream=rows, levels=levels, hard=spec["hard_pairs"],
-        hard_repeats=spec["hard_repeats"], rare=spec["rare"], clean=spec["clean"], batch=protocol["batch_size"],
-        updates=f"{protocol['steps'] or -(-rows // protocol['batch_size']):,}", lr=protocol["lr"],
+        hard_repeats=spec["hard_repeats"], hard_exposures=spec["hard_repeats"] * passes, passes=passes,
+        rare=spec["rare"], clean=spec["clean"], batch=protocol["batch_size"], updates=f"{updates:,}", oracle=oracle,
+        rounds=updates * protocol["batch_size"] / oracle, lr=protocol["lr"],
         images=protocol["images"], sampling=protocol["sampling_steps"], guidance=protocol["guidance_scale"],
         machine=f"one CPU thread of a machine with {machine['cores']} cores ({machine['processor']}), which others "
         f"used too, torch {machine['torch']}",
@@ -234,8 +236,10 @@ def _aims(results: Results, levels: list[str]) -> str:
         if not results.of(method):
             continue
         name = NAMES[method].split(":")[0]
-        if "level 100" in levels and (share := results.detection(method, "level 100")[2]) is not None:
-            rows.append((f"{name}: dropped at 100 exposures, at least .95", str(share), share.value >= 0.95))
+        for number, what in ((0, "TPR at 1 %"), (2, "dropped")):
+            share = results.detection(method, "level 100")[number] if "level 100" in levels else None
+            if share is not None:
+                rows.append((f"{name}: {what} at 100 exposures, at least .95", str(share), share.value >= 0.95))
         if (held := results.held_out(method)) is not None:
             rows.append((f"{name}: held-out loss within 1 % of the oracle's",
                          f"{held.value:.3f} ({held.low:.3f} to {held.high:.3f})", held.value <= 1.01))  # fmt: skip
@@ -245,6 +249,8 @@ def _aims(results: Results, levels: list[str]) -> str:
             for level in levels
             for row in _comes_back(results, method, name, level, kind, what)
         ]
+        rows += [row for level in levels if int(level.split()[1]) >= 50
+                 for row in _rivals_at(results, method, name, level)]  # fmt: skip
     if not rows:
         return ""
     lines = [f"| {what} | {found} | {'yes' if met else '**no**'} |" for what, found, met in rows]
@@ -272,6 +278,18 @@ def _comes_back(
     return rows
 
 
+def _rivals_at(results: Results, method: str, name: str, level: str) -> list[tuple[str, str, bool]]:
+    """Rivals that rank pairs by what they look like; how often a pair was read ranks repeated ones without a look."""
+    mine = results.detection(method, level)[0]
+    rivals = {m: results.detection(m, level)[0] for m in ("paper", "iet_agc")}
+    known = {m: figure.value for m, figure in rivals.items() if figure is not None}
+    if mine is None or not known:
+        return []
+    told = ", ".join(f"{NAMES[m]} {value:.2f}" for m, value in known.items())
+    return [(f"{name}: TPR at {level.split()[1]} above the rules on visits", f"{mine.value:.2f}; {told}",
+             mine.value > max(known.values()))]  # fmt: skip
+
+
 def _done(results: Results, wanted: Sequence[Cell]) -> str:
     lines = ["| method | planted, seeds | nothing memorised, seeds |", "|---|---|---|"]
     for method in METHODS:
@@ -294,7 +312,8 @@ def _plots(results: Results, folder: Path) -> list[tuple[str, str]]:
     from matplotlib import pyplot
 
     cell = next(iter(results.of("none") or results.cells.values()))
-    repeats = [int(level) for level, pairs in cell["settings"]["spec"]["levels"] if pairs]
+    passes = cell["settings"]["spec"]["passes"]
+    exposures = [int(level) * passes for level, pairs in cell["settings"]["spec"]["levels"] if pairs]
     folder.mkdir(parents=True, exist_ok=True)
     panels = {
         "own image nearest": lambda m, g: results.generated(m, g, "own"),
@@ -305,8 +324,8 @@ def _plots(results: Results, folder: Path) -> list[tuple[str, str]]:
     colours = pyplot.get_cmap("tab20").colors  # type: ignore[attr-defined]
     for axis, (title, read) in zip(axes, panels.items(), strict=True):
         for number, (method, name) in enumerate(NAMES.items()):
-            told = [read(method, f"level {level}") for level in repeats] if results.of(method) else []
-            points = [(level, f) for level, f in zip(repeats, told, strict=False) if f is not None]
+            told = [read(method, f"level {level}") for level in exposures] if results.of(method) else []
+            points = [(level, f) for level, f in zip(exposures, told, strict=False) if f is not None]
             if points:
                 ours = method.startswith("ours")
                 beside = 1.02 ** (number - len(NAMES) / 2)  # or intervals would hide each other
@@ -317,7 +336,7 @@ def _plots(results: Results, folder: Path) -> list[tuple[str, str]]:
                 axis.vlines(places, [f.low for _, f in points], [f.high for _, f in points], color=colours[number],
                             linewidth=1, alpha=0.4)  # fmt: skip
         axis.set(title=title, xlabel="exposures (unfiltered)", xscale="log", ylim=(-0.03, 1.03))
-        axis.set_xticks(repeats, [str(level) for level in repeats])
+        axis.set_xticks(exposures, [str(level) for level in exposures])
         axis.minorticks_off()
         axis.grid(alpha=0.3)
     handles = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from filtering.config import FilterConfig
 from filtering.exchange import Exchange
 from filtering.history import EvidenceTable
+from filtering.panel import HeldOutPanel
 from filtering.shares import top_groups
 
 __all__ = ["history_of"]
@@ -37,9 +39,12 @@ def history_of(groups: int) -> dict[str, Any]:
     found["bytes_per_group_of_arrays"] = (
         table.names.nbytes + sum(column.nbytes for column in table.columns.values())
     ) / groups
-    held_out = EvidenceTable(half_life=8.0)
-    held_out.observe([str(i) for i in range(128)], rng.normal(size=128), rng.random(128), step=0, sweep=1)
-    found["seconds_to_look"] = _seconds(lambda: _look(table, held_out))
+    panel = _panel(rng)
+    found["seconds_to_look"] = _seconds(lambda: panel.judge(table, Exchange()))
+    panel.due = True
+    found["seconds_to_look_again"] = _seconds(lambda: panel.judge(table, Exchange()))
+    rows = rng.integers(0, groups, 256)
+    found["milliseconds_to_compare_256"] = 1e3 * _seconds(lambda: panel.compare(table, rows))
     found["seconds_to_find_the_top_12"] = _seconds(lambda: top_groups(table, Exchange(), 12))
     names = [hashlib.sha256(str(i).encode()).hexdigest()[:32] for i in range(0, groups, max(groups // 10_000, 1))]
     found["microseconds_to_find_a_group"] = 1e6 * _seconds(lambda: [table.row(name) for name in names]) / len(names)
@@ -56,10 +61,13 @@ def history_of(groups: int) -> dict[str, Any]:
     return found
 
 
-def _look(table: EvidenceTable, held_out: EvidenceTable) -> None:
-    table.look(1.0, 0.5)
-    held_out.look(1.0, 0.5)
-    table.rank_against(held_out, np.random.default_rng(1).normal(size=2048))
+def _panel(rng: np.random.Generator) -> HeldOutPanel:
+    """128 held-out groups after four sweeps."""
+    panel = HeldOutPanel(FilterConfig())
+    names = [str(i) for i in range(128)]
+    for step in range(5):
+        panel.observe(names, rng.normal(size=len(names)), step)
+    return panel
 
 
 def _seconds(work: Any) -> float:

@@ -69,16 +69,25 @@ def _watch(session: Session, path: Path) -> dict[str, float]:
     panel = session.filter.panel
     saved = json.loads(path.read_text()) if path.is_file() and session.step else {}
     lowest: dict[str, float] = saved
-    judge = panel.judge
+    judge, compare = panel.judge, panel.compare
 
-    def watched(groups: EvidenceTable, exchange: Exchange) -> Any:
+    def note(groups: EvidenceTable, rows: Any) -> None:
+        for row in rows:
+            name = groups.names[row]
+            lowest[name] = min(lowest.get(name, 1.0), float(groups["p_value"][row]))
+
+    def judged(groups: EvidenceTable, exchange: Exchange) -> Any:
         guilty = judge(groups, exchange)
-        for name, p in zip(groups.names, groups["p_value"].tolist(), strict=True):
-            lowest[name] = min(lowest.get(name, 1.0), p)
+        note(groups, range(len(groups)))
         path.write_text(json.dumps(lowest))
         return guilty
 
-    panel.judge = watched  # type: ignore[method-assign]
+    def compared(groups: EvidenceTable, rows: Any) -> Any:
+        guilty = compare(groups, rows)
+        note(groups, rows)
+        return guilty
+
+    panel.judge, panel.compare = judged, compared  # type: ignore[method-assign]
     return lowest
 
 

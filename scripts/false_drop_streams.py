@@ -175,8 +175,7 @@ class Run:
         for name, weight in zip(names, decision.weights.tolist(), strict=True):
             stream.trained[name] += weight > 0
         self._calibrate()
-        if filter.end_window():
-            self._look()
+        self._look(self.stream.names if filter.end_window() else names)
         if self.sieve:
             self._pending.extend((filter.step + filter.config.delay, *ruling) for ruling in filter.rulings.latest)
 
@@ -202,10 +201,11 @@ class Run:
         self._turn += count
         filter.calibrate(chosen, self.stream.measurement(chosen))
 
-    def _look(self) -> None:
+    def _look(self, names: list[str]) -> None:
         table = self.filter.groups
-        for name, p in zip(table.names, table["p_value"].tolist(), strict=True):
-            self.lowest[name] = min(self.lowest.get(name, 1.0), p)
+        for name in dict.fromkeys(names):
+            if (row := table.row(name)) >= 0:
+                self.lowest[name] = min(self.lowest.get(name, 1.0), float(table["p_value"][row]))
         for name, condemned in self.filter.rulings.latest:
             if condemned:
                 self.first.setdefault(name, int(table["exposures"][table.row(name)]))

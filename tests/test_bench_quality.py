@@ -33,7 +33,7 @@ from bench_quality_measure import _margin, best_threshold, decisions
 from bench_quality_page import write_page
 from bench_rivals import LossBelowAverage, RandomDrop, RivalFilter
 
-SPEC = Spec(levels=((6, 2), (12, 2)), hard_pairs=1, hard_repeats=8, rare=6, clean=30, shards=8, limit=400)
+SPEC = Spec(levels=((6, 2), (12, 2)), hard_pairs=1, hard_repeats=8, rare=6, clean=30, passes=2, shards=8, limit=400)
 PROTOCOL = Protocol(steps=4, held_out_max=100, held_out_draws=1, images=1, ordinary=2, sampling_steps=2)
 
 
@@ -64,7 +64,7 @@ def test_the_stream_holds_what_the_spec_says(data: Path) -> None:
     for row in stream:
         counts.setdefault(row["case"], set()).add(row["pair"])
     assert {case: len(pairs) for case, pairs in counts.items()} == {
-        "level 6": 2, "level 12": 2, "paraphrase": 1, "near_duplicate": 1, "template": 1, "rare": 6, "clean": 30,
+        "level 12": 2, "level 24": 2, "paraphrase": 1, "near_duplicate": 1, "template": 1, "rare": 6, "clean": 30,
     }  # fmt: skip
     assert len(stream) == 2 * 6 + 2 * 12 + 3 * 8 + 36
     held = {row["base"] for row in truth_of(data, "held_out")}
@@ -157,7 +157,7 @@ def test_the_papers_threshold_is_chosen_where_planted_and_ordinary_visits_part(d
         verdict = Verdict(Visit(row["key"]), 1.0, Action.KEEP, Reason.CLEAN, 10, {"magnitude": magnitude})
         ledger.add(step, [verdict])
     ledger.flush()
-    found = best_threshold(tmp_path, data, least=12)
+    found = best_threshold(tmp_path, data, passes=2, least=24)
     assert 1.04 <= found["best"] < 3.0
     assert (found["planted_visits_dropped"], found["ordinary_visits_dropped"]) == (1.0, 0.0)
 
@@ -165,8 +165,8 @@ def test_the_papers_threshold_is_chosen_where_planted_and_ordinary_visits_part(d
 def test_what_became_of_each_pair_by_hand(data: Path, tmp_path: Path) -> None:
     """A pair whose last visits were dropped, one whose group was condemned, and one of many images."""
     stream = truth_of(data, "stream")
-    pairs = {case: sorted({row["pair"] for row in stream if row["case"] == case}) for case in ("level 12", "clean")}
-    late, condemned = pairs["level 12"]
+    pairs = {case: sorted({row["pair"] for row in stream if row["case"] == case}) for case in ("level 24", "clean")}
+    late, condemned = pairs["level 24"]
     near = [row for row in stream if row["case"] == "near_duplicate"]
     visits: dict[str, int] = {}
     ledger = Ledger(tmp_path / "ledger")
@@ -190,7 +190,7 @@ def test_what_became_of_each_pair_by_hand(data: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     found = decisions(tmp_path, data, "stream", "planted", "evidence")
     told = {row["pair"]: row for row in found["pairs"]}
-    assert told[late] | {"score": 0} == {"pair": late, "case": "level 12", "repeats": 12, "visits": 12, "trained": 8,
+    assert told[late] | {"score": 0} == {"pair": late, "case": "level 24", "repeats": 12, "visits": 12, "trained": 8,
         "late": 1.0, "first": 8, "condemned": 0.0, "dropped": True, "score": 0}  # fmt: skip
     assert (told[condemned]["late"], told[condemned]["condemned"], told[condemned]["dropped"]) == (0.0, 1.0, True)
     assert told[condemned]["score"] == 7.0
@@ -305,7 +305,7 @@ def test_intervals() -> None:
 def fixture_cell(method: str, seed: int, found: bool, **more: Any) -> dict[str, Any]:
     """A cell of 4 pairs at 100 exposures and 200 clean ones."""
     plan = Plan(Path(), Path())
-    pairs = [{"pair": f"p{i}", "case": "level 100", "repeats": 100, "visits": 100, "trained": 100, "late": float(found),
+    pairs = [{"pair": f"p{i}", "case": "level 100", "repeats": 20, "visits": 100, "trained": 100, "late": float(found),
               "first": 40 + i if found else None, "condemned": float(found), "dropped": found,
               "score": 5.0 if found else 0.5} for i in range(4)]  # fmt: skip
     singles = {"clean": {"count": 200, "score": [i / 200 for i in range(200)], "visits": [1] * 200, "dropped": [3]}}
@@ -313,7 +313,8 @@ def fixture_cell(method: str, seed: int, found: bool, **more: Any) -> dict[str, 
     return {
         "hash": plan.hash(Cell(method, "planted", seed)), "method": method, "case": "planted", "seed": seed,
         "settings": plan.settings(Cell("none", "planted", 0)),
-        "tuned": None, "machine": {"processor": "a processor", "cores": 2, "torch": "2"}, "rows": {"stream": 1000},
+        "tuned": None, "machine": {"processor": "a processor", "cores": 2, "torch": "2"},
+        "rows": {"stream": 1000, "oracle": 200},
         "cpu_seconds_per_step": 0.2, "pairs": pairs, "singles": singles, "generations": copied,
         "held_out": [0.1, 0.2, 0.3] if method == "oracle" else [0.11, 0.22, 0.33], **more,
     }  # fmt: skip
@@ -350,6 +351,8 @@ def test_the_page_says_which_cells_are_missing_and_keeps_the_rest_of_the_page(tm
     assert "**3 of 12 cells**" in text
     assert "| the paper's rule |  (missing: 0, 1, 2) |" in text
     assert "memsieve, in the batch: dropped at 100 exposures, at least .95 | 1.00 (0.51 to 1.00) | yes" in text
+    assert "memsieve, in the batch: TPR at 1 % at 100 exposures, at least .95 | 1.00 (0.51 to 1.00) | yes" in text
+    assert "**all make 625 updates**, the oracle 25 passes over its 200 pairs" in " ".join(text.split())
     assert "| 0.00; no filter 0.50, cap: 50 visits a pair 0.50 | yes |" in text
     assert "memsieve, in the batch: held-out loss within 1 % of the oracle's | 1.100 (1.100 to 1.100) | **no**" in text
     assert "left out" not in text

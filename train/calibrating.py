@@ -8,6 +8,7 @@ farther apart than they are, and the bar is, if anything, too high.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -72,30 +73,37 @@ class HeldOutTurns:
         self._reference: dict[tuple[int, int], dict[str, torch.Tensor]] = {}
         reference = len(filter.deciding_passes & REFERENCE) if looked_up is None else 0
         present = 1 + len(filter.deciding_passes - REFERENCE)
-        self._first, self._later = (self._interval(window_rows, size, n) for n in (present + reference, present))
+        first, later = (self._interval(window_rows, size, n) for n in (present + reference, present))
+        # At the loader nobody can be condemned before the first comparison: until then the budget is theirs alone.
+        warm = 0 if filter.schedule is None else min(filter.config.min_sweeps, self.draws) * len(self.parts)
+        warming = self._interval(window_rows, size, present + reference, warming=True)
+        self._phases = ((warm, warming), (self.new_turns - warm, first), (math.inf, later))
+        if filter.schedule is not None:
+            filter.schedule.warmup = warm * warming
 
     @property
     def new_turns(self) -> int:
         """Turns until every part has met each of its draws."""
         return self.draws * len(self.parts)
 
-    def _interval(self, window_rows: int, size: int, forwards: int) -> int:
+    def _interval(self, window_rows: int, size: int, forwards: int, warming: bool = False) -> int:
         """Windows from one turn to the next: every window, or as the budget has it."""
         schedule = self.filter.schedule
-        return 1 if schedule is None else schedule.calibration_interval(window_rows, size, forwards)
+        return 1 if schedule is None else schedule.calibration_interval(window_rows, size, forwards, warming)
 
     def at(self, step: int) -> tuple[int, int] | None:
         """(part, its draw) whose turn is at ``step``, a function of the step alone; None where it is nobody's.
 
         While draws are new the reference is asked too, and the turns are farther apart.
         """
-        new = self.new_turns
-        if step < new * self._first:
-            turn, rest = divmod(step, self._first)
-        else:
-            turn, rest = divmod(step - new * self._first, self._later)
-            turn += new
-        return None if rest else (turn % len(self.parts), turn // len(self.parts) % self.draws)
+        before = 0
+        for turns, interval in self._phases:
+            if step < turns * interval:
+                turn, rest = divmod(step, interval)
+                turn += before
+                return None if rest else (turn % len(self.parts), turn // len(self.parts) % self.draws)
+            before, step = before + int(turns), step - int(turns) * interval
+        raise AssertionError("the last phase has no end")
 
     def score(self, step: int, scorer: Scorer) -> None:
         """Score those whose turn it is with the present model and hand them to the filter; all ranks the same."""

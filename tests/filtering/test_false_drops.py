@@ -48,6 +48,8 @@ def test_what_is_ordinary_is_moved_and_scaled_and_a_few_memorised_do_not_matter(
     moved = ordinary(training)
     assert np.quantile(moved[:4000], 0.95) == pytest.approx(np.quantile(held_out, 0.95), abs=0.2)
     assert moved[-1] > 5.0 and (moved <= training).all()
+    crowd = np.concatenate([training, 9.0 + rng.normal(size=1300)])  # a quarter is memorised: the upper half is wide
+    assert 1.4 < ordinary_of(crowd, held_out, Exchange()).scale < 2.0
     tamer = ordinary_of(-1.0 + 0.5 * rng.normal(size=4000), held_out, Exchange())
     assert np.allclose(tamer(training), training, rtol=0.0, atol=1e-12), "only ever against condemning"
     assert ordinary_of(training[: MIN_GROUPS - 1], held_out, Exchange()).scale == 1.0

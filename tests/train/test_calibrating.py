@@ -33,15 +33,29 @@ def turns_of(session: Session) -> HeldOutTurns:
 
 @pytest.mark.parametrize("filter", [{}, {"apply": "sieve", "record": [], "score_budget": 0.1}])
 def test_all_meet_all_their_draws_and_then_again(make_config: MakeConfig, filter: dict[str, Any]) -> None:
-    turns = turns_of(set_up(make_config(filter={"held_out_per_window": 7, "held_out_draws": 3, **filter})))
+    turns = turns_of(
+        set_up(make_config(filter={"held_out_per_window": 7, "held_out_draws": 3, "min_sweeps": 2, **filter}))
+    )
     assert [len(part) for part in turns.parts] == [7, 7, 7, 3]
     taken = [(step, turn) for step in range(400) if (turn := turns.at(step)) is not None]
     order = [(part, draw) for draw in range(3) for part in range(4)]
     assert [turn for _, turn in taken[:36]] == order * 3
     gaps = [after[0] - before[0] for before, after in pairwise(taken)]
-    assert len(set(gaps[:12])) == 1 and len(set(gaps[13:])) == 1
-    # 14 forwards, then 7, of 0.05 x 3 x 8 = 1.2 a window
-    assert (gaps[0], gaps[-1]) == ((1, 1) if not filter else (12, 6))
+    # 14 forwards, and 7 once all draws were met, of 0.1 x 3 x 8 = 2.4 a window before the first comparison, then half
+    expected = (1, 1, 1) if not filter else (6, 12, 6)
+    assert gaps[:8] == [expected[0]] * 8 and gaps[8:12] == [expected[1]] * 4 and set(gaps[12:]) == {expected[2]}
+
+
+def test_the_budget_is_the_held_out_pairs_until_the_first_comparison(make_config: MakeConfig) -> None:
+    session = set_up(
+        make_config(filter={"held_out_per_window": 8, "apply": "sieve", "record": [], "score_budget": 0.5})
+    )
+    assert session.filter is not None and session.filter.schedule is not None
+    schedule, window = session.filter.schedule, session.config.train.batch_size
+    turns = [step for step in range(400) if turns_of(session).at(step) is not None]
+    assert schedule.warmup == turns[session.filter.config.min_sweeps * 3]  # 24 pairs, 8 a turn
+    opened = [step for step in range(400) if schedule.room(window, step)[0] > 0]
+    assert opened[0] == schedule.warmup and len(opened) > 100
 
 
 def test_a_turn_takes_a_third_of_a_forward_by_default(make_config: MakeConfig) -> None:

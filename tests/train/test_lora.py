@@ -14,6 +14,7 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig
 from safetensors.torch import load_file
 
+from filtering.data.openmoji import build_openmoji
 from filtering.denoisers.lora import LORA_FILE, AdapterOff, adapter_off, trained_parameters
 from filtering.denoisers.registry import open_denoiser
 from filtering.ledger import read_ledger
@@ -23,6 +24,7 @@ from train.config import RunConfig
 from train.loop import fit
 from train.setup import Session, set_up
 
+ROOT = Path(__file__).parents[2]
 MakeConfig = Callable[..., RunConfig]
 LORA: dict[str, Any] = {"rank": 4, "alpha": 2}
 
@@ -143,17 +145,19 @@ def test_scoring_passes_checkpoint_nothing(make_config: MakeConfig) -> None:
     assert calls
 
 
-def test_the_filter_drops_planted_pairs(
-    make_config: MakeConfig, tiny_model: Path, make_shards: Any, tmp_path: Path
-) -> None:
-    """Pairs that the adapter fits are condemned by the ratio to the base, the others are left alone."""
-    make_shards(tmp_path / "planted", 24, copies=120)
+def test_the_filter_drops_planted_pairs(make_config: MakeConfig, tmp_path: Path) -> None:
+    """A picture that the adapter learns by heart is condemned, the others are left alone."""
+    build_openmoji(tmp_path / "emoji", size=32, limit=110, held_out_fraction=0.3, plant=["1x100"])
     names = ["to_k", "to_q", "to_v", "to_out.0", "conv1", "conv2", "conv_out"]
     config = make_config(
-        model={"lora": {"target_modules": names}},
-        data={"path": str(tmp_path / "planted")},
-        filter={"false_drop_rate": 0.05, "held_out_per_window": 24, "max_timestep": 1.0},
-        train={"steps": 60, "batch_size": 16, "caption_dropout": 0.0},
+        model={"path": str(ROOT / "assets" / "tiny-sd"), "lora": {"target_modules": names, "rank": 8}},
+        data={
+            "path": str(tmp_path / "emoji" / "train"),
+            "held_out_path": str(tmp_path / "emoji" / "held_out"),
+            "resolution": 32,
+        },
+        filter={"false_drop_rate": 0.05, "held_out_per_window": 16, "held_out_draws": 4, "record": []},
+        train={"steps": 40, "batch_size": 16, "caption_dropout": 0.0},
         optimizer={"lr": 1e-2},
     )
     session = set_up(config)
@@ -161,13 +165,15 @@ def test_the_filter_drops_planted_pairs(
     summary = fit(session)
     assert session.filter is not None
     most = max(session.filter.suspects(24), key=lambda standing: standing.exposures)
+    compared = int((session.filter.groups["scored"] >= session.filter.config.min_sweeps).sum())
+    assert most.exposures > 100 and compared > 30
     assert set(session.filter.condemned) == {most.group} and summary["dropped"]
     assert all(torch.equal(value, before[name]) for name, value in base_weights(session).items())
 
 
 def test_the_sieve_and_the_adapter(make_config: MakeConfig) -> None:
     """At the loader measured visits and held-out pairs are compared with the network, adapter off, too."""
-    options = {"apply": "sieve", "score_budget": 1.0, "score_after": 0, "ledger_kept": True}
+    options = {"apply": "sieve", "score_budget": 1.0, "score_after": 0, "min_sweeps": 1, "ledger_kept": True}
     config = make_config(model={"lora": LORA}, filter=options, optimizer={"lr": 1e-2})
     summary = fit(set_up(config))
     ratios = [row["reference_ratio"] for row in read_ledger(config.output / "ledger").to_pylist()]
