@@ -15,9 +15,12 @@ from typing import Any
 
 import bench_quality_measure as measure
 import yaml
-from bench_quality_data import GROUPS, Spec, build
+from bench_quality_data import Spec, build
 from bench_rivals import LossBelowAverage, RandomDrop, VisitRule, install
 
+from filtering.audit.config import AuditConfig
+from filtering.audit.groups import group_audit
+from filtering.audit.score import score_shards
 from filtering.settings import load_settings
 from train.checkpoint import latest_checkpoint, load_extra
 from train.config import RunConfig
@@ -30,6 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs" / "train"
 CASES = ("planted", "nothing")
 """``nothing``: the stream that the oracle gets, each pair once a pass, for a few passes: no pair is to be dropped."""
+AUDIT_DRAWS = 16
 VALIDATION_SEED = 1000
 """Planted anew: where the paper's threshold is chosen."""
 _VISIT_RULE = ["filter.enabled=true", "filter.signals=[loss]", "filter.record=[]", "filter.calibrator=fixed",
@@ -41,9 +45,10 @@ class Method:
     """How a method is run: a shipped config, settings laid over it, the part of the data, and what it needs first.
 
     ``score``: what ranks pairs: ``evidence`` (of groups), ``margin`` (mean over visits of the rule's own number),
-    ``removed`` (rows that were taken out before training), ``exposures``, or nothing. ``caption_dropout`` None takes
-    the protocol's; not ``trained`` is the base model; ``extra`` ones run where they are named or needed;
-    ``grouped`` by perceptual hash.
+    ``removed`` (rows that were taken out before training), ``exposures``, or nothing. ``{audit}`` in ``settings``
+    stands for an audit of the base over the stream and the held-out pairs. ``caption_dropout`` None takes the
+    protocol's; not ``trained`` is the base model; ``extra`` ones run where they are named or needed;
+    ``grouped`` by ``memsieve audit groups``.
     """
 
     name: str
@@ -71,7 +76,7 @@ METHODS = {
         Method("iet_agc", settings=(*_VISIT_RULE, "filter.normalize=kept"), score="margin"),
         Method("cap", settings=(*_VISIT_RULE, "filter.policy=cap"), score="exposures"),
         Method("random_tokens", config="random_tokens.yaml"),
-        Method("ours_phash", settings=("filter.record=[]",), score="evidence", grouped=True),
+        Method("ours_phash", config="openmoji_sieve.yaml", score="evidence", grouped=True),
         Method("ours_ratio", settings=("filter.signals=[reference_ratio]", "filter.record=[]"), score="evidence"),
         Method("ours_magnitude", settings=("filter.signals=[magnitude]", "filter.record=[]"), score="evidence"),
         Method("random_drop", settings=tuple(_VISIT_RULE)),
@@ -79,6 +84,8 @@ METHODS = {
         # Every signal at every visit of the unfiltered run; the run in which the paper's threshold is chosen.
         Method("observe", score="evidence", extra=True,
                settings=("filter.policy=observe", "filter.record=[magnitude,loss_gap,cosine,magnitude_ratio]")),
+        Method("ours_lookup", config="openmoji_sieve.yaml", score="evidence", extra=True,
+               settings=("filter.reference={audit}", "filter.beyond=frozen")),
         Method("tune_paper", extra=True,
                settings=("filter.signals=[magnitude]", "filter.record=[]", "filter.policy=observe",
                          "filter.calibrator=fixed", "filter.threshold=1e9", "filter.decide=visit")),
@@ -210,7 +217,8 @@ def run_cell(plan: Plan, cell: Cell, note: Callable[[str], None]) -> dict[str, A
     if cell.method == "tune_paper":
         found["threshold"] = measure.best_threshold(run, data, plan.spec.passes)
     else:
-        found |= measure.decisions(run, data, method.part, cell.case, method.score, grouped=method.grouped)
+        groups = _groups(plan, cell, data) if method.grouped else None
+        found |= measure.decisions(run, data, method.part, cell.case, method.score, groups)
         pipeline = run / "pipeline" if method.trained else _model(protocol)
         found["held_out"] = measure.held_out_losses(pipeline, config, protocol.held_out_draws)
         if cell.case == "planted":
@@ -285,11 +293,39 @@ def _config(plan: Plan, cell: Cell, run: Path, data: Path, rows: int, tuned: flo
         "validation.every=0", "validation.held_out_pairs=0", "checkpoint.every=250", "checkpoint.keep=1",
         "filter.ledger_kept=true", *method.settings,
     ]  # fmt: skip
+    if any("{audit}" in setting for setting in method.settings):
+        audit = _audited(plan.work / "audits" / f"seed{cell.seed}", data, cell.seed, plan)
+        overrides = [setting.replace("{audit}", str(audit)) for setting in overrides]
     if method.grouped:
-        overrides.append(f"data.groups={data / GROUPS}")
+        overrides.append(f"data.groups={_groups(plan, cell, data)}")
     if cell.method == "paper":
         overrides.append(f"filter.threshold={tuned}")
     return load_settings(RunConfig, CONFIGS / method.config, overrides)
+
+
+def _audited(folder: Path, data: Path, seed: int, plan: Plan) -> Path:
+    """An audit of the base model over every image of the stream and the held-out pairs, made once; resumed where it
+    stopped."""
+    shards = [str(data / part) for part in ("dedup", "held_out")]
+    score_shards(
+        AuditConfig.model_validate({
+            "data": {"path": shards, "resolution": plan.spec.size}, "model": str(_model(plan.protocol)), "seed": seed,
+            "draws": AUDIT_DRAWS, "batch_size": 16,
+        }),
+        folder,
+    )  # fmt: skip
+    return folder
+
+
+def _groups(plan: Plan, cell: Cell, data: Path) -> Path:
+    """Near-duplicates among the images of the stream, by an audit without a model; made once."""
+    folder = plan.work / "audits" / f"looks{cell.seed}"
+    out = folder / "groups.parquet"
+    if not out.is_file():
+        shards = {"path": str(data / "dedup"), "resolution": plan.spec.size}
+        score_shards(AuditConfig.model_validate({"data": shards, "model": None}), folder)
+        group_audit(folder, out)
+    return out
 
 
 def _model(protocol: Protocol) -> Path:

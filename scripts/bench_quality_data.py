@@ -30,7 +30,6 @@ from filtering.data.openmoji_names import held_out_bases, list_emoji, miniature,
 from filtering.data.rows import content_id
 
 __all__ = [
-    "GROUPS",
     "HARD_CASES",
     "Sample",
     "Spec",
@@ -53,8 +52,6 @@ PHRASES = (
     "symbol, {name}", "{name}, small picture", "the {name}, {colours}", "one {name}", "{name} and nothing else",
     "sign of {name} with {colours}",
 )  # fmt: skip
-GROUPS = "groups.parquet"
-"""Clusters of perceptual hashes, for ``data.groups``."""
 PHASH_BITS = 4
 """Perceptual hashes that differ in at most so many of 64 bits are one cluster."""
 
@@ -118,8 +115,6 @@ def build(out: Path, seed: int, spec: Spec, progress: Callable[[int, int], None]
             "oracle": first_of(stream, lambda row: row.pair),
             "held_out": held,
         }
-        table = pa.table({"content": list(looks), "group": list(looks.values())})
-        pq.write_table(table, out / GROUPS)
         truth = [row for name, rows in parts.items() for row in _write(out / name, name, rows, spec.shards)]
         pq.write_table(pa.Table.from_pylist(truth), out / "truth.parquet")
         (out / "ATTRIBUTION.txt").write_text(ATTRIBUTION + "\n", encoding="utf-8")

@@ -17,6 +17,8 @@ __all__ = ["Figure", "Results", "auc_of", "found_at", "interval"]
 
 RESAMPLES = 2000
 FALSE_DROPS = 0.01
+DROPPED = 1000.0
+"""Added to the evidence of what was dropped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,10 @@ def interval(values: Sequence[float], proportion: bool = True) -> Figure | None:
 def _ordered(scores: Iterable[float | None]) -> np.ndarray:
     """What has no score ranks below everything."""
     return np.sort(np.array([-math.inf if score is None else score for score in scores]))
+
+
+def _raised(score: float | None, by: float) -> float | None:
+    return score + by if score is not None else (by or None)
 
 
 def found_at(score: float | None, clean: Sequence[float | None], rate: float = FALSE_DROPS) -> float:
@@ -87,14 +93,24 @@ class Results:
         return sorted({method for method, case, _ in self.cells if case == "planted"})
 
     def detection(self, method: str, group: str) -> tuple[Figure | None, Figure | None, Figure | None]:
-        """(TPR at 1 % false drops, AUC, share dropped) of the pairs of a level or hard case."""
+        """(TPR at 1 % false drops, AUC, share dropped) of the pairs of a level or hard case.
+
+        Where evidence ranks pairs, those that were dropped come first, ordinary ones too: what is not trained on any
+        more stands still.
+        """
         found, ranked, dropped = [], [], []
         for cell in self.of(method):
-            clean = cell["singles"].get("clean", {}).get("score")
+            singles = cell["singles"].get("clean", {})
+            first = DROPPED if cell["settings"]["method"]["score"] == "evidence" else 0.0
+            clean = singles.get("score")
+            if clean is not None:
+                gone = set(singles.get("dropped", []))
+                clean = [_raised(score, first if i in gone else 0.0) for i, score in enumerate(clean)]
             for pair in (p for p in cell["pairs"] if p["case"] == group):
                 if clean is not None and "score" in pair:
-                    found.append(found_at(pair["score"], clean))
-                    ranked.append(auc_of(pair["score"], clean))
+                    score = _raised(pair["score"], first if pair.get("dropped") else 0.0)
+                    found.append(found_at(score, clean))
+                    ranked.append(auc_of(score, clean))
                 if "dropped" in pair:
                     dropped.append(float(pair["dropped"]))
         return interval(found), interval(ranked, proportion=False), interval(dropped)

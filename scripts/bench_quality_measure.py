@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from bench_quality_data import GROUPS
 
 from filtering.data.group_table import group_table
 from filtering.data.held_out import held_out_rows
@@ -34,7 +33,7 @@ UNSCORED = -9.0
 """Evidence of a group that was never measured: below all that were."""
 
 
-def decisions(run: Path, data: Path, part: str, case: str, score: str, grouped: bool = False) -> dict[str, Any]:
+def decisions(run: Path, data: Path, part: str, case: str, score: str, groups: Path | None = None) -> dict[str, Any]:
     """Per pair: visits, how many trained, whether it was dropped, the visit that was dropped first, its score.
 
     Pairs with hard cases or planted ones come one by one, ``clean`` and ``rare`` ones as columns.
@@ -42,8 +41,8 @@ def decisions(run: Path, data: Path, part: str, case: str, score: str, grouped: 
     truth = pq.read_table(data / "truth.parquet").to_pylist()
     stream = [row for row in truth if row["part"] == ("oracle" if case == "nothing" else "stream")]
     pairs = {row["pair"]: row for row in stream}
-    groups = _standings(run) if score == "evidence" else {}
-    joined = group_table(str(data / GROUPS)) if grouped else {}
+    standings = _standings(run) if score == "evidence" else {}
+    joined = group_table(str(groups)) if groups is not None else {}
     left = Counter(row["pair"] for row in truth if row["part"] == part)
     whole = Counter(row["pair"] for row in stream)
     visits = _visits(run, {row["key"]: row["pair"] for row in truth})
@@ -54,7 +53,7 @@ def decisions(run: Path, data: Path, part: str, case: str, score: str, grouped: 
     for name, row in sorted(pairs.items()):
         told: dict[str, Any] = {"pair": name, "case": row["case"], "repeats": row["repeats"]}
         seen = visits.get(name)
-        standing = [(groups.get(group, (UNSCORED, False)), count) for group, count in members[name].items()]
+        standing = [(standings.get(group, (UNSCORED, False)), count) for group, count in members[name].items()]
         condemned = sum(count for (_, guilty), count in standing if guilty) / whole[name]
         if seen is not None:
             told |= _of_visits(seen) | {"condemned": round(condemned, 3)}

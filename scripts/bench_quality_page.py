@@ -23,8 +23,9 @@ NAMES: Final = {
     "ours": "memsieve, in the batch",
     "ours_ratio": "memsieve, in the batch: reference ratio alone",
     "ours_magnitude": "memsieve, in the batch: magnitude alone",
-    "ours_phash": "memsieve, in the batch, grouped by perceptual hash",
+    "ours_phash": "memsieve, at the loader, near-duplicates grouped",
     "ours_sieve": "memsieve, at the loader",
+    "ours_lookup": "memsieve, at the loader, reference looked up",
     "paper": "the paper's rule",
     "iet_agc": "IET-AGC's rule",
     "random_tokens": "random token addition",
@@ -55,8 +56,10 @@ pairs.
 **Training.** `assets/tiny-sd` (2.2 M parameters), batch {batch}, AdamW {lr:g}, cosine, {machine}.
 
 **Measured.** *Dropped*: at least half of the last quarter of a pair's visits trained nothing, or its group ended
-condemned. *TPR*: pairs that rank above all but 1 % of the ordinary pairs by the method's own number (memsieve: largest
-evidence of the pair's groups, weighted by visits; rules on visits: mean margin; dedup: rows taken out). *Copy*: the
+condemned. *TPR*: pairs that rank above all but 1 % of the ordinary pairs by the method's own number (memsieve: dropped
+ones first, then the largest evidence of the pair's groups, weighted by visits; rules on visits: mean margin; the cap:
+visits; dedup: rows taken out). The last two need no look at a model: any repeated pair ranks above those that stand in
+the stream once. *Copy*: the
 nearest training image is of the pair itself, and nearer than 95 % of held-out images are to theirs; *own* is the first
 half of that. {images} generations a pair, DPM-Solver++ {sampling} steps, guidance {guidance:g}. Intervals are 95 %,
 over pairs. The base model was trained on the ordinary pairs too, not on the held-out ones.

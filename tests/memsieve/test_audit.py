@@ -71,6 +71,14 @@ def audited(model: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+def test_groups_of_images_that_look_alike(audited: Path, tmp_path: Path) -> None:
+    result = run("groups", audited, "--out", tmp_path / "groups.parquet", "--bits", 0, "--no-mirrored")
+    assert result.exit_code == 0, result.output
+    assert "0 of 15 images have near-duplicates" in result.output, "six copies of one image's bytes are one image"
+    table = pq.read_table(tmp_path / "groups.parquet")
+    assert table.column_names == ["content", "group"] and len(table) == 0
+
+
 def test_page_holds_what_was_found_and_nothing_that_runs(audited: Path, tmp_path: Path) -> None:
     rows = [("pair 0", 6)] + [(f"pair {i}", 1) for i in range(1, 14)]
     shas = {row.caption: row.sha256 for row in summarise(audited).top}
