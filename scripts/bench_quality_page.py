@@ -11,6 +11,7 @@ from typing import Any, Final
 from bench_quality_cell import METHODS, Cell, Plan
 from bench_quality_data import HARD_CASES
 from bench_quality_figures import Figure, Results
+from bench_quality_plots import draw
 
 __all__ = ["NAMES", "section", "write_page"]
 
@@ -79,7 +80,7 @@ def write_page(path: Path, plan: Plan, wanted: Sequence[Cell]) -> None:
     text = section(results, wanted, plan)
     if stale:
         text += f"\n{stale} cells made with other settings are left out.\n"
-    plots = _plots(results, path.parent / "benchmarks")
+    plots = draw(results, NAMES, path.parent / "benchmarks")
     text = "\n".join([BEGIN, text, *[f"![{alt}](benchmarks/{name})\n" for name, alt in plots], END])
     page = path.read_text(encoding="utf-8") if path.is_file() else "# Benchmarks\n\n" + BEGIN + END + "\n"
     if BEGIN not in page:
@@ -209,7 +210,10 @@ def _nothing(results: Results) -> str:
             low, high = _over_seeds([dropped / pairs for _, dropped, pairs in told])
             lines.append(f"| {NAMES[method]} | {len(told)} | {100 * hits / count:.2f} | {low} to {high} | {each} |")
     if not lines:
-        return ""
+        return (
+            "### Nothing memorised\n\n"
+            "Is measured [elsewhere](benchmarks-false-drops.md), in real runs with nothing planted.\n"
+        )
     passes = (
         results.of("ours", "nothing") or results.of("ours_magnitude", "nothing") or results.of("ours_sieve", "nothing")
     )
@@ -294,57 +298,12 @@ def _rivals_at(results: Results, method: str, name: str, level: str) -> list[tup
 
 
 def _done(results: Results, wanted: Sequence[Cell]) -> str:
-    lines = ["| method | planted, seeds | nothing memorised, seeds |", "|---|---|---|"]
+    lines = ["| method | seeds |", "|---|---|"]
     for method in METHODS:
-        told = []
-        for case in ("planted", "nothing"):
-            asked = [c.seed for c in wanted if (c.method, c.case) == (method, case)]
-            there = [cell["seed"] for cell in results.of(method, case)]
-            missing = [seed for seed in asked if seed not in there]
-            told.append(", ".join(map(str, there)) + (f" (missing: {', '.join(map(str, missing))})" if missing else ""))
-        if method in NAMES:
-            lines.append(f"| {NAMES[method]} | {told[0]} | {told[1]} |")
+        asked = [c.seed for c in wanted if c.method == method]
+        there = [cell["seed"] for cell in results.of(method)]
+        missing = [seed for seed in asked if seed not in there]
+        told = ", ".join(map(str, there)) + (f" (missing: {', '.join(map(str, missing))})" if missing else "")
+        if method in NAMES and told:
+            lines.append(f"| {NAMES[method]} | {told} |")
     return "\n".join(lines) + "\n"
-
-
-def _plots(results: Results, folder: Path) -> list[tuple[str, str]]:
-    """Copy rate, own image nearest and share dropped over exposures, one line a method."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    cell = next(iter(results.of("none") or results.cells.values()))
-    passes = cell["settings"]["spec"]["passes"]
-    exposures = [int(level) * passes for level, pairs in cell["settings"]["spec"]["levels"] if pairs]
-    folder.mkdir(parents=True, exist_ok=True)
-    panels = {
-        "own image nearest": lambda m, g: results.generated(m, g, "own"),
-        "copy rate": lambda m, g: results.generated(m, g, "copies"),
-        "share of pairs dropped": lambda m, g: results.detection(m, g)[2],
-    }
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(15, 5.2), sharex=True)
-    colours = pyplot.get_cmap("tab20").colors  # type: ignore[attr-defined]
-    for axis, (title, read) in zip(axes, panels.items(), strict=True):
-        for number, (method, name) in enumerate(NAMES.items()):
-            told = [read(method, f"level {level}") for level in exposures] if results.of(method) else []
-            points = [(level, f) for level, f in zip(exposures, told, strict=False) if f is not None]
-            if points:
-                ours = method.startswith("ours")
-                beside = 1.02 ** (number - len(NAMES) / 2)  # or intervals would hide each other
-                places, rates = [level * beside for level, _ in points], [f.value for _, f in points]
-                axis.plot(places, rates, marker="o", markersize=4, label=name, color=colours[number],
-                          linewidth=2.5 if ours else 1.3,
-                          linestyle="-" if ours or method in ("none", "oracle") else "--")  # fmt: skip
-                axis.vlines(places, [f.low for _, f in points], [f.high for _, f in points], color=colours[number],
-                            linewidth=1, alpha=0.4)  # fmt: skip
-        axis.set(title=title, xlabel="exposures (unfiltered)", xscale="log", ylim=(-0.03, 1.03))
-        axis.set_xticks(exposures, [str(level) for level in exposures])
-        axis.minorticks_off()
-        axis.grid(alpha=0.3)
-    handles = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="lower center", ncol=4, fontsize=9, frameon=False)
-    figure.tight_layout(rect=(0, 0.16, 1, 1))
-    figure.savefig(folder / "quality.png", dpi=110)
-    pyplot.close(figure)
-    return [("quality.png", "Own image nearest, copy rate and share of pairs dropped over exposures, by method")]
