@@ -13,7 +13,6 @@ import json
 import multiprocessing
 import os
 import platform
-import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,7 +23,7 @@ import torch
 import typer
 from bench_speed_page import write_page
 from bench_speed_runs import ROOT, VARIANTS, TimedRun
-from bench_state import history_of
+from bench_state import history_of, peak_resident
 
 from filtering.audit.config import AuditConfig
 from filtering.audit.score import score_shards
@@ -159,8 +158,7 @@ def peak_memory(name: str, work: Path, threads: int, audit: Path | None) -> dict
     run.block(BLOCK // 2)
     reference = run.session.scorer.reference if run.session.scorer is not None else None
     copied = sum(p.numel() * p.element_size() for p in reference.parameters()) if reference is not None else 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"peak_bytes": peak, "reference_copy_bytes": copied}
+    return {"peak_bytes": peak_resident(), "reference_copy_bytes": copied}
 
 
 def apart(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:

@@ -15,11 +15,11 @@ HEAD = """# What the filter costs
 
 Written by `scripts/bench_speed.py` from [the numbers](benchmarks/speed.json). Runs of the tiny Stable Diffusion
 pipeline in `assets/tiny-sd` on OpenMoji at 32x32, batches of 16, accumulation 1, float32, one process, on {cpu},
-{cores} cores, {threads} threads, torch {torch}. All runs live in one process and take turns, {windows} windows each,
-{rounds} rounds; a ratio is the median over rounds of a run's seconds to those of the run without a filter in the same
-round, with a 95 % interval (bootstrap over rounds). Reading, decoding and writing the records are included; validation
-and checkpoints are not. On a GPU the shares differ: a forward of a few rows costs relatively more there, decoding
-and bookkeeping overlap less, and the reference copy is in half precision. Nothing was measured on one.
+{cores} cores, CPU threads: {threads}, torch {torch}. All runs live in one process and take turns, {windows} windows
+each, {rounds} rounds; a ratio is the median over rounds of a run's seconds to those of the run without a filter in the
+same round, with a 95 % interval (bootstrap over rounds). Reading, decoding and writing the records are included;
+validation and checkpoints are not. On a GPU the shares differ: a forward of a few rows costs relatively more there,
+decoding and bookkeeping overlap less, and the reference copy is in half precision. Nothing was measured on one.
 """
 
 
