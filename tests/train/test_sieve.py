@@ -165,7 +165,7 @@ def under_ddp(make_shared_config: Callable[..., RunConfig], run_ranks: Callable[
 
 
 def two_ranks(make: Callable[..., RunConfig], run_ranks: Callable[..., Any], engine: str) -> tuple[Any, RunConfig]:
-    part = sections(**SPENT, **PARDONING)
+    part = sections(**SPENT, **PARDONING, min_sweeps=1)
     part["train"] = {"steps": 48, "batch_size": 4}
     config = make(f"spent-{engine}", **part, data={"held_out_max": 12})
     return run_ranks(engine, [{"name": "run", "config": config.model_dump(mode="json"), "twist": ""}]), config
