@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from filtering.signals import SIGNALS
+from filtering.signals import COMBINED, SIGNALS, measured_for
 
 __all__ = ["MAD_TO_SIGMA", "Calibrator", "conformal_p_value"]
 
@@ -21,6 +21,8 @@ Array = npt.NDArray[np.float64]
 MIN_PER_BIN: Final = 24
 Z_LIMIT: Final = 6.0  # one visit says at most this much: a single outlier cannot condemn a pair
 MAD_TO_SIGMA: Final = 1.4826
+SLOPES: Final = (0.0, 1.5)
+"""Of log L on log L_ref: 1 before the first step, less as the model moves; beyond these only noise takes it."""
 
 
 def conformal_p_value(scores: Array, reference: Array) -> Array:
@@ -48,7 +50,8 @@ class Calibrator:
         self.t_bins = t_bins
         self.num_train_timesteps = num_train_timesteps
         self.bank_size = bank_size
-        self._values = np.full((bank_size, len(signals)), np.nan)
+        self.columns = measured_for(signals)
+        self._values = np.full((bank_size, len(self.columns)), np.nan)
         self._timesteps = np.zeros(bank_size, dtype=np.int64)
         self._next = 0
         self._count = 0
@@ -58,12 +61,13 @@ class Calibrator:
         return self._count
 
     def evidence_of(self, measured: dict[str, torch.Tensor]) -> Array:
-        """The deciding signals after their monotone transforms, [B, S] float64; NaN where not scored."""
-        columns = [SIGNALS[name].evidence(measured[name].detach().float()) for name in self.signals]
+        """What was measured for the deciding signals after its monotone transforms, [B, C] float64, a column for each
+        of ``columns``; NaN where not scored."""
+        columns = [SIGNALS[name].evidence(measured[name].detach().float()) for name in self.columns]
         return torch.stack(columns, dim=1).cpu().numpy().astype(np.float64)
 
     def add(self, evidence: Array, timesteps: npt.NDArray[np.int64]) -> None:
-        """Put reference measurements [B, S] into the bank; rows with NaN are left out."""
+        """Put reference measurements [B, C] into the bank; rows with NaN are left out."""
         usable = np.isfinite(evidence).all(axis=1)
         for row, timestep in zip(evidence[usable], timesteps[usable], strict=True):
             self._values[self._next] = row
@@ -73,9 +77,11 @@ class Calibrator:
         self._refresh()
 
     def z_scores(self, evidence: Array, timesteps: npt.NDArray[np.int64]) -> Array:
-        """Median / MAD z-score of each signal in its t-bin, [B, S], limited to +-6; NaN without a reference."""
+        """Median / MAD z-score of each signal in its t-bin, from measurements [B, C], [B, S], limited to +-6; NaN
+        without a reference."""
         bins = self._bins(timesteps)
-        z: Array = np.clip((evidence - self._location[bins]) / self._scale[bins], -Z_LIMIT, Z_LIMIT)
+        signals = self._combined(evidence, self._slope[bins])
+        z: Array = np.clip((signals - self._location[bins]) / self._scale[bins], -Z_LIMIT, Z_LIMIT)
         return z
 
     def scores(self, evidence: Array, timesteps: npt.NDArray[np.int64]) -> Array:
@@ -91,10 +97,30 @@ class Calibrator:
         bins = timesteps.astype(np.int64) * self.t_bins // self.num_train_timesteps
         return np.clip(bins, 0, self.t_bins - 1)
 
+    def _combined(self, evidence: Array, slope: Array) -> Array:
+        """Signals [B, S] of measurements [B, C]; the residual is taken at ``slope`` [B]."""
+        column = dict(zip(self.columns, evidence.T, strict=True))
+        if any(name in COMBINED for name in self.signals):
+            loss, base = -column["loss"], column["reference_ratio"] - column["loss"]
+            column["reference_residual"] = slope * base - loss
+        return np.stack([column[name] for name in self.signals], axis=1)
+
+    def _slope_of(self, chosen: Array) -> float:
+        """Least-squares slope of log L on log L_ref; 1, at which the residual is the ratio, where nothing says it."""
+        if not any(name in COMBINED for name in self.signals):
+            return 1.0
+        loss = -chosen[:, self.columns.index("loss")]
+        base = chosen[:, self.columns.index("reference_ratio")] + loss
+        varies = float(np.var(base))
+        if len(chosen) < 3 or varies < 1e-12:
+            return 1.0
+        return float(np.clip(np.cov(base, loss, bias=True)[0, 1] / varies, *SLOPES))
+
     def _refresh(self) -> None:
-        """Location and scale per bin; a bin with few measurements borrows from its neighbours, widening."""
+        """Slope, location and scale per bin; a bin with few measurements borrows from its neighbours, widening."""
         shape = (self.t_bins, len(self.signals))
         self._location, self._scale = np.full(shape, np.nan), np.full(shape, np.nan)
+        self._slope = np.ones(self.t_bins)
         self._spread, self._reference = 1.0, np.zeros(0)
         if self._count == 0:
             return
@@ -104,8 +130,10 @@ class Calibrator:
                 chosen = values[np.abs(bins - b) <= reach]
                 if len(chosen) >= min(MIN_PER_BIN, self._count):
                     break
-            self._location[b] = np.median(chosen, axis=0)
-            mad = np.median(np.abs(chosen - self._location[b]), axis=0)
+            self._slope[b] = self._slope_of(chosen)
+            signals = self._combined(chosen, self._slope[b])
+            self._location[b] = np.median(signals, axis=0)
+            mad = np.median(np.abs(signals - self._location[b]), axis=0)
             self._scale[b] = np.maximum(MAD_TO_SIGMA * mad, 1e-9)
         sums = self.z_scores(values, self._timesteps[: self._count]).sum(axis=1)
         self._spread = max(float(np.std(sums)), 1e-9) if self._count > 1 else 1.0

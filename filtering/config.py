@@ -7,10 +7,12 @@ from typing import Final, Literal
 from pydantic import Field, model_validator
 
 from filtering.settings import Settings
+from filtering.signals import COMBINED, measured_for
 
-__all__ = ["FilterConfig", "SignalName"]
+__all__ = ["DecidingName", "FilterConfig", "SignalName"]
 
 SignalName = Literal["magnitude", "loss_gap", "loss", "cosine", "reference_ratio", "magnitude_ratio"]
+DecidingName = Literal[SignalName, "reference_residual"]
 
 MEASURED_SHARE: Final = 0.75
 
@@ -20,7 +22,7 @@ class FilterConfig(Settings):
 
     enabled: bool = True
     """Off: nothing is measured, every sample trains with weight 1."""
-    signals: list[SignalName] = Field(default=["loss", "reference_ratio"], min_length=1)
+    signals: list[DecidingName] = Field(default=["reference_residual"], min_length=1)
     """What decides: one signal, or several whose calibrated z-scores are summed."""
     max_timestep: float | None = Field(default=None, gt=0.0, le=1.0)
     """Visits at a timestep beyond this share of the schedule's are trained on and are no evidence: there memorised
@@ -62,8 +64,8 @@ class FilterConfig(Settings):
     score_after: int = Field(default=2, ge=0)
     """``sieve``: visits of a group before it is measured at all."""
     reference: str | list[str] = "frozen"
-    """Where ``reference_ratio`` and ``magnitude_ratio`` take the model before fine-tuning from: ``frozen``, a copy of
-    it; or audits of it (``memsieve audit score``), at no forward, which needs ``filter.apply: sieve``."""
+    """Where signals that compare with the model before fine-tuning take it from: ``frozen``, a copy of it; or audits
+    of it (``memsieve audit score``), at no forward, which needs ``filter.apply: sieve``."""
     beyond: Literal["skip", "frozen"] = "skip"
     """Visits of a pair beyond the audited draws: not measured, or measured by a frozen copy."""
     normalize: Literal["eligible", "kept"] = "eligible"
@@ -110,8 +112,11 @@ class FilterConfig(Settings):
                 f"filter.calibrator: {self.calibrator} tests single visits; set filter.decide: visit, or "
                 "filter.calibrator: conformal to accumulate evidence per group"
             )
-        if self.calibrator == "fixed" and len(self.signals) != 1:
-            raise ValueError(f"filter.calibrator: fixed compares one raw signal, not {self.signals}; name one signal")
+        if self.calibrator == "fixed" and len(self.deciding) != 1:
+            made = "".join(f"; {name} is known only beside held-out pairs" for name in self.signals if name in COMBINED)
+            raise ValueError(
+                f"filter.calibrator: fixed compares one raw signal, not {self.signals}{made}; name one signal"
+            )
         if self.policy == "caption" and self.decide != "group":
             raise ValueError(
                 "filter.policy: caption takes the caption away before a visit is measured, which needs filter.decide: "
@@ -151,6 +156,11 @@ class FilterConfig(Settings):
         return [] if named == ["frozen"] else named
 
     @property
-    def measured(self) -> tuple[SignalName, ...]:
-        """Every signal to compute, those that decide first."""
-        return tuple(dict.fromkeys([*self.signals, *self.record]))
+    def deciding(self) -> tuple[str, ...]:
+        """What is measured to decide: the signals, or what they are made of."""
+        return measured_for(self.signals)
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Every signal to measure, those for deciding first."""
+        return measured_for([*self.signals, *self.record])

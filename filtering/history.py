@@ -108,9 +108,10 @@ class EvidenceTable:
         self.columns["drawn"][row] += 1
         self.columns["last_drawn"][row] = self.columns["exposures"][row]
 
-    def evidence_now(self, within: float, between: float, rows: Rows = ALL) -> Array:
-        """T of the groups in ``rows``, NaN of those that are not compared, [N]."""
-        w1, w2, compared = self["w1"][rows], self["w2"][rows], self["scored"][rows] >= self.first
+    def evidence_now(self, within: float, between: float, rows: Rows = ALL, first: int | None = None) -> Array:
+        """T of the groups in ``rows``, [N], NaN of those with fewer measured visits than ``first`` (None: than a group
+        must have to be compared)."""
+        w1, w2, compared = self["w1"][rows], self["w2"][rows], self["scored"][rows] >= (first or self.first)
         total = np.where(w1 > 0, w1, 1.0)
         spread = np.sqrt(between + within * w2 / (total * total))
         return np.where(compared & (w1 > 0), self["sum"][rows] / total / np.maximum(spread, 1e-9), np.nan)

@@ -81,7 +81,7 @@ class Judge:
         if not reading.usable:
             return False, math.nan, Reason.CLEAN, math.nan
         if config.calibrator == "fixed":
-            value, tau = reading.values.get(config.signals[0], math.nan), float(config.threshold or 0.0)
+            value, tau = reading.values.get(config.deciding[0], math.nan), float(config.threshold or 0.0)
             ratio = math.log(value / tau) if value > 0.0 and tau > 0.0 else value - tau
             return value > tau, ratio, Reason.THRESHOLD, tau
         if config.calibrator == "robust":

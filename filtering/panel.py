@@ -82,8 +82,11 @@ class HeldOutPanel:
         self.table.look(self.table.evidence_now(*self._spread))
         rows = np.flatnonzero(groups["scored"] >= groups.first)  # of millions, most may not have come round yet
         evidence = groups.evidence_now(*self._spread, rows)
-        rare = int((groups["exposures"] < groups.first).sum())
-        self.ordinary = ordinary_of(evidence[np.isfinite(evidence)], self.table["evidence"], exchange, rare)
+        often = groups["exposures"] >= groups.first
+        # also those measured too little to be compared: a schedule measures suspicious groups first
+        known = groups.evidence_now(*self._spread, np.flatnonzero(often & (groups["scored"] > 0)), first=1)
+        rare = int((~often).sum())
+        self.ordinary = ordinary_of(known[np.isfinite(known)], self.table["evidence"], exchange, rare)
         self._draw(scores, self._fastest(groups, exchange))
         return self._compare(groups, evidence, rows)
 

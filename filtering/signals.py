@@ -12,7 +12,7 @@ from typing import Final
 
 import torch
 
-__all__ = ["SIGNALS", "Predictions", "Signal", "measure", "required_passes"]
+__all__ = ["COMBINED", "SIGNALS", "Predictions", "Signal", "measure", "measured_for", "required_passes"]
 
 TINY: Final = 1e-12
 
@@ -132,6 +132,27 @@ SIGNALS: Final[dict[str, Signal]] = {
     )
 }
 
+COMBINED: Final[dict[str, tuple[str, ...]]] = {"reference_residual": ("loss", "reference_ratio")}
+"""Signals that decide and have no value of their own: what they are made of, when they are calibrated.
+
+``reference_residual``: how far the loss lies below that of held-out pairs which the model before fine-tuning denoises
+as well, at the same kind of t: log L^ - log L, log L^ being the regression of log L on log L_ref among held-out pairs.
+"""
+
+
+def measured_for(names: Iterable[str]) -> tuple[str, ...]:
+    """The signals to measure for ``names``, each once: they themselves, or what they are made of.
+
+    Raises:
+        ValueError: a name is not a signal.
+    """
+    found: list[str] = []
+    for name in names:
+        if name not in SIGNALS and name not in COMBINED:
+            raise ValueError(f"unknown signal '{name}'; known signals: {', '.join([*SIGNALS, *COMBINED])}")
+        found.extend(COMBINED.get(name, (name,)))
+    return tuple(dict.fromkeys(found))
+
 
 def required_passes(names: Iterable[str]) -> frozenset[str]:
     """The extra forward passes that ``names`` need, each once: of ``uncond``, ``ref_cond``, ``ref_uncond``.
@@ -139,14 +160,9 @@ def required_passes(names: Iterable[str]) -> frozenset[str]:
     Raises:
         ValueError: a name is not a signal.
     """
-    needed: set[str] = set()
-    for name in names:
-        if name not in SIGNALS:
-            raise ValueError(f"unknown signal '{name}'; known signals: {', '.join(SIGNALS)}")
-        needed |= SIGNALS[name].needs
-    return frozenset(needed)
+    return frozenset().union(*(SIGNALS[name].needs for name in measured_for(names)))
 
 
 def measure(names: Iterable[str], predictions: Predictions) -> dict[str, torch.Tensor]:
-    """Every named signal of a batch: name -> [B] float32 on the predictions' device."""
-    return {name: SIGNALS[name].value(predictions) for name in names}
+    """Every signal that is measured for ``names``: name -> [B] float32 on the predictions' device."""
+    return {name: SIGNALS[name].value(predictions) for name in measured_for(names)}

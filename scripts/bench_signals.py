@@ -25,7 +25,7 @@ from signals_page import write_page
 from signals_run import DRAWS, fine_tune, score
 
 from filtering.calibration import Calibrator
-from filtering.signals import SIGNALS
+from filtering.signals import COMBINED, SIGNALS, measured_for
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 0.75
@@ -37,10 +37,11 @@ SUMS = (
     ("loss", "magnitude"),
     ("loss_gap", "reference_ratio"),
 )
+DECIDING = (("reference_ratio",), ("reference_residual",))
 SETS = [
-    *(((name,), 1.0) for name in SIGNALS),
+    *(((name,), 1.0) for name in (*SIGNALS, *COMBINED)),
     *((names, 1.0) for names in SUMS),
-    *((names, LIMIT) for names in (("reference_ratio",), ("loss_gap", "reference_ratio"), *SUMS[:1])),
+    *((names, LIMIT) for names in (*DECIDING, ("loss_gap", "reference_ratio"), *SUMS[:1])),
 ]
 """Signals that are summed, and the share of the timesteps, from 0 on, whose visits count."""
 CALIBRATING = 95
@@ -132,13 +133,13 @@ def tables(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _calibrated(scores: dict[str, Any], names: tuple[str, ...], reference: Any) -> Any:
-    """Sums of z-scores as the filter makes them, [pairs, draws]."""
+    """Scores of visits as the filter makes them, [pairs, draws]."""
     t = np.array(scores["t"], dtype=np.int64)
     calibrator = Calibrator(list(names), 10, 1000, 4096)
-    raw = {name: torch.tensor(scores[name]) for name in names}
+    raw = {name: torch.tensor(scores[name]) for name in measured_for(names)}
     evidence = calibrator.evidence_of({name: value.flatten() for name, value in raw.items()})
-    shaped = evidence.reshape(*t.shape, len(names))
-    calibrator.add(shaped[reference].reshape(-1, len(names)), t[reference].flatten())
+    columns = evidence.shape[1]
+    calibrator.add(evidence.reshape(*t.shape, columns)[reference].reshape(-1, columns), t[reference].flatten())
     return calibrator.scores(evidence, t.flatten()).reshape(t.shape)
 
 

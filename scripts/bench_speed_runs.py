@@ -20,7 +20,7 @@ __all__ = ["LIMITS", "PASS_LIMITS", "VARIANTS", "TimedRun", "planted_groups"]
 
 ROOT = Path(__file__).resolve().parent.parent
 _BATCH, _SIEVE = ["filter.apply=batch"], ["filter.apply=sieve", "filter.record=[]", "filter.score_after=0"]
-_DEFAULT = "filter.signals=[loss,reference_ratio]"
+_DEFAULT = "filter.signals=[reference_residual]"
 _AS_SHIPPED = [*_BATCH, _DEFAULT, "filter.record=[magnitude]"]
 VARIANTS: Final[dict[str, list[str]]] = {
     "no filter": ["filter.enabled=false"],
@@ -29,10 +29,10 @@ VARIANTS: Final[dict[str, list[str]]] = {
         "filter.decide=visit", "filter.normalize=kept",
     ],
     "batch: magnitude": [*_BATCH, "filter.signals=[magnitude]", "filter.record=[]"],
-    "batch: loss + reference_ratio": [*_BATCH, _DEFAULT, "filter.record=[]"],
-    "batch: loss + reference_ratio, first sweeps": [*_BATCH, _DEFAULT, "filter.record=[]"],
-    "batch: loss + reference_ratio, magnitude recorded": _AS_SHIPPED,
-    "batch: loss + reference_ratio, magnitude recorded, first sweeps": _AS_SHIPPED,
+    "batch: default signal": [*_BATCH, _DEFAULT, "filter.record=[]"],
+    "batch: default signal, first sweeps": [*_BATCH, _DEFAULT, "filter.record=[]"],
+    "batch: default signal, magnitude recorded": _AS_SHIPPED,
+    "batch: default signal, magnitude recorded, first sweeps": _AS_SHIPPED,
     "sieve: frozen copy": [*_SIEVE, _DEFAULT],
     "sieve: looked up": [*_SIEVE, _DEFAULT, "filter.reference={audit}"],
 }  # fmt: skip
@@ -41,9 +41,9 @@ VARIANTS: Final[dict[str, list[str]]] = {
 *first sweeps* are those in which held-out pairs meet draws that the reference was not yet asked about."""
 LIMITS: Final = {
     "batch: magnitude": 1.40,
-    "batch: loss + reference_ratio": 1.40, "batch: loss + reference_ratio, first sweeps": 1.40,
-    "batch: loss + reference_ratio, magnitude recorded": 1.75,
-    "batch: loss + reference_ratio, magnitude recorded, first sweeps": 1.75,
+    "batch: default signal": 1.40, "batch: default signal, first sweeps": 1.40,
+    "batch: default signal, magnitude recorded": 1.75,
+    "batch: default signal, magnitude recorded, first sweeps": 1.75,
     "sieve: frozen copy": 1.10, "sieve: looked up": 1.02,
 }  # fmt: skip
 """What was aimed at, at equal updates with nothing to drop."""

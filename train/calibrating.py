@@ -116,7 +116,7 @@ class HeldOutTurns:
             if turn not in self._reference:
                 self._reference[turn] = scorer.reference_values(batch, passes)
             batch.reference = self._reference[turn]
-        measurement = scorer.measure(batch, passes=passes, signals=tuple(self.filter.config.signals))
+        measurement = scorer.measure(batch, passes=passes, signals=self.filter.config.deciding)
         self.filter.calibrate([row.group for row in self.parts[part]], measurement)
 
     def _batch(self, part: int, draw: int) -> Batch:

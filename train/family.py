@@ -8,7 +8,7 @@ import torch
 
 from filtering.denoisers.registry import DTYPES, open_denoiser
 from filtering.settings import SettingsError
-from filtering.signals import SIGNALS
+from filtering.signals import required_passes
 from train.config import RunConfig
 
 __all__ = ["open_family"]
@@ -58,11 +58,12 @@ def _check_signals(config: RunConfig, denoiser: Any) -> None:
     if denoiser.distilled is None:
         return
     for option, names in (("signals", config.filter.signals), ("record", config.filter.record)):
-        wanting = [name for name in names if "uncond" in SIGNALS[name].needs]
+        wanting = [name for name in names if "uncond" in required_passes([name])]
         if wanting:
             left = [name for name in names if name not in wanting]
-            instead = str(left or (["reference_ratio"] if option == "signals" else []))
+            instead = str(left or (["reference_residual"] if option == "signals" else []))
             raise SettingsError(
                 f"filter.{option}: {', '.join(wanting)} cannot be measured with '{config.model.path}': "
-                f"{denoiser.distilled}. Set filter.{option}: {instead}; loss and reference_ratio need none"
+                f"{denoiser.distilled}. Set filter.{option}: {instead}; loss, reference_ratio and reference_residual "
+                "need none"
             )

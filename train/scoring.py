@@ -62,8 +62,8 @@ class Scorer:
         denoiser: the model family's adapter.
         filter: says which passes are needed.
         model: what extra passes go through: the engine where parameters are sharded, else the bare model.
-        reference: the model before fine-tuning, a frozen copy or ``AdapterOff``; needed by ``reference_ratio`` and
-            ``magnitude_ratio``.
+        reference: the model before fine-tuning, a frozen copy or ``AdapterOff``; needed by ``reference_residual``,
+            ``reference_ratio`` and ``magnitude_ratio``.
         looked_up: what audits measured of it; stands in for ``reference`` where a row was noised by an audit's draw.
     """
 
@@ -141,7 +141,7 @@ class Scorer:
         """(signals, the rows that they are measured of, passes): what decides, of rows that are evidence; what is
         recorded, also of those beyond ``max_timestep``; together where they share a pass. At least one row each, so
         that the number of forwards does not depend on the data."""
-        deciding = tuple(name for name in names if name in self.filter.config.signals)
+        deciding = tuple(name for name in names if name in self.filter.config.deciding)
         recorded = tuple(name for name in names if name not in deciding)
         evidence, readable = ([i for i, ok in enumerate(flags) if ok] for flags in (batch.scored, batch.readable))
         parts = [(recorded, readable), (deciding, evidence)]

@@ -59,3 +59,52 @@ def test_restore_is_exact_and_refuses_another_set_up() -> None:
     assert np.array_equal(calibrator.scores(x, t), other.scores(x, t))
     with pytest.raises(ValueError, match="resume with the saved config"):
         Calibrator(["loss"], 10, 1000, 64).load_state_dict(calibrator.state_dict())
+
+
+def residual(bank_size: int = 4096) -> Calibrator:
+    return Calibrator(["reference_residual"], 4, 1000, bank_size)
+
+
+def measured(rng: np.random.Generator, base: np.ndarray, slope: np.ndarray, gain: float = 0.0) -> np.ndarray:
+    """[-log L, log L_ref - log L] of pairs whose log L is ``slope`` x log L_ref - ``gain``, and noise."""
+    loss = slope * base - gain + 0.05 * rng.normal(size=len(base))
+    return np.stack([-loss, base - loss], axis=1)
+
+
+def test_the_residual_does_not_depend_on_how_hard_the_base_finds_a_pair() -> None:
+    """The slope of log L on log L_ref is found in each bin; pairs that the base knows by heart are ordinary, which
+    neither the loss nor the ratio would say, and a pair that is denoised better than others like it is not."""
+    rng = np.random.default_rng(0)
+    t = rng.integers(0, 1000, 4000)
+    slope = np.array([0.5, 0.7, 0.9, 1.0])
+    calibrator = residual()
+    calibrator.add(measured(rng, rng.normal(size=4000), slope[t // 250]), t)
+    assert np.allclose(calibrator._slope, slope, atol=0.02)
+    at = np.repeat(np.arange(0, 1000, 5), 2)
+    for base in (-3.0, 0.0, 3.0):
+        ordinary = calibrator.scores(measured(rng, np.full(len(at), base), slope[at // 250]), at)
+        assert abs(float(np.median(ordinary))) < 0.35 and float(np.std(ordinary)) == pytest.approx(1.0, abs=0.25)
+    known = calibrator.scores(measured(rng, np.full(len(at), 1.0), slope[at // 250], gain=0.2), at)
+    assert float(np.median(known)) > 3.0
+
+
+def test_the_residual_is_the_ratio_where_no_slope_can_be_found() -> None:
+    calibrator, t = residual(64), np.zeros(64, dtype=np.int64)
+    rng = np.random.default_rng(1)
+    calibrator.add(measured(rng, np.full(64, 0.3), np.full(64, 1.0)), t)
+    assert (calibrator._slope == 1.0).all()
+    ratio = Calibrator(["reference_ratio"], 4, 1000, 64)
+    visits = measured(rng, np.linspace(-1, 1, 20), np.full(20, 1.0))
+    ratio.add(calibrator._values[:, 1:], t)
+    assert np.allclose(calibrator.scores(visits, t[:20]), ratio.scores(visits[:, 1:], t[:20]))
+
+
+def test_the_residual_restores_exactly_and_says_nothing_of_what_was_not_measured() -> None:
+    rng = np.random.default_rng(2)
+    calibrator, other, t = residual(512), residual(512), rng.integers(0, 1000, 700)
+    calibrator.add(measured(rng, rng.normal(size=700), np.full(700, 0.8)), t)
+    other.load_state_dict(calibrator.state_dict())
+    visits = measured(rng, rng.normal(size=700), np.full(700, 0.8), gain=0.1)
+    visits[3] = np.nan
+    assert np.array_equal(calibrator.scores(visits, t), other.scores(visits, t), equal_nan=True)
+    assert np.isnan(calibrator.scores(visits, t)[3]) and np.isfinite(np.delete(calibrator.scores(visits, t), 3)).all()

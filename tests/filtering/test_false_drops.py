@@ -5,12 +5,16 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import pytest
 
+from filtering.config import FilterConfig
 from filtering.exchange import Exchange
+from filtering.history import EvidenceTable
 from filtering.ordinary import MIN_GROUPS, Ordinary, ordinary_of
+from filtering.panel import HeldOutPanel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 from false_drop_streams import Outcome, Run, Setting, simulate
@@ -49,12 +53,34 @@ def test_what_is_ordinary_is_moved_and_scaled_and_a_few_memorised_do_not_matter(
     assert np.quantile(moved[:4000], 0.95) == pytest.approx(np.quantile(held_out, 0.95), abs=0.2)
     assert moved[-1] > 5.0 and (moved <= training).all()
     crowd = np.concatenate([training, 9.0 + rng.normal(size=1300)])  # a quarter is memorised: the upper half is wide
-    assert 1.4 < ordinary_of(crowd, held_out, Exchange()).scale < 2.0
+    z, share = NormalDist().inv_cdf, len(crowd) / 4000
+    widened = 1.4 * (z(0.625 * share) - z(0.25 * share)) / (z(0.625) - z(0.25))
+    beside = ordinary_of(crowd, held_out, Exchange())
+    assert beside.scale == pytest.approx(widened, rel=0.05), "not what the memorised ones come to"
+    assert np.quantile(beside(crowd[-1300:]), 0.01) > np.quantile(beside(crowd[:4000]), 0.99)
     tamer = ordinary_of(-1.0 + 0.5 * rng.normal(size=4000), held_out, Exchange())
     assert np.allclose(tamer(training), training, rtol=0.0, atol=1e-12), "only ever against condemning"
     assert ordinary_of(training[: MIN_GROUPS - 1], held_out, Exchange()).scale == 1.0
     assert ordinary_of(training, held_out, Exchange(), rare=len(training) - 1) == ordinary
     assert ordinary_of(training, held_out, Exchange(), rare=len(training)) == Ordinary(), "most come round too rarely"
+
+
+def test_suspects_that_are_measured_most_are_not_taken_for_what_is_ordinary() -> None:
+    """At the loader a schedule measures suspicious groups at every visit and ordinary ones once in a while."""
+    rng = np.random.default_rng(2)
+    config = FilterConfig(apply="sieve", signals=["loss"], record=[])
+    panel, groups = HeldOutPanel(config), EvidenceTable(config.half_life, config.min_sweeps)
+    held_out = [f"held {i}" for i in range(128)]
+    for sweep in range(5):
+        panel.observe(held_out, rng.normal(size=128), sweep)
+    suspects, others = [f"suspect {i}" for i in range(60)], [f"other {i}" for i in range(400)]
+    for visit in range(4):
+        groups.observe(suspects, rng.normal(5.0, 1.0, 60), np.full(60, np.nan), visit, visit)
+        scores = rng.normal(0.3, 1.0, 400) if visit == 3 else np.full(400, np.nan)
+        groups.observe(others, scores, np.full(400, np.nan), visit, visit)
+    passed = panel.judge(groups, Exchange())
+    assert {groups.names[row] for row in passed} == set(suspects)
+    assert panel.ordinary.median < 1.0 and panel.ordinary.median < panel.bar()
 
 
 def test_the_fit_does_not_depend_on_the_ranks() -> None:

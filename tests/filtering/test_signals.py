@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pydantic import ValidationError
 
+from filtering.config import FilterConfig
 from filtering.denoisers.base import EpsilonSpace
-from filtering.signals import SIGNALS, Predictions, measure, required_passes
+from filtering.signals import SIGNALS, Predictions, measure, measured_for, required_passes
 
 ALPHAS = torch.linspace(0.99, 0.01, 100)
 
@@ -48,8 +50,20 @@ def test_passes_are_the_union_and_named_once() -> None:
     assert required_passes(["loss"]) == set()
     assert required_passes(["magnitude", "loss_gap", "cosine"]) == {"uncond"}
     assert required_passes(["reference_ratio", "magnitude"]) == {"ref_cond", "uncond"}
-    with pytest.raises(ValueError, match="unknown signal 'magnitud'; known signals: magnitude"):
+    assert required_passes(["reference_residual"]) == {"ref_cond"}
+    with pytest.raises(ValueError, match="unknown signal 'magnitud'; known signals: magnitude.*reference_residual"):
         required_passes(["magnitud"])
+
+
+def test_a_signal_made_of_others_is_measured_as_those() -> None:
+    assert measured_for(["reference_residual", "loss", "magnitude"]) == ("loss", "reference_ratio", "magnitude")
+    got, p = measure(["reference_residual"], predictions()), predictions()
+    assert list(got) == ["loss", "reference_ratio"]
+    assert all(torch.equal(got[name], SIGNALS[name].value(p)) for name in got)
+    with pytest.raises(ValidationError, match="reference_residual is known only beside held-out pairs"):
+        FilterConfig(signals=["reference_residual"], calibrator="fixed", threshold=0.1, decide="visit")
+    with pytest.raises(ValidationError, match="record"):
+        FilterConfig(record=["reference_residual"])
 
 
 def test_a_missing_pass_is_named() -> None:

@@ -64,7 +64,7 @@ def test_a_turn_takes_a_third_of_a_forward_by_default(make_config: MakeConfig) -
         assert session.filter is not None
         return held_out_per_window(session.filter, rows, len(session.held_out))
 
-    assert size(16, signals=["loss", "reference_ratio"]) == 5
+    assert size(16, signals=["reference_residual"]) == 5
     assert size(16, signals=["magnitude"]) == 2
     assert size(2, signals=["magnitude"]) == 1
     assert size(1000, signals=["loss"]) == 24, "no more than there are"
@@ -72,7 +72,7 @@ def test_a_turn_takes_a_third_of_a_forward_by_default(make_config: MakeConfig) -
 
 
 def test_the_reference_is_asked_once_about_each_draw(make_config: MakeConfig) -> None:
-    filter = {"signals": ["loss", "reference_ratio"], "record": [], "held_out_draws": 2, "held_out_per_window": 8}
+    filter = {"signals": ["reference_residual"], "record": [], "held_out_draws": 2, "held_out_per_window": 8}
     session = set_up(make_config(filter=filter, train={"caption_dropout": 1.0, "steps": 10}))
     assert session.scorer is not None and session.scorer.reference is not None
     asked = rows_through(session.scorer.reference)
@@ -103,7 +103,7 @@ def test_what_is_remembered_is_what_a_pass_says(make_config: MakeConfig) -> None
 
 
 def test_extra_passes_leave_out_rows_that_are_no_evidence(make_config: MakeConfig) -> None:
-    session = set_up(make_config(filter={"signals": ["loss", "reference_ratio"], "record": ["magnitude"]}))
+    session = set_up(make_config(filter={"signals": ["reference_residual"], "record": ["magnitude"]}))
     assert session.scorer is not None and session.scorer.reference is not None
     rows = next(iter(session.loader)).rows
     batch = build_batch(session.denoiser, rows, seed=3, resolution=16)

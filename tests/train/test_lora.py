@@ -147,7 +147,7 @@ def test_scoring_passes_checkpoint_nothing(make_config: MakeConfig) -> None:
 
 def test_the_filter_drops_planted_pairs(make_config: MakeConfig, tmp_path: Path) -> None:
     """A picture that the adapter learns by heart is condemned, the others are left alone."""
-    build_openmoji(tmp_path / "emoji", size=32, limit=110, held_out_fraction=0.3, plant=["1x100"])
+    build_openmoji(tmp_path / "emoji", size=32, limit=130, held_out_fraction=0.4, plant=["1x100"])
     names = ["to_k", "to_q", "to_v", "to_out.0", "conv1", "conv2", "conv_out"]
     config = make_config(
         model={"path": str(ROOT / "assets" / "tiny-sd"), "lora": {"target_modules": names, "rank": 8}},
@@ -156,7 +156,7 @@ def test_the_filter_drops_planted_pairs(make_config: MakeConfig, tmp_path: Path)
             "held_out_path": str(tmp_path / "emoji" / "held_out"),
             "resolution": 32,
         },
-        filter={"false_drop_rate": 0.05, "held_out_per_window": 16, "held_out_draws": 4, "record": []},
+        filter={"false_drop_rate": 0.02, "held_out_per_window": 16, "held_out_draws": 4, "record": []},
         train={"steps": 40, "batch_size": 16, "caption_dropout": 0.0},
         optimizer={"lr": 1e-2},
     )

@@ -31,7 +31,7 @@ def test_a_family_trains_its_adapter(name: str, shards: Path, tmp_path: Path) ->
         shards,
         tmp_path / "run",
         model={"lora": {"rank": 2, "alpha": 4}, "gradient_checkpointing": True},
-        filter={"signals": ["loss", "reference_ratio"], "record": record},
+        filter={"signals": ["reference_residual"], "record": record},
         train={"steps": 3},
         optimizer={"lr": 3e-2},
         validation={"prompts": ["a cat"], "sampling_steps": 1, "held_out_pairs": 4, "held_out_draws": 1},

@@ -55,6 +55,6 @@ def test_modes_account_for_everything(make_config: MakeConfig, tiny_v_model: Pat
 
 
 def test_observing_changes_nothing(make_config: MakeConfig) -> None:
-    watched, _ = finished(make_config("watched", filter={"policy": "observe", "signals": ["loss", "reference_ratio"]}))
+    watched, _ = finished(make_config("watched", filter={"policy": "observe", "signals": ["reference_residual"]}))
     alone, _ = finished(make_config("alone", filter={"enabled": False}))
     assert torch.equal(weights(watched), weights(alone))

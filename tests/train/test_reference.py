@@ -78,7 +78,7 @@ def forwards(session: Session) -> list[tuple[str, int]]:
 
 
 def test_training_pays_no_forward_for_it(make_config: MakeConfig, audit: str) -> None:
-    config = make(make_config, "run", audit, signals=["loss", "reference_ratio"])
+    config = make(make_config, "run", audit, signals=["reference_residual"])
     config.validation.held_out_pairs = 0
     session = set_up(config)
     counted = forwards(session)

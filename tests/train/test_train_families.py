@@ -22,8 +22,8 @@ from train.setup import Session, set_up
 from train.validation import validation_images
 
 FLOW = ("sd3", "flux", "flux_guided")
-DISTILLED = {"signals": ["loss", "reference_ratio"], "record": []}
-GUIDED = {"signals": ["loss", "reference_ratio"], "record": ["magnitude", "loss_gap"]}
+DISTILLED = {"signals": ["reference_residual"], "record": []}
+GUIDED = {"signals": ["reference_residual"], "record": ["magnitude", "loss_gap"]}
 Make = Callable[..., RunConfig]
 
 
