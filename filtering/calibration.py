@@ -23,6 +23,10 @@ Z_LIMIT: Final = 6.0  # one visit says at most this much: a single outlier canno
 MAD_TO_SIGMA: Final = 1.4826
 SLOPES: Final = (0.0, 1.5)
 """Of log L on log L_ref: 1 before the first step, less as the model moves; beyond these only noise takes it."""
+MIN_SCALE: Final = 1e-5
+MIN_SPREAD: Final = 0.5
+"""Before the first step under LoRA a held-out pair has the reference's loss to the last bit: what differs by rounding
+alone must not look far apart."""
 
 
 def conformal_p_value(scores: Array, reference: Array) -> Array:
@@ -51,6 +55,8 @@ class Calibrator:
         self.num_train_timesteps = num_train_timesteps
         self.bank_size = bank_size
         self.columns = measured_for(signals)
+        self._combines = any(name in COMBINED for name in signals)
+        self._names = [*signals, *(["loss"] if "loss" in self.columns else [])]
         self._values = np.full((bank_size, len(self.columns)), np.nan)
         self._timesteps = np.zeros(bank_size, dtype=np.int64)
         self._next = 0
@@ -79,9 +85,19 @@ class Calibrator:
     def z_scores(self, evidence: Array, timesteps: npt.NDArray[np.int64]) -> Array:
         """Median / MAD z-score of each signal in its t-bin, from measurements [B, C], [B, S], limited to +-6; NaN
         without a reference."""
+        return self._standard(evidence, timesteps)[:, : len(self.signals)]
+
+    def levels(self, evidence: Array, timesteps: npt.NDArray[np.int64]) -> Array:
+        """How far minus the log loss lies above the reference's median, [B], in the same units: negative where the
+        loss is high; NaN where no loss is measured."""
+        if "loss" not in self.columns:
+            return np.full(len(evidence), np.nan)
+        return self._standard(evidence, timesteps)[:, -1]
+
+    def _standard(self, evidence: Array, timesteps: npt.NDArray[np.int64]) -> Array:
         bins = self._bins(timesteps)
-        signals = self._combined(evidence, self._slope[bins])
-        z: Array = np.clip((signals - self._location[bins]) / self._scale[bins], -Z_LIMIT, Z_LIMIT)
+        values = self._combined(evidence, self._slope[bins])
+        z: Array = np.clip((values - self._location[bins]) / self._scale[bins], -Z_LIMIT, Z_LIMIT)
         return z
 
     def scores(self, evidence: Array, timesteps: npt.NDArray[np.int64]) -> Array:
@@ -98,27 +114,33 @@ class Calibrator:
         return np.clip(bins, 0, self.t_bins - 1)
 
     def _combined(self, evidence: Array, slope: Array) -> Array:
-        """Signals [B, S] of measurements [B, C]; the residual is taken at ``slope`` [B]."""
+        """The signals, and the loss beside them where it is measured, of measurements [B, C]; the residual is taken at
+        ``slope`` [B]."""
         column = dict(zip(self.columns, evidence.T, strict=True))
-        if any(name in COMBINED for name in self.signals):
-            loss, base = -column["loss"], column["reference_ratio"] - column["loss"]
+        if self._combines:
+            loss, base = self._log_losses(evidence)
             column["reference_residual"] = slope * base - loss
-        return np.stack([column[name] for name in self.signals], axis=1)
+        return np.stack([column[name] for name in self._names], axis=1)
+
+    def _log_losses(self, evidence: Array) -> tuple[Array, Array]:
+        """(log L, log L_ref) from the evidence of the loss, -log L, and of the ratio, log L_ref - log L."""
+        loss = -evidence[:, self.columns.index("loss")]
+        return loss, evidence[:, self.columns.index("reference_ratio")] + loss
 
     def _slope_of(self, chosen: Array) -> float:
-        """Least-squares slope of log L on log L_ref; 1, at which the residual is the ratio, where nothing says it."""
-        if not any(name in COMBINED for name in self.signals):
+        """Least-squares slope of log L on log L_ref; 1, at which the residual is the ratio, where few or like
+        measurements do not say it."""
+        if not self._combines or len(chosen) < MIN_PER_BIN:
             return 1.0
-        loss = -chosen[:, self.columns.index("loss")]
-        base = chosen[:, self.columns.index("reference_ratio")] + loss
+        loss, base = self._log_losses(chosen)
         varies = float(np.var(base))
-        if len(chosen) < 3 or varies < 1e-12:
+        if varies < 1e-12:
             return 1.0
         return float(np.clip(np.cov(base, loss, bias=True)[0, 1] / varies, *SLOPES))
 
     def _refresh(self) -> None:
         """Slope, location and scale per bin; a bin with few measurements borrows from its neighbours, widening."""
-        shape = (self.t_bins, len(self.signals))
+        shape = (self.t_bins, len(self._names))
         self._location, self._scale = np.full(shape, np.nan), np.full(shape, np.nan)
         self._slope = np.ones(self.t_bins)
         self._spread, self._reference = 1.0, np.zeros(0)
@@ -134,9 +156,9 @@ class Calibrator:
             signals = self._combined(chosen, self._slope[b])
             self._location[b] = np.median(signals, axis=0)
             mad = np.median(np.abs(signals - self._location[b]), axis=0)
-            self._scale[b] = np.maximum(MAD_TO_SIGMA * mad, 1e-9)
+            self._scale[b] = np.maximum(MAD_TO_SIGMA * mad, MIN_SCALE)
         sums = self.z_scores(values, self._timesteps[: self._count]).sum(axis=1)
-        self._spread = max(float(np.std(sums)), 1e-9) if self._count > 1 else 1.0
+        self._spread = max(float(np.std(sums)), MIN_SPREAD) if self._count > 1 else 1.0
         self._reference = sums / self._spread
 
     def state_dict(self) -> dict[str, Any]:

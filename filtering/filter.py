@@ -27,7 +27,7 @@ from filtering.schedule import Candidate, Schedule, WindowPlan
 from filtering.shares import Standing, group_name, look_up, owner, share_of, top_groups
 from filtering.signals import Predictions, measure, required_passes
 from filtering.verdict import Action, Reason, Verdict, Visit
-from filtering.window import WindowVisits
+from filtering.window import VisitRecord, WindowVisits
 
 __all__ = ["MemorizationFilter"]
 
@@ -230,6 +230,12 @@ class MemorizationFilter:
 
     # -- closing a window -----------------------------------------------------------------------------------------
 
+    def _read_of(self, records: Sequence[VisitRecord]) -> tuple[Array, npt.NDArray[np.int64]]:
+        """What was measured of visits, [N, C], and their timesteps, [N]."""
+        evidence = np.array([record.signals for record in records], dtype=np.float64)
+        timesteps = np.array([record.timestep for record in records], dtype=np.int64)
+        return evidence.reshape(-1, len(self.calibrator.columns)), timesteps
+
     def end_window(self, note: Callable[[str], None] | None = None) -> bool:
         """Add the window's visits of all ranks to the history, in the order of their positions, and compare the groups
         that were measured; when a sweep over the held-out groups is complete, compare all, and return True. ``note``
@@ -239,15 +245,15 @@ class MemorizationFilter:
         rank, ranks = self.exchange.rank, self.exchange.world_size
         mine = [record for record in everything if record.group and owner(record.group, ranks) == rank]
         scores, magnitudes = np.array([r.score for r in mine]), np.array([r.magnitude for r in mine])
-        self.groups.observe([r.group for r in mine], scores, magnitudes, self.step, self.panel.sweep)
+        levels = self.calibrator.levels(*self._read_of(mine))
+        self.groups.observe([r.group for r in mine], scores, magnitudes, self.step, self.panel.sweep, levels)
         for record in mine:
             row = self.groups.row(record.group)
             self.groups["trained" if record.weight > 0 else "dropped"][row] += 1
             if record.drawn:
                 self.groups.note_drawn(record.group)
         if self.config.calibrator == "robust" and len(self.panel) == 0 and everything:
-            timesteps = np.array([record.timestep for record in everything], dtype=np.int64)
-            self.calibrator.add(np.array([record.signals for record in everything]), timesteps)
+            self.calibrator.add(*self._read_of(everything))
         self._known = None
         self.step += 1
         swept = self.panel.due

@@ -38,13 +38,14 @@ Rows = slice | npt.NDArray[np.int64]
 ALL: Final = slice(None)
 PATHS: Final = 32
 """Drawn paths a held-out pair, those of earlier looks included."""
-_FLOATS: Final = ("sum", "w1", "w2", "evidence", "evidence_max", "p_value", "magnitude_sum", "last_score")
+_FLOATS: Final = ("sum", "w1", "w2", "evidence", "evidence_max", "p_value", "magnitude_sum", "last_score",
+    "level_sum")  # fmt: skip
 _INTS: Final = ("exposures", "trained", "scored", "dropped", "first_step", "last_step", "last_sweep", "condemned_step",
     "drawn", "last_drawn", "calm", "calm_scored", "pardons")  # fmt: skip
 
 
 class EvidenceTable:
-    """One row per group, in columns; 116 bytes of numbers a group besides its name (see ``Names``).
+    """One row per group, in columns; 124 bytes of numbers a group besides its name (see ``Names``).
 
     Args:
         half_life: later measured visits after which a visit counts half; of a condemned group, sweeps.
@@ -82,11 +83,14 @@ class EvidenceTable:
                 self.columns["p_value"][row] = 1.0
         return rows
 
-    def observe(self, groups: list[str], scores: Array, magnitudes: Array, step: int, sweep: int) -> None:
-        """Add visits in the order given; a NaN score is an exposure without evidence."""
+    def observe(
+        self, groups: list[str], scores: Array, magnitudes: Array, step: int, sweep: int, levels: Array | None = None
+    ) -> None:
+        """Add visits in the order given; a NaN score is an exposure without evidence. ``levels``: see ``level``."""
         rows = self.rows(groups, step)
         c = self.columns
-        for row, score, magnitude in zip(rows, scores, magnitudes, strict=True):
+        known = np.zeros(len(rows)) if levels is None else np.nan_to_num(levels)
+        for row, score, magnitude, level in zip(rows, scores, magnitudes, known, strict=True):
             c["exposures"][row] += 1
             c["last_step"][row] = step
             if not np.isfinite(score):
@@ -95,6 +99,7 @@ class EvidenceTable:
             apart = 1 if c["condemned_step"][row] < 0 else max(1, sweep - int(c["last_sweep"][row]))
             decay = 0.5 ** (apart / self.half_life)
             c["sum"][row] = c["sum"][row] * decay + score
+            c["level_sum"][row] = c["level_sum"][row] * decay + level
             c["w1"][row] = c["w1"][row] * decay + 1.0
             c["w2"][row] = c["w2"][row] * decay * decay + 1.0
             c["last_sweep"][row] = sweep
@@ -116,12 +121,19 @@ class EvidenceTable:
         spread = np.sqrt(between + within * w2 / (total * total))
         return np.where(compared & (w1 > 0), self["sum"][rows] / total / np.maximum(spread, 1e-9), np.nan)
 
-    def look(self, evidence: Array, rows: Rows = ALL) -> None:
-        """One look: ``evidence`` [N] (NaN = not compared) is that of the groups in ``rows``, and their running maxima
-        go on."""
+    def level(self, rows: Rows = ALL) -> Array:
+        """How far minus the log loss of the groups in ``rows`` lies above held-out pairs', discounted mean over their
+        measured visits, [N]; 0 where no loss is measured."""
+        w1 = self["w1"][rows]
+        return np.where(w1 > 0, self["level_sum"][rows] / np.where(w1 > 0, w1, 1.0), 0.0)
+
+    def look(self, evidence: Array, rows: Rows = ALL, spared: npt.NDArray[np.bool_] | None = None) -> None:
+        """One look: ``evidence`` [N] (NaN = not compared) is that of the groups in ``rows``, and the running maxima of
+        those that are not ``spared`` go on."""
         compared = np.isfinite(evidence)
         self["evidence"][rows] = np.where(compared, evidence, 0.0)
-        self["evidence_max"][rows] = np.fmax(self["evidence_max"][rows], evidence)
+        counts = evidence if spared is None else np.where(spared, np.nan, evidence)
+        self["evidence_max"][rows] = np.fmax(self["evidence_max"][rows], counts)
 
     def visits_a_sweep(self, sweeps: int, rows: Rows = ALL) -> Array:
         """Measured visits of each group in ``rows`` in one of ``sweeps``, mean, [N]."""
@@ -145,8 +157,9 @@ class EvidenceTable:
 
     def pardon(self, row: int) -> None:
         """Forget a group's evidence: what would condemn it again must be new."""
-        for name, value in {"sum": 0.0, "w1": 0.0, "w2": 0.0, "evidence": 0.0, "evidence_max": -np.inf}.items():
-            self.columns[name][row] = value
+        for name in ("sum", "w1", "w2", "evidence", "level_sum"):
+            self.columns[name][row] = 0.0
+        self.columns["evidence_max"][row] = -np.inf
         self.columns["p_value"][row], self.columns["condemned_step"][row] = 1.0, -1
         self.columns["pardons"][row] += 1
 

@@ -5,7 +5,7 @@ held-out pairs alone, ordinary training pairs would be condemned for being train
 the middle of their evidence says what is ordinary, as in Efron's empirical null (JASA 99, 2004): evidence of training
 groups is moved and scaled until its median, and its spread from the lower quartile to the 5/8 quantile, are those of
 the held-out groups. The shape of the tail stays the held-out groups'. Memorised groups all lie above: where there are
-many, they would widen the upper quartile, and hide behind each other.
+many, they would widen the upper quartile, and hide behind each other; of the middle that is true from about a third on.
 
 Ordinary is what most groups are: all that were read often enough are counted, however little of it was measured, since
 a schedule measures suspicious ones most. Where most come round too rarely, as in a single pass over data with

@@ -80,15 +80,15 @@ class HeldOutPanel:
         scores = np.array([[sweep.get(name, np.nan) for sweep in self._sweeps] for name in self.table.names])
         self._spread = spread_of_clean_pairs(scores)
         self.table.look(self.table.evidence_now(*self._spread))
-        rows = np.flatnonzero(groups["scored"] >= groups.first)  # of millions, most may not have come round yet
-        evidence = groups.evidence_now(*self._spread, rows)
         often = groups["exposures"] >= groups.first
         # also those measured too little to be compared: a schedule measures suspicious groups first
-        known = groups.evidence_now(*self._spread, np.flatnonzero(often & (groups["scored"] > 0)), first=1)
+        rows = np.flatnonzero(often & (groups["scored"] > 0))  # of millions, most may not have come round yet
+        evidence = groups.evidence_now(*self._spread, rows, first=1)
         rare = int((~often).sum())
-        self.ordinary = ordinary_of(known[np.isfinite(known)], self.table["evidence"], exchange, rare)
+        self.ordinary = ordinary_of(evidence[np.isfinite(evidence)], self.table["evidence"], exchange, rare)
         self._draw(scores, self._fastest(groups, exchange))
-        return self._compare(groups, evidence, rows)
+        compared = groups["scored"][rows] >= groups.first
+        return self._compare(groups, evidence[compared], rows[compared])
 
     def compare(self, groups: EvidenceTable, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Between sweeps: those of the ``rows``, which have just been measured, that pass the bar and were not
@@ -96,7 +96,9 @@ class HeldOutPanel:
         return self._compare(groups, groups.evidence_now(*self._spread, rows), rows)
 
     def _compare(self, groups: EvidenceTable, evidence: Array, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        groups.look(self.ordinary(evidence), rows)
+        limit = self.config.spare_above
+        spared = None if limit is None else groups.level(rows) < -limit
+        groups.look(self.ordinary(evidence), rows, spared)
         p_values = self._ranks(groups["evidence_max"][rows], groups.visits_a_sweep(self.sweep, rows))
         groups["p_value"][rows] = p_values
         passed = (p_values <= self.config.false_drop_rate) & (groups["condemned_step"][rows] < 0)

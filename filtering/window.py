@@ -19,7 +19,8 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class VisitRecord:
-    """What the history keeps of one visit; ``signals`` are the deciding ones. ``group`` is "" for padding and samples
+    """What the history keeps of one visit; ``signals``: what was measured to decide, a
+    value for each of ``Calibrator.columns``. ``group`` is "" for padding and samples
     that could not be used. ``drawn``: the schedule had it measured."""
 
     group: str

@@ -222,5 +222,5 @@ def _refuse_distilled(what: str, denoiser: Denoiser) -> None:
         raise ValueError(
             f"--model: '{what}' is guidance-distilled: {denoiser.distilled}. So the magnitude, and with it detect, "
             "explain, minimize, the guard and the attack, cannot work; verify, and probe without --attack, which look "
-            "at images, can, as can training and audits on the signals loss and reference_ratio"
+            "at images, can, as can training on reference_residual and audits on loss and reference_ratio"
         )

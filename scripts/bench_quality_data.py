@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 import webdataset
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 
+from filtering.audit.groups import joined
 from filtering.data.openmoji import ATTRIBUTION, Picture, Plant, choose_planted, draw_pictures
 from filtering.data.openmoji_names import held_out_bases, list_emoji, miniature, rank
 from filtering.data.rows import content_id
@@ -237,22 +238,12 @@ def first_of(rows: Sequence[Sample], name: Callable[[Sample], str]) -> list[Samp
 
 
 def clusters(rows: Sequence[Sample]) -> dict[str, str]:
-    """Image -> cluster of perceptual hashes: an image joins the first earlier one that is near enough, as its group."""
-    distinct = first_of(rows, lambda row: content_id(row.png))
-    found: dict[str, str] = {}
-    leaders: list[str] = []
-    bits = np.zeros((len(distinct), 64), dtype=bool)
-    for row in distinct:
-        new = imagehash.phash(Image.open(io.BytesIO(row.png)).convert("RGB")).hash.ravel()
-        apart = (bits[: len(leaders)] != new).sum(1)
-        content = content_id(row.png)
-        if len(leaders) and int(apart.min()) <= PHASH_BITS:
-            found[content] = leaders[int(apart.argmin())]
-        else:
-            bits[len(leaders)] = new
-            leaders.append(content)
-            found[content] = content
-    return found
+    """Image -> cluster of perceptual hashes: an image joins the nearest earlier one that is near enough."""
+    distinct = {content_id(row.png): row.png for row in rows}
+    names = list(distinct)
+    looks = [str(imagehash.phash(Image.open(io.BytesIO(png)).convert("RGB"))) for png in distinct.values()]
+    first = joined(np.array([int(look, 16) for look in looks], dtype=np.uint64), PHASH_BITS, mirror=False)
+    return {name: names[leader] for name, leader in zip(names, first.tolist(), strict=True)}
 
 
 def _write(folder: Path, part: str, rows: Sequence[Sample], shards: int) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ from bench_state import history_of, peak_resident
 
 from filtering.audit.config import AuditConfig
 from filtering.audit.score import score_shards
+from filtering.config import FilterConfig
 from filtering.data.openmoji import build_openmoji
 
 BLOCK = 28
@@ -107,7 +108,8 @@ def timed(
     for number in range(done, rounds):
         taken = {run.name: run.block(BLOCK) for run in (runs if number % 2 == 0 else reversed(runs))}
         blocks = {run.name: [*blocks.get(run.name, []), taken[run.name]] for run in runs}
-        part = {"rows": about["train_rows"], "planted_rows": about["planted_rows"], "windows": BLOCK}
+        part = {"rows": about["train_rows"], "planted_rows": about["planted_rows"], "windows": BLOCK,
+                "signals": FilterConfig().signals}  # fmt: skip
         note({**part, "blocks": blocks})
 
 

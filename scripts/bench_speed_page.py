@@ -20,7 +20,7 @@ each, {rounds} rounds; a ratio is the median over rounds of a run's seconds to t
 same round, with a 95 % interval (bootstrap over rounds). Reading, decoding and writing the records are included;
 validation and checkpoints are not. On a GPU the shares differ: a forward of a few rows costs relatively more there,
 decoding and bookkeeping overlap less, and the reference copy is in half precision. Nothing was measured on one.
-*Default signal* is `reference_residual`; these runs were timed with `loss + reference_ratio`, the same forwards.
+*Default signal*: `reference_residual`{older}.
 """
 
 
@@ -41,7 +41,9 @@ def write_page(path: Path, found: dict[str, Any]) -> None:
     """Everything in ``found`` as one page, with its picture beside the numbers."""
     timed = {int(name.removeprefix("planted_")): part for name, part in found.items() if name.startswith("planted_")}
     first = timed[min(timed)]
-    head = HEAD.format(**first["machine"], windows=first["windows"], rounds=_rounds(timed))
+    older = [f"{share} %" for share, part in timed.items() if "signals" not in part]
+    note = f"; {' and '.join(older)} planted: `loss + reference_ratio`, the same forwards" if older else ""
+    head = HEAD.format(**first["machine"], windows=first["windows"], rounds=_rounds(timed), older=note)
     picture = path.parent / "benchmarks" / "speed.png"
     _draw(picture, timed)
     parts = [head, *_table(timed, "updates"), *_table(timed, "read"), *_limits(timed), *_seconds(timed)]

@@ -14,13 +14,11 @@ import matplotlib.pyplot as plt
 
 __all__ = ["write_page"]
 
-LOSS = """\
-**The rate is not held here.** It is the loss's doing: the base was trained on these pairs, and those that it knows best
-have a low loss before the first step, which the held-out pairs have not. In two unfiltered runs with the first two
-seeds, whose every measurement was kept and judged again (in the batch, 1 %), loss + reference ratio condemned 38 and 8
-of 510 pairs, the loss alone 26 and 25, the reference ratio alone 1 and 0. Where the base has seen the pairs that it is
-fine-tuned on, `filter.signals: [reference_ratio]` is the safer choice; its price is in the
-[benchmarks](benchmarks.md)."""
+KNOWN = """\
+The base was trained on these pairs, and those that it knows best have a low loss before the first step, which the
+held-out pairs have not. In two unfiltered runs with the first two seeds, whose every measurement was kept and judged
+again (in the batch, 1 %), loss + reference ratio condemned 38 and 8 of 510 pairs, the loss alone 26 and 25; the
+reference ratio alone 1 and 0, and the reference residual, which decides by default, 0 and 1."""
 STUDENT = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78}
 """97.5 % points of Student's t by degrees of freedom."""
 HEAD = """# False drops, measured
@@ -158,17 +156,31 @@ def _real_row(mode: str, label: str, cells: list[dict[str, Any]]) -> str:
 
 
 def _over_seeds(values: list[float]) -> str:
-    mean = float(np.mean(values))
     if len(values) < 2:
-        return f"{100 * mean:.1f}"
+        return f"{100 * values[0]:.1f}"
+    mean, low, high = (100 * value for value in _interval(values))
+    return f"{mean:.1f} ({low:.1f} to {high:.1f})"
+
+
+def _interval(values: list[float]) -> tuple[float, float, float]:
+    """Mean over seeds and its 95 % interval (Student)."""
+    mean = float(np.mean(values))
     half = float(np.std(values, ddof=1)) / len(values) ** 0.5 * STUDENT.get(len(values) - 1, 2.6)
-    return f"{100 * mean:.1f} ({100 * max(mean - half, 0):.1f} to {100 * (mean + half):.1f})"
+    return mean, max(mean - half, 0.0), mean + half
 
 
 def _real_verdict(rows: dict[str, Any]) -> list[str]:
     said = [f"{mode}: {len(cells)} seeds" for mode, cells in rows.items() if len(cells) < 5]
     few = [f"Fewer than five seeds: {', '.join(said)}.", ""] if said else []
-    return [*few, *LOSS.split("\n"), ""] if rows else few
+    above = [
+        f"{mode} at {100 * float(rate):g} %"
+        for mode, cells in rows.items()
+        for rate in ("0.01", "0.05")
+        if len(cells) > 1 and _interval([c["passed"][rate] / c["groups"] for c in cells])[1] > float(rate)
+    ]
+    held = "**The interval lies above the set rate** in: " + "; ".join(above) + "." if above else (
+        "No interval lies above the set rate." if rows else "")  # fmt: skip
+    return [*few, *([held, "", *KNOWN.split("\n"), ""] if rows else [])]
 
 
 def plot(path: Path, found: dict[str, Any]) -> None:

@@ -252,6 +252,7 @@ def _group_columns(filter: MemorizationFilter) -> pa.Table:
     }
     table |= {name: groups[name].astype(np.float32) for name in ("evidence", "evidence_max", "p_value")}
     table["magnitude_mean"] = (groups["magnitude_sum"] / np.maximum(groups["scored"], 1)).astype(np.float32)
+    table["loss_level"] = groups.level().astype(np.float32)
     return pa.table(table)
 
 

@@ -108,3 +108,32 @@ def test_the_residual_restores_exactly_and_says_nothing_of_what_was_not_measured
     visits[3] = np.nan
     assert np.array_equal(calibrator.scores(visits, t), other.scores(visits, t), equal_nan=True)
     assert np.isnan(calibrator.scores(visits, t)[3]) and np.isfinite(np.delete(calibrator.scores(visits, t), 3)).all()
+
+
+def test_before_the_first_step_rounding_is_no_evidence() -> None:
+    """Under LoRA held-out pairs have the reference's loss to the last bit until the first update."""
+    rng = np.random.default_rng(3)
+    calibrator, t = residual(512), rng.integers(0, 1000, 200)
+    base = rng.normal(size=200)
+    calibrator.add(np.stack([-base, np.zeros(200)], axis=1), t)
+    rounded = np.stack([-base, 1e-7 * rng.normal(size=200)], axis=1)
+    assert np.abs(calibrator.scores(rounded, t)).max() < 0.5
+
+
+def test_a_few_measurements_give_no_slope() -> None:
+    """Regressed among a handful, visits would scatter more than they do."""
+    rng = np.random.default_rng(4)
+    few, t = residual(512), np.full(8, 100)
+    few.add(measured(rng, rng.normal(size=8), np.full(8, 0.2)), t)
+    assert (few._slope == 1.0).all()
+    few.add(measured(rng, rng.normal(size=40), np.full(40, 0.2)), np.full(40, 100))
+    assert few._slope[0] == pytest.approx(0.2, abs=0.05)
+
+
+def test_the_level_of_the_loss_is_that_beside_the_reference() -> None:
+    rng = np.random.default_rng(5)
+    calibrator, t = residual(), rng.integers(0, 1000, 4000)
+    calibrator.add(measured(rng, rng.normal(2.0, 0.5, 4000), np.ones(4000)), t)
+    hard = calibrator.levels(measured(rng, np.full(100, 3.0), np.ones(100)), t[:100])
+    assert float(np.median(hard)) == pytest.approx(-2.0, abs=0.3), "a loss two standard deviations above the median"
+    assert np.isnan(Calibrator(["cosine"], 4, 1000, 64).levels(np.zeros((3, 1)), t[:3])).all()

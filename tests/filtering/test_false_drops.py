@@ -83,6 +83,28 @@ def test_suspects_that_are_measured_most_are_not_taken_for_what_is_ordinary() ->
     assert panel.ordinary.median < 1.0 and panel.ordinary.median < panel.bar()
 
 
+def test_pairs_that_are_still_denoised_worse_than_most_are_spared() -> None:
+    """Pairs in a rare style: far better than before, for the style was learned, and still bad. Once their loss has
+    come down they are judged by what follows, not by looks that did not count."""
+    rng = np.random.default_rng(6)
+    for limit, expected in ((0.5, {"learned"}), (None, {"learned", "hard"})):
+        config = FilterConfig(spare_above=limit, record=[])
+        panel, groups = HeldOutPanel(config), EvidenceTable(config.half_life, config.min_sweeps)
+        for sweep in range(5):
+            panel.observe([f"held {i}" for i in range(128)], rng.normal(size=128), sweep)
+        nobody = np.full(2, np.nan)
+        for visit in range(4):
+            groups.observe(["learned", "hard"], np.full(2, 6.0), nobody, visit, visit, np.array([1.0, -2.0]))
+        assert {groups.names[row] for row in panel.judge(groups, Exchange())} == expected
+        if limit is None:
+            continue
+        row = np.array([groups.row("hard")])
+        assert groups["evidence"][row] > panel.bar() and groups["p_value"][row] == 1.0
+        for visit in range(4, 60):
+            groups.observe(["hard"], np.zeros(1), nobody[:1], visit, visit, np.array([2.0]))
+        assert groups.level(row) > 0.0 and not len(panel.compare(groups, row)), "what it was does not count now"
+
+
 def test_the_fit_does_not_depend_on_the_ranks() -> None:
     class Sharing(Exchange):
         """Adds what another rank counted."""

@@ -171,6 +171,22 @@ def test_the_filter_drops_planted_pairs(make_config: MakeConfig, tmp_path: Path)
     assert all(torch.equal(value, before[name]) for name, value in base_weights(session).items())
 
 
+def test_a_warm_up_does_not_spoil_the_bar(make_config: MakeConfig) -> None:
+    """At a learning rate of 0 the network is the reference to the last bit, and nothing can be learned of a spread."""
+    session = set_up(
+        make_config(
+            model={"lora": LORA},
+            filter={"held_out_per_window": 16, "record": []},
+            optimizer={"lr": 1e-2, "schedule": "constant_with_warmup", "warmup_steps": 3},
+            train={"steps": 8},
+        )
+    )
+    fit(session)
+    assert session.filter is not None
+    panel = session.filter.panel
+    assert panel.sweep > 1 and max(panel._spread) < 40.0 and float(panel.table["evidence_max"].max()) < 30.0
+
+
 def test_the_sieve_and_the_adapter(make_config: MakeConfig) -> None:
     """At the loader measured visits and held-out pairs are compared with the network, adapter off, too."""
     options = {"apply": "sieve", "score_budget": 1.0, "score_after": 0, "min_sweeps": 1, "ledger_kept": True}
