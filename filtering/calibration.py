@@ -23,7 +23,7 @@ Z_LIMIT: Final = 6.0  # one visit says at most this much: a single outlier canno
 MAD_TO_SIGMA: Final = 1.4826
 SLOPES: Final = (0.0, 1.5)
 """Of log L on log L_ref: 1 before the first step, less as the model moves; beyond these only noise takes it."""
-MIN_SCALE: Final = 1e-5
+MIN_SCALE: Final = 1e-4
 MIN_SPREAD: Final = 0.5
 """Before the first step under LoRA a held-out pair has the reference's loss to the last bit: what differs by rounding
 alone must not look far apart."""

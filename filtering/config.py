@@ -84,10 +84,11 @@ class FilterConfig(Settings):
     """Half-life of a group's evidence, in measured visits of the group; while it is condemned, in sweeps over the
     held-out pairs."""
     spare_above: float | None = Field(default=0.5, ge=0.0)
-    """A look at a group does not count while its loss lies further than this above the held-out pairs' median (in
-    robust standard deviations of a visit; discounted mean over its measured visits): what the model denoises worse
-    than most of what it never saw was not learned by heart, however much better than the base it has become. Only
-    where ``signals`` measure the loss (``reference_residual``, ``loss``). None: every look counts."""
+    """With ``decide: group``, a look at a group does not count while its loss lies further than this above the
+    held-out pairs' median (in robust standard deviations of a visit; discounted mean over its measured visits): what
+    the model denoises worse than most of what it never saw was not learned by heart, however much better than the base
+    it has become. Only where ``signals`` measure the loss (``reference_residual``, ``loss``). None: every look
+    counts."""
     horizon: int = Field(default=64, ge=1)
     """Sweeps over the held-out pairs that ``false_drop_rate`` holds for; doubled where a run goes on for longer."""
     min_sweeps: int = Field(default=3, ge=1)
@@ -153,6 +154,11 @@ class FilterConfig(Settings):
         if self.max_timestep is not None:
             return self.max_timestep
         return 1.0 if self.calibrator == "fixed" else MEASURED_SHARE
+
+    @property
+    def spared_below(self) -> float:
+        """Groups whose ``EvidenceTable.level`` lies below this are spared."""
+        return float("-inf") if self.spare_above is None else -self.spare_above
 
     @property
     def audits(self) -> list[str]:

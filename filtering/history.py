@@ -30,6 +30,7 @@ import torch
 
 from filtering.calibration import conformal_p_value
 from filtering.names import Names
+from filtering.ordinary import Means
 
 __all__ = ["EvidenceTable", "spread_of_clean_pairs", "whole_life_maxima"]
 
@@ -113,17 +114,17 @@ class EvidenceTable:
         self.columns["drawn"][row] += 1
         self.columns["last_drawn"][row] = self.columns["exposures"][row]
 
-    def evidence_now(self, within: float, between: float, rows: Rows = ALL, first: int | None = None) -> Array:
-        """T of the groups in ``rows``, [N], NaN of those with fewer measured visits than ``first`` (None: than a group
-        must have to be compared)."""
-        w1, w2, compared = self["w1"][rows], self["w2"][rows], self["scored"][rows] >= (first or self.first)
+    def means_now(self, within: float, between: float, rows: Rows = ALL) -> Means:
+        """Discounted mean scores of the groups in ``rows``, and what they spread over clean pairs; NaN means where
+        nothing was measured."""
+        w1, w2 = self["w1"][rows], self["w2"][rows]
         total = np.where(w1 > 0, w1, 1.0)
         spread = np.sqrt(between + within * w2 / (total * total))
-        return np.where(compared & (w1 > 0), self["sum"][rows] / total / np.maximum(spread, 1e-9), np.nan)
+        return Means(np.where(w1 > 0, self["sum"][rows] / total, np.nan), np.maximum(spread, 1e-9))
 
     def level(self, rows: Rows = ALL) -> Array:
-        """How far minus the log loss of the groups in ``rows`` lies above held-out pairs', discounted mean over their
-        measured visits, [N]; 0 where no loss is measured."""
+        """How far minus the log loss of the groups in ``rows`` lies above that of the pairs that calibrate, discounted
+        mean over their measured visits, [N]; 0 where none is measured."""
         w1 = self["w1"][rows]
         return np.where(w1 > 0, self["level_sum"][rows] / np.where(w1 > 0, w1, 1.0), 0.0)
 
@@ -179,11 +180,18 @@ class EvidenceTable:
         return {"half_life": self.half_life, "names": self.names.state_dict(), "columns": columns}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore exactly."""
+        """Restore exactly.
+
+        Raises:
+            ValueError: the state was written by a version that kept less of a group.
+        """
         self.half_life = float(state["half_life"])
         self.names = Names()
         self.names.load_state_dict(state["names"])
         saved = {name: tensor.numpy() for name, tensor in state["columns"].items()}
+        if missing := self.columns.keys() - saved.keys():
+            raise ValueError(f"the checkpoint's history has no {', '.join(sorted(missing))}: it was written by an "
+                             "earlier version; start a new run")  # fmt: skip
         self.columns = {name: saved[name].astype(column.dtype) for name, column in self.columns.items()}
 
 

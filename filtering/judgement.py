@@ -73,7 +73,8 @@ class Judge:
         """(guilty, excess, reason, threshold)."""
         if standing is None:
             return False, math.nan, Reason.CLEAN, bar
-        return condemned, standing.evidence - bar, Reason.CONDEMNED, bar
+        spared = not condemned and standing.level < self.config.spared_below
+        return condemned, math.nan if spared else standing.evidence - bar, Reason.CONDEMNED, bar
 
     def _by_visit(self, reading: Reading) -> tuple[bool, float, Reason, float]:
         """(guilty, excess, reason, threshold)."""

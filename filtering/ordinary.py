@@ -2,10 +2,11 @@
 
 A model denoises whatever it was trained on a little better than what it never saw, memorised or not. Ranked among
 held-out pairs alone, ordinary training pairs would be condemned for being training pairs. Most groups are ordinary, so
-the middle of their evidence says what is ordinary, as in Efron's empirical null (JASA 99, 2004): evidence of training
-groups is moved and scaled until its median, and its spread from the lower quartile to the 5/8 quantile, are those of
-the held-out groups. The shape of the tail stays the held-out groups'. Memorised groups all lie above: where there are
-many, they would widen the upper quartile, and hide behind each other; of the middle that is true from about a third on.
+the middle of their scores says what is ordinary, as in Efron's empirical null (JASA 99, 2004): from each group's mean
+score is taken what the median group has more than the median held-out one, and evidence is scaled until its spread from
+the lower quartile to the 5/8 quantile is the held-out groups'. The shape of the tail stays the held-out groups'.
+Memorised groups all lie above: where there are many, they would widen the upper quartile, and hide behind each other;
+of the middle that is true from about a third on.
 
 Ordinary is what most groups are: all that were read often enough are counted, however little of it was measured, since
 a schedule measures suspicious ones most. Where most come round too rarely, as in a single pass over data with
@@ -23,7 +24,7 @@ import numpy.typing as npt
 
 from filtering.exchange import Exchange
 
-__all__ = ["MIN_GROUPS", "Ordinary", "ordinary_among", "ordinary_of"]
+__all__ = ["MIN_GROUPS", "Means", "Ordinary", "ordinary_cutoff", "ordinary_of"]
 
 Array = npt.NDArray[np.float64]
 MIN_GROUPS: Final = 50
@@ -34,55 +35,86 @@ _QUANTILES: Final = (0.25, 0.5, 0.625)
 
 @dataclass(frozen=True, slots=True)
 class Ordinary:
-    """``evidence -> target + (evidence - median) / scale``, where that is less than the evidence itself.
+    """``T -> target + (T - shift / spread - target) / scale``, where that is less than T itself.
 
-    ``median`` and ``scale`` (1 or more) are the training groups', against held-out groups with median ``target``.
+    ``shift``: what the median training group's mean score has more than the median held-out group's; ``target``: the
+    held-out groups' median T; ``scale`` (1 or more): how much wider the training groups' T is spread. ``median``: of
+    the training groups' T, as it is.
     """
 
-    median: float = 0.0
+    shift: float = 0.0
     target: float = 0.0
     scale: float = 1.0
+    median: float = 0.0
 
-    def __call__(self, evidence: Array) -> Array:
-        """Evidence as it compares with held-out groups'; never more than it was."""
-        return np.minimum(evidence, self.target + (evidence - self.median) / self.scale)
-
-    def cutoff(self, value: float) -> float:
-        """The evidence that compares as ``value`` does: what lies beyond it lies beyond ``value`` after the move."""
-        return max(value, self.median + (value - self.target) * self.scale)
+    def __call__(self, evidence: Array, spread: Array) -> Array:
+        """T [N] of groups whose mean scores spread by ``spread`` [N], as it compares with held-out groups'; never more
+        than it was."""
+        moved = self.target + (evidence - self.shift / spread - self.target) / self.scale
+        return np.minimum(evidence, moved)
 
 
-def ordinary_of(evidence: Array, held_out: Array, exchange: Exchange, rare: int = 0) -> Ordinary:
-    """Fit to the evidence of this rank's training groups and all held-out groups; one collective.
+@dataclass(frozen=True, slots=True)
+class Means:
+    """Groups' discounted mean scores [N], and what such means spread over clean pairs [N]."""
+
+    means: Array
+    spreads: Array
+
+    @property
+    def evidence(self) -> Array:
+        """T, [N]."""
+        return self.means / self.spreads
+
+
+def ordinary_of(training: Means, held_out: Means, exchange: Exchange, often: int, rare: int) -> Ordinary:
+    """Fit to this rank's training groups and all held-out groups; two collectives.
 
     Counts in fixed bins are summed over ranks, so that the fit does not depend on which rank holds which group.
 
     Args:
-        evidence: of the groups that were read often enough to be compared, and measured at least once, [N].
-        held_out: evidence of all held-out groups, [M].
+        training: the groups that were read often enough to be compared, and measured at least once.
+        held_out: all held-out groups.
         exchange: with the other ranks.
+        often: this rank's groups that were read often enough, measured or not.
         rare: this rank's groups that were read more rarely.
     """
-    edges = np.arange(-_LIMIT, _LIMIT + _STEP / 2, _STEP)
-    counts, _ = np.histogram(np.clip(evidence, -_LIMIT, _LIMIT), edges)
-    *summed, rarely = exchange.sum([*counts.astype(np.float64).tolist(), float(rare)])
-    total = np.cumsum(summed)
-    if total[-1] < MIN_GROUPS or total[-1] <= rarely:
+    *means, frequent, rarely = exchange.sum([*_counts(training.means), float(often), float(rare)])
+    known = sum(means) >= MIN_GROUPS and frequent > rarely
+    shift = max(_quantiles(means)[1] - float(np.nanmedian(held_out.means)), 0.0) if known else 0.0
+    raw, moved = _counts(training.evidence), _counts(training.evidence - shift / training.spreads)
+    both = exchange.sum([*raw, *moved])
+    if not known:
         return Ordinary()
+    lower, _, upper = _quantiles(both[len(raw) :])
+    target_lower, target, target_upper = (float(q) for q in np.nanquantile(held_out.evidence, _QUANTILES))
+    scale = (upper - lower) / max(target_upper - target_lower, 1e-3)
+    return Ordinary(shift, target, max(1.0, scale), _quantiles(both[: len(raw)])[1])
+
+
+def _edges() -> Array:
+    return np.arange(-_LIMIT, _LIMIT + _STEP / 2, _STEP)
+
+
+def _counts(values: Array) -> list[float]:
+    counts, _ = np.histogram(np.clip(values, -_LIMIT, _LIMIT), _edges())
+    numbers: list[float] = counts.astype(np.float64).tolist()
+    return numbers
+
+
+def _quantiles(counts: list[float]) -> tuple[float, float, float]:
+    """The quantiles that the fit goes by, of values counted in bins."""
+    total, edges = np.cumsum(counts), _edges()
     lower, middle, upper = (float(edges[1 + np.searchsorted(total, q * total[-1])]) for q in _QUANTILES)
-    target_lower, target, target_upper = (float(q) for q in np.quantile(held_out, _QUANTILES))
-    return _fitted(middle, target, (upper - lower) / max(target_upper - target_lower, 1e-3))
+    return lower, middle, upper
 
 
-def ordinary_among(values: Array, held_out: Array) -> Ordinary:
-    """A like fit to all values at once, in whatever unit: an audit's scores of training and of held-out pairs. By the
-    upper quartile: an audit's pairs are mostly read once, and its scores are skewed."""
+def ordinary_cutoff(values: Array, held_out: Array, cutoff: float) -> float:
+    """What an audit's score must exceed so that, after a like fit, it lies beyond ``cutoff``; never less than that. By
+    the upper quartile: an audit's pairs are mostly read once, and its scores are skewed."""
     if len(values) < MIN_GROUPS:
-        return Ordinary()
+        return cutoff
     middle, upper = (float(q) for q in np.quantile(values, [0.5, 0.75]))
     target, target_upper = (float(q) for q in np.quantile(held_out, [0.5, 0.75]))
-    return _fitted(middle, target, (upper - middle) / max(target_upper - target, 1e-12))
-
-
-def _fitted(middle: float, target: float, scale: float) -> Ordinary:
-    return Ordinary(max(middle, target), target, max(1.0, scale))
+    scale = max(1.0, (upper - middle) / max(target_upper - target, 1e-12))
+    return max(cutoff, max(middle, target) + (cutoff - target) * scale)

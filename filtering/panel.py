@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import astuple
 from typing import Any, Final
 
 import numpy as np
@@ -35,6 +36,7 @@ class HeldOutPanel:
         sweep: how often every held-out group has been scored.
         due: a sweep has ended, and what clean pairs come to was not brought up to date since.
         ordinary: what the evidence of ordinary training groups was found to be then.
+        spared: share of the groups measured by then whose looks do not count (``spare_above``).
     """
 
     def __init__(self, config: FilterConfig) -> None:
@@ -45,6 +47,7 @@ class HeldOutPanel:
         self._sweeps: list[dict[str, float]] = []
         self._this_sweep: dict[str, float] = {}
         self.ordinary = Ordinary()
+        self.spared = 0.0
         self._spread = (0.0, 1.0)
         self._whole_life: dict[int, Array] = {}
         self._horizon = 0
@@ -79,29 +82,33 @@ class HeldOutPanel:
             return np.zeros(0, dtype=np.int64)
         scores = np.array([[sweep.get(name, np.nan) for sweep in self._sweeps] for name in self.table.names])
         self._spread = spread_of_clean_pairs(scores)
-        self.table.look(self.table.evidence_now(*self._spread))
+        held_out = self.table.means_now(*self._spread)
+        self.table.look(np.where(self.table["scored"] >= self.table.first, held_out.evidence, np.nan))
         often = groups["exposures"] >= groups.first
         # also those measured too little to be compared: a schedule measures suspicious groups first
-        rows = np.flatnonzero(often & (groups["scored"] > 0))  # of millions, most may not have come round yet
-        evidence = groups.evidence_now(*self._spread, rows, first=1)
-        rare = int((~often).sum())
-        self.ordinary = ordinary_of(evidence[np.isfinite(evidence)], self.table["evidence"], exchange, rare)
+        rows = np.flatnonzero(often & (groups["w1"] > 0))  # of millions, most may not have come round yet
+        known = groups.means_now(*self._spread, rows)
+        spared, measured = exchange.sum([float((groups.level(rows) < config.spared_below).sum()), float(len(rows))])
+        self.spared = spared / max(measured, 1.0)
+        self.ordinary = ordinary_of(known, held_out, exchange, int(often.sum()), int((~often).sum()))
         self._draw(scores, self._fastest(groups, exchange))
-        compared = groups["scored"][rows] >= groups.first
-        return self._compare(groups, evidence[compared], rows[compared])
+        return self.compare(groups, rows)
 
     def compare(self, groups: EvidenceTable, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Between sweeps: those of the ``rows``, which have just been measured, that pass the bar and were not
-        condemned before."""
-        return self._compare(groups, groups.evidence_now(*self._spread, rows), rows)
+        condemned before.
 
-    def _compare(self, groups: EvidenceTable, evidence: Array, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        limit = self.config.spare_above
-        spared = None if limit is None else groups.level(rows) < -limit
-        groups.look(self.ordinary(evidence), rows, spared)
-        p_values = self._ranks(groups["evidence_max"][rows], groups.visits_a_sweep(self.sweep, rows))
+        A spared group's p-value is the rank of its present evidence: it is measured as that deserves, and the look is
+        not kept.
+        """
+        rows = rows[(groups["scored"][rows] >= groups.first) & (groups["w1"][rows] > 0)]
+        now = groups.means_now(*self._spread, rows)
+        evidence, spared = self.ordinary(now.evidence, now.spreads), groups.level(rows) < self.config.spared_below
+        groups.look(evidence, rows, spared)
+        maxima = np.where(spared, evidence, groups["evidence_max"][rows])
+        p_values = self._ranks(maxima, groups.visits_a_sweep(self.sweep, rows))
         groups["p_value"][rows] = p_values
-        passed = (p_values <= self.config.false_drop_rate) & (groups["condemned_step"][rows] < 0)
+        passed = (p_values <= self.config.false_drop_rate) & ~spared & (groups["condemned_step"][rows] < 0)
         return rows[passed]
 
     def _ranks(self, maxima: Array, paces: Array) -> Array:
@@ -186,7 +193,7 @@ class HeldOutPanel:
             "spread": list(self._spread),
             "whole_life": {pace: torch.from_numpy(maxima.copy()) for pace, maxima in self._whole_life.items()},
             "horizon": self._horizon,
-            "ordinary": [self.ordinary.median, self.ordinary.target, self.ordinary.scale],
+            "ordinary": list(astuple(self.ordinary)),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

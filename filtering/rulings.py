@@ -31,6 +31,7 @@ class Rulings:
         self.condemned: dict[str, int] = {}
         self.latest: list[tuple[str, bool]] = []
         self.overfitting = False
+        self._told_spared = False
 
     def pardon(self, groups: EvidenceTable, held_out: EvidenceTable, exchange: Exchange) -> None:
         """Let condemned groups of all ranks go that have been ordinary for long enough."""
@@ -58,6 +59,14 @@ class Rulings:
                 "beyond the others are condemned",
                 note,
             )
+        if panel.spared > 0.5 and not self._told_spared:
+            self._told_spared = True
+            if note is not None:
+                note(
+                    f"{panel.spared:.0%} of the groups are denoised worse than most held-out pairs, and are spared; if "
+                    "they are of another kind than those, hold out pairs like them (data.held_out_path) or let every "
+                    "look count (filter.spare_above: null)"
+                )
         already, passed = len(self.condemned), gather_groups(groups, exchange, rows)
         room = max(0, math.floor(self.config.max_drop_fraction * n_groups) - already)
         if len(passed) > room:

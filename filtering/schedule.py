@@ -121,8 +121,7 @@ class Schedule:
             return self.config.score_after == 0
         if standing.exposures < self.config.score_after:
             return False
-        looked = math.isfinite(standing.evidence_max)
-        gap = 1 + math.floor(standing.p_value * standing.drawn) if looked else 1
+        gap = 1 + math.floor(standing.p_value * standing.drawn) if standing.compared else 1
         return standing.drawn == 0 or standing.exposures + 1 - standing.last_drawn >= gap
 
     def plan(self, candidates: Sequence[Candidate], rank: int, rows: int, batch_size: int, step: int) -> WindowPlan:

@@ -34,8 +34,8 @@ __all__ = [
 NAME_BYTES: Final = 64
 NAME_NUMBERS: Final = NAME_BYTES // 4
 _TOLD: Final = (
-    "evidence", "evidence_max", "p_value", "magnitude_mean", "exposures", "trained", "condemned_step", "drawn",
-    "last_drawn", "scored",
+    "evidence", "evidence_max", "p_value", "magnitude_mean", "level",
+    "exposures", "trained", "condemned_step", "drawn", "last_drawn", "scored",
 )  # fmt: skip
 
 
@@ -54,12 +54,22 @@ class Standing:
     drawn: int = 0
     last_drawn: int = 0
     scored: int = 0
+    level: float = 0.0
+
+    @property
+    def compared(self) -> bool:
+        """The group was looked at since it was first read, or pardoned."""
+        return self.evidence != 0.0
 
     @classmethod
     def of(cls, group: str, numbers: Sequence[float]) -> Standing:
         """From the numbers that travel, in the order of ``_TOLD``."""
-        evidence, evidence_max, p_value, magnitude_mean = numbers[:4]
-        return cls(group, evidence, evidence_max, p_value, magnitude_mean, *map(int, numbers[4:]))
+        evidence, evidence_max, p_value, magnitude_mean, level, *counts = numbers
+        exposures, trained, condemned_step, drawn, last_drawn, scored = (int(count) for count in counts)
+        return cls(
+            group, evidence, evidence_max, p_value, magnitude_mean, exposures, trained, condemned_step, drawn,
+            last_drawn, scored, level,
+        )  # fmt: skip
 
 
 def group_name(name: str) -> str:
@@ -142,8 +152,8 @@ def gather_groups(table: EvidenceTable, exchange: Exchange, rows: Sequence[int] 
 
 def _numbers(table: EvidenceTable, row: int) -> list[float]:
     mean = table["magnitude_sum"][row] / max(int(table["scored"][row]), 1)
-    told = {name: table[name][row] for name in _TOLD if name != "magnitude_mean"}
-    return [float(mean if name == "magnitude_mean" else told[name]) for name in _TOLD]
+    made = {"magnitude_mean": mean, "level": table.level(np.array([row]))[0]}
+    return [float(made[name] if name in made else table[name][row]) for name in _TOLD]
 
 
 def share_of(states: Sequence[dict[str, object]], rank: int, world_size: int, half_life: float) -> EvidenceTable:

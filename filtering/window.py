@@ -19,9 +19,9 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class VisitRecord:
-    """What the history keeps of one visit; ``signals``: what was measured to decide, a
-    value for each of ``Calibrator.columns``. ``group`` is "" for padding and samples
-    that could not be used. ``drawn``: the schedule had it measured."""
+    """What the history keeps of one visit. ``signals``: what was measured to decide, a value for each of
+    ``Calibrator.columns``. ``group`` is "" for padding and samples that could not be used. ``drawn``: the schedule had
+    it measured."""
 
     group: str
     score: float

@@ -47,6 +47,7 @@ def _filter_values(session: Session, result: WindowResult, magnitudes: np.ndarra
     }
     if np.isfinite(filter.evidence_bar) and filter.config.decide == "group":
         values["mem/threshold"] = filter.evidence_bar
+        values["mem/spared"] = filter.panel.spared
     if len(magnitudes):
         quantiles = np.quantile(magnitudes, [0.5, 0.95, 0.99])
         values |= {"mem/magnitude_mean": float(magnitudes.mean()), "mem/magnitude_max": float(magnitudes.max())}

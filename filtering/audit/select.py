@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from filtering.audit.records import write_whole
 from filtering.audit.table import Array, Scores, default_signals, load_scores, pair_scores
 from filtering.data.keep_list import KEEP_SCHEMA, METADATA
-from filtering.ordinary import ordinary_among
+from filtering.ordinary import ordinary_cutoff
 from filtering.settings import SettingsError
 
 __all__ = ["Rule", "Selection", "select_rows", "write_selection"]
@@ -181,7 +181,7 @@ def _cutoff(best: Array, groups: Array, null: Array | None, rule: Rule) -> float
         )
     # As many held-out pairs may score as high: a pair must be above the next one.
     cut = float(held_out[allowed]) if allowed < len(held_out) else -np.inf
-    return ordinary_among(ordered, held_out).cutoff(cut)
+    return ordinary_cutoff(ordered, held_out, cut)
 
 
 def _reasons(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,10 @@ from filtering.decision import Decision
 from filtering.exchange import Exchange
 from filtering.filter import MemorizationFilter
 from filtering.history import EvidenceTable, spread_of_clean_pairs
+from filtering.judgement import Judge, Reading
 from filtering.ledger import Ledger, read_ledger
 from filtering.settings import SettingsError, parse_settings
+from filtering.shares import Standing
 from filtering.signals import Predictions
 from filtering.verdict import Action, Reason, Visit
 
@@ -183,6 +186,17 @@ def test_wens_rule() -> None:
     assert float(decision.reduce(torch.tensor([3.0, float("inf")]))) == 3.0
 
 
+def test_reweighting_spares_too() -> None:
+    judge = Judge(FilterConfig(policy="reweight", record=[]))
+    reading = Reading({}, 100, 5.0, 0.01, True, Reason.CLEAN)
+    high = Standing("g", 12.0, 12.0, 0.008, 0.0, 9, 9, -1, level=1.0)
+    verdicts = [
+        judge.verdict(Visit("a", group="g"), reading, standing, False, 3.0)
+        for standing in (high, replace(high, level=-2.0))
+    ]
+    assert verdicts[0].weight < 0.01 and verdicts[1].weight == 1.0 and verdicts[1].action is Action.KEEP
+
+
 def test_reweight_is_tau_over_m() -> None:
     filter = MemorizationFilter(signals=["magnitude"], calibrator="fixed", threshold=8.0, decide="visit",
                                 policy="reweight")  # fmt: skip
@@ -302,7 +316,7 @@ def test_evidence_of_many_visits_is_not_evidence_of_guilt() -> None:
     """An easy pair's discounted mean settles at its own effect, however often it is read."""
     table = EvidenceTable(half_life=1e9)
     table.observe(["easy"] * 500, np.full(500, 0.5), np.zeros(500), 0, 0)
-    table.look(table.evidence_now(within=1.0, between=0.25))
+    table.look(table.means_now(within=1.0, between=0.25).evidence)
     assert table["evidence"][0] == pytest.approx(1.0, rel=0.01)
 
 

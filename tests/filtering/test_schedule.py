@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,8 +18,8 @@ def config(**values: Any) -> FilterConfig:
 
 
 def standing(exposures: int, drawn: int = 0, last_drawn: int = 0, p_value: float = 1.0) -> Standing:
-    evidence = 0.0 if drawn else -math.inf
-    return Standing("g", evidence, evidence, p_value, 0.0, exposures, exposures, -1, drawn, last_drawn)
+    evidence = 0.1 if drawn else 0.0
+    return Standing("g", evidence, evidence or -math.inf, p_value, 0.0, exposures, exposures, -1, drawn, last_drawn)
 
 
 def visit(group: str, known: Standing | None, place: int = 0, *, ok: bool = True, condemned: bool = False) -> Candidate:
@@ -40,6 +41,14 @@ def test_a_clean_group_is_measured_ever_more_rarely_a_suspicious_one_always() ->
     clean, halfway = measured(0.5, 200), measured(0.5, 50)
     assert clean < 40 and halfway > clean / 3, "about the root of its visits"
     assert measured(1.0, 2) == 0
+
+
+def test_a_spared_group_is_measured_as_its_present_evidence_deserves() -> None:
+    """Its looks leave no running maximum, which is no reason to measure it at every visit."""
+    schedule = Schedule(config(score_after=0))
+    looked = replace(standing(20, 10, 16, 0.5), evidence=2.0, evidence_max=-math.inf)
+    assert not schedule.is_due(visit("a", looked)) and schedule.is_due(visit("a", replace(looked, last_drawn=15)))
+    assert schedule.is_due(visit("a", replace(looked, last_drawn=20, p_value=0.01)))
 
 
 def test_who_is_not_due() -> None:
