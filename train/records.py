@@ -253,7 +253,7 @@ def _group_columns(filter: MemorizationFilter) -> pa.Table:
     table |= {name: groups[name].astype(np.float32) for name in ("evidence", "evidence_max", "p_value")}
     table["magnitude_mean"] = (groups["magnitude_sum"] / np.maximum(groups["scored"], 1)).astype(np.float32)
     if "loss" in filter.calibrator.columns:
-        table["loss_level"] = np.where(groups["scored"] > 0, groups.level(), np.nan).astype(np.float32)
+        table["loss_level"] = pa.array(groups.level().astype(np.float32), mask=groups["scored"] == 0)
     return pa.table(table)
 
 
