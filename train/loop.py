@@ -20,7 +20,7 @@ from filtering.schedule import WindowPlan
 from filtering.verdict import Visit
 from train.batches import Batch, build_batch, caption_dropped, drawn_timesteps, measurable, plan_of, visit_of
 from train.closing import finish, save, validate
-from train.metrics import log_window
+from train.metrics import log_sweep, log_window
 from train.setup import Session
 from train.step import NonFiniteError, WindowResult
 
@@ -195,6 +195,7 @@ def _after_window(
     session.records.note_window(session.step, rows, bad, result.verdicts)
     if session.filter is not None and session.filter.end_window(note=_warn):
         session.records.note_evidence(session.step, session.filter)
+        log_sweep(session)
     if session.filter is not None and session.sieve is not None:
         session.sieve.append(session.filter.rulings.latest, session.step + session.filter.config.delay)
     session.times.append(round(seconds, 4))

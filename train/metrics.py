@@ -11,7 +11,7 @@ from filtering.shares import Standing
 from train.setup import Session
 from train.step import WindowResult
 
-__all__ = ["log_suspects", "log_window"]
+__all__ = ["log_suspects", "log_sweep", "log_window"]
 
 
 def log_window(session: Session, result: WindowResult) -> None:
@@ -35,6 +35,13 @@ def log_window(session: Session, result: WindowResult) -> None:
         session.tracker.histograms("mem/magnitude", _by_bin(session, magnitudes, timesteps), step)
 
 
+def log_sweep(session: Session) -> None:
+    """What a sweep over the held-out pairs found, at the window that ended it: a resumed run has it from no other."""
+    assert session.filter is not None
+    if session.filter.panel.ready:
+        session.tracker.log({"mem/spared": session.filter.panel.spared}, session.step)
+
+
 def _filter_values(session: Session, result: WindowResult, magnitudes: np.ndarray) -> dict[str, float]:
     filter = session.filter
     assert filter is not None
@@ -47,7 +54,6 @@ def _filter_values(session: Session, result: WindowResult, magnitudes: np.ndarra
     }
     if np.isfinite(filter.evidence_bar) and filter.config.decide == "group":
         values["mem/threshold"] = filter.evidence_bar
-        values["mem/spared"] = filter.panel.spared
     if len(magnitudes):
         quantiles = np.quantile(magnitudes, [0.5, 0.95, 0.99])
         values |= {"mem/magnitude_mean": float(magnitudes.mean()), "mem/magnitude_max": float(magnitudes.max())}
