@@ -20,7 +20,8 @@ from typing import Annotated
 
 import torch
 import typer
-from bench_quality_cell import CASES, METHODS, Cell, Plan, run_cell
+from bench_quality_cell import Cell, Plan, run_cell
+from bench_quality_methods import CASES, METHODS
 from bench_quality_page import write_page
 from rich.console import Console
 

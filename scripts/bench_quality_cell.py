@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import bench_quality_measure as measure
-import yaml
+from bench_code import code_of_decisions
 from bench_quality_data import Spec, build
+from bench_quality_methods import CONFIGS, METHODS, filter_of
 from bench_rivals import LossBelowAverage, RandomDrop, VisitRule, install
 
 from filtering.audit.config import AuditConfig
@@ -27,70 +26,14 @@ from train.config import RunConfig
 from train.loop import fit
 from train.setup import set_up
 
-__all__ = ["CASES", "METHODS", "Cell", "Method", "Plan", "Protocol", "run_cell"]
+__all__ = ["Cell", "Plan", "Protocol", "run_cell"]
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIGS = ROOT / "configs" / "train"
-CASES = ("planted", "nothing")
-"""``nothing``: the stream that the oracle gets, each pair once a pass, for a few passes: no pair is to be dropped."""
 AUDIT_DRAWS = 16
 VALIDATION_SEED = 1000
 """Planted anew: where the paper's threshold is chosen."""
-_VISIT_RULE = ["filter.enabled=true", "filter.signals=[loss]", "filter.record=[]", "filter.calibrator=fixed",
-    "filter.threshold=1e9", "filter.decide=visit"]  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Method:
-    """How a method is run: a shipped config, settings laid over it, the part of the data, and what it needs first.
-
-    ``score``: what ranks pairs: ``evidence`` (of groups), ``margin`` (mean over visits of the rule's own number),
-    ``removed`` (rows that were taken out before training), ``exposures``, or nothing. ``{audit}`` in ``settings``
-    stands for an audit of the base over the stream and the held-out pairs. ``caption_dropout`` None takes the
-    protocol's; not ``trained`` is the base model; ``extra`` ones run where they are named or needed;
-    ``grouped`` by ``memsieve audit groups``.
-    """
-
-    name: str
-    config: str = "openmoji.yaml"
-    settings: tuple[str, ...] = ()
-    part: str = "stream"
-    score: str = ""
-    caption_dropout: float | None = None
-    trained: bool = True
-    extra: bool = False
-    grouped: bool = False
-
-
-METHODS = {
-    m.name: m
-    for m in (
-        Method("base", trained=False),
-        Method("none", settings=("filter.enabled=false",)),
-        Method("oracle", settings=("filter.enabled=false",), part="oracle", score="removed"),
-        Method("ours", settings=("filter.record=[]",), score="evidence"),
-        Method("paper", config="wen2024_tiny.yaml", settings=("filter.record=[]",), score="margin",
-               caption_dropout=0.0),
-        Method("ours_sieve", config="openmoji_sieve.yaml", score="evidence"),
-        Method("dedup", settings=("filter.enabled=false",), part="dedup", score="removed"),
-        Method("iet_agc", settings=(*_VISIT_RULE, "filter.normalize=kept"), score="margin"),
-        Method("cap", settings=(*_VISIT_RULE, "filter.policy=cap"), score="exposures"),
-        Method("random_tokens", config="random_tokens.yaml"),
-        Method("ours_phash", config="openmoji_sieve.yaml", score="evidence", grouped=True),
-        Method("ours_ratio", settings=("filter.signals=[reference_ratio]", "filter.record=[]"), score="evidence"),
-        Method("ours_magnitude", settings=("filter.signals=[magnitude]", "filter.record=[]"), score="evidence"),
-        Method("random_drop", settings=tuple(_VISIT_RULE)),
-        Method("dedup_phash", settings=("filter.enabled=false",), part="dedup_phash", score="removed"),
-        # Every signal at every visit of the unfiltered run; the run in which the paper's threshold is chosen.
-        Method("observe", score="evidence", extra=True,
-               settings=("filter.policy=observe", "filter.record=[magnitude,loss_gap,cosine,magnitude_ratio]")),
-        Method("ours_lookup", config="openmoji_sieve.yaml", score="evidence", extra=True,
-               settings=("filter.reference={audit}", "filter.beyond=frozen")),
-        Method("tune_paper", extra=True,
-               settings=("filter.signals=[magnitude]", "filter.record=[]", "filter.policy=observe",
-                         "filter.calibrator=fixed", "filter.threshold=1e9", "filter.decide=visit")),
-    )
-}  # fmt: skip
+PAPER = {"paper": "best", "paper_five": "five"}
+"""Methods by the paper's rule, and which of the thresholds found there they take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,26 +72,6 @@ class Cell:
         return f"{self.method}-{self.case}-seed{self.seed}"
 
 
-@cache
-def code_of_decisions(folder: Path = ROOT / "filtering") -> str:
-    """A digest of the modules that decide, comments and docstrings apart: what they said earlier is no result now."""
-    digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.py")):
-        if file.name in ("__init__.py", "ledger.py"):
-            continue
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            body = getattr(node, "body", None)
-            if isinstance(body, list):
-                node.body = [part for part in body if not _is_text(part)]  # type: ignore[attr-defined]
-        digest.update(f"{file.name} {ast.dump(tree)}".encode())
-    return digest.hexdigest()[:16]
-
-
-def _is_text(node: ast.AST) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-
-
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Where cells work and where their results lie."""
@@ -165,14 +88,14 @@ class Plan:
 
     def needs(self, cell: Cell) -> Cell | None:
         """What must be there before ``cell``."""
-        if cell.method == "paper":
+        if cell.method in PAPER:
             return Cell("tune_paper", "planted", VALIDATION_SEED)
         return Cell("ours", cell.case, cell.seed) if cell.method == "random_drop" else None
 
     def settings(self, cell: Cell) -> dict[str, Any]:
         """Everything that the result depends on; of the code, what decides in memsieve's own methods."""
         tuned = self.needs(cell)
-        asked = {"method": asdict(METHODS[cell.method]), "filter": _filter_of(METHODS[cell.method]), "case": cell.case,
+        asked = {"method": asdict(METHODS[cell.method]), "filter": filter_of(METHODS[cell.method]), "case": cell.case,
                  "seed": cell.seed, "spec": asdict(self.spec), "protocol": asdict(self.protocol),
                  "needs": self.hash(tuned) if tuned else None}  # fmt: skip
         if METHODS[cell.method].score == "evidence":
@@ -187,15 +110,6 @@ class Plan:
         file = self.file(cell)
         found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
         return found if found is not None and found["hash"] == self.hash(cell) else None
-
-
-def _filter_of(method: Method) -> dict[str, Any]:
-    """The filter's section of the method's config with its settings laid over it; without a filter nothing more."""
-    given = dict(setting.split("=", 1) for setting in method.settings)
-    if not method.trained or given.get("filter.enabled") == "false":
-        return {"enabled": False}
-    shipped = yaml.safe_load((CONFIGS / method.config).read_text(encoding="utf-8"))["filter"]
-    return {**shipped, **{name.removeprefix("filter."): yaml.safe_load(value) for name, value in given.items()}}
 
 
 def run_cell(plan: Plan, cell: Cell, note: Callable[[str], None]) -> dict[str, Any]:
@@ -215,7 +129,7 @@ def run_cell(plan: Plan, cell: Cell, note: Callable[[str], None]) -> dict[str, A
         found |= _train(config, cell, tuned, note)
     note(f"{cell.name}: measuring")
     if cell.method == "tune_paper":
-        found["threshold"] = measure.best_threshold(run, data, plan.spec.passes)
+        found["threshold"] = measure.thresholds(run, data, plan.spec.passes)
     else:
         groups = _groups(plan, cell, data) if method.grouped else None
         found |= measure.decisions(run, data, method.part, cell.case, method.score, groups)
@@ -260,8 +174,8 @@ def _tuned(plan: Plan, cell: Cell) -> float | None:
     result = plan.result(needed)
     if result is None:
         raise ValueError(f"cell {cell.name} needs {needed.name} first; name its method too")
-    if cell.method == "paper":
-        return float(result["threshold"]["best"])
+    if cell.method in PAPER:
+        return float(result["threshold"][PAPER[cell.method]])
     return float(sum(result["dropped"].values()) / result["read"])
 
 
@@ -298,7 +212,7 @@ def _config(plan: Plan, cell: Cell, run: Path, data: Path, rows: int, tuned: flo
         overrides = [setting.replace("{audit}", str(audit)) for setting in overrides]
     if method.grouped:
         overrides.append(f"data.groups={_groups(plan, cell, data)}")
-    if cell.method == "paper":
+    if cell.method in PAPER:
         overrides.append(f"filter.threshold={tuned}")
     return load_settings(RunConfig, CONFIGS / method.config, overrides)
 

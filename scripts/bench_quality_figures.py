@@ -159,17 +159,24 @@ class Results:
 
     def held_out(self, method: str, against: str = "oracle") -> Figure | None:
         """Held-out loss relative to another method's, over the seeds that both have; resamples held-out pairs."""
-        both = [
-            (np.array(cell["held_out"]), np.array(self.cells[against, "planted", cell["seed"]]["held_out"]))
-            for cell in self.of(method)
-            if (against, "planted", cell["seed"]) in self.cells
-        ]
+        both = self._held_out_pairs(method, against)
         if not both:
             return None
         mine, theirs = (np.mean([pair[i] for pair in both], axis=0) for i in (0, 1))
         drawn = np.random.default_rng(0).integers(0, len(mine), (RESAMPLES, len(mine)))
         low, high = np.quantile(mine[drawn].sum(1) / theirs[drawn].sum(1), [0.025, 0.975])
         return Figure(float(mine.sum() / theirs.sum()), float(low), float(high), len(mine))
+
+    def held_out_by_seed(self, method: str, against: str = "oracle") -> list[float]:
+        """The same of each seed that both have."""
+        return [float(mine.sum() / theirs.sum()) for mine, theirs in self._held_out_pairs(method, against)]
+
+    def _held_out_pairs(self, method: str, against: str) -> list[tuple[np.ndarray, np.ndarray]]:
+        return [
+            (np.array(cell["held_out"]), np.array(self.cells[against, "planted", cell["seed"]]["held_out"]))
+            for cell in self.of(method)
+            if (against, "planted", cell["seed"]) in self.cells
+        ]
 
     def mean(self, method: str, name: str) -> float | None:
         """A number of the cells, averaged over seeds."""

@@ -25,8 +25,8 @@ def script(name: str) -> ModuleType:
 
 
 def test_every_verb_has_its_script_and_its_line_of_help() -> None:
-    verbs = dict(re.findall(r"^    (\w+)\) SCRIPT=(\w+\.py) ;;$", BENCH, re.MULTILINE))
-    assert {"audit", "detect"} <= verbs.keys()
+    verbs = dict(re.findall(r"^    ([\w-]+)\) SCRIPT=(\w+\.py) ;;$", BENCH, re.MULTILINE))
+    assert {"audit", "quality", "false-drops"} <= verbs.keys() and len(verbs) == BENCH.count(" SCRIPT=")
     for verb, file in verbs.items():
         assert (ROOT / "scripts" / file).is_file() and re.search(rf"^#   {verb} +\w", BENCH, re.MULTILINE), verb
 

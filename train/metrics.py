@@ -15,6 +15,7 @@ __all__ = ["log_suspects", "log_sweep", "log_window"]
 
 
 def log_window(session: Session, result: WindowResult) -> None:
+    """What a window came to, as often as ``tracking`` asks; magnitudes by t as histograms."""
     step, tracking = session.step, session.config.tracking
     magnitudes = np.array([v.signals["magnitude"] for v in result.verdicts if "magnitude" in v.signals])
     timesteps = np.array([v.timestep for v in result.verdicts if "magnitude" in v.signals])

@@ -23,10 +23,10 @@ SMALL = Setting(visits=64, clean=72, planted=8)
 
 
 def beyond(outcomes: list[Outcome], rate: float) -> bool:
-    """Whether the realised rate lies above ``rate`` by more than three standard errors over seeds."""
+    """Whether the realised rate lies above ``rate`` by more than two standard errors over seeds, or by half."""
     values = np.array([outcome.condemned for outcome in outcomes])
     error = float(np.std(values, ddof=1)) / len(values) ** 0.5
-    return float(values.mean()) > rate + 3 * error
+    return float(values.mean()) > rate + min(2 * error, rate / 2)
 
 
 @pytest.mark.parametrize("setting", [SMALL, replace(SMALL, budget=1.0)], ids=["batch", "sieve"])

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from filtering.ledger import read_ledger
+from filtering.verdict import Reason
 from train.config import RunConfig
 from train.loop import fit
 from train.setup import Session, set_up
@@ -58,3 +59,21 @@ def test_observing_changes_nothing(make_config: MakeConfig) -> None:
     watched, _ = finished(make_config("watched", filter={"policy": "observe", "signals": ["reference_residual"]}))
     alone, _ = finished(make_config("alone", filter={"enabled": False}))
     assert torch.equal(weights(watched), weights(alone))
+
+
+def test_a_condemned_pair_goes_on_without_its_caption(make_config: MakeConfig) -> None:
+    loose = {"signals": ["loss"], "record": [], "false_drop_rate": 0.98, "held_out_per_window": 12, "min_sweeps": 2,
+             "ledger_kept": True}  # fmt: skip
+    config = make_config("caption", filter={**loose, "policy": "caption"}, train={"steps": 14})
+    session, summary = finished(config)
+    rows = read_ledger(config.output / "ledger").to_pylist()
+    without = [row for row in rows if row["action"] == "caption"]
+    condemned = {row["group"] for row in without}
+    assert without and summary["condemned_groups"] >= len(condemned) > 0
+    assert all(row["weight"] == 1.0 and row["reason"] == Reason.CONDEMNED for row in without)
+    assert summary["trained"] == len(rows) == 14 * 8 and summary["dropped"] == {}
+    first = {row["group"]: row["step"] for row in reversed(without)}
+    later = [row for row in rows if row["step"] > first.get(row["group"], 99)]
+    assert later and all(row["action"] == "caption" for row in later), "it keeps going without"
+    watched, _ = finished(make_config("observed", filter={**loose, "policy": "observe"}, train={"steps": 14}))
+    assert not torch.equal(weights(session), weights(watched)), "the captions were there all the same"

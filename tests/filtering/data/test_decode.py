@@ -1,3 +1,5 @@
+"""Pictures from untrusted bytes: what is taken, and what is refused with a reason."""
+
 from __future__ import annotations
 
 import io

@@ -1,3 +1,5 @@
+"""Windows of rows: their order, padding, workers and state."""
+
 from __future__ import annotations
 
 import io

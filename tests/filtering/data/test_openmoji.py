@@ -1,3 +1,5 @@
+"""The OpenMoji builder: captions, splits and planted pairs."""
+
 from __future__ import annotations
 
 import builtins

@@ -1,3 +1,5 @@
+"""Which files a pattern names, and what is read of them."""
+
 from __future__ import annotations
 
 import io

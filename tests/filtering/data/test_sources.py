@@ -1,3 +1,5 @@
+"""Rows from WebDataset, Hugging Face and folders alike."""
+
 from __future__ import annotations
 
 import io

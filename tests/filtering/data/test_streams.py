@@ -1,3 +1,5 @@
+"""How data is dealt to streams, and who is held out."""
+
 from __future__ import annotations
 
 import io
