@@ -28,6 +28,7 @@ from rich.console import Console
 ROOT = Path(__file__).resolve().parent.parent
 NOTHING = ("ours", "ours_sieve", "ours_magnitude")
 """Methods whose false drops are measured where nothing is planted, on demand: scripts/bench false-drops has more."""
+SMALL = [method.name for method in METHODS.values() if not method.extra]
 console = Console(stderr=True, emoji=False, highlight=False)
 
 
@@ -46,15 +47,19 @@ def main(
     """Run what is missing, and write the page."""
     torch.set_num_threads(1)
     plan = Plan(work, results, keep_ledgers=keep_ledgers)
-    small = [method.name for method in METHODS.values() if not method.extra]
     wanted = cells_of(
-        _names(methods, list(METHODS), "--methods", small),
+        _names(methods, list(METHODS), "--methods", SMALL),
         _names(cases, CASES, "--cases", ["planted"]),
         _numbers(seeds),
     )
     if not page_only:
         run_cells(plan, wanted)
-    write_page(page, plan, cells_of(small, ["planted"], [0, 1, 2]))
+    write_page(page, plan, small_matrix())
+
+
+def small_matrix() -> list[Cell]:
+    """The cells that are to be published."""
+    return cells_of(SMALL, ["planted"], [0, 1, 2])
 
 
 def cells_of(methods: list[str], cases: list[str], seeds: list[int]) -> list[Cell]:

@@ -58,12 +58,14 @@ METHODS = {
         Method("ours_magnitude", settings=("filter.signals=[magnitude]", "filter.record=[]"), score="evidence"),
         Method("random_drop", settings=tuple(_VISIT_RULE)),
         Method("dedup_phash", settings=("filter.enabled=false",), part="dedup_phash", score="removed"),
-        # The paper's rule at another threshold; every signal at every visit of the unfiltered run; the run in which
-        # the paper's thresholds are chosen.
+        # The paper's rule at another threshold; every signal at every visit of the unfiltered run; the default budget;
+        # the reference looked up; the run in which the paper's thresholds are chosen.
         Method("paper_five", config="wen2024_tiny.yaml", settings=("filter.record=[]",), score="margin",
                caption_dropout=0.0, extra=True),
         Method("observe", score="evidence", extra=True,
                settings=("filter.policy=observe", "filter.record=[magnitude,loss_gap,cosine,magnitude_ratio]")),
+        Method("ours_thrifty", config="openmoji_sieve.yaml", settings=("filter.score_budget=null",), score="evidence",
+               extra=True),
         Method("ours_lookup", config="openmoji_sieve.yaml", score="evidence", extra=True,
                settings=("filter.reference={audit}", "filter.beyond=frozen")),
         Method("tune_paper", extra=True,
@@ -81,6 +83,7 @@ NAMES: Final = {
     "ours_magnitude": "memsieve, in the batch: magnitude alone",
     "ours_phash": "memsieve, at the loader, near-duplicates grouped",
     "ours_sieve": "memsieve, at the loader",
+    "ours_thrifty": "memsieve, at the loader, default budget",
     "ours_lookup": "memsieve, at the loader, reference looked up",
     "paper": "the paper's rule",
     "paper_five": "the paper's rule, τ for 5 % of ordinary visits",
