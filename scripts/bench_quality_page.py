@@ -188,8 +188,12 @@ def _harm(results: Results, rows: list[str]) -> str:
         updates, spent = results.mean(method, "updates"), f"{seconds:.2f}" if seconds is not None else ""
         lines.append(f"| {NAMES[method]} | {len(results.of(method))} | {clean} | {rare} | {loss} | {each} | "
                      f"{f'{updates:,.0f}' if updates else ''} | {spent} |")  # fmt: skip
+    share = results.mean("random_drop", "tuned")
+    random = "" if share is None else (
+        f" Random drop drops {100 * share:.0f} % of all visits, as many as memsieve in the batch; a pair with few "
+        "visits soon has half of its last ones among them, and counts as dropped.")  # fmt: skip
     return "\n".join([
-        *lines, "", "Seconds are rough. Random drop takes the share that memsieve in the batch dropped.\n",
+        *lines, "", f"Seconds are rough.{random}\n",
         *_papers(results),
     ])  # fmt: skip
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from textwrap import fill
 from typing import Any, Final
 
 from bench_quality_figures import Results
@@ -41,7 +40,7 @@ def draw(results: Results, names: dict[str, str], folder: Path) -> list[tuple[st
         "nearest training image is the pair's own": lambda m, g: results.generated(m, g, "own"),
         "pairs dropped": lambda m, g: results.detection(m, g)[2],
     }
-    figure, (*axes, beside) = pyplot.subplots(1, len(panels) + 1, figsize=(16, 6.2), width_ratios=[1, 1, 1])
+    figure, (*axes, beside) = pyplot.subplots(1, len(panels) + 1, figsize=(16, 6.4), layout="constrained")
     for axis, (title, read) in zip(axes, panels.items(), strict=True):
         for number, method in enumerate(LINES):
             told = [read(method, f"level {level}") for level in exposures] if results.of(method) else []
@@ -55,8 +54,7 @@ def draw(results: Results, names: dict[str, str], folder: Path) -> list[tuple[st
         axis.grid(alpha=0.3)
     _draw_harm(beside, results, names)
     handles = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="lower left", ncol=4, fontsize=10, frameon=False)
-    figure.tight_layout(rect=(0, 0.1, 1, 1))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncol=4, fontsize=10, frameon=False)
     figure.savefig(folder / "quality.png", dpi=100)
     pyplot.close(figure)
     return [
@@ -85,7 +83,7 @@ def _draw_harm(axis: Any, results: Results, names: dict[str, str]) -> None:
         inside = above > LONGEST / 2
         axis.text(min(max(above, 0.0), LONGEST) + (-0.2 if inside else 0.2), place, said, va="center", fontsize=9,
                   ha="right" if inside else "left", color="white" if inside else "black")  # fmt: skip
-    axis.set_yticks(range(len(told)), [fill(names[method], 30) for method, _ in told], fontsize=9)
+    axis.set_yticks(range(len(told)), [names[method] for method, _ in told], fontsize=8)
     axis.invert_yaxis()
     axis.set(title="held-out loss above the oracle's;\nordinary pairs dropped", xlim=(-0.5, LONGEST))
     axis.set_xlabel(f"% (longer bars are cut at {LONGEST})")
