@@ -63,7 +63,7 @@ def main(
                 share,
                 threads,
                 audit,
-                found.get(name, {}).get("blocks", {}),
+                found.get(name, {}),
                 rounds,
                 lambda part: note(name, part),
             )
@@ -90,12 +90,15 @@ def timed(
     share: int,
     threads: int,
     audit: Path | None,
-    blocks: dict[str, list[dict[str, float]]],
+    before: dict[str, Any],
     rounds: int,
     note: Callable[[dict[str, Any]], None],
 ) -> None:
     """Every run of ``VARIANTS`` on data with ``share`` percent planted rows, a block of windows each in turn, until
-    there are ``rounds`` of them; each round is noted."""
+    there are ``rounds`` of them; each round is noted. Goes on from the rounds of ``before`` where they timed the same
+    runs on as many threads; begins anew where they did not."""
+    asked = {"windows": BLOCK, "threads": threads, "signals": FilterConfig().signals, "runs": VARIANTS}
+    blocks = before["blocks"] if before.get("asked") == asked else {}
     done = len(blocks.get("no filter", []))
     if done >= rounds:
         return
@@ -108,8 +111,7 @@ def timed(
     for number in range(done, rounds):
         taken = {run.name: run.block(BLOCK) for run in (runs if number % 2 == 0 else reversed(runs))}
         blocks = {run.name: [*blocks.get(run.name, []), taken[run.name]] for run in runs}
-        part = {"rows": about["train_rows"], "planted_rows": about["planted_rows"], "windows": BLOCK,
-                "signals": FilterConfig().signals}  # fmt: skip
+        part = {"rows": about["train_rows"], "planted_rows": about["planted_rows"], "asked": asked}
         note({**part, "blocks": blocks})
 
 

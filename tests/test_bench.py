@@ -44,6 +44,7 @@ PAGES = {
     "detect": ("bench_page", "benchmarks-detection.md"),
     "false_drops": ("false_drop_page", "benchmarks-false-drops.md"),
     "signals": ("signals_page", "benchmarks-signals.md"),
+    "speed": ("bench_speed_page", "benchmarks-speed.md"),
 }
 
 
