@@ -42,16 +42,17 @@ def ratio(
 
 def write_page(path: Path, found: dict[str, Any]) -> None:
     """Everything in ``found`` as one page, with its picture beside the numbers."""
-    timed = {int(name.removeprefix("planted_")): part for name, part in found.items() if name.startswith("planted_")}
+    parts = {int(name.removeprefix("planted_")): part for name, part in found.items() if name.startswith("planted_")}
+    timed = dict(sorted(parts.items()))
     first = timed[min(timed)]
     asked = first["asked"]
     head = HEAD.format(**first["machine"], windows=asked["windows"], rounds=_rounds(timed),
         signals=" + ".join(asked["signals"]), budget=BUDGET, free=FREE_BUDGET)  # fmt: skip
     picture = path.parent / "benchmarks" / "speed.png"
     _draw(picture, timed)
-    parts = [head, *_table(timed, "updates"), *_table(timed, "read"), *_limits(timed), *_seconds(timed)]
-    parts += ["![ratios](benchmarks/speed.png)", "", *_audit(found, timed), *_memory(found), *_history(found)]
-    path.write_text("\n".join(parts), encoding="utf-8")
+    lines = [head, *_table(timed, "updates"), *_table(timed, "read"), *_limits(timed), *_seconds(timed)]
+    lines += ["![ratios](benchmarks/speed.png)", "", *_audit(found, timed), *_memory(found), *_history(found)]
+    path.write_text("\n".join(lines), encoding="utf-8")
 
 
 def _rounds(timed: dict[int, Any]) -> str:
@@ -218,7 +219,8 @@ def _draw(path: Path, timed: dict[int, Any]) -> None:
     right.axhline(1.0, color="grey", lw=0.8)
     right.set_xlabel("planted rows, %")
     right.set_ylabel("processor time per pass, no filter = 1")
-    right.legend(fontsize=9, frameon=False)
+    right.set_ylim(top=1.75)
+    right.legend(fontsize=9, frameon=False, loc="upper right")
     right.set_title("planted pairs condemned", fontsize=10)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
