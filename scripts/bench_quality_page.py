@@ -31,7 +31,7 @@ paraphrases (one image, many captions), near-duplicates (cropped, mirrored, comp
 (one caption, {hard_repeats} images with another ground and badge); {rare} pairs in a rare style and {clean:,}
 ordinary pairs, at {passes} exposures. All methods get the same stream in the same order. What takes rows out before
 training, the sieve and the oracle go round more often: **all take {updates} steps**, the oracle {rounds:.0f} passes
-over its {oracle:,} pairs. A step whose whole batch was dropped updates nothing; the last table counts updates.
+over its {oracle:,} pairs. A step whose whole batch was dropped updates nothing; the table of cost counts updates.
 
 **Exposures** are those of a run without a filter. Where rows are taken out or skipped, what is left is read more
 often{sieve_visits}.

@@ -77,9 +77,8 @@ def _draw_harm(axis: Any, results: Results, names: dict[str, str]) -> None:
     for place, (method, held) in enumerate(told):
         above = 100 * (held.value - 1)
         axis.barh(place, min(above, LONGEST), color=LINES.get(method, (OTHER,))[0], height=0.7)
-        clean = results.false_drops(method)
-        filters = clean is not None and method not in ("none", "base")
-        said = f"{above:.1f} %" + (f"; {100 * clean.value:.1f} % dropped" if filters and clean is not None else "")
+        clean = results.false_drops(method) if method not in ("none", "base") else None
+        said = f"{above:.1f} %" + (f"; {100 * clean.value:.1f} % dropped" if clean is not None else "")
         inside = above > LONGEST / 2
         axis.text(min(max(above, 0.0), LONGEST) + (-0.2 if inside else 0.2), place, said, va="center", fontsize=9,
                   ha="right" if inside else "left", color="white" if inside else "black")  # fmt: skip

@@ -59,6 +59,18 @@ def test_the_page_is_made_of_the_numbers(name: str, tmp_path: Path, monkeypatch:
     assert (tmp_path / page).read_text() == (ROOT / "docs" / page).read_text()
 
 
+def test_false_drops_of_a_part_leave_the_other_part_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine that has no cells, too: what is published of the streams outlives a measurement of real runs."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    out, page = tmp_path / "benchmarks" / "false_drops.json", tmp_path / "page.md"
+    shutil.copytree(ROOT / "docs" / "benchmarks", tmp_path / "benchmarks")
+    before = json.loads(out.read_text())
+    script("bench_false_drops").main(part="real", work=tmp_path / "work", out=out, page=page, real_seeds=0)
+    after = json.loads(out.read_text())
+    assert after["real"] == {"batch": [], "sieve": []} != before["real"]
+    assert after["synthetic"] == before["synthetic"] and after["earlier"] == before["earlier"]
+
+
 @pytest.mark.slow
 def test_an_audit_is_timed_beside_its_own_forwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a few samples: every arm runs, does all its work, and is compared with the forwards."""
