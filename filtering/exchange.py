@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 
@@ -51,3 +53,11 @@ class Exchange:
         parts = [torch.empty_like(mine) for _ in range(self.world_size)]
         dist.all_gather(parts, mine)
         return torch.cat(parts).cpu()
+
+    def gather_objects(self, mine: Any) -> list[Any]:
+        """What each rank gives, in rank order; the only method whose argument may differ in size."""
+        if self.world_size == 1:
+            return [mine]
+        everyone: list[Any] = [None] * self.world_size
+        dist.all_gather_object(everyone, mine)
+        return everyone

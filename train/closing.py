@@ -177,6 +177,7 @@ def finish(session: Session) -> dict[str, Any]:
         "ranks": session.exchange.world_size,
         "engine": str(session.engine),
         "seed": config.train.seed,
+        "ended_early": session.ended or None,
     }
     if session.filter is not None:
         summary["groups"] = session.filter.n_groups

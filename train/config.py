@@ -82,7 +82,7 @@ class TrainConfig(Settings):
     steps: int | None = Field(default=None, ge=1)
     """Windows to train: one optimizer step each, less those skipped. Or give ``epochs``."""
     epochs: int | None = Field(default=None, ge=1)
-    """Passes over the data; the last window is padded."""
+    """Passes over the data; the last window of each is padded."""
     batch_size: int = Field(default=8, ge=1)
     """Samples per rank and forward."""
     accumulation: int = Field(default=1, ge=1)

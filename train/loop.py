@@ -76,12 +76,15 @@ def train_window(
     stop after it)."""
     watch = session.watch
     watch.enter("reading data", session.step + 1)
-    window = next(windows, None)
+    window = next(windows)
     started = time.perf_counter()
-    batches = _batches(session, window)
+    batches = _batches(session, window) if not window.ended else []
     watch.enter("agreeing on the window", session.step + 1)
-    stopping, exhausted = _agree(session, window, batches, stop is not None and stop.asked)
-    if exhausted:
+    stopping = _agree(session, window, batches, stop is not None and stop.asked)
+    if window.ended:
+        session.ended = window.why
+        if window.why and session.accelerator.is_main_process:
+            _warn(f"ended at step {session.step}: {window.why}")
         return None, stopping
     watch.enter("training", session.step + 1)
     result = session.trainer.train(batches)
@@ -91,11 +94,10 @@ def train_window(
     return result, stopping
 
 
-def _batches(session: Session, window: Window | None) -> list[Batch]:
+def _batches(session: Session, window: Window) -> list[Batch]:
     """The window's rows as batches on the device."""
     config, filter = session.config, session.filter
-    size = config.train.batch_size
-    rows: list[Row | None] = list(window.rows) if window is not None else [None] * (size * config.train.accumulation)
+    size, rows = config.train.batch_size, window.rows
     visits = [visit_of(row) if row is not None else Visit(key="") for row in rows]
     dropped = [
         row is not None and caption_dropped(row, config.train.seed, config.train.caption_dropout) for row in rows
@@ -146,24 +148,25 @@ def _draws(session: Session, rows: list[Row | None], plan: WindowPlan | None) ->
     ]
 
 
-def _agree(session: Session, window: Window | None, batches: list[Batch], asked: bool) -> tuple[bool, bool]:
-    """What all ranks must do alike: (stop after this window, there is nothing left to train on)."""
-    if window is not None:
-        session.records.note_unused(session.step + 1, window.failed, window.held_out, window.not_kept)
-        session.records.note_skipped(session.step + 1, window.skipped)
+def _agree(session: Session, window: Window, batches: list[Batch], asked: bool) -> bool:
+    """Note what was read and cannot be used; whether all ranks are to stop after this window.
+
+    Raises:
+        BadDataError: on all ranks, where that is too much.
+    """
+    session.records.note_unused(session.step + 1, window.failed, window.held_out, window.not_kept)
+    session.records.note_skipped(session.step + 1, window.skipped)
     bad = [visit for batch in batches for visit in batch.bad]
     session.records.note_bad(bad)
-    failed = len(session.records.unusable)
-    valid = sum(sum(batch.valid) for batch in batches)
-    total_failed, total_valid, stops = session.exchange.sum([failed, valid, float(asked)])
+    total_failed, stops = session.exchange.sum([len(session.records.unusable), float(asked)])
     if total_failed > session.config.data.max_bad:
         _too_many_bad(session, window, bad, int(total_failed))
-    return stops > 0, total_valid == 0
+    return stops > 0
 
 
-def _too_many_bad(session: Session, window: Window | None, bad: list[Any], count: int) -> None:
+def _too_many_bad(session: Session, window: Window, bad: list[Any], count: int) -> None:
     session.records.ledger.flush()
-    mine = [f"{row.shard}:{row.key}: {row.error}" for row in (window.failed if window is not None else [])]
+    mine = [f"{row.shard}:{row.key}: {row.error}" for row in window.failed]
     mine += [f"{visit.shard}:{visit.key}: input is not finite" for visit in bad]
     everyone = gather_object(mine)
     raise BadDataError(
@@ -179,9 +182,7 @@ def _calibrate(session: Session) -> None:
             session.turns.score(session.step, session.scorer)
 
 
-def _after_window(
-    session: Session, window: Window | None, batches: list[Batch], result: WindowResult, seconds: float
-) -> None:
+def _after_window(session: Session, window: Window, batches: list[Batch], result: WindowResult, seconds: float) -> None:
     session.step += 1
     if result.skipped:
         session.skipped += 1
@@ -191,13 +192,12 @@ def _after_window(
         if session.ema is not None:
             session.ema.step(trained_parameters(session.accelerator.unwrap_model(session.model)))
     bad = [visit for batch in batches for visit in batch.bad]
-    rows = window.rows if window is not None else []
-    session.records.note_window(session.step, rows, bad, result.verdicts)
+    session.records.note_window(session.step, window.rows, bad, result.verdicts)
     if session.filter is not None and session.filter.end_window(note=_warn):
         session.records.note_evidence(session.step, session.filter)
         log_sweep(session)
     if session.filter is not None and session.sieve is not None:
-        session.sieve.append(session.filter.rulings.latest, session.step + session.filter.config.delay)
+        session.sieve.append(session.filter.rulings.latest, session.loader.ticks + session.filter.config.delay)
     session.times.append(round(seconds, 4))
     log_window(session, result)
 

@@ -71,11 +71,13 @@ class Session:
     looked_up: LookedUpReference | None
     turns: HeldOutTurns | None
     total_steps: int
-    """Exact with ``train.steps``; with ``train.epochs`` an estimate, since streams end at different windows."""
+    """Exact with ``train.steps``; with ``train.epochs`` what it takes where every row is usable, so never too few."""
     step: int = 0
     updates: int = 0
     skipped: int = 0
     times: list[float] = field(default_factory=list)
+    ended: str = ""
+    """Why there was nothing left to train on, where it was not the end of the last pass."""
 
 
 def set_up(config: RunConfig) -> Session:
@@ -100,9 +102,10 @@ def _build(config: RunConfig, accelerator: Any, engine: Engine, watch: Watch) ->
     _keep_config(config, accelerator, resumed=checkpoint is not None)
     denoiser = open_family(config, accelerator.device)
     sieve_file, sieve = open_sieve(config, accelerator.process_index, extra.get("sieve"))
-    loader = _loader(config, accelerator, extra, sieve)
+    loader = _loader(config, accelerator, extra, sieve, watch)
+    watch.show(lambda: loader.alive)
     check_ranks_agree(accelerator, config, loader)
-    total = config.train.steps or -(-loader.count_rows() * (config.train.epochs or 1) // _rows(config, accelerator))
+    total = config.train.steps or loader.windows_per_pass() * (config.train.epochs or 1)
     held_out = held_out_rows(config.data, config.train.seed)
     denoiser = cached(config, denoiser, loader.source, held_out, accelerator, watch)
     exchange = Exchange(accelerator.device)
@@ -200,7 +203,9 @@ def _rows(config: RunConfig, accelerator: Any) -> int:
     return int(config.train.batch_size * config.train.accumulation * accelerator.num_processes)
 
 
-def _loader(config: RunConfig, accelerator: Any, extra: dict[str, Any], sieve: Sieve | None) -> WindowLoader:
+def _loader(
+    config: RunConfig, accelerator: Any, extra: dict[str, Any], sieve: Sieve | None, watch: Watch
+) -> WindowLoader:
     return WindowLoader(
         config.data,
         _rows(config, accelerator),
@@ -210,6 +215,8 @@ def _loader(config: RunConfig, accelerator: Any, extra: dict[str, Any], sieve: S
         max_epochs=config.train.epochs,
         state=extra.get("data"),
         sieve=sieve,
+        exchange=Exchange(accelerator.device),
+        meet=watch.meet,
     )
 
 

@@ -15,7 +15,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import torch.distributed as dist
@@ -35,6 +35,9 @@ class RankFailure(RuntimeError):
 class Watch:
     """Watches the other ranks while this one works; with one process it does nothing.
 
+    A stage that lasts longer than ``timeout`` is the end, unless some rank shows life meanwhile: a resume may have to
+    pass more rows than can be passed in that time.
+
     Args:
         rank, world_size: of this process.
         timeout: ``train.timeout``, seconds.
@@ -47,6 +50,10 @@ class Watch:
         self.beat = max(0.2, min(2.0, timeout / 20))
         self._stage, self._step, self._since, self._beats = "starting", 0, time.monotonic(), 0
         self._heard: dict[int, tuple[int, float]] = {}
+        self._life: Callable[[], int] = lambda: 0
+        self._lives: list[int] = []
+        self._looked, self._alive = 0.0, 0.0
+        self._meetings = 0
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
         if world_size > 1:
@@ -58,6 +65,27 @@ class Watch:
     def enter(self, stage: str, step: int) -> None:
         """This rank begins ``stage`` (a word or two) of ``step``."""
         self._stage, self._step, self._since = stage, step, time.monotonic()
+
+    def show(self, life: Callable[[], int]) -> None:
+        """``life()`` grows while this rank's work goes on; called from the thread."""
+        self._life = life
+
+    def meet(self) -> None:
+        """Wait until all ranks are here, as long as they show life: unlike a collective, which has a limit of its own.
+
+        Raises:
+            RankFailure: another rank failed meanwhile.
+        """
+        if self.world_size == 1:
+            return
+        self._meetings += 1
+        name = f"memsieve/meeting{self._meetings}"
+        self._store.add(name, 1)
+        while self._store.add(name, 0) < self.world_size:
+            if (failed := self._failed()) is not None:
+                self._over.set()
+                raise RankFailure(self._sentence(failed))
+            time.sleep(min(self.beat, 0.2))
 
     def close(self) -> None:
         """The run is over on this rank: its silence from now on means nothing."""
@@ -114,9 +142,20 @@ class Watch:
         neighbour = (self.rank + 1) % self.world_size
         if self._quiet(neighbour) > self.silence:
             return self._gone(neighbour)
-        if time.monotonic() - self._since > self.timeout and self._stage != "done":
+        if time.monotonic() - max(self._since, self._last_life()) > self.timeout and self._stage != "done":
             return f"waited {self.timeout:g} s (train.timeout); {self._blame(wait=0.0)}"
         return None
+
+    def _last_life(self) -> float:
+        """When some rank was last seen to get on with its work. All are looked at a few times in each ``timeout``, once
+        this rank has waited for so long."""
+        now = time.monotonic()
+        if now - max(self._since, self._looked) > self.timeout / 8:
+            seen = [int(self._read(rank).get("life", 0)) for rank in range(self.world_size)]
+            if self._lives and seen != self._lives:
+                self._alive = now
+            self._lives, self._looked = seen, now
+        return self._alive
 
     def _end(self, reason: str) -> None:
         """Leave a few seconds to the main thread, whose collective may fail with the same news, then stop."""
@@ -132,7 +171,7 @@ class Watch:
 
     def _publish(self) -> None:
         self._beats += 1
-        entry = {"stage": self._stage, "step": self._step, "beat": self._beats}
+        entry = {"stage": self._stage, "step": self._step, "beat": self._beats, "life": self._life()}
         self._store.set(f"memsieve/rank{self.rank}", json.dumps(entry))
 
     def _read(self, rank: int) -> dict[str, Any]:

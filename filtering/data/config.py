@@ -36,11 +36,11 @@ class DataConfig(Settings):
     split: str = "train"
     """Split of a Hugging Face dataset."""
     streams: int = Field(default=0, ge=0)
-    """Independent row streams that a global batch is dealt from; 0 picks the largest of 8, 4, 2, 1 that the number
-    of shards and the batch allow. A multiple of ranks x workers; fixed streams make the data order independent of
-    the number of ranks."""
+    """Row streams that a pass is dealt to and a global batch is filled from; 0 picks the largest of 8, 4, 2, 1 that the
+    data and the batch allow. A multiple of ranks x workers; fixed streams make the data order independent of the number
+    of ranks."""
     shuffle_buffer: int = Field(default=1000, ge=0)
-    """Rows held back for shuffling within a stream; 0 keeps the order of the shards."""
+    """Rows held back for shuffling within a stream; 0 keeps the order of the data."""
     workers: int = Field(default=0, ge=0)
     """Loader processes per rank."""
     max_bad: int = Field(default=0, ge=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -190,17 +190,39 @@ class KeptSource:
             return len(self._parts)
         return sum(int(self.keep.rows(name).keep.sum()) for name in self.source.identity)
 
-    def read(self, part: int, note: Callable[[str], None] | None = None) -> Iterator[RawRow]:
+    def part_rows(self, most: int) -> list[int] | None:
+        """Rows of each shard that are kept: the list knows them, wherever the shards lie."""
+        return [int(self.keep.rows(name).keep.sum()) for name in self.source.identity]
+
+    def part_bytes(self) -> list[int]:
+        """Those of the whole shards."""
+        sizes: list[int] = self.source.part_bytes()
+        return sizes
+
+    def read(
+        self,
+        part: int,
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        only: Container[int] | None = None,
+        bodies: bool = True,
+        note: Callable[[str], None] | None = None,
+    ) -> Iterator[RawRow]:
         """The kept rows of one part; ``note`` is told the reason of each row that is read past.
 
-        A row that the audit did not see, or saw with another image, is a row with ``error``.
+        ``start`` and ``stop`` count kept rows; what lies between two kept rows is read past with the first of them. A
+        row that the audit did not see, or saw with another image, is a row with ``error``.
         """
         if self._parts is not None:
             place = int(self._parts[part])
             yield from (self.keep.check(self.keep.rows(), place, raw) for raw in self.source.read(place))
             return
         rows = self.keep.rows(self.source.identity[part])
-        for raw in self.source.read(part):
+        kept = np.flatnonzero(rows.keep)
+        first = int(kept[start]) if 0 < start < len(kept) else 0 if start == 0 else len(rows.keep)
+        last = int(kept[stop]) if stop is not None and stop < len(kept) else None
+        for raw in self.source.read(part, first, last, only=only, bodies=bodies):
             if raw.index >= len(rows.keep):
                 yield replace(raw, image=b"", caption=None, error="the audit has no such row; audit the shard again")
                 continue

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["Chunk", "FailedRow", "RawRow", "Row", "SkippedRow", "content_id"]
+__all__ = ["Chunk", "FailedRow", "Place", "RawRow", "Row", "SkippedRow", "content_id"]
 
 
 def content_id(data: bytes) -> str:
@@ -76,11 +76,19 @@ class SkippedRow:
     banned: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """How far a stream is in a pass: raw rows consumed, and whether its end was met."""
+
+    offset: int = 0
+    ended: bool = False
+
+
 @dataclass(slots=True)
 class Chunk:
-    """What one stream gives to one training window: ``rows`` (padded to a constant number by the caller where the
-    stream has ended), the samples read on the way that were not usable, how many a keep-list took out by reason, and
-    the position after it."""
+    """What one stream gives in one turn: ``rows``, fewer than asked for where its pass has ended (``ended``) or little
+    was usable; the samples read on the way that were not, how many a keep-list took out by reason, and the position
+    after it."""
 
     stream: int
     rows: list[Row]
@@ -92,3 +100,10 @@ class Chunk:
     not_kept: dict[str, int] = field(default_factory=dict)
     skipped: list[SkippedRow] = field(default_factory=list)
     """What the sieve took out on the way."""
+    measured_only: int = 0
+    """How many of ``rows`` are condemned, and were let through to be measured again."""
+
+    @property
+    def place(self) -> Place:
+        """Where the stream is after it."""
+        return Place(self.offset, self.ended)

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from typing import IO, Any, cast
 
@@ -24,7 +24,7 @@ from filtering.data.fields import BadSample, check_caption, check_image_size, fi
 from filtering.data.rows import RawRow
 from filtering.settings import SettingsError
 
-__all__ = ["count_shard", "expand_paths", "read_shard"]
+__all__ = ["expand_paths", "read_shard"]
 
 MAX_JSON_BYTES = 2**20
 """A sample's json is metadata; a larger one is not read."""
@@ -97,23 +97,51 @@ def _expand(part: str, text: str, option: str) -> list[str]:
     return found
 
 
-def read_shard(path: str, config: DataConfig) -> Iterator[RawRow]:
+def read_shard(
+    path: str,
+    config: DataConfig,
+    start: int = 0,
+    stop: int | None = None,
+    *,
+    only: Container[int] | None = None,
+    bodies: bool = True,
+) -> Iterator[RawRow]:
     """The samples of one shard (local path or fsspec URL), in order; ``index`` counts them.
 
     A sample that cannot be read whole is a row with ``error``; so is the point where a truncated shard ends. Nothing
     is extracted to disk, so a member's name is only ever a label.
+
+    Args:
+        start, stop: samples before ``start`` are passed by their headers; ``stop`` is not reached.
+        only: so are those whose ``index`` is not among these.
+        bodies: False gives the same rows, but by their headers alone and with nothing in them.
     """
-    return _scan(path, config, config.allow_pipe)
+    wanted = _Wanted(start, stop, only)
+    for row in _scan(path, config, wanted, bodies):
+        if wanted.is_past(row.index):
+            return
+        if row.index in wanted:
+            yield row
 
 
-def count_shard(path: str, allow_pipe: bool = False) -> int:
-    """Samples in a shard by its headers, unusable ones included; within one of the truth for a truncated shard."""
-    return sum(1 for _ in _scan(path, None, allow_pipe))
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    start: int
+    stop: int | None
+    only: Container[int] | None
+
+    def __contains__(self, index: int) -> bool:
+        return index >= self.start and not self.is_past(index) and (self.only is None or index in self.only)
+
+    def is_past(self, index: int) -> bool:
+        return self.stop is not None and index >= self.stop
 
 
 @dataclass(slots=True)
 class _Sample:
     key: str
+    read: bool
+    """Its members' bytes are wanted, not only their headers."""
     error: str | None = None
     status: str = "bad_sample"
     fields: dict[str, bytes | None] = field(default_factory=dict)
@@ -123,13 +151,13 @@ class _Sample:
     end: int = 0
 
 
-def _scan(path: str, config: DataConfig | None, allow_pipe: bool) -> Iterator[RawRow]:
-    """Rows of a shard; without a ``config`` only headers are read and the rows hold nothing but their names."""
+def _scan(path: str, config: DataConfig, wanted: _Wanted, bodies: bool) -> Iterator[RawRow]:
+    """Rows of a shard. Those that are not ``wanted``, or all without ``bodies``, hold nothing but their names."""
     index = 0
     seen: set[str] = set()
     sample: _Sample | None = None
     try:
-        with open_archive(path, allow_pipe) as file, open_tar(file) as tar:
+        with open_archive(path, config.allow_pipe) as file, open_tar(file) as tar:
             while (info := tar.next()) is not None:
                 # The list of members is kept for random access, and would hold every header of the shard.
                 cast("Any", tar).members = []
@@ -140,14 +168,15 @@ def _scan(path: str, config: DataConfig | None, allow_pipe: bool) -> Iterator[Ra
                     if sample is not None:
                         yield _row(sample, path, index, config)
                         index += 1
-                    sample = _Sample(key, start=info.offset)
+                        if wanted.is_past(index):
+                            return
+                    sample = _Sample(key, bodies and index in wanted, start=info.offset)
                     if key in seen:
                         sample.error = f"key '{key}' came before in this shard: the files of a sample must be adjacent"
                     seen.add(key)
-                if config is not None:
-                    sample.partial = True
-                    _add(sample, tar, info, suffix.lower(), config)
-                    sample.partial = False
+                sample.partial = True
+                _add(sample, tar, info, suffix.lower(), config)
+                sample.partial = False
                 sample.end = tar.offset
             # tarfile takes a cut between two members, or inside a header, for the end of the archive.
             archive = cast("IO[bytes]", tar.fileobj)
@@ -155,11 +184,9 @@ def _scan(path: str, config: DataConfig | None, allow_pipe: bool) -> Iterator[Ra
             if archive.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError("there is no end-of-archive mark")
     except DAMAGE as error:
-        if sample is not None and not sample.partial:
-            row = _row(sample, path, index, config)
-            if row.error is None:
-                yield row
-                index, sample = index + 1, None
+        if sample is not None and not sample.partial and _is_whole(sample, path, index, config):
+            yield _row(sample, path, index, config)
+            index, sample = index + 1, None
         key = printable(sample.key) if sample is not None else ""
         message = f"shard '{path}' cannot be read to its end, it is truncated or damaged: {error}"
         status = "truncated"
@@ -204,12 +231,18 @@ def _add(sample: _Sample, tar: tarfile.TarFile, info: tarfile.TarInfo, suffix: s
             sample.error, sample.status = printable(str(error)), error.status
         return
     reader = tar.extractfile(info)
-    sample.fields[suffix] = reader.read() if reader is not None else b""
+    if reader is None:
+        sample.fields[suffix] = b""
+    elif sample.read:
+        sample.fields[suffix] = reader.read()
+    elif info.size:  # that its last byte is there is all that is asked: a cut must be met where reading meets it
+        reader.seek(info.size - 1)
+        reader.read(1)
 
 
-def _row(sample: _Sample, path: str, index: int, config: DataConfig | None) -> RawRow:
+def _row(sample: _Sample, path: str, index: int, config: DataConfig) -> RawRow:
     key, span = printable(sample.key), (sample.start, sample.end)
-    if config is None:
+    if not sample.read:
         return RawRow(key=key, shard=path, index=index, error="not read", span=span)
     try:
         if sample.error is not None:
@@ -224,6 +257,12 @@ def _row(sample: _Sample, path: str, index: int, config: DataConfig | None) -> R
     except BadSample as error:
         return RawRow(key, path, index, error=printable(str(error)), status=error.status, span=span)
     return RawRow(key=key, shard=path, index=index, image=images[0], caption=caption, meta=meta, span=span)
+
+
+def _is_whole(sample: _Sample, path: str, index: int, config: DataConfig) -> bool:
+    """Whether the last sample before a cut can be used without what is lost; else the two are one row."""
+    row = _row(sample, path, index, config) if sample.read else next(read_shard(path, config, index, index + 1))
+    return row.error is None
 
 
 def _check_merged(sample: _Sample, config: DataConfig) -> None:

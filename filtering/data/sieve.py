@@ -84,6 +84,10 @@ class Sieve:
         self._pending: deque[tuple[bytes, int]] = deque()
         self._read = 0
 
+    def afresh(self) -> Sieve:
+        """One that has read nothing yet, for windows before those that this one has seen."""
+        return Sieve(self.path, self.retest_every, tuple(self.never), tuple(self.always))
+
     def __len__(self) -> int:
         return len(self._condemned)
 

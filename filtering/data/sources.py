@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Container, Iterator
 from typing import Protocol
+
+from fsspec.core import url_to_fs
 
 from filtering.data.config import DataConfig
 from filtering.data.folder import FolderSource
 from filtering.data.hf import HFSource
 from filtering.data.keep_list import KeepList, KeptSource
 from filtering.data.rows import RawRow
-from filtering.data.shards import count_shard, expand_paths, read_shard
+from filtering.data.shards import expand_paths, read_shard
 
-__all__ = ["ShardSource", "Source", "open_source"]
+__all__ = ["ShardSource", "Shards", "Source", "open_source"]
 
 
 class Source(Protocol):
@@ -36,6 +39,36 @@ class Source(Protocol):
         ...
 
 
+class Shards(Source, Protocol):
+    """A source whose parts are shards of many rows, of which stretches can be read."""
+
+    def read(
+        self,
+        part: int,
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        only: Container[int] | None = None,
+        bodies: bool = True,
+    ) -> Iterator[RawRow]:
+        """The rows of one shard, in order.
+
+        Args:
+            start, stop: of the shard's rows, those that are given; to its end where ``stop`` is None.
+            only: give no row whose ``index`` is not among these.
+            bodies: False gives the same rows by their headers alone, with nothing in them.
+        """
+        ...
+
+    def part_rows(self, most: int) -> list[int] | None:
+        """Rows of each shard; None where counting would mean reading them, or where there are more than ``most``."""
+        ...
+
+    def part_bytes(self) -> list[int]:
+        """Size of each shard, in one unit for all of them."""
+        ...
+
+
 class ShardSource:
     """The shards of ``path`` as parts of a source: part ``i`` is the shard ``identity[i]``."""
 
@@ -44,17 +77,50 @@ class ShardSource:
     def __init__(self, path: str | list[str], config: DataConfig, option: str = "data.path") -> None:
         self.identity = expand_paths(path, option, allow_pipe=config.allow_pipe)
         self.config = config
+        self._counted: list[int] | None = None
 
     def __len__(self) -> int:
         return len(self.identity)
 
-    def read(self, part: int) -> Iterator[RawRow]:
+    def read(
+        self,
+        part: int,
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        only: Container[int] | None = None,
+        bodies: bool = True,
+    ) -> Iterator[RawRow]:
         """The rows of one shard, in file order."""
-        return read_shard(self.identity[part], self.config)
+        return read_shard(self.identity[part], self.config, start, stop, only=only, bodies=bodies)
 
     def count_rows(self) -> int:
         """Samples in all shards, by their headers."""
-        return sum(count_shard(path, self.config.allow_pipe) for path in self.identity)
+        return sum(self._counts())
+
+    def part_rows(self, most: int) -> list[int] | None:
+        """Samples of each shard, by the headers of shards on disk; elsewhere headers are no cheaper than the rest."""
+        on_disk = all("://" not in path and not path.startswith("pipe:") for path in self.identity)
+        return self._counts() if on_disk and len(self.identity) <= most else None
+
+    def _counts(self) -> list[int]:
+        if self._counted is None:
+            self._counted = [sum(1 for _ in self.read(part, bodies=False)) for part in range(len(self))]
+        return self._counted
+
+    def part_bytes(self) -> list[int]:
+        """Bytes of each shard; 1 for all where that is not known of every one."""
+        try:
+            return [_bytes(path) for path in self.identity]
+        except (OSError, TypeError, ValueError):  # a server that does not say, or says no number
+            return [1] * len(self)
+
+
+def _bytes(path: str) -> int:
+    if "://" in path:
+        system, name = url_to_fs(path)
+        return int(system.info(name)["size"])
+    return os.path.getsize(path)
 
 
 def open_source(path: str | list[str], config: DataConfig, option: str = "data.path") -> Source:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from typing import Any
 import torch
 from accelerate.state import AcceleratorState, GradientState
 
+from filtering.data import sources
+from filtering.data.rows import RawRow
 from train.config import RunConfig
 from train.engine import full_weights
 from train.loop import BadDataError, fit
@@ -79,7 +82,23 @@ def fail_on_rank_1(session: Session) -> None:
     trainer._losses = losses  # type: ignore[method-assign]
 
 
-TWISTS = {f.__name__: f for f in (per_rank_mean, spoil_rank_1, infinite_loss_on_rank_1, fail_on_rank_1)}
+def slow_headers_on_rank_1(session: Session) -> None:
+    """Rank 1 takes a second for each row that it passes by its header, as from a far disk."""
+    read = sources.read_shard
+
+    def slowly(*args: Any, bodies: bool = True, **options: Any) -> Iterator[RawRow]:
+        for row in read(*args, bodies=bodies, **options):
+            if not bodies and session.exchange.rank == 1:
+                time.sleep(1.0)
+            yield row
+
+    sources.read_shard = slowly  # type: ignore[assignment]
+
+
+TWISTS = {
+    f.__name__: f
+    for f in (per_rank_mean, spoil_rank_1, infinite_loss_on_rank_1, fail_on_rank_1, slow_headers_on_rank_1)
+}
 
 
 def run(job: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
 from filtering.ledger import read_ledger
+from tests.train.conftest import write_shards
 from train.config import RunConfig
 from train.loop import fit
 from train.setup import set_up
@@ -56,7 +57,7 @@ def by_history(batch: int, accumulation: int) -> dict[str, Any]:
     """Evidence per pair, loose enough that some pairs are condemned in a few steps."""
     return {
         "filter": {"false_drop_rate": 0.98, "held_out_per_window": 24, "min_sweeps": 2, "ledger_kept": True},
-        "train": {"steps": 8, "batch_size": batch, "accumulation": accumulation},
+        "train": {"steps": 12, "batch_size": batch, "accumulation": accumulation},
         "optimizer": {**OPTIMIZERS["sgd"], "schedule": "constant"},
     }
 
@@ -73,7 +74,7 @@ def by_robust_scores(batch: int, accumulation: int) -> dict[str, Any]:
 
 
 def one_epoch(folder: Path, batch: int) -> dict[str, Any]:
-    """One pass over shards of 16, 16, 16 and 4 samples: the last stream, of rank 1, runs out long before the others."""
+    """One pass over shards of 16, 16, 16 and 4 samples: the last window is half full, and rank 1 has nothing in it."""
     sections = settings("sgd", "eligible", 1, 1)
     return {**sections, "data": {"path": str(folder), "shuffle_buffer": 0},
             "train": {"epochs": 1, "steps": None, "batch_size": batch}}  # fmt: skip
@@ -98,9 +99,20 @@ class Alone:
 
 
 @pytest.fixture(scope="module")
-def alone(make_shared_config: MakeConfig, tiny_model: Path) -> Alone:
+def make_pass_config(make_shared_config: MakeConfig, tmp_path_factory: pytest.TempPathFactory) -> MakeConfig:
+    """Configs of runs on data whose pass is three full windows, so that three steps read every sample once."""
+    data = write_shards(tmp_path_factory.mktemp("pass") / "train", 3 * ROWS - 24, copies=24)
+
+    def make(output: str, **sections: dict[str, Any]) -> RunConfig:
+        return make_shared_config(output, **{**sections, "data": {"path": str(data), **sections.get("data", {})}})
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def alone(make_pass_config: MakeConfig, tiny_model: Path) -> Alone:
     assert "RANK" not in os.environ
-    return Alone(make_shared_config, vector(load_file(tiny_model / "unet" / "diffusion_pytorch_model.safetensors")), {})
+    return Alone(make_pass_config, vector(load_file(tiny_model / "unet" / "diffusion_pytorch_model.safetensors")), {})
 
 
 @pytest.fixture(scope="module")
@@ -111,9 +123,9 @@ def of_rank_1(alone: Alone) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def make_job(make_shared_config: MakeConfig) -> Callable[..., dict[str, Any]]:
+def make_job(make_pass_config: MakeConfig) -> Callable[..., dict[str, Any]]:
     def job(name: str, output: str, twist: str = "", **sections: Any) -> dict[str, Any]:
-        config = make_shared_config(output, **sections)
+        config = make_pass_config(output, **sections)
         return {"name": name, "config": config.model_dump(mode="json"), "twist": twist}
 
     return job
@@ -150,7 +162,7 @@ def two(
         job("per-rank-mean", "per_rank_mean", **settings("sgd", "kept", 1, 2)),
         job("rank-1-drops-all", **settings("adamw", "kept", 1, 2, threshold=1e9, always_drop=of_rank_1)),
         job("all-drop", **settings("adamw", "kept", 3, 2, threshold=0.0, always_drop=[f"{i:05d}" for i in range(64)]
-                                   + [f"copy{i:04d}" for i in range(16)])),
+                                   + [f"copy{i:04d}" for i in range(24)])),
         job("bad-counted", "spoil_rank_1", data={"max_bad": 1}, **settings("sgd", "eligible", 1, 2)),
         job("bad-refused", "spoil_rank_1", **settings("sgd", "eligible", 1, 2)),
         job("uneven", **one_epoch(uneven, 4)),
@@ -275,7 +287,7 @@ def test_a_rank_with_fewer_samples(two: Any, alone: Alone, uneven: Path) -> None
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in (one, config_of(two, "uneven"))]
     for name in ("read", "trained", "dropped", "remainder", "steps", "updates", "skipped_steps"):
         assert summaries[0][name] == summaries[1][name], name
-    assert summaries[1]["read"] == 52 and summaries[1]["remainder"] == 0 and summaries[1]["steps"] == 8
+    assert summaries[1]["read"] == 52 and summaries[1]["remainder"] == 0 and summaries[1]["steps"] == 7
     ledger = read_ledger(config_of(two, "uneven") / "ledger")
     assert ledger.select(SAME).equals(read_ledger(one / "ledger").select(SAME))
     assert sorted(ledger["key"].to_pylist()) == [f"{i:05d}" for i in range(52)], "every sample, once"
@@ -284,7 +296,7 @@ def test_a_rank_with_fewer_samples(two: Any, alone: Alone, uneven: Path) -> None
 @pytest.mark.slow
 def test_a_bad_sample_of_one_rank(two: Any) -> None:
     summary = two.outcomes[0]["bad-counted"]["summary"]
-    assert summary["failed"] == {"input is not finite": 1} and summary["remainder"] == 0 and summary["read"] == 72
+    assert summary["failed"] == {"input is not finite": 1} and summary["remainder"] == 0 and summary["read"] == 3 * ROWS
     for rank in range(2):
         error = two.outcomes[rank]["bad-refused"]["error"]
         assert error.startswith("BadDataError") and ".tar:" in error and "input is not finite" in error

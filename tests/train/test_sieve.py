@@ -6,7 +6,7 @@ import json
 import math
 import struct
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,24 @@ def sections(**filter: Any) -> dict[str, Any]:
     return {"filter": {**LOOSE, **filter}, "train": {"steps": 14}, "tracking": {"log_every": 1}}
 
 
+def fit_and_count(config: RunConfig) -> tuple[dict[str, Any], dict[int, int]]:
+    """A whole run's summary, and for each of its windows how many turns of the streams had been read by then."""
+    session = set_up(config)
+    loader, turns = session.loader, {0: 0}
+
+    class Counted:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(loader, name)
+
+        def __iter__(self) -> Iterator[Any]:
+            for window in loader:
+                turns[loader.windows] = loader.ticks
+                yield window
+
+    session.loader = Counted()  # type: ignore[assignment]
+    return fit(session), turns
+
+
 def metrics(config: RunConfig) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in (config.output / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in r.items() if k != "time" and "seconds" not in k and "val/" not in k} for r in rows]
@@ -40,20 +58,29 @@ def metrics(config: RunConfig) -> list[dict[str, Any]]:
 
 def test_skipped_at_the_loader_the_same_with_workers_and_after_a_resume(make_config: MakeConfig) -> None:
     whole = make_config("whole", **sections())
-    summary = fit(set_up(whole))
+    summary, turns = fit_and_count(whole)
     ledger = read_ledger(whole.output / "ledger")
     rows = ledger.to_pylist()
     skipped = [row for row in rows if row["reason"] == Reason.SKIPPED]
     assert summary["condemned_groups"] > 0 and skipped and summary["remainder"] == 0
     assert summary["dropped"][str(Reason.SKIPPED)] == len(skipped)
-    assert summary["read"] == len(rows) == 14 * 8 + len(skipped), "the next sample takes a skipped one's place"
+    trained = Counter(row["step"] for row in rows if row["reason"] != Reason.SKIPPED)
+    epochs = {row["step"]: row["epoch"] for row in rows if row["reason"] != Reason.SKIPPED}
+    full = [step for step in range(1, 14) if epochs[step] == epochs[step + 1]]
+    assert len(full) > 5 and {trained[step] for step in full} == {8}, "the next sample takes a skipped one's place"
+    assert summary["read"] == len(rows) == sum(trained.values()) + len(skipped)
     assert all(row["action"] == "drop" and row["weight"] == 0.0 for row in skipped)
     groups = pq.read_table(whole.output / "groups.parquet")
     skips = dict(zip(groups["group"].to_pylist(), groups["skipped"].to_pylist(), strict=True))
     assert {name: count for name, count in skips.items() if count} == Counter(row["group"] for row in skipped)
     condemned = dict(zip(groups["group"].to_pylist(), groups["condemned_step"].to_pylist(), strict=True))
-    waited = [row["step"] - condemned[row["group"]] for row in skipped]
-    assert min(waited) == whole.filter.delay, "a decision holds from the window that it names, and not before"
+    names = {group_digest(name): name for name in condemned}
+    for digest, turn, _ in rulings((whole.output / "sieve/rank0.bin").read_bytes()):
+        assert turn == turns[condemned[names[digest]]] + whole.filter.delay, "no worker can have read so far"
+        first = [row["step"] for row in rows if row["group"] == names[digest] and row["reason"] == Reason.SKIPPED]
+        assert all(turns[step] >= turn for step in first)
+        later = [row["reason"] for row in rows if row["group"] == names[digest] and turns[row["step"] - 1] >= turn]
+        assert set(later) <= {Reason.SKIPPED}, "a decision holds from the turn that it names"
     with_workers = make_config("workers", **sections(), data={"workers": 2})
     fit(set_up(with_workers))
     assert read_ledger(with_workers.output / "ledger").equals(ledger)
@@ -93,7 +120,7 @@ PARDONING: dict[str, Any] = {"false_drop_rate": 0.9, "pardon_looks": 1, "pardon_
 
 
 def rulings(data: bytes) -> list[tuple[bytes, int, bool]]:
-    """(digest, window, condemned) of a sieve file."""
+    """(digest, turn, condemned) of a sieve file."""
     assert len(data) % RECORD_BYTES == 0
     found = struct.iter_unpack("<16sq", data)
     return [(digest, number >> 1, bool(number & 1)) for digest, number in found]
@@ -103,7 +130,7 @@ def test_pardons_reach_the_loader_and_a_resume_keeps_them(make_config: MakeConfi
     part = sections(**PARDONING)
     part["train"] = {"steps": 40}
     whole = make_config("whole", **part)
-    fit(set_up(whole))
+    _, turns = fit_and_count(whole)
     written = rulings((whole.output / "sieve/rank0.bin").read_bytes())
     pardons = [(digest, window) for digest, window, condemned in written if not condemned]
     assert pardons, "nobody was pardoned: this test shows nothing"
@@ -112,15 +139,20 @@ def test_pardons_reach_the_loader_and_a_resume_keeps_them(make_config: MakeConfi
         assert before, "only who was condemned is pardoned"
     rows = read_ledger(whole.output / "ledger").to_pylist()
     digests = {row["group"]: group_digest(row["group"]) for row in rows}
-    for row in rows:  # every skip, and every pass after a pardon, is as the file says for the window that read it
-        state = [c for d, window, c in written if d == digests[row["group"]] and window <= row["step"]]
+    for row in rows:  # every skip is as the file says for one of the turns that its window was read in
+        said = [(turn, condemned) for d, turn, condemned in written if d == digests[row["group"]]]
+        read_in = range(turns[row["step"] - 1] + 1, turns[row["step"]] + 1)
+        states = [[c for turn, c in said if turn <= now][-1:] for now in read_in]
         if row["reason"] == Reason.SKIPPED:
-            assert state and state[-1], "skipped although nothing holds it"
+            assert [True] in states, "skipped although nothing holds it"
     freed = dict(reversed(pardons))
-    later = [row for row in rows if row["weight"] == 1.0 and row["step"] >= freed.get(digests[row["group"]], 41)]
+    later = [
+        row for row in rows if row["weight"] == 1.0 and turns[row["step"]] >= freed.get(digests[row["group"]], 1e9)
+    ]
     assert later, "who is pardoned is trained on again"
     half = make_config("half", **part, checkpoint={"every": 5})
-    half.train.steps = max(pardons[0][1] - 3, 6)  # just after the first pardon was written, before it holds
+    written_at = next(step for step, turn in turns.items() if turn == pardons[0][1] - whole.filter.delay)
+    half.train.steps = max(written_at, 6)  # just after the first pardon was written, before it holds
     fit(set_up(half))
     half.train.steps = 40
     resumed = set_up(half)

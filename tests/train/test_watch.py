@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -77,6 +78,44 @@ def test_a_rank_that_lags_is_named(pair: tuple[Watch, Watch]) -> None:
         pair[0].guard(),
     ):
         raise RuntimeError("Timed out waiting 4000ms for recv operation to complete")
+
+
+def test_reading_for_long_is_no_standstill_on_any_rank(pair: tuple[Watch, Watch]) -> None:
+    """A resume passes rows for longer than the timeout: neither who reads ends, nor who waits for it; but both do once
+    nothing is read any more."""
+    read = [0]
+    pair[1].show(lambda: read[0])
+    for watch in pair:
+        watch.enter("reading data", 3)
+    started = time.monotonic()
+    while time.monotonic() - started < 2.2 * pair[0].timeout:
+        read[0] += 1
+        assert [watch._reason() for watch in pair] == [None, None]
+        time.sleep(0.1)
+    stopped = time.monotonic()
+    while (reason := pair[0]._reason()) is None:
+        assert time.monotonic() - stopped < 3 * pair[0].timeout
+        time.sleep(0.1)
+    assert time.monotonic() - stopped > 0.5 * pair[0].timeout
+    assert "waited 4 s (train.timeout); no rank reports a failure; rank 1 is at step 3, reading data" in reason
+
+
+def test_ranks_meet_however_long_one_takes(pair: tuple[Watch, Watch]) -> None:
+    met: list[int] = []
+    thread = threading.Thread(target=lambda: (pair[0].meet(), met.append(0)))
+    thread.start()
+    time.sleep(1.0)
+    assert met == []
+    pair[1].meet()
+    thread.join(10)
+    assert met == [0]
+
+
+def test_a_meeting_ends_where_another_rank_fails(pair: tuple[Watch, Watch]) -> None:
+    with pytest.raises(OSError, match="disk"), pair[1].guard():
+        raise OSError("the disk is gone")
+    with pytest.raises(RankFailure, match="rank 1 failed at step 0, starting: OSError: the disk is gone"):
+        pair[0].meet()
 
 
 def test_errors_that_all_ranks_raise_are_passed_on(pair: tuple[Watch, Watch]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import itertools
 import json
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,9 +14,13 @@ import torch
 import webdataset as wds
 from PIL import Image
 
+from filtering.data import shards as shards_module
 from filtering.data.config import DataConfig
 from filtering.data.loader import Window, WindowLoader, merge_states
+from filtering.data.rows import RawRow
+from filtering.data.sources import ShardSource
 from filtering.settings import SettingsError
+from tests.filtering.data.ranks import ThreadExchange, on_ranks
 
 ROWS = 8
 SIZES = [5, 3, 6, 4, 5, 2, 7, 4]
@@ -55,99 +61,194 @@ def describe(windows: list[Window]) -> list[Any]:
     return found
 
 
-def read(data: DataConfig, world_size: int, count: int, **values: Any) -> list[list[Window]]:
+def read(data: DataConfig, world_size: int, count: int, rows: int = ROWS, **values: Any) -> list[list[Window]]:
     """The first ``count`` windows: for each, the windows of all ranks."""
-    ranks = []
-    for rank in range(world_size):
-        loader = WindowLoader(data, ROWS, rank, world_size, seed=3, **values)
-        ranks.append(list(itertools.islice(loader, count)))
-    return [list(windows) for windows in zip(*ranks, strict=True)]
+
+    def work(rank: int, exchange: ThreadExchange) -> list[Window]:
+        loader = WindowLoader(data, rows, rank, world_size, seed=3, exchange=exchange, **values)
+        return list(itertools.islice(loader, count))
+
+    return [list(windows) for windows in zip(*on_ranks(world_size, work), strict=True)]
 
 
 def flat(windows: list[list[Window]]) -> list[list[str | None]]:
     return [[row.key if row else None for window in ranks for row in window.rows] for ranks in windows]
 
 
-@pytest.mark.parametrize(("world_size", "workers"), [(1, 0), (1, 2), (2, 0), (2, 2), (4, 0), (4, 2), (8, 0), (1, 4)])
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_global_rows_do_not_depend_on_ranks_and_workers(shards: str, world_size: int, workers: int) -> None:
-    def whole(windows: list[list[Window]]) -> list[Any]:
-        joined = []
-        for ranks in windows:
-            rows = [row for window in ranks for row in window.rows]
-            failed = [bad for window in ranks for bad in window.failed]
-            held_out = [key for window in ranks for key in window.held_out]
-            joined.append(Window(rows, failed, held_out, False))
-        return describe(joined)
+def joined(windows: list[list[Window]]) -> list[Any]:
+    """What all ranks together read."""
+    found = []
+    for ranks in windows:
+        rows = [row for window in ranks for row in window.rows]
+        failed = sorted((bad for window in ranks for bad in window.failed), key=lambda bad: bad.key)
+        held_out = sorted(key for window in ranks for key in window.held_out)
+        found.append(Window(rows, failed, held_out, all(window.ended for window in ranks)))
+    return describe(found)
 
-    expected = whole(read(config(shards), 1, 6))
-    found = read(config(shards, workers=workers), world_size, 6)
+
+@pytest.mark.parametrize(("world_size", "workers"), [(1, 2), (1, 4), (1, 8), (2, 0), (4, 0), (8, 0)])
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("max_epochs", [None, 2])
+def test_global_rows_do_not_depend_on_ranks_and_workers(
+    shards: str, world_size: int, workers: int, max_epochs: int | None
+) -> None:
+    expected = read(config(shards), 1, 16, max_epochs=max_epochs)
+    found = read(config(shards, workers=workers), world_size, 16, max_epochs=max_epochs)
     assert all(len(window.rows) == ROWS // world_size for ranks in found for window in ranks)
-    assert whole(found) == expected
+    assert joined(found) == joined(expected)
+    if max_epochs:
+        assert [[window.ended for window in ranks] for ranks in found[-2:]] == [
+            [False] * world_size,
+            [True] * world_size,
+        ]
+        # Who has nothing left is given rows of those who have: all windows are full but the last of a pass.
+        padding = [sum(row is None for window in ranks for row in window.rows) for ranks in found[:-1]]
+        usable = sum(SIZES) - len({key for ranks in found for window in ranks for key in window.held_out}) - 1
+        assert padding == ([0] * (usable // ROWS) + [-usable % ROWS]) * 2
 
 
 def test_exact_rows_without_shuffle(shards: str) -> None:
     data = config(shards, shuffle_buffer=0, streams=4, held_out_fraction=0.0, image_key="png")
-    # Shards start at 0, 5, 8, 14, 18, 23, 25, 32; stream s reads shards s and s + 4. Row 009 is broken.
+    # 36 rows: stream s reads rows 9s to 9s + 8, two in a turn. Row 009, which is broken, is in stream 1.
     expected = [
-        ["000", "001", "005", "006", "008", "010", "014", "015"],
-        ["002", "003", "007", "023", "011", "012", "016", "017"],
-        ["004", "018", "024", "005", "013", "025", "032", "033"],
+        ["000", "001", "010", "011", "018", "019", "027", "028"],
+        ["002", "003", "012", "013", "020", "021", "029", "030"],
+        ["004", "005", "014", "015", "022", "023", "031", "032"],
+        ["006", "007", "016", "017", "024", "025", "033", "034"],
+        ["008", "026", "035", None, None, None, None, None],
+        ["000", "001", "010", "011", "018", "019", "027", "028"],
     ]
-    assert flat(read(data, 1, 3)) == expected
-    assert flat(read(data, 2, 3)) == expected
-    windows = [ranks[0] for ranks in read(data, 1, 3)]
-    assert [[bad.key for bad in window.failed] for window in windows] == [["009"], [], []]
+    assert flat(read(data, 1, 6)) == expected
+    assert flat(read(data, 2, 6)) == expected
+    windows = [ranks[0] for ranks in read(data, 1, 6)]
+    assert [[bad.key for bad in window.failed] for window in windows] == [["009"], [], [], [], [], ["009"]]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_ends_with_padding_after_max_epochs(shards: str, workers: int) -> None:
+def test_ends_after_max_epochs(shards: str, workers: int) -> None:
     data = config(shards, workers=workers, streams=4, shuffle_buffer=0, held_out_fraction=0.0)
     windows = list(WindowLoader(data, ROWS, seed=3, max_epochs=1))
     assert all(len(window.rows) == ROWS for window in windows)
     found = [row.key for window in windows for row in window.rows if row]
     assert sorted(found) == [f"{n:03d}" for n in range(36) if n != 9]
-    assert [window.ended for window in windows] == [False] * (len(windows) - 1) + [True]
-    # Streams hold 10, 5, 12 and 8 rows, two a window: the longest gives 6 windows and shows its end in the seventh.
-    assert [sum(row is None for row in window.rows) for window in windows] == [0, 0, 1, 2, 4, 6, 8]
+    assert [window.ended for window in windows] == [False] * 5 + [True]
+    assert [sum(row is None for row in window.rows) for window in windows] == [0, 0, 0, 0, 5, 8]
+    assert windows[-1].why == ""
 
 
-def test_ranks_go_on_with_padding_until_the_caller_stops(shards: str) -> None:
-    data = config(shards, streams=2, shuffle_buffer=0, held_out_fraction=0.0)
-    ranks = [WindowLoader(data, ROWS, rank, 2, max_epochs=1) for rank in range(2)]
-    windows = [list(itertools.islice(loader, 12)) for loader in ranks]
-    ends = [[window.ended for window in found].index(True) for found in windows]
-    assert ends[0] > ends[1]
-    assert all(window.rows == [None] * 4 and window.ended for found in windows for window in found[ends[0] + 1 :])
+UNEQUAL = {
+    "a short last shard": ([20] * 7 + [1], 8),
+    "one more shard than streams": ([6] * 9, 8),
+    "one shard": ([37], 8),
+    "one that holds nearly all": ([1, 60, 2, 1], 4),
+    "fewer rows than a window": ([3, 2], 4),
+}
+
+
+@pytest.fixture(scope="module")
+def make_shards(tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[int]], str]:
+    def make(sizes: list[int]) -> str:
+        folder = tmp_path_factory.mktemp("unequal")
+        number = 0
+        for shard, size in enumerate(sizes):
+            with wds.TarWriter(str(folder / f"{shard:02d}.tar")) as writer:
+                for _ in range(size):
+                    stream = io.BytesIO()
+                    Image.new("RGB", (8, 8), (number % 256, number // 256, 7)).save(stream, "PNG")
+                    writer.write({"__key__": f"{number:03d}", "png": stream.getvalue(), "txt": "x"})
+                    number += 1
+        return str(folder)
+
+    return make
+
+
+@pytest.mark.parametrize(("sizes", "rows"), UNEQUAL.values(), ids=UNEQUAL.keys())
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("counted", [True, False])
+def test_every_sample_comes_round_equally_often_whatever_the_shards(
+    make_shards: Callable[[list[int]], str], sizes: list[int], rows: int, world_size: int, counted: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """After any window no sample was read more than once oftener than another."""
+    if not counted:
+        if len(sizes) < 2 * world_size:
+            rows = 2
+        monkeypatch.setattr(ShardSource, "part_rows", lambda self, most: None)
+    data = config(make_shards(sizes), streams=0, held_out_fraction=0.0, shuffle_buffer=100)
+    if not counted and len(sizes) == 1 and world_size == 2:
+        with pytest.raises(SettingsError, match="write more, smaller shards"):
+            WindowLoader(data, rows, 0, 2)
+        return
+    seen: Counter[str] = Counter({f"{number:03d}": 0 for number in range(sum(sizes))})
+    windows = 4 * -(-sum(sizes) // rows)
+    for ranks in read(data, world_size, windows, rows):
+        seen.update(row.key for window in ranks for row in window.rows if row)
+        assert max(seen.values()) - min(seen.values()) <= 1
+    assert set(seen.values()) == {4}
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("taken", [0, 1, 4, 7])
+@pytest.mark.parametrize("taken", [0, 1, 4, 5, 7, 9])
 def test_resume_is_exact(shards: str, workers: int, taken: int) -> None:
     data = config(shards, workers=workers)
-    whole = list(itertools.islice(WindowLoader(data, ROWS, seed=3), 10))
+    whole = list(itertools.islice(WindowLoader(data, ROWS, seed=3), 12))
     loader = WindowLoader(data, ROWS, seed=3)
     first = list(itertools.islice(loader, taken))
     state = json.loads(json.dumps(loader.state_dict()))
     again = WindowLoader(config(shards, workers=0), ROWS, seed=3, state=state)
-    rest = list(itertools.islice(again, 10 - taken))
+    assert again.ticks == loader.ticks
+    rest = list(itertools.islice(again, 12 - taken))
     assert describe(first + rest) == describe(whole)
     # The same loader goes on too, whatever its workers had read ahead.
-    assert describe(list(itertools.islice(loader, 10 - taken))) == describe(whole[taken:])
+    assert describe(list(itertools.islice(loader, 12 - taken))) == describe(whole[taken:])
 
 
-def test_resume_on_another_number_of_ranks(shards: str) -> None:
-    data = config(shards)
-    whole = flat(read(data, 1, 6))
-    loaders = [WindowLoader(data, ROWS, rank, 2, seed=3) for rank in range(2)]
-    for loader in loaders:
-        list(itertools.islice(loader, 3))
-    states = [loader.state_dict() for loader in loaders]
-    merged = merge_states(states[::-1])
+@pytest.mark.parametrize("taken", range(1, 10))
+def test_resume_on_another_number_of_ranks(shards: str, taken: int) -> None:
+    """At every window of two passes, those among them that leave rows of a turn for the next."""
+    data = config(shards, held_out_fraction=0.3)
+    whole = read(data, 1, 12)
+
+    def work(rank: int, exchange: ThreadExchange) -> dict[str, Any]:
+        loader = WindowLoader(data, ROWS, rank, 2, seed=3, exchange=exchange)
+        list(itertools.islice(loader, taken))
+        return loader.state_dict()
+
+    states = on_ranks(2, work)
+    merged = json.loads(json.dumps(merge_states(states[::-1])))
     for world_size in (1, 4):
-        assert flat(read(data, world_size, 3, state=merged)) == whole[3:]
+        assert joined(read(data, world_size, 12 - taken, state=merged)) == joined(whole[taken:])
     with pytest.raises(ValueError, match=r"saved by 2 ranks, lacks streams \[4, 5, 6, 7\] of rank 0 of 1; join"):
         WindowLoader(data, ROWS, seed=3, state=states[0])
+
+
+def test_a_resume_passes_what_was_read_by_its_headers(shards: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = WindowLoader(config(shards), ROWS, seed=3)
+    list(itertools.islice(loader, 3))
+    bodies: list[str] = []
+    read_shard = shards_module.read_shard
+
+    def watched(path: str, *args: Any, **options: Any) -> Iterator[RawRow]:
+        for row in read_shard(path, *args, **options):
+            bodies.extend([row.key] if row.image else [])
+            yield row
+
+    monkeypatch.setattr("filtering.data.sources.read_shard", watched)
+    again = WindowLoader(config(shards), ROWS, seed=3, state=loader.state_dict())
+    assert again.alive == 0
+    next(iter(again))
+    assert again.alive >= 3 * ROWS, "passing them is a sign of life"
+    assert 0 < len(bodies) <= sum(SIZES) - 3 * ROWS
+
+
+def test_the_number_of_streams_is_kept_where_workers_change(shards: str) -> None:
+    loader = WindowLoader(config(shards, streams=4), ROWS, seed=3)
+    first = list(itertools.islice(loader, 2))
+    state = loader.state_dict()
+    again = WindowLoader(config(shards, workers=2), ROWS, seed=3, state=state)
+    assert again.n_streams == 4
+    expected = describe(list(itertools.islice(WindowLoader(config(shards, streams=4), ROWS, seed=3), 4)))
+    assert describe(first + list(itertools.islice(again, 2))) == expected
 
 
 def test_states_of_other_runs_are_refused(shards: str) -> None:
@@ -162,6 +263,10 @@ def test_states_of_other_runs_are_refused(shards: str) -> None:
         WindowLoader(data, ROWS, seed=4, state=state)
     with pytest.raises(ValueError, match="shuffle_buffer"):
         WindowLoader(config(shards, shuffle_buffer=7), ROWS, seed=3, state=state)
+    with pytest.raises(ValueError, match="rows_per_window = 8, this run has 16; keep batch x accumulation x ranks = 8"):
+        WindowLoader(data, 16, seed=3, state=state)
+    with pytest.raises(ValueError, match="written by memsieve 0.1.0"):
+        WindowLoader(data, ROWS, seed=3, state={name: value for name, value in state.items() if name != "used"})
     with pytest.raises(ValueError, match="no state"):
         merge_states([])
     with pytest.raises(ValueError, match="different runs"):
@@ -178,6 +283,7 @@ def test_states_of_other_runs_are_refused(shards: str) -> None:
         (8, 4, {"workers": 2}, 8),
         (24, 1, {"streams": 3}, 3),
         (24, 2, {"streams": 6, "workers": 3}, 6),
+        (18, 1, {"streams": 18}, 18),  # more streams than shards
     ],
 )
 def test_number_of_streams(shards: str, rows: int, world_size: int, values: dict[str, Any], expected: int) -> None:
@@ -192,7 +298,7 @@ def test_number_of_streams(shards: str, rows: int, world_size: int, values: dict
         (16, 16, {}),
         (3, 1, {"workers": 3}),
         (8, 1, {"streams": 3}),
-        (9, 1, {"streams": 9}),
+        (40, 1, {"streams": 40}),
         (8, 4, {"streams": 2}),
     ],
 )
@@ -203,7 +309,7 @@ def test_streams_that_cannot_fit(shards: str, rows: int, world_size: int, values
     multiple = world_size * max(1, values.get("workers", 0))
     for part in (
         f"data.streams = {values.get('streams', 0)}",
-        f"8 shards, {world_size} ranks, data.workers = {values.get('workers', 0)} and {rows} rows",
+        f" {world_size} ranks, data.workers = {values.get('workers', 0)} and {rows} rows",
         f"ranks x workers = {multiple}",
         "set data.workers = 0",
     ):
@@ -221,8 +327,22 @@ def test_counts_rows_with_the_unusable_ones(shards: str) -> None:
 
 def test_errors_of_a_worker_reach_the_caller(shards: str) -> None:
     data = config(shards, workers=2, image_key="jpg")
-    with pytest.raises(ValueError, match="no usable row in a whole epoch"):
+    with pytest.raises(
+        ValueError, match=r"no usable row in a whole pass \(36 failed\); the first failure: .* no image"
+    ):
         next(iter(WindowLoader(data, ROWS)))
+
+
+def test_data_without_a_usable_row_is_refused_on_all_ranks(shards: str) -> None:
+    def work(rank: int, exchange: ThreadExchange) -> str:
+        data = config(shards, held_out_path=shards)
+        with pytest.raises(ValueError) as caught:
+            next(iter(WindowLoader(data, ROWS, rank, 2, exchange=exchange)))
+        return str(caught.value)
+
+    said = on_ranks(2, work)
+    assert said[0] == said[1]
+    assert "no usable row in a whole pass (36 are held out)" in said[0]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -244,11 +364,12 @@ def test_held_out_path_is_skipped(shards: str) -> None:
 
 # Without file descriptors the workers do not fail, they hang.
 @pytest.mark.timeout(60)
-def test_many_rows_from_workers_take_few_file_descriptors(shards: str) -> None:
+def test_many_rows_from_workers_take_few_file_descriptors(make_shards: Callable[[list[int]], str]) -> None:
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    loader = WindowLoader(config(shards, workers=2, streams=2), 600)
+    data = config(make_shards([300, 320]), workers=2, streams=2, held_out_fraction=0.0)
+    loader = WindowLoader(data, 600)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
     try:
         window = next(iter(loader))

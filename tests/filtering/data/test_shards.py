@@ -12,7 +12,7 @@ import pytest
 import webdataset as wds
 
 from filtering.data.config import DataConfig
-from filtering.data.shards import count_shard, expand_paths, read_shard
+from filtering.data.shards import expand_paths, read_shard
 from filtering.data.sources import ShardSource
 from filtering.settings import SettingsError
 
@@ -94,7 +94,7 @@ def test_reads_what_webdataset_writes(tmp_path: Path) -> None:
         writer.write({"__key__": "k2", "png": b"two", "caption": "\ufeffein Hündchen"})
     assert rows(path) == [("dir/k1", 0, b"one", "a cat"), ("k2", 1, b"two", "ein Hündchen")]
     assert next(read_shard(path, config())).meta == {"url": "u"}
-    assert count_shard(path) == 2
+    assert len(list(read_shard(path, config(), bodies=False))) == 2
 
 
 @pytest.mark.parametrize("suffix", ["tar.gz", "tar.xz"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from filtering.data.config import DataConfig
 from filtering.data.loader import Window, WindowLoader
 from filtering.data.rows import content_id
 from filtering.data.sieve import RECORD_BYTES, Sieve, Sieved, SieveFile
+from filtering.data.sources import ShardSource
+from tests.filtering.data.ranks import ThreadExchange, on_ranks
 
 ROWS = 8
 DELAY = 4
@@ -60,7 +63,7 @@ def train(data: DataConfig, path: Path, count: int, retest_every: int = 0, stop:
     found = []
     for number, window in enumerate(itertools.islice(loader, stop or count), 1):
         found.append(told(window))
-        rule(file, number)
+        rule(file, number, loader.ticks)
     if not stop:
         return found
     state, records = json.loads(json.dumps(loader.state_dict())), file.records()
@@ -68,13 +71,13 @@ def train(data: DataConfig, path: Path, count: int, retest_every: int = 0, stop:
     loader = WindowLoader(data, ROWS, seed=3, state=state, sieve=Sieve(path, retest_every))
     for number, window in enumerate(itertools.islice(loader, count - stop), stop + 1):
         found.append(told(window))
-        rule(again, number)
+        rule(again, number, loader.ticks)
     return found
 
 
-def rule(file: SieveFile, number: int) -> None:
+def rule(file: SieveFile, number: int, tick: int) -> None:
     if number in (2, 8):
-        file.append([(GROUP_0, number == 2)], number + DELAY)
+        file.append([(GROUP_0, number == 2)], tick + DELAY)
 
 
 def test_rulings_hold_from_their_window_on(tmp_path: Path) -> None:
@@ -133,10 +136,13 @@ def test_workers_and_resume_do_not_change_what_is_read(shards: str, tmp_path: Pa
     data = config(shards, streams=streams)
     expected = train(data, tmp_path / "a.bin", 20, retest_every=5)
     copies = {f"{shard * 9 + place:03d}" for shard in range(8) for place in (0, 3, 6)}
-    read = [[key for key, *_ in window[0]] for window in expected]
-    assert all(len(keys) == ROWS for keys in read), "batches stay full"
+    passes = [{epoch for row in window[0] if row for epoch in [row[1]]} for window in expected]
+    assert all(len(numbers) == 1 for numbers in passes), "a window is of one pass"
+    full = [None not in window[0] for window in expected]
+    ends = [number for number in range(19) if passes[number] != passes[number + 1]]
+    assert all(full[number] for number in range(20) if number not in ends), "all but the last of a pass are full"
     skipped = [len(window[1]) for window in expected]
-    assert not any(skipped[:5]) and sum(skipped[5:11]) > 5 and not any(skipped[11:])
+    assert not any(skipped[:4]) and sum(skipped[4:13]) > 5 and not any(skipped[13:])
     assert all(key in copies for window in expected for key, *_ in window[1])
     for workers in (2, streams):
         found = train(data.model_copy(update={"workers": workers}), tmp_path / "b.bin", 20, retest_every=5)
@@ -152,12 +158,53 @@ def test_the_delay_exceeds_what_workers_have_read(shards: str, streams: int, wor
     assert loader.prefetched == (0 if not workers else 2 if workers == streams else 1)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(("world_size", "workers"), [(1, 0), (1, 1), (2, 0)])
 @pytest.mark.parametrize("retest_every", [0, 2])
-def test_nothing_left_ends_with_a_sentence(shards: str, tmp_path: Path, workers: int, retest_every: int) -> None:
+def test_nothing_left_ends_the_data_with_a_sentence(
+    shards: str, tmp_path: Path, world_size: int, workers: int, retest_every: int
+) -> None:
     file = SieveFile(tmp_path / "rank0.bin")
     groups = {content_id(png(number)) for number in range(72)}
     file.append([(group, True) for group in sorted(groups)], 3)
-    loader = WindowLoader(config(shards, workers=workers, streams=1), ROWS, sieve=Sieve(file.path, retest_every))
-    with pytest.raises(ValueError, match=r"no usable row in a whole epoch \(72 are condemned.*nothing to train on"):
-        list(itertools.islice(loader, 200))
+    data = config(shards, workers=workers, streams=2)
+
+    def work(rank: int, exchange: ThreadExchange) -> list[Window]:
+        sieve = Sieve(file.path, retest_every)
+        return list(WindowLoader(data, ROWS, rank, world_size, sieve=sieve, exchange=exchange))
+
+    for windows in on_ranks(world_size, work):
+        assert [window.ended for window in windows] == [False] * (len(windows) - 1) + [True]
+        assert set(windows[-1].rows) == {None}
+        assert "in a whole pass 72 rows are condemned" in windows[-1].why
+        assert "lower filter.false_drop_rate or filter.max_drop_fraction" in windows[-1].why
+        assert not any(window.why for window in windows[:-1])
+
+
+@pytest.mark.parametrize("counted", [True, False])
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_where_a_stream_loses_all_its_rows_the_run_goes_on(
+    tmp_path: Path, counted: bool, world_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of four shards holds copies alone, so that where shards stay whole a stream has nothing left."""
+    if not counted:
+        monkeypatch.setattr(ShardSource, "part_rows", lambda self, most: None)
+    for shard in range(4):
+        with wds.TarWriter(str(tmp_path / f"{shard}.tar")) as writer:
+            for place in range(9):
+                number = shard * 9 + place
+                writer.write({"__key__": f"{number:03d}", "png": png(0 if shard == 0 else number), "txt": "x"})
+    SieveFile(tmp_path / "rank.bin").append([(GROUP_0, True)], 1)
+    data = config(str(tmp_path), streams=4)
+
+    def work(rank: int, exchange: ThreadExchange) -> list[Window]:
+        sieve = Sieve(tmp_path / "rank.bin")
+        loader = WindowLoader(data, ROWS, rank, world_size, max_epochs=3, sieve=sieve, exchange=exchange)
+        return list(loader)
+
+    ranks = on_ranks(world_size, work)
+    seen = Counter(row.key for windows in ranks for window in windows for row in window.rows if row)
+    assert seen == {f"{number:03d}": 3 for number in range(9, 36)}
+    assert sum(len(window.skipped) for windows in ranks for window in windows) == 3 * 9
+    # 27 rows in windows of 8, three times: full ones, though a stream gave nothing.
+    full = [all(None not in window.rows for window in windows) for windows in zip(*ranks, strict=True)]
+    assert full == [True, True, True, False] * 3 + [False]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ import webdataset as wds
 from PIL import Image
 
 from filtering.data.config import DataConfig
+from filtering.data.dealing import measure_parts
 from filtering.data.decode import group_of
 from filtering.data.held_out import held_out_groups, held_out_rows, is_held_out
-from filtering.data.rows import Chunk, RawRow
+from filtering.data.rows import Chunk, Place, RawRow
 from filtering.data.sources import Source, open_source
-from filtering.data.streams import RowStream
+from filtering.data.streams import LOOKED_AT, RowStream
 
 
 def png(number: int) -> bytes:
@@ -51,16 +52,37 @@ class Fake:
     def count_rows(self) -> int:
         return sum(self.sizes)
 
-    def read(self, part: int) -> Iterator[RawRow]:
+    def part_rows(self, most: int) -> list[int] | None:
+        return self.sizes
+
+    def part_bytes(self) -> list[int]:
+        return self.sizes
+
+    def read(
+        self,
+        part: int,
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        only: Container[int] | None = None,
+        bodies: bool = True,
+    ) -> Iterator[RawRow]:
         self.read_parts.append(part)
-        start = sum(self.sizes[:part])
-        for index in range(self.sizes[part]):
-            number = start + index
-            yield RawRow(f"{number:03d}", f"p{part}", index, png(number), "x", error=self.error)
+        first = sum(self.sizes[:part])
+        for index in range(start, self.sizes[part] if stop is None else stop):
+            number = first + index
+            if only is None or index in only:
+                yield RawRow(f"{number:03d}", f"p{part}", index, png(number), "x", error=self.error)
 
 
 def config(path: str = "unused", **values: Any) -> DataConfig:
     return DataConfig(**{"path": path, "resolution": 8, "held_out_fraction": 0.0, "shuffle_buffer": 4, **values})
+
+
+def open_stream(
+    source: Source, data: DataConfig, stream: int = 0, n_streams: int = 1, seed: int = 0, **place: Any
+) -> RowStream:
+    return RowStream(source, stream, n_streams, seed, data, measure_parts(source, n_streams), **place)
 
 
 def keys(chunk: Chunk) -> list[int]:
@@ -77,66 +99,67 @@ def drain(stream: RowStream, n: int = 3) -> list[int]:
 
 
 def test_order_without_shuffle_is_the_order_of_the_shards() -> None:
-    streams = [RowStream(Fake([2, 3, 2, 1]), s, 2, 0, config(shuffle_buffer=0), max_epochs=2) for s in range(2)]
-    assert [drain(stream) for stream in streams] == [[0, 1, 5, 6] * 2, [2, 3, 4, 7] * 2]
+    streams = [open_stream(Fake([2, 3, 2, 1]), config(shuffle_buffer=0), s, 2, epoch=e) for e in (0, 1) for s in (0, 1)]
+    assert [drain(stream) for stream in streams] == [[0, 1, 2, 3], [4, 5, 6, 7]] * 2
 
 
 @pytest.mark.parametrize("indexed", [False, True])
 @pytest.mark.parametrize("n_streams", [1, 2, 4])
 @pytest.mark.parametrize("buffer", [1, 3, 100])
-def test_every_row_once_per_epoch_in_one_stream(indexed: bool, n_streams: int, buffer: int) -> None:
+def test_every_row_once_per_pass_in_one_stream(indexed: bool, n_streams: int, buffer: int) -> None:
     source = Fake([1] * 23, indexed=True) if indexed else Fake([4, 1, 7, 3, 5, 3])
-    seen: list[int] = []
-    for stream in range(n_streams):
-        rows = RowStream(source, stream, n_streams, 5, config(shuffle_buffer=buffer), max_epochs=2)
-        found = drain(rows)
-        half = len(found) // 2
-        assert sorted(found[:half]) == sorted(found[half:]) == sorted(set(found))
-        # With few parts and next to no buffer two epochs can come out alike.
-        assert n_streams == 4 or buffer == 1 or found[:half] != found[half:]
-        seen += found[:half]
-    assert sorted(seen) == list(range(23))
+    passes = []
+    for epoch in range(2):
+        streams = [
+            open_stream(source, config(shuffle_buffer=buffer), stream, n_streams, 5, epoch=epoch)
+            for stream in range(n_streams)
+        ]
+        found = [drain(stream) for stream in streams]
+        assert sorted(number for mine in found for number in mine) == list(range(23))
+        assert max(map(len, found)) - min(map(len, found)) <= 1
+        passes.append(found)
+    assert passes[0] != passes[1]
 
 
 def test_rows_are_shuffled_and_seeds_differ() -> None:
-    orders = {
-        seed: drain(RowStream(Fake([8, 8, 8]), 0, 1, seed, config(shuffle_buffer=100), max_epochs=1)) for seed in (0, 1)
-    }
+    orders = {seed: drain(open_stream(Fake([8, 8, 8]), config(shuffle_buffer=100), seed=seed)) for seed in (0, 1)}
     assert orders[0] != orders[1]
     assert orders[0] != sorted(orders[0])
-    assert orders[0] == drain(RowStream(Fake([8, 8, 8]), 0, 1, 0, config(shuffle_buffer=100), max_epochs=1))
+    assert orders[0] == drain(open_stream(Fake([8, 8, 8]), config(shuffle_buffer=100)))
 
 
 @pytest.mark.parametrize("indexed", [False, True])
 @pytest.mark.parametrize("buffer", [0, 1, 3, 100])
 def test_resume_at_every_position(indexed: bool, buffer: int) -> None:
-    def make(start: tuple[int, int] = (0, 0)) -> RowStream:
+    def make(epoch: int, offset: int = 0) -> RowStream:
         source = Fake([1] * 11, indexed=True) if indexed else Fake([4, 2, 5])
-        return RowStream(source, 0, 1, 9, config(shuffle_buffer=buffer, crop="random"), start=start, max_epochs=3)
+        data = config(shuffle_buffer=buffer, crop="random")
+        return open_stream(source, data, seed=9, epoch=epoch, place=Place(offset))
 
-    whole = make()
-    positions, order = [(0, 0)], []
-    while not (chunk := whole.take(1)).ended:
-        order.append((keys(chunk)[0], chunk.rows[0].epoch, chunk.rows[0].offset))
-        positions.append((chunk.epoch, chunk.offset))
-    assert [entry[1:] for entry in order] == [(epoch, offset) for epoch in range(3) for offset in range(11)]
-    for taken, position in enumerate(positions):
-        stream, rest = make(position), []
-        while not (chunk := stream.take(4)).ended:
-            rest += chunk.rows
-        rest += chunk.rows
-        assert [(int(row.key), row.epoch, row.offset) for row in rest] == order[taken:]
+    for epoch in range(2):
+        whole = make(epoch)
+        order = []
+        while not whole.ended:
+            chunk = whole.take(1)
+            order.append((keys(chunk)[0], chunk.rows[0].epoch, chunk.rows[0].offset))
+            assert chunk.offset == len(order)
+        assert [entry[1:] for entry in order] == [(epoch, offset) for offset in range(11)]
+        for offset in range(12):
+            stream, rest = make(epoch, offset), []
+            while not stream.ended:
+                rest += stream.take(4).rows
+            assert [(int(row.key), row.epoch, row.offset) for row in rest] == order[offset:]
 
 
 def test_resume_of_a_map_style_source_reads_only_what_follows() -> None:
     source = Fake([1] * 50, indexed=True)
-    RowStream(source, 0, 1, 0, config(), start=(2, 40)).take(2)
-    assert len(source.read_parts) == 2
+    open_stream(source, config(), epoch=2, place=Place(40)).take(2)
+    assert len(source.read_parts) == 3, "one row ahead"
 
 
 def test_bad_rows_are_replaced_and_named(tmp_path: Path) -> None:
     source = open_source(write_shards(tmp_path / "s", [6, 6], bad=(1, 2, 8)), config())
-    stream = RowStream(source, 0, 1, 0, config(shuffle_buffer=0), max_epochs=1)
+    stream = open_stream(source, config(shuffle_buffer=0))
     first = stream.take(2)
     assert keys(first) == [0, 3]
     assert [(bad.key, bad.index, bad.shard) for bad in first.failed] == [
@@ -148,41 +171,34 @@ def test_bad_rows_are_replaced_and_named(tmp_path: Path) -> None:
     assert [row.offset for row in first.rows] == [0, 3]
     second = stream.take(20)
     assert keys(second) == [4, 5, 6, 7, 9, 10, 11]
-    assert (len(second.failed), second.ended, second.epoch, second.offset) == (1, True, 1, 0)
+    assert (len(second.failed), second.ended, second.epoch, second.offset) == (1, True, 0, 12)
     third = stream.take(5)
     assert (third.rows, third.failed, third.ended) == ([], [], True)
 
 
-def test_take_across_epochs() -> None:
-    stream = RowStream(Fake([3]), 0, 1, 0, config(shuffle_buffer=0))
-    chunk = stream.take(7)
-    assert keys(chunk) == [0, 1, 2, 0, 1, 2, 0]
-    assert [(row.epoch, row.offset) for row in chunk.rows][2:4] == [(0, 2), (1, 0)]
-    assert (chunk.epoch, chunk.offset, chunk.ended) == (2, 1, False)
-
-
-@pytest.mark.parametrize("max_epochs", [None, 1])
-def test_a_stream_without_usable_rows_raises(max_epochs: int | None) -> None:
-    failing = RowStream(Fake([3], error="no caption"), 0, 1, 0, config(), max_epochs=max_epochs)
-    with pytest.raises(ValueError, match=r"stream 0 has no usable row in a whole epoch \(3 failed\).*: no caption"):
-        failing.take(1)
-    source = Fake([3])
+def test_a_turn_ends_short_where_little_is_usable() -> None:
+    """The other ranks wait for it."""
+    source = Fake([LOOKED_AT * 4])
     groups = frozenset(group_of(raw, config()) for raw in source.read(0))
-    held = RowStream(source, 0, 1, 0, config(), max_epochs=max_epochs, held_out_groups=groups)
-    with pytest.raises(ValueError, match=r"\(3 are held out\)"):
-        held.take(1)
-    # Resumed in the middle, the rows before are not known: the next whole epoch decides.
-    resumed = RowStream(Fake([3], error="no"), 0, 1, 0, config(), start=(0, 2), max_epochs=1).take(1)
-    assert (resumed.ended, len(resumed.failed)) == (True, 1)
+    stream = open_stream(source, config(), held_out_groups=groups)
+    chunks = [stream.take(2) for _ in range(3)]
+    assert [(len(chunk.held_out), chunk.ended) for chunk in chunks] == [
+        (2 * LOOKED_AT, False), (2 * LOOKED_AT, True), (0, True)
+    ]  # fmt: skip
+
+
+def test_every_row_is_a_sign_of_life() -> None:
+    seen: list[None] = []
+    stream = open_stream(Fake([20]), config(), place=Place(8), alive=lambda: seen.append(None))
+    stream.take(4)
+    assert len(seen) >= 12
 
 
 def test_wrong_numbers() -> None:
     with pytest.raises(ValueError, match="stream 2 is not one of 2"):
-        RowStream(Fake([1, 1]), 2, 2, 0, config())
-    with pytest.raises(ValueError, match="1 shards or rows cannot be dealt to 2 streams"):
-        RowStream(Fake([5]), 0, 2, 0, config())
+        open_stream(Fake([1, 1]), config(), 2, 2)
     with pytest.raises(ValueError, match="cannot start"):
-        RowStream(Fake([5]), 0, 1, 0, config(), start=(0, -1))
+        open_stream(Fake([5]), config(), place=Place(-1))
 
 
 class TestHeldOut:
@@ -196,7 +212,7 @@ class TestHeldOut:
     def test_training_and_held_out_rows_split_the_source(self, tmp_path: Path) -> None:
         data = config(write_shards(tmp_path / "s", [40, 40], bad=(3,)), held_out_fraction=0.3)
         source = open_source(data.path, data)
-        chunk = RowStream(source, 0, 1, 0, data, max_epochs=1).take(1000)
+        chunk = open_stream(source, data).take(1000)
         held = held_out_rows(data, 0)
         assert sorted(chunk.held_out) == sorted(row.key for row in held)
         assert 10 < len(held) < 40
@@ -225,7 +241,7 @@ class TestHeldOut:
         assert groups is not None
         assert len(groups) == 5
         source: Source = open_source(data.path, data)
-        chunk = RowStream(source, 0, 1, 0, data, max_epochs=1, held_out_groups=groups).take(100)
+        chunk = open_stream(source, data, held_out_groups=groups).take(100)
         assert sorted(keys(chunk)) == list(range(4, 12))
         assert sorted(chunk.held_out) == ["000", "001", "002", "003"]
         assert sorted(row.key for row in held_out_rows(data, 0)) == ["000", "001", "002", "003"]
