@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final, Literal
 
 from pydantic import Field, model_validator
@@ -34,7 +35,9 @@ class FilterConfig(Settings):
     """``fixed``: raw signal against ``threshold`` (Wen's tau). ``robust``: median / MAD z-score per t-bin against
     ``threshold``. ``conformal``: rank among held-out pairs against ``false_drop_rate``."""
     threshold: float | None = Field(default=None, ge=0.0)
-    """tau for ``fixed`` (in units of the signal), z for ``robust``; not used by ``conformal``."""
+    """tau for ``fixed`` (in units of the signal), z for ``robust``; not used by ``conformal``. tau belongs to one
+    model and one latent size: the magnitude is a norm over all latent elements, not divided by their number, and so
+    about doubles where the side of the picture does; it also depends on t. z holds for all of them."""
     false_drop_rate: float = Field(default=0.01, gt=0.0, lt=1.0)
     """Share of clean pairs that may be dropped (``conformal``)."""
     decide: Literal["group", "visit"] = "group"
@@ -123,6 +126,14 @@ class FilterConfig(Settings):
             raise ValueError(
                 f"filter.calibrator: fixed compares one raw signal, not {self.signals}{made}; name one signal"
             )
+        if self.calibrator == "conformal" and self.decide == "visit":
+            needed = math.ceil(1.0 / self.false_drop_rate - 1e-9) - 1
+            if self.bank_size < needed:
+                raise ValueError(
+                    f"filter.false_drop_rate: {self.false_drop_rate} ranks a visit among at least {needed} "
+                    f"measurements (resolution 1/(n+1)), and filter.bank_size: {self.bank_size} keeps fewer; set it to "
+                    f"{needed}, or raise the rate"
+                )
         if self.policy == "caption" and self.decide != "group":
             raise ValueError(
                 "filter.policy: caption takes the caption away before a visit is measured, which needs filter.decide: "

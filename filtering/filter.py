@@ -8,8 +8,9 @@ compared once a window, in a fixed order, from all ranks.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +25,9 @@ from filtering.judgement import Judge, Reading
 from filtering.panel import HeldOutPanel
 from filtering.rulings import Rulings
 from filtering.schedule import Candidate, Schedule, WindowPlan
-from filtering.shares import Standing, group_name, look_up, owner, share_of, top_groups
+from filtering.shares import Standing, group_name, look_up, owner, top_groups
 from filtering.signals import Predictions, measure, required_passes
+from filtering.state import local_state, restore, whole_state
 from filtering.verdict import Action, Reason, Verdict, Visit
 from filtering.window import VisitRecord, WindowVisits
 
@@ -33,6 +35,8 @@ __all__ = ["MemorizationFilter"]
 
 Array = npt.NDArray[np.float64]
 NOBODY = Visit(key="")  # stands for rows that leave no trace
+UNCALIBRATED: Final = 20
+"""Windows without a held-out pair after which a filter that needs some says so."""
 
 
 class MemorizationFilter:
@@ -45,7 +49,8 @@ class MemorizationFilter:
         audited: draws per pair that a looked-up reference holds; None without one.
 
     Raises:
-        ValueError: settings that contradict each other, or too few held-out groups for ``false_drop_rate``.
+        ValueError: settings that contradict each other. Too few held-out groups for ``false_drop_rate`` are known, and
+            refused, in ``end_window``.
     """
 
     def __init__(
@@ -77,6 +82,7 @@ class MemorizationFilter:
         self._visits = WindowVisits()
         self._known: dict[str, Standing] | None = None
         self._judge = Judge(self.config)
+        self._told_short = False
 
     @property
     def condemned(self) -> dict[str, int]:
@@ -173,7 +179,7 @@ class MemorizationFilter:
         ``decide: visit``, from this visit's own signals).
 
         Rows that are not ``valid`` get weight 0 and leave no trace in the history: padding (a visit without a key)
-        has no verdict, a sample with a non-finite input is a failed one.
+        has no verdict, a sample with a non-finite input is a failed one (see ``finite_rows``).
         """
         begun = self._known is not None
         if not begun:
@@ -186,7 +192,8 @@ class MemorizationFilter:
         for i, visit in enumerate(visits):
             if valid is not None and not valid[i]:
                 verdicts.append(Verdict(visit, 0.0, Action.FAILED, Reason.BAD_INPUT, int(measurement.timesteps[i])))
-                self._note(NOBODY, math.nan, math.nan, 0.0, int(measurement.timesteps[i]), False, evidence[i])
+                nothing = np.full_like(evidence[i], np.nan)  # or ``robust`` would compare with what stands in for it
+                self._note(NOBODY, math.nan, math.nan, 0.0, int(measurement.timesteps[i]), False, nothing)
                 continue
             drawn = measurement.drawn is None or bool(measurement.drawn[i])
             values = {name: column[i] for name, column in host.items() if drawn and column[i] == column[i]}
@@ -203,7 +210,8 @@ class MemorizationFilter:
             self._known = None
         weights = torch.tensor([verdict.weight for verdict in verdicts], dtype=torch.float32)
         device = next(iter(measurement.signals.values())).device
-        return Decision(weights.to(device), [v for v in verdicts if v.visit.key], self.config.normalize)
+        named = [verdict for verdict in verdicts if verdict.visit.key]
+        return Decision(weights.to(device), named, self.config.normalize, [visit.key for visit in visits])
 
     def _verdict(self, visit: Visit, reading: Reading) -> Verdict:
         group = _group(visit)
@@ -239,7 +247,12 @@ class MemorizationFilter:
     def end_window(self, note: Callable[[str], None] | None = None) -> bool:
         """Add the window's visits of all ranks to the history, in the order of their positions, and compare the groups
         that were measured; when a sweep over the held-out groups is complete, compare all, and return True. ``note``
-        is told in words when the run overfits as a whole."""
+        is told in words when the run overfits as a whole.
+
+        Raises:
+            ValueError: on all ranks, where all held-out groups have been met and are too few for ``false_drop_rate``;
+                ``policy: observe`` warns.
+        """
         self.rulings.latest = []
         everything = self._visits.close(self.exchange)
         rank, ranks = self.exchange.rank, self.exchange.world_size
@@ -264,13 +277,33 @@ class MemorizationFilter:
             passed = self.panel.compare(self.groups, np.array([self.groups.row(name) for name in measured], np.int64))
         else:
             passed = np.zeros(0, dtype=np.int64)
-        known, guilty = self.exchange.sum([len(self.groups), len(passed)])
+        known, guilty, short = self.exchange.sum([len(self.groups), len(passed), self.panel.shortage is not None])
         self.n_groups = int(known)
+        self._say_uncalibrated(short > 0)
         if swept and self.config.pardon_looks:
             self.rulings.pardon(self.groups, self.panel.table, self.exchange)
         if swept or guilty:  # on all ranks or on none
             self.rulings.condemn(passed, self.groups, self.panel, self.exchange, self.n_groups, self.step, note)
         return swept
+
+    def _say_uncalibrated(self, short: bool) -> None:
+        """Refuse, or where nobody would be dropped anyway say, that held-out pairs are too few (``short``, on some
+        rank) or missing."""
+        config, panel = self.config, self.panel
+        if config.calibrator == "conformal" and config.policy != "cap" and self.step == UNCALIBRATED and not len(panel):
+            warnings.warn(
+                f"no held-out pair was given in {self.step} windows, and filter.calibrator: conformal condemns nobody "
+                "without: call calibrate beside each batch, or set calibrator to 'robust' with a threshold and decide "
+                "to 'visit'",
+                stacklevel=3,
+            )
+        if not short or self._told_short:
+            return
+        why = panel.shortage or "too few held-out pairs on another rank: give calibrate the same ones on every rank"
+        if config.policy != "observe":
+            raise ValueError(why)
+        self._told_short = True
+        warnings.warn(why, stacklevel=3)
 
     def suspects(self, count: int) -> list[Standing]:
         """The most suspected groups of all ranks, the same on each; a collective."""
@@ -279,57 +312,31 @@ class MemorizationFilter:
     # -- state ----------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that later decisions depend on, with this rank's share of the groups; call between windows."""
-        return {
-            "config": self.config.model_dump(mode="json"),
-            "calibrator": self.calibrator.state_dict(),
-            "groups": self.groups.state_dict(),
-            "ranks": self.exchange.world_size,
-            "condemned": dict(self.condemned),
-            "n_groups": self.n_groups,
-            "panel": self.panel.state_dict(),
-            "step": self.step,
-            "overfitting": self.overfitting,
-        }
-
-    def load_state_dict(self, state: dict[str, Any], *others: dict[str, Any]) -> None:
-        """Restore exactly.
-
-        Args:
-            state: what this rank saved; or, for another number of ranks, ``state`` and ``others`` are the states of
-                all ranks that saved, and each rank takes its share.
+        """Everything that later decisions depend on, with the groups of all ranks, the same on each: what one process
+        would save. Tensors and plain values; call between windows, on every rank (a collective).
 
         Raises:
-            ValueError: the state was saved with settings that decide otherwise, or by another number of ranks.
+            RuntimeError: rank 0 calls it alone.
         """
-        free = {"never_drop", "always_drop", "record", "ledger_kept", "enabled"}
-        saved, mine = state["config"], self.config.model_dump(mode="json")
-        changed = [name for name in mine if name not in free and saved.get(name) != mine[name]]
-        if changed:
-            first = changed[0]
-            raise ValueError(
-                f"filter.{first} is {mine[first]!r} but the checkpoint was written with {saved.get(first)!r}; resume "
-                "with the saved value, or start a new run folder"
-            )
-        self.calibrator.load_state_dict(state["calibrator"])
-        self._load_groups([state, *others])
-        self.rulings.condemned = {str(name): int(step) for name, step in state["condemned"].items()}
-        self.n_groups = int(state["n_groups"])
-        self.panel.load_state_dict(state["panel"])
-        self.step, self.rulings.overfitting = int(state["step"]), bool(state["overfitting"])
+        return whole_state(self)
 
-    def _load_groups(self, states: list[dict[str, Any]]) -> None:
-        saved, ranks = int(states[0]["ranks"]), self.exchange.world_size
-        if len(states) == 1 and saved == ranks:
-            self.groups.load_state_dict(states[0]["groups"])
-        elif len(states) == saved:
-            tables = [state["groups"] for state in states]
-            self.groups = share_of(tables, self.exchange.rank, ranks, self.config.half_life)
-            self.groups.first = self.config.min_sweeps
-        else:
-            raise ValueError(
-                f"the history was saved by {saved} ranks and this run has {ranks}: give the states of all {saved}"
-            )
+    def local_state_dict(self) -> dict[str, Any]:
+        """``state_dict`` with this rank's share of the groups only, for loops that save a file on every rank; call
+        between windows."""
+        return local_state(self)
+
+    def load_state_dict(self, state: dict[str, Any], *others: dict[str, Any]) -> None:
+        """Restore exactly, on any number of ranks: of what ``state_dict`` gave, each rank takes its share.
+
+        Args:
+            state: from ``state_dict``; or this rank's own ``local_state_dict``; or, for another number of ranks,
+                ``state`` and ``others`` are the local states of all ranks that saved.
+
+        Raises:
+            ValueError: the state was saved with settings that decide otherwise, or is the share of another rank or of
+                some of the ranks.
+        """
+        restore(self, [state, *others])
 
 
 def _group(visit: Visit) -> str:

@@ -46,6 +46,7 @@ class HeldOutPanel:
         self.due = False
         self._sweeps: list[dict[str, float]] = []
         self._this_sweep: dict[str, float] = {}
+        self._since_new = 0
         self.ordinary = Ordinary()
         self.spared = 0.0
         self._spread = (0.0, 1.0)
@@ -65,7 +66,9 @@ class HeldOutPanel:
                 self.sweep += 1
                 self.due = True
             self._this_sweep[group] = float(score)
+            known = len(self.table)
             self.table.observe([group], np.array([score]), np.array([np.nan]), step, self.sweep)
+            self._since_new = 0 if len(self.table) > known else self._since_new + 1
 
     @property
     def ready(self) -> bool:
@@ -174,13 +177,30 @@ class HeldOutPanel:
         Raises:
             ValueError: fewer groups than the rate needs.
         """
-        needed = math.ceil(1.0 / self.config.false_drop_rate - 1e-9) - 1
-        if self.config.calibrator == "conformal" and count < needed:
+        if self.config.calibrator == "conformal" and count < self._needed:
             raise ValueError(
-                f"filter.false_drop_rate: {self.config.false_drop_rate} needs at least {needed} held-out groups "
-                f"(resolution 1/(n+1)), and there are {count}; hold out more (data.held_out_path, "
-                "data.held_out_fraction) or raise the rate"
+                f"{self._too_few(count)}; hold out more (data.held_out_path, data.held_out_fraction){_rate_for(count)}"
             )
+
+    @property
+    def shortage(self) -> str | None:
+        """That there are too few groups for the rate, in words, once they have all been met: two rounds brought no new
+        one (the end of a sweep does not say so, where a set holds a picture twice or is drawn from at random)."""
+        config, count = self.config, len(self.table)
+        compares = config.calibrator == "conformal" and config.decide == "group" and config.policy != "cap"
+        if not compares or count >= self._needed or self._since_new < 2 * max(count, 1):
+            return None
+        return f"{self._too_few(count)}, so that nobody is condemned; give calibrate more of them{_rate_for(count)}"
+
+    @property
+    def _needed(self) -> int:
+        return math.ceil(1.0 / self.config.false_drop_rate - 1e-9) - 1
+
+    def _too_few(self, count: int) -> str:
+        return (
+            f"filter.false_drop_rate: {self.config.false_drop_rate} needs at least {self._needed} held-out groups "
+            f"(resolution 1/(n+1)), and there are {count}"
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that later comparisons depend on."""
@@ -190,6 +210,7 @@ class HeldOutPanel:
             "due": self.due,
             "sweeps": [dict(sweep) for sweep in self._sweeps],
             "this_sweep": dict(self._this_sweep),
+            "since_new": self._since_new,
             "spread": list(self._spread),
             "whole_life": {pace: torch.from_numpy(maxima.copy()) for pace, maxima in self._whole_life.items()},
             "horizon": self._horizon,
@@ -201,9 +222,17 @@ class HeldOutPanel:
         self.table.load_state_dict(state["table"])
         self.sweep, self.due = int(state["sweep"]), bool(state["due"])
         self._sweeps = [dict(sweep) for sweep in state["sweeps"]]
-        self._this_sweep = dict(state["this_sweep"])
+        self._this_sweep, self._since_new = dict(state["this_sweep"]), int(state["since_new"])
         within, between = state["spread"]
         self._spread = (float(within), float(between))
         self._whole_life = {int(pace): maxima.numpy().copy() for pace, maxima in state["whole_life"].items()}
         self._horizon, self.ordinary = int(state["horizon"]), Ordinary(*state["ordinary"])
         self._bars = {}
+
+
+def _rate_for(count: int) -> str:
+    """The rate that ``count`` groups can express, rounded up."""
+    if count == 0:
+        return ""
+    scale = 10 ** (len(str(count)) + 2)
+    return f", or set false_drop_rate to {math.ceil(scale / (count + 1)) / scale:g} or more"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ __all__ = [
     "Standing",
     "gather_groups",
     "group_name",
+    "join_shares",
     "look_up",
     "owner",
     "packed",
@@ -156,7 +157,7 @@ def _numbers(table: EvidenceTable, row: int) -> list[float]:
     return [float(made[name] if name in made else table[name][row]) for name in _TOLD]
 
 
-def share_of(states: Sequence[dict[str, object]], rank: int, world_size: int, half_life: float) -> EvidenceTable:
+def share_of(states: Sequence[dict[str, Any]], rank: int, world_size: int, half_life: float) -> EvidenceTable:
     """The rows of ``rank`` among the saved tables of all ranks of another number of ranks."""
     whole = EvidenceTable(half_life)
     names = Names()
@@ -172,3 +173,17 @@ def share_of(states: Sequence[dict[str, object]], rank: int, world_size: int, ha
     merged = {name: torch.from_numpy(np.concatenate(parts)) for name, parts in columns.items()}
     whole.load_state_dict({"half_life": half_life, "names": names.state_dict(), "columns": merged})
     return whole
+
+
+def join_shares(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One saved table of those of all ranks, whose groups are distinct: one share's rows after the other's."""
+    keys, before = [], 0
+    others: dict[int, str] = {}
+    for state in states:
+        names = state["names"]
+        keys.append(names["keys"])
+        others |= {before + row: name for row, name in names["others"].items()}
+        before += len(names["keys"])
+    columns = {name: torch.cat([state["columns"][name] for state in states]) for name in states[0]["columns"]}
+    names = {"keys": torch.cat(keys), "others": others}
+    return {"half_life": states[0]["half_life"], "names": names, "columns": columns}

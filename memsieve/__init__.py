@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from filtering import Decision, FilterConfig, MemorizationFilter, Predictions, Visit
+from filtering import Decision, FilterConfig, MemorizationFilter, Predictions, Visit, finite_rows
 
 if TYPE_CHECKING:
     from filtering.denoisers.lora import adapter_off
@@ -23,6 +23,7 @@ __all__ = [
     "adapter_off",
     "detect",
     "explain",
+    "finite_rows",
     "minimize",
 ]
 

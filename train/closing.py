@@ -153,7 +153,7 @@ def save(session: Session) -> None:
     if session.ema is not None:
         extra["ema"] = session.ema.state_dict()
     if session.filter is not None:
-        extra["filter"] = session.filter.state_dict()
+        extra["filter"] = session.filter.local_state_dict()
     if session.sieve is not None:
         extra["sieve"] = as_bytes_tensor(session.sieve.records())
     save_checkpoint(session.accelerator, session.config.output, session.step, extra, session.config.checkpoint.keep)

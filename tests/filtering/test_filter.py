@@ -162,13 +162,16 @@ def test_the_history_is_shared_out_again_for_another_number_of_ranks() -> None:
     three = [loaded(rank, 3, filter.state_dict()) for rank in range(3)]
     assert sorted(name for part in three for name in part.groups.names) == sorted(whole.names)
     assert all(len(part.groups) > 0 for part in three)
-    states = [part.state_dict() for part in three]
+    states = [part.local_state_dict() for part in three]
     one = loaded(0, 1, *states)
     for name in whole.names:
         for column in whole.columns:
             assert one.groups[column][one.groups.row(name)] == whole[column][whole.row(name)]
-    with pytest.raises(ValueError, match="saved by 3 ranks and this run has 2: give the states of all 3"):
-        loaded(0, 2, states[0])
+    for place in ((0, 2), (1, 3)):  # another number of ranks, and the same
+        with pytest.raises(ValueError, match=r"of rank 0 of 3, and this is rank \d of \d: .* the states of all 3"):
+            loaded(*place, states[0])
+    with pytest.raises(ValueError, match=r"of ranks 0, 0, 2 of 3, .* the states of all 3"):
+        loaded(0, 1, states[0], states[0], states[2])
 
 
 def test_state_of_other_settings_is_refused() -> None:
