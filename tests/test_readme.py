@@ -7,47 +7,24 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from diffusers import DDPMScheduler, UNet2DConditionModel
-from torch.nn import functional
 from typer.testing import CliRunner
 
-from memsieve import MemorizationFilter, Predictions, Visit
 from memsieve.cli import app
+from tests.readme_loop import TEXT, blocks, run_the_loop
 
 ROOT = Path(__file__).parent.parent
-TEXT = (ROOT / "README.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
-    found = re.findall(rf"<!-- executed by tests/test_readme.py -->\n```{language}\n(.*?)```", TEXT, re.DOTALL)
-    assert found, f"no {language} block marked as executed"
-    return found
-
-
-def test_the_loop_runs_as_printed() -> None:
-    torch.manual_seed(0)
-    unet = UNet2DConditionModel(
-        sample_size=8, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, cross_attention_dim=16,
-        attention_head_dim=4, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-    )  # fmt: skip
-    batch = {"latents": torch.randn(4, 4, 8, 8), "encoder_hidden_states": torch.randn(4, 6, 16), "key": list("abcd")}
-    (setup,) = re.findall(r"^\+ (sieve = .*)$", TEXT, re.MULTILINE)
-    scope: dict[str, Any] = {
-        "torch": torch, "F": functional, "unet": unet, "noise_scheduler": DDPMScheduler(),
-        "optimizer": torch.optim.SGD(unet.parameters(), lr=1e-3), "empty_caption": torch.zeros(1, 6, 16),
-        "loader": [batch, batch], "MemorizationFilter": MemorizationFilter, "Predictions": Predictions, "Visit": Visit,
-    }  # fmt: skip
-    before = next(unet.parameters()).detach().clone()
-    for code in [setup, *blocks("python")]:
-        exec(code, scope)
+@pytest.mark.parametrize("side", [8, 16])
+def test_the_loop_runs_as_printed_and_holds_for_any_latent_size(side: int) -> None:
+    scope = run_the_loop(side=side)
     assert scope["sieve"].groups["exposures"].tolist() == [2, 2, 2, 2]
     assert [v.visit.key for v in scope["decision"].verdicts] == list("abcd")
-    assert not torch.equal(before, next(unet.parameters())) or float(scope["decision"].weights.sum()) == 0
+    assert scope["decision"].weights.tolist() == [1.0] * 4, "an untrained model has memorised nothing"
+    assert not torch.equal(scope["before"], next(scope["unet"].parameters()))
 
 
 @pytest.mark.slow

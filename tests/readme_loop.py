@@ -1,0 +1,55 @@
+"""The README's lines of one's own loop, read from it so that they cannot drift, and run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+
+from memsieve import MemorizationFilter, Predictions, Visit
+
+TEXT = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    """The README's blocks that a test runs."""
+    found = re.findall(rf"<!-- executed by tests/test_readme.py -->\n```{language}\n(.*?)```", TEXT, re.DOTALL)
+    assert found, f"no {language} block marked as executed"
+    return found
+
+
+def run_the_loop(engine: str = "", side: int = 8, keys: str = "abcd") -> dict[str, Any]:
+    """Two steps as printed, on latents of ``side``; what the lines leave behind, and the first weight ``before``.
+
+    ``engine``: "ddp" wraps the model, "accelerate" prepares it as accelerate does; "" leaves it bare.
+    """
+    torch.manual_seed(0)
+    unet: Any = UNet2DConditionModel(
+        sample_size=side, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, cross_attention_dim=16,
+        attention_head_dim=4, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    optimizer: Any = torch.optim.SGD(unet.parameters(), lr=1e-3)
+    before = next(unet.parameters()).detach().clone()
+    if engine == "ddp":
+        unet = DistributedDataParallel(unet)
+    elif engine == "accelerate":
+        from accelerate import Accelerator
+
+        unet, optimizer = Accelerator(cpu=True).prepare(unet, optimizer)
+    states = torch.randn(len(keys), 6, 16)
+    batch = {"latents": torch.randn(len(keys), 4, side, side), "encoder_hidden_states": states, "key": list(keys)}
+    (setup,) = re.findall(r"^\+ (sieve = .*)$", TEXT, re.MULTILINE)
+    scope: dict[str, Any] = {
+        "torch": torch, "F": functional, "unet": unet, "noise_scheduler": DDPMScheduler(), "optimizer": optimizer,
+        "empty_caption": torch.zeros(1, 6, 16), "loader": [batch, batch], "before": before,
+        "MemorizationFilter": MemorizationFilter, "Predictions": Predictions, "Visit": Visit,
+    }  # fmt: skip
+    for code in [setup, *blocks("python")]:
+        exec(code, scope)
+    return scope
