@@ -77,7 +77,7 @@ def _known(session: Session, groups: list[str]) -> dict[str, list[str]]:
 
     Under ZeRO-3 ranks that knew different captions would run different numbers of forwards, and wait for ever.
     """
-    mine = {name: session.records.seen[name] for name in groups if name in session.records.seen}
+    mine = session.records.seen.find(groups)
     known: dict[str, list[str]] = {}
     for theirs in gather_object([mine]):
         known = {**theirs, **known}

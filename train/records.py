@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
@@ -18,7 +19,9 @@ from filtering.data.rows import FailedRow, Row, SkippedRow
 from filtering.exchange import Exchange
 from filtering.filter import MemorizationFilter
 from filtering.ledger import Ledger
+from filtering.shares import group_name
 from filtering.verdict import Action, Reason, Verdict, Visit
+from train.seen import GroupCounts, SeenSamples, read_seen
 
 __all__ = ["Accounting", "Records"]
 
@@ -86,8 +89,8 @@ class Records:
         self.accounting = Accounting()
         self.unusable: set[str] = set()
         """Distinct samples that failed: one that comes round again in the next epoch is not one more."""
-        self.seen: dict[str, list[str]] = {}
-        self.skips: Counter[str] = Counter()
+        self.seen = SeenSamples(run / "seen" / f"rank{rank}", resumed=resume_step is not None)
+        self.skips = GroupCounts()
         """Rows of each group that this rank's sieve took out."""
         self.evidence: list[list[Any]] = []
         self._pictures = len(list((run / "thumbnails").glob("*.png"))) if (run / "thumbnails").is_dir() else 0
@@ -114,7 +117,7 @@ class Records:
         verdicts = [_of_skipped(row) for row in skipped]
         self.accounting.read += len(verdicts)
         self.accounting.dropped.update(str(verdict.reason) for verdict in verdicts)
-        self.skips.update(row.group for row in skipped)
+        self.skips.add(row.group for row in skipped)
         self.ledger.add(step, verdicts)
 
     def note_bad(self, bad: list[Visit]) -> None:
@@ -127,7 +130,7 @@ class Records:
         present = [row for row in rows if row is not None]
         accounting.read += len(present)
         for row in present:
-            self.seen.setdefault(row.group, [row.key, row.shard, row.caption])
+            self.seen.note(row.group, row.key, row.shard, row.caption)
         dropped = [v for v in verdicts if v.weight == 0.0 and v.action is not Action.FAILED]
         accounting.dropped.update(str(verdict.reason) for verdict in dropped)
         accounting.failed.update(["input is not finite"] * len(bad))
@@ -142,7 +145,7 @@ class Records:
                 self._thumbnail(pictures[verdict.visit.group])
 
     def _thumbnail(self, row: Row) -> None:
-        path = self.run / "thumbnails" / f"{_SAFE.sub('_', row.group)[:80]}.png"
+        path = self.run / "thumbnails" / f"{_SAFE.sub('_', group_name(row.group))[:80]}.png"
         if path.exists() or self._pictures >= THUMBNAILS:
             return
         path.parent.mkdir(exist_ok=True)
@@ -164,40 +167,31 @@ class Records:
         if filter is None:
             return
         _write(_group_columns(filter), self.run / f"groups-rank{self.rank}.parquet")
-        _write(self._seen_columns(), self.run / f"seen-rank{self.rank}.parquet")
+        _write(self.skips.table("skipped"), self.run / f"skips-rank{self.rank}.parquet")
+        self.seen.flush()
         exchange.sum([0.0])  # all shares are written
         if self.rank == 0:
             self._join(exchange.world_size)
             self._write_evidence()
 
     def _join(self, ranks: int) -> None:
-        shares = {
-            kind: [self.run / f"{kind}-rank{rank}.parquet" for rank in range(ranks)] for kind in ("groups", "seen")
-        }
-        known: dict[str, list[str]] = {}
-        skips: Counter[str] = Counter()
-        for path in shares["seen"]:
-            for row in pq.read_table(path).to_pylist():
-                skips[row["group"]] += row["skipped"]
-                if row["key"] is not None:
-                    known.setdefault(row["group"], [row["key"], row["shard"], row["caption"]])
-        table = pa.concat_tables([pq.read_table(path) for path in shares["groups"]])
-        table = table.sort_by([("first_step", "ascending"), ("group", "ascending")])
-        names = table["group"].to_pylist()
-        samples = [known.get(name, ["", "", ""]) for name in names]
-        for place, name in enumerate(("key", "shard", "caption")):
-            table = table.add_column(1 + place, name, pa.array([sample[place] for sample in samples], pa.string()))
-        table = table.append_column("skipped", pa.array([skips[name] for name in names], pa.int64()))
+        """By Arrow alone: of millions of groups, a Python object each would not fit."""
+        kinds = ("groups", "skips")
+        shares = {kind: [self.run / f"{kind}-rank{rank}.parquet" for rank in range(ranks)] for kind in kinds}
+        table, skips = (pa.concat_tables([pq.read_table(path) for path in shares[kind]]) for kind in kinds)
+        skips = skips.group_by("group").aggregate([("skipped", "sum")]).rename_columns(["group", "skipped"])
+        seen = read_seen(self.seen.folder.parent / f"rank{rank}" for rank in range(ranks))
+        samples = ["key", "shard", "caption"]
+        names = ["group", *samples, *(name for name in table.column_names if name != "group"), "skipped"]
+        for other in (seen, skips):
+            table = table.join(other, "group", join_type="left outer")
+        table = table.sort_by([("first_step", "ascending"), ("group", "ascending")]).select(names)
+        for name in [*samples, "skipped"]:
+            column = pc.fill_null(table[name], 0 if name == "skipped" else "")
+            table = table.set_column(names.index(name), name, column)
         _write(table, self.run / "groups.parquet")
-        for path in [*shares["groups"], *shares["seen"]]:
+        for path in [*shares["groups"], *shares["skips"]]:
             path.unlink()
-
-    def _seen_columns(self) -> pa.Table:
-        names = ("group", "key", "shard", "caption")
-        groups = [*self.seen, *(group for group in self.skips if group not in self.seen)]
-        rows = [[group, *self.seen.get(group, (None, None, None))] for group in groups]
-        table = pa.table({name: pa.array([row[i] for row in rows], pa.string()) for i, name in enumerate(names)})
-        return table.append_column("skipped", pa.array([self.skips[group] for group in groups], pa.int64()))
 
     def _write_evidence(self) -> None:
         steps, names, values, bars = zip(*self.evidence, strict=True) if self.evidence else ((), (), (), ())
@@ -218,8 +212,8 @@ class Records:
         return {
             "accounting": self.accounting.as_dict(),
             "unusable": sorted(self.unusable),
-            "seen": self.seen,
-            "skips": dict(self.skips),
+            "seen": self.seen.state_dict(),
+            "skips": self.skips.state_dict(),
             "evidence": self.evidence,
         }
 
@@ -227,8 +221,8 @@ class Records:
         """Go on exactly."""
         self.accounting.load(state["accounting"])
         self.unusable = set(state["unusable"])
-        self.seen = {name: list(values) for name, values in state["seen"].items()}
-        self.skips = Counter(state.get("skips", {}))
+        self.seen.load_state_dict(state["seen"])
+        self.skips.load_state_dict(state["skips"])
         self.evidence = [list(row) for row in state["evidence"]]
 
 

@@ -28,7 +28,7 @@ from peft.utils import get_peft_model_state_dict
 from PIL import ImageOps
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from memsieve import MemorizationFilter, Predictions, Visit, adapter_off  # +
+from memsieve import MemorizationFilter, Predictions, Visit, adapter_off, finite_rows  # +
 
 
 def parse_args() -> argparse.Namespace:
@@ -90,28 +90,30 @@ def main() -> None:
     # Not prepared: every rank calibrates with the same pairs, and the same noise.
     held_out = itertools.cycle(dataloader(args.held_out_data_dir, shuffle=False))  # +
     sieve = MemorizationFilter(record=[], false_drop_rate=0.05, held_out_per_window=args.train_batch_size)  # +
+    accelerator.register_for_checkpointing(sieve)  # + save_state and load_state take the filter along
 
     def denoise(network: Any, batch: dict[str, Any], generator: torch.Generator) -> Any:
         pixel_values, input_ids = (batch[name].to(accelerator.device) for name in ("pixel_values", "input_ids"))
         latents = vae.encode(pixel_values).latent_dist.mode() * vae.config.scaling_factor
+        # A NaN that goes through the network is in every gradient, whatever its weight.
+        valid, (latents, encoder_hidden_states) = finite_rows(latents, text_encoder(input_ids)[0])  # +
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         timesteps = torch.randint(0, noise_scheduler.config.num_train_timesteps, (len(latents),), generator=generator)
         timesteps = timesteps.to(latents.device)
         noisy_latents = noise_scheduler.add_noise(latents, noise, timesteps)
-        encoder_hidden_states = text_encoder(input_ids)[0]
         model_pred = network(noisy_latents, timesteps, encoder_hidden_states).sample
         with torch.no_grad(), adapter_off(bare):  # +
             reference = bare(noisy_latents, timesteps, encoder_hidden_states).sample  # +
-        measured = sieve.measure(Predictions(noise, model_pred, ref_cond=reference), timesteps)  # +
-        return model_pred, noise, measured
+        measured = sieve.measure(Predictions(noise, model_pred, ref_cond=reference), timesteps, valid)  # +
+        return model_pred, noise, measured, valid
 
     ours = torch.Generator().manual_seed(args.seed + 1 + accelerator.process_index)
     everyones = torch.Generator().manual_seed(args.seed)
     global_step, dropped, train_loss = 0, 0, 0.0
     while global_step < args.max_train_steps:
         for batch in train_dataloader:
-            model_pred, noise, measured = denoise(unet, batch, ours)
-            decision = sieve.decide([Visit(key) for key in batch["key"]], measured)  # +
+            model_pred, noise, measured, valid = denoise(unet, batch, ours)
+            decision = sieve.decide([Visit(key) for key in batch["key"]], measured, valid)  # +
             loss = decision.reduce(F.mse_loss(model_pred.float(), noise.float(), reduction="none"))  # + not the mean
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(lora_layers, 1.0)
@@ -126,6 +128,7 @@ def main() -> None:
                 break
 
     accelerator.wait_for_everyone()
+    accelerator.save_state(f"{args.output_dir}/state")  # on every rank: evidence is shared out over them
     print(
         f"rank {accelerator.process_index}: loss {train_loss:.4f}, {dropped} visits dropped, condemned: "
         f"{' '.join(sieve.condemned) or 'nobody'}"

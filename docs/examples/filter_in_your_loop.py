@@ -24,7 +24,7 @@ from diffusers.optimization import get_scheduler
 from PIL import ImageOps
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from memsieve import MemorizationFilter, Predictions, Visit  # +
+from memsieve import MemorizationFilter, Predictions, Visit, finite_rows  # +
 
 
 def parse_args() -> argparse.Namespace:
@@ -93,18 +93,20 @@ def main() -> None:
         for batch in train_dataloader:
             with accelerator.accumulate(unet):
                 latents = vae.encode(batch["pixel_values"]).latent_dist.sample() * vae.config.scaling_factor
+                encoder_hidden_states = text_encoder(batch["input_ids"])[0]
+                # A NaN that goes through the network is in every gradient, whatever its weight.
+                valid, (latents, encoder_hidden_states) = finite_rows(latents, encoder_hidden_states)  # +
                 noise = torch.randn_like(latents)
                 steps = noise_scheduler.config.num_train_timesteps
                 timesteps = torch.randint(0, steps, (len(latents),), device=latents.device)
                 noisy_latents = noise_scheduler.add_noise(latents, noise, timesteps)
-                encoder_hidden_states = text_encoder(batch["input_ids"])[0]
                 model_pred = unet(noisy_latents, timesteps, encoder_hidden_states).sample
 
                 empty = empty_prompt.expand_as(encoder_hidden_states)
                 with torch.no_grad():  # + past DDP, so that no rank waits for another here
                     uncond = accelerator.unwrap_model(unet)(noisy_latents, timesteps, empty).sample  # +
                 measured = sieve.measure(Predictions(noise, model_pred, uncond), timesteps)  # +
-                decision = sieve.decide([Visit(key) for key in batch["key"]], measured)  # +
+                decision = sieve.decide([Visit(key) for key in batch["key"]], measured, valid)  # +
                 loss = decision.reduce(
                     F.mse_loss(model_pred.float(), noise.float(), reduction="none")
                 )  # + not the mean
@@ -124,7 +126,7 @@ def main() -> None:
                 break
 
     accelerator.wait_for_everyone()
-    accelerator.save_state(f"{args.output_dir}/state")
+    accelerator.save_state(f"{args.output_dir}/state")  # on every rank: evidence is shared out over them
     print(f"rank {accelerator.process_index}: loss {train_loss:.4f}, {dropped} visits dropped, {sieve.n_groups} images")
     if accelerator.is_main_process:
         network = accelerator.unwrap_model(unet)
