@@ -23,17 +23,20 @@ def blocks(language: str) -> list[str]:
     return found
 
 
-def run_the_loop(engine: str = "", side: int = 8, keys: str = "abcd") -> dict[str, Any]:
+def run_the_loop(engine: str = "", side: int = 8, keys: str = "abcd", device: str = "cpu") -> dict[str, Any]:
     """Two steps as printed, on latents of ``side``; what the lines leave behind, and the first weight ``before``.
 
-    ``engine``: "ddp" wraps the model, "accelerate" prepares it as accelerate does; "" leaves it bare.
+    ``engine``: "ddp" wraps the model, "accelerate" prepares it; "" leaves it bare. On another ``device`` than the CPU
+    the model has no attention, which torch's lazy device lacks.
     """
     torch.manual_seed(0)
+    attends = device == "cpu"
     unet: Any = UNet2DConditionModel(
         sample_size=side, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, cross_attention_dim=16,
-        attention_head_dim=4, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-    )  # fmt: skip
+        attention_head_dim=4, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D" if attends else "DownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D" if attends else "UpBlock2D", "UpBlock2D"),
+        mid_block_type="UNetMidBlock2DCrossAttn" if attends else "UNetMidBlock2D",
+    ).to(device)  # fmt: skip
     optimizer: Any = torch.optim.SGD(unet.parameters(), lr=1e-3)
     before = next(unet.parameters()).detach().clone()
     if engine == "ddp":
@@ -42,12 +45,12 @@ def run_the_loop(engine: str = "", side: int = 8, keys: str = "abcd") -> dict[st
         from accelerate import Accelerator
 
         unet, optimizer = Accelerator(cpu=True).prepare(unet, optimizer)
-    states = torch.randn(len(keys), 6, 16)
-    batch = {"latents": torch.randn(len(keys), 4, side, side), "encoder_hidden_states": states, "key": list(keys)}
+    latents, states = torch.randn(len(keys), 4, side, side).to(device), torch.randn(len(keys), 6, 16).to(device)
+    batch = {"latents": latents, "encoder_hidden_states": states, "key": list(keys)}
     (setup,) = re.findall(r"^\+ (sieve = .*)$", TEXT, re.MULTILINE)
     scope: dict[str, Any] = {
         "torch": torch, "F": functional, "unet": unet, "noise_scheduler": DDPMScheduler(), "optimizer": optimizer,
-        "empty_caption": torch.zeros(1, 6, 16), "loader": [batch, batch], "before": before,
+        "empty_caption": torch.zeros(1, 6, 16).to(device), "loader": [batch, batch], "before": before,
         "MemorizationFilter": MemorizationFilter, "Predictions": Predictions, "Visit": Visit,
     }  # fmt: skip
     for code in [setup, *blocks("python")]:
