@@ -43,7 +43,7 @@ def whole_state(filter: MemorizationFilter) -> dict[str, Any]:
     Raises:
         RuntimeError: rank 0 calls it alone.
     """
-    local = local_state(filter)
+    local = filter.local_state_dict()
     if filter.exchange.world_size == 1:
         return local
     filter.exchange.meet("MemorizationFilter.state_dict")

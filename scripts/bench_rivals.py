@@ -109,8 +109,8 @@ class RivalFilter(MemorizationFilter):
             threshold=0.0,
         )
 
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "rule": self.rule.state_dict()}
+    def local_state_dict(self) -> dict[str, Any]:
+        return {**super().local_state_dict(), "rule": self.rule.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any], *others: dict[str, Any]) -> None:
         super().load_state_dict(state, *others)

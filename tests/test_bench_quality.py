@@ -139,6 +139,10 @@ def test_a_rival_decides_a_whole_batch_before_it_learns_from_it() -> None:
     for loss in losses.tolist():
         average = 0.8 * average + 0.2 * loss
     assert rule.average[7] == pytest.approx(average)
+    for state in (rival.state_dict(), rival.local_state_dict()):  # what a checkpoint of a run holds
+        again = RivalFilter(MemorizationFilter(config), LossBelowAverage(timesteps=1000))
+        again.load_state_dict(state)
+        assert again.rule.state_dict()["average"].tolist() == rule.average.tolist()
 
 
 def test_random_drop_is_a_function_of_the_position() -> None:
