@@ -47,12 +47,19 @@ def run_the_loop(engine: str = "", side: int = 8, keys: str = "abcd", device: st
         unet, optimizer = Accelerator(cpu=True).prepare(unet, optimizer)
     latents, states = torch.randn(len(keys), 4, side, side).to(device), torch.randn(len(keys), 6, 16).to(device)
     batch = {"latents": latents, "encoder_hidden_states": states, "key": list(keys)}
-    (setup,) = re.findall(r"^\+ (sieve = .*)$", TEXT, re.MULTILINE)
     scope: dict[str, Any] = {
         "torch": torch, "F": functional, "unet": unet, "noise_scheduler": DDPMScheduler(), "optimizer": optimizer,
         "empty_caption": torch.zeros(1, 6, 16).to(device), "loader": [batch, batch], "before": before,
-        "MemorizationFilter": MemorizationFilter, "Predictions": Predictions, "Visit": Visit,
+        "Predictions": Predictions, "Visit": Visit,
     }  # fmt: skip
-    for code in [setup, *blocks("python")]:
+    scope["sieve"] = made_as_printed()
+    for code in blocks("python"):
         exec(code, scope)
     return scope
+
+
+def made_as_printed() -> MemorizationFilter:
+    """The filter of the README's line."""
+    (setup,) = re.findall(r"^\+ sieve = (.*)$", TEXT, re.MULTILINE)
+    sieve: MemorizationFilter = eval(setup, {"MemorizationFilter": MemorizationFilter})
+    return sieve
