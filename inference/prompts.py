@@ -186,9 +186,11 @@ def _shards(folder: Path, option: str) -> Iterator[PromptRow]:
             number += 1
             if sample.error is not None:
                 yield PromptRow(number, "", None, f"sample {number} ({sample.key}): {sample.error}")
-            elif sample.caption and sample.caption not in seen:
-                seen.add(sample.caption)
-                yield PromptRow(number, sample.caption)
+                continue
+            for caption in sample.all_captions:
+                if caption and caption not in seen:
+                    seen.add(caption)
+                    yield PromptRow(number, caption)
 
 
 def _column(names: Sequence[str], file: Path, option: str) -> int:

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from filtering.data.decode import BadSample
+from filtering.data.folder_walk import LeftOut, walk
 from inference.index import Neighbour, TrainingIndex, load_pixels
 
 __all__ = ["Match", "image_files", "picture_uri", "square", "verify_images", "write_matches"]
@@ -55,15 +56,22 @@ def square(images: Tensor, side: int) -> Tensor:
 
 
 def image_files(path: Path) -> list[Path]:
-    """The image files that ``path`` is or holds, sorted.
+    """The image files that ``path`` is or holds, sorted; linked folders too, hidden and system ones not.
 
     Raises:
         ValueError: there are none.
     """
-    found = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES)
+    if path.is_file():
+        return [path]
+    below = walk(path, LeftOut()) if path.is_dir() else ()
+    found = sorted(folder / name for folder, names in below for name in names if _is_image(name))
     if not found:
         raise ValueError(f"--images: '{path}' is neither an image nor a folder that holds one ({', '.join(SUFFIXES)})")
     return found
+
+
+def _is_image(name: str) -> bool:
+    return Path(name).suffix.lower() in SUFFIXES
 
 
 def load_files(paths: Sequence[Path], side: int) -> tuple[list[str], list[Tensor | str]]:

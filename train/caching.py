@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,7 @@ def _rows(
             except BadSample:
                 continue  # training meets it again, and says so
             yield row, row.pixels
+            yield from ((replace(row, caption=caption), row.pixels) for caption in raw.captions)  # a visit draws one
             if config.flip:
                 yield row, row.pixels.flip(-1)
     for row in held_out[rank::ranks]:

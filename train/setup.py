@@ -106,7 +106,9 @@ def _build(config: RunConfig, accelerator: Any, engine: Engine, watch: Watch) ->
     watch.show(lambda: loader.alive)
     check_ranks_agree(accelerator, config, loader)
     total = config.train.steps or loader.windows_per_pass() * (config.train.epochs or 1)
-    held_out = held_out_rows(config.data, config.train.seed)
+    held_out = held_out_rows(
+        config.data, config.train.seed, audited=config.filter.enabled and bool(config.filter.audits)
+    )
     denoiser = cached(config, denoiser, loader.source, held_out, accelerator, watch)
     exchange = Exchange(accelerator.device)
     looked_up = _looked_up(config, denoiser, held_out)

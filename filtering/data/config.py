@@ -24,10 +24,11 @@ class DataConfig(Settings):
     """Share of groups held out by hash of their content where no ``held_out_path`` is given."""
     held_out_max: int = Field(default=512, ge=1)
     """At most this many held-out pairs are kept in memory."""
-    image_key: str = "jpg;jpeg;png;webp"
-    """Field names of the image, first match wins."""
+    image_key: str = "jpg;jpeg;png;webp;bmp;gif;tif;tiff;avif"
+    """Field names of the image, or its suffixes in a folder; first match wins, the case of letters is no matter."""
     caption_key: str = "txt;caption;text"
-    """Field names of the caption; ``json.NAME`` reads a field of the sample's json."""
+    """Field names of the caption, or suffixes of the files beside an image; ``json.NAME`` reads a field of the
+    sample's json. Where it holds a list of captions, each visit draws one of them."""
     resolution: int = Field(default=512, ge=8)
     """Side of the square that the model sees, in pixels: shorter side resized to it, then cropped."""
     crop: Literal["center", "random"] = "center"

@@ -13,6 +13,7 @@ from filtering.data.config import DataConfig
 from filtering.data.draws import row_generator
 from filtering.data.fields import BadSample, check_image_size
 from filtering.data.group_table import group_table
+from filtering.data.png_text import without_large_text
 from filtering.data.rows import RawRow, Row, content_id
 
 __all__ = ["BadSample", "centred_pixels", "decode_image", "decode_row", "group_of"]
@@ -35,7 +36,7 @@ def group_of(raw: RawRow, config: DataConfig) -> str:
 def decode_row(raw: RawRow, config: DataConfig, stream: int, epoch: int, offset: int, seed: int) -> Row:
     """Decode one row: ``pixels`` float32 [3, resolution, resolution] in [-1, 1].
 
-    Crop and flip are drawn from (seed, stream, epoch, offset) alone.
+    Crop, flip and, of several captions, the caption are drawn from (seed, stream, epoch, offset) alone.
 
     Raises:
         BadSample: the row could not be read, or its image is corrupt, truncated or over a limit.
@@ -53,12 +54,20 @@ def decode_row(raw: RawRow, config: DataConfig, stream: int, epoch: int, offset:
         shard=raw.shard,
         index=raw.index,
         group=group_of(raw, config),
-        caption=raw.caption or "",
+        caption=_drawn_caption(raw, seed, stream, epoch, offset),
         pixels=_as_tensor(image),
         stream=stream,
         epoch=epoch,
         offset=offset,
     )
+
+
+def _drawn_caption(raw: RawRow, seed: int, *position: int) -> str:
+    if len(raw.captions) < 2:
+        return raw.caption or ""
+    # "caption" alone is the draw of whether a visit is trained without one.
+    generator = row_generator(seed, *position, purpose="which caption")
+    return raw.captions[int(generator.integers(len(raw.captions)))]
 
 
 def centred_pixels(image: Image.Image, side: int) -> torch.Tensor:
@@ -75,9 +84,23 @@ def _as_tensor(image: Image.Image) -> torch.Tensor:
 def decode_image(data: bytes, config: DataConfig) -> Image.Image:
     """The upright RGB image in ``data``: EXIF rotation applied, transparency laid on white, first frame only.
 
+    Pixels of 16 bits are scaled to 8, those of 32 bits by their values: up to 255 they are 8-bit values, up to 65535
+    16-bit ones. A PNG's text and colour profile are left unread where they are large.
+
     Raises:
-        BadSample: not an image of a known format, corrupt, truncated, or over ``max_image_pixels``.
+        BadSample: not an image of a known format, corrupt, truncated, over ``max_image_pixels``, or with pixels whose
+            range is not known.
     """
+    try:
+        return _decoded(data, config)
+    except BadSample:
+        smaller = without_large_text(data)
+        if smaller is None:
+            raise
+        return _decoded(smaller, config)
+
+
+def _decoded(data: bytes, config: DataConfig) -> Image.Image:
     try:
         with warnings.catch_warnings():
             # PIL warns at half of its own limit; the limit that counts here is ours, checked below.
@@ -106,11 +129,7 @@ def decode_image(data: bytes, config: DataConfig) -> Image.Image:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in _SIXTEEN_BIT:
-        # PIL's own conversion clips at 255, which turns nearly every 16-bit image white.
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise BadSample("the image has 32-bit pixels outside 0..65535, whose range is not known", "bad_image")
-        image = Image.fromarray(np.round(values / 257.0).astype(np.uint8))
+        image = _eight_bit(image)
     if image.mode == "F":
         raise BadSample("the image has floating-point pixels, whose range is not known", "bad_image")
     if image.has_transparency_data:
@@ -118,6 +137,18 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, layer).convert("RGB")
     return image.convert("RGB")
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """PIL's own conversion clips at 255, which turns nearly every 16-bit image white."""
+    values = np.asarray(image).astype(np.int64)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65535:
+        raise BadSample("the image has 32-bit pixels outside 0..65535, whose range is not known", "bad_image")
+    if image.mode == "I" and high <= 255:
+        # 32 bits that hold 8-bit values: as 16-bit ones the picture would be black.
+        return Image.fromarray(values.astype(np.uint8))
+    return Image.fromarray(np.round(values / 257.0).astype(np.uint8))
 
 
 def _fit(image: Image.Image, side: int, crop: str, generator: np.random.Generator | None) -> Image.Image:

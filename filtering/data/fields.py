@@ -6,7 +6,22 @@ from typing import Final
 
 from filtering.data.config import DataConfig
 
-__all__ = ["STATUSES", "BadSample", "check_caption", "check_image_size", "field_names", "printable"]
+__all__ = [
+    "MAX_CAPTIONS",
+    "MAX_JSON_BYTES",
+    "STATUSES",
+    "BadSample",
+    "check_captions",
+    "check_image_size",
+    "field_names",
+    "printable",
+    "suffix_names",
+]
+
+MAX_JSON_BYTES: Final = 2**20
+"""A sample's json is metadata; a larger one is not read."""
+MAX_CAPTIONS: Final = 1000
+"""Captions of one image; a longer list is refused."""
 
 STATUSES: Final = (
     "ok",
@@ -37,6 +52,13 @@ def field_names(setting: str) -> list[str]:
     return [name.strip() for name in setting.split(";") if name.strip()]
 
 
+def suffix_names(setting: str) -> list[str]:
+    """The names of a data setting as they are compared with the suffixes of files and members: in lower case, without
+    a dot in front. ``json.NAME`` keeps its NAME, which is a key and no suffix."""
+    names = [name.lstrip(".") for name in field_names(setting)]
+    return [name if name.startswith("json.") else name.lower() for name in names]
+
+
 def printable(name: str) -> str:
     """``name`` with the bytes that are not UTF-8 spelt out, so that it can be written to a ledger."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
@@ -56,19 +78,26 @@ def check_image_size(size: int, config: DataConfig) -> None:
         )
 
 
-def check_caption(value: object, config: DataConfig, looked_for: str = "") -> str:
-    """The caption to train with: ``value`` (text, or UTF-8 bytes, or None where there is none), stripped.
+def check_captions(value: object, config: DataConfig, looked_for: str = "") -> list[str]:
+    """The captions to train with, at least one of them, stripped: ``value`` is text, UTF-8 bytes, a list of texts, or
+    None where there is none. Entries of a list that are None or empty count for nothing.
 
     Raises:
-        BadSample: there is no caption and ``allow_empty_caption`` is off, it is not text, or it is over
-            ``max_caption_bytes``.
+        BadSample: there is no caption and ``allow_empty_caption`` is off, one is not text or is over
+            ``max_caption_bytes``, or there are more than ``MAX_CAPTIONS``.
     """
-    if value is None or value == "" or value == b"":
-        if config.allow_empty_caption:
-            return ""
-        raise BadSample(
-            f"the sample has no caption (data.caption_key = '{config.caption_key}'{looked_for})", "no_caption"
-        )
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    if len(values) > MAX_CAPTIONS:
+        raise BadSample(f"the sample has {len(values)} captions, over {MAX_CAPTIONS}", "bad_caption")
+    captions = [text for one in values if one is not None and (text := _caption(one, config))]
+    if captions:
+        return captions
+    if config.allow_empty_caption:
+        return [""]
+    raise BadSample(f"the sample has no caption (data.caption_key = '{config.caption_key}'{looked_for})", "no_caption")
+
+
+def _caption(value: object, config: DataConfig) -> str:
     if isinstance(value, bytes):
         try:
             # Notepad and others start a text file with a byte order mark; it is not part of the caption.
@@ -89,4 +118,4 @@ def check_caption(value: object, config: DataConfig, looked_for: str = "") -> st
         raise BadSample(
             f"the caption has {size} bytes, over data.max_caption_bytes = {config.max_caption_bytes}", "bad_caption"
         )
-    return caption if caption else check_caption(None, config, looked_for)
+    return caption

@@ -1,36 +1,47 @@
-"""Image folders: files with a same-name .txt, or a metadata.jsonl as Hugging Face's imagefolder reads it."""
+"""Image folders: captions in a file beside each image, or in a metadata.jsonl or metadata.csv."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from filtering.data.config import DataConfig
-from filtering.data.fields import BadSample, check_caption, check_image_size, field_names, printable
+from filtering.data.fields import (
+    MAX_JSON_BYTES,
+    BadSample,
+    check_captions,
+    check_image_size,
+    printable,
+    suffix_names,
+)
+from filtering.data.folder_entries import Entry, caption_fields, list_images, stem_of
+from filtering.data.folder_walk import LeftOut
 from filtering.data.rows import RawRow
 from filtering.settings import SettingsError
 
 __all__ = ["FolderSource"]
 
+_log = logging.getLogger(__name__)
+_said: set[str] = set()
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    root: Path
-    name: str  # relative to root, with slashes
-    meta: dict[str, Any] | None
-    error: str | None = None
+JSON_FIELDS = ("caption", "text", "prompt")
+"""Fields of a ``.json`` beside an image that hold its caption, where ``data.caption_key`` names none (json.NAME)."""
 
 
 class FolderSource:
-    """Images under one or more folders, sorted by relative path; a row's ``key`` is that path without its suffix.
+    """Images under one or more folders, sorted by relative path; a row's ``key`` is that path without its suffix (with
+    it, where two images differ in nothing else).
 
-    Map-style: ``len(source)``, ``source.row(i)``. Images that metadata.jsonl names but the folder lacks are rows
-    with ``error``, as are its lines that cannot be read.
+    The caption of an image is the first that is there of: its row in ``metadata.jsonl`` or ``metadata.csv``; a file of
+    the same name with a suffix of ``caption_key``; ``.txt``; ``.caption``; ``.json``. What is found and not used is
+    counted in ``left_out``, and said once in a warning.
+
+    Map-style: ``len(source)``, ``source.row(i)``. Images that the metadata names but the folder lacks are rows with
+    ``error``, as are its lines that cannot be read.
 
     Raises:
         SettingsError: the folder does not exist or holds no image.
@@ -41,17 +52,26 @@ class FolderSource:
     def __init__(self, path: str | list[str], config: DataConfig, option: str = "data.path") -> None:
         self.config = config
         self.identity = [path] if isinstance(path, str) else list(path)
-        self._entries: list[_Entry] = []
+        self.left_out: list[LeftOut] = []
+        """For each folder of ``identity``."""
+        self._entries: list[Entry] = []
         for name in self.identity:
             root = Path(name).expanduser()
             if not root.is_dir():
                 raise SettingsError(f"{option} = '{name}' is not a folder; data.format = 'folder' needs one")
-            entries = list(_entries(root, config))
+            left_out = LeftOut()
+            entries = list_images(root, config, left_out)
+            said = left_out.sentence()
             if not entries:
-                kinds = ", ".join(field_names(config.image_key))
-                raise SettingsError(f"{option} = '{name}' holds no image with a suffix of data.image_key ({kinds})")
+                kinds = ", ".join(suffix_names(config.image_key))
+                raise SettingsError(
+                    f"{option} = '{name}' holds no image with a suffix of data.image_key ({kinds})"
+                    + (f"; {said}" if said else "")
+                )
+            if said:
+                _say_once(f"{option} = '{name}': {said}")
+            self.left_out.append(left_out)
             self._entries.extend(entries)
-        self._stems = Counter((entry.root, _stem(entry.name)) for entry in self._entries)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -67,17 +87,17 @@ class FolderSource:
     def row(self, index: int) -> RawRow:
         """Row ``index``, read from disk now."""
         entry = self._entries[index]
-        relative = PurePosixPath(entry.name)
-        key, shard = printable(_stem(entry.name)), printable(str(relative.parent))
+        key = printable(entry.name if entry.twin else stem_of(entry.name))
+        shard = printable(str(PurePosixPath(entry.name).parent))
         try:
             if entry.error is not None:
                 raise BadSample(entry.error)
-            if self._stems[entry.root, _stem(entry.name)] > 1:
-                raise BadSample(f"several images share the name '{key}' without suffix, and so its caption")
             file = entry.root / entry.name
             check_image_size(file.stat().st_size, self.config)
-            caption = check_caption(self._caption(entry), self.config)
-            return RawRow(key, shard, index, file.read_bytes(), caption, entry.meta or {})
+            value, meta = self._caption(entry)
+            captions = check_captions(value, self.config)
+            several = tuple(captions) if len(captions) > 1 else ()
+            return RawRow(key, shard, index, file.read_bytes(), captions[0], meta, captions=several)
         except OSError as error:
             return RawRow(
                 key, shard, index, error=f"the image cannot be read: {error.strerror or error}", status="bad_image"
@@ -86,74 +106,63 @@ class FolderSource:
             return RawRow(key, shard, index, error=printable(str(error)), status=error.status)
 
     def files(self, index: int) -> list[Path]:
-        """The files that row ``index`` is read from: its image, the .txt beside it, the folder's metadata.jsonl."""
+        """The files that row ``index`` is read from: its image, the caption files beside it, the folder's metadata."""
         entry = self._entries[index]
-        image = entry.root / entry.name
-        return [image, image.with_suffix(".txt"), *([] if entry.meta is None else [entry.root / "metadata.jsonl"])]
+        named = [entry.name, *entry.sidecars, *([entry.meta_file] if entry.meta_file is not None else [])]
+        return [entry.root / name for name in named]
 
-    def _caption(self, entry: _Entry) -> object:
-        for name in field_names(self.config.caption_key):
-            value = (entry.meta or {}).get(name.removeprefix("json."))
-            if value is not None:
-                return value
-        text = (entry.root / entry.name).with_suffix(".txt")
-        if not text.is_file():
-            return None
-        if text.stat().st_size > self.config.max_caption_bytes + 16:
-            limit = self.config.max_caption_bytes
-            raise BadSample(
-                f"the caption has {text.stat().st_size} bytes, over data.max_caption_bytes = {limit}", "bad_caption"
-            )
-        return text.read_bytes()
-
-
-def _stem(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix(""))
-
-
-def _entries(root: Path, config: DataConfig) -> Iterator[_Entry]:
-    suffixes = {f".{name.lower()}" for name in field_names(config.image_key)}
-    found: dict[str, _Entry] = {}
-    metas: dict[str, _Entry] = {}
-    for folder, folders, files in os.walk(root):
-        folders.sort()
-        for file in sorted(files):
-            path = Path(folder, file)
-            name = path.relative_to(root).as_posix()
-            if path.suffix.lower() in suffixes and not file.startswith("."):
-                found[name] = _Entry(root, name, None)
-            elif file == "metadata.jsonl":
-                metas.update((entry.name, entry) for entry in _read_metadata(root, path))
-    for name, entry in metas.items():
-        error = entry.error
-        if error is None and name not in found and not (root / name).is_file():
-            error = "metadata.jsonl names an image that is not in the folder"
-        found[name] = _Entry(root, name, entry.meta, error)
-    yield from (found[name] for name in sorted(found))
-
-
-def _read_metadata(root: Path, path: Path) -> Iterator[_Entry]:
-    where = path.relative_to(root)
-    seen: set[str] = set()
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
+    def _caption(self, entry: Entry) -> tuple[object, dict[str, Any]]:
+        """What stands for the caption, not checked yet, and what is known of the image besides."""
+        meta = dict(entry.meta or {})
+        for name in caption_fields(self.config):
+            if value := meta.get(name):
+                return value, meta
+        for name in entry.sidecars:
+            value = self._sidecar(entry.root / name)
+            if isinstance(value, dict):
+                meta = meta or value
+                value = next((found for field in self._json_fields() if (found := value.get(field))), None)
+            if not value:
                 continue
-            label = f"{where.as_posix()}:{number}"
-            try:
-                meta = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                yield _Entry(root, label, None, f"line {number} of {where} is not JSON: {error}")
-                continue
-            file_name = meta.get("file_name") if isinstance(meta, dict) else None
-            if not isinstance(file_name, str) or not file_name:
-                yield _Entry(root, label, None, f"line {number} of {where} has no file_name")
-                continue
-            relative = PurePosixPath(where.parent.as_posix()) / file_name
-            if relative.is_absolute() or ".." in relative.parts:
-                yield _Entry(root, label, None, f"line {number} of {where}: '{file_name}' leaves the folder")
-            elif str(relative) in seen:
-                yield _Entry(root, label, None, f"line {number} of {where}: '{file_name}' is named twice")
-            else:
-                seen.add(str(relative))
-                yield _Entry(root, str(relative), meta)
+            if entry.twin:
+                raise BadSample(
+                    f"several images share the name '{stem_of(entry.name)}' without suffix, and so the caption in "
+                    f"'{PurePosixPath(name).name}'; rename them, or name each in metadata.jsonl"
+                )
+            return value, meta
+        return None, meta
+
+    def _json_fields(self) -> tuple[str, ...]:
+        named = [name[5:] for name in suffix_names(self.config.caption_key) if name.startswith("json.")]
+        return tuple(named) or JSON_FIELDS
+
+    def _sidecar(self, file: Path) -> object:
+        """The content of a caption file: bytes, or of a ``.json`` what it holds.
+
+        Raises:
+            BadSample: it is too large, no JSON, or cannot be read.
+        """
+        is_json = file.suffix.lower() == ".json"
+        option, limit = "data.max_caption_bytes", self.config.max_caption_bytes
+        try:
+            size = file.stat().st_size
+            if is_json and size > MAX_JSON_BYTES:
+                raise BadSample(f"'{file.name}' has {size} bytes, over {MAX_JSON_BYTES}", "bad_caption")
+            if not is_json and size > limit + 16:  # room for a byte order mark and line ends
+                raise BadSample(f"the caption has {size} bytes, over {option} = {limit}", "bad_caption")
+            data = file.read_bytes()
+        except OSError as error:
+            raise BadSample(f"'{file.name}' cannot be read: {error.strerror or error}", "bad_caption") from None
+        if not is_json:
+            return data.strip()
+        try:
+            return json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise BadSample(f"'{file.name}' is not JSON: {error}", "bad_caption") from None
+
+
+def _say_once(sentence: str) -> None:
+    """One process of several says it, and once: a run opens its data more than once."""
+    if os.environ.get("RANK", "0") == "0" and sentence not in _said:
+        _said.add(sentence)
+        _log.warning("%s", sentence)

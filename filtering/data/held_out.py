@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from dataclasses import replace
 
 from filtering.data.config import DataConfig
 from filtering.data.decode import BadSample, decode_row, group_of
@@ -45,12 +46,16 @@ def _held_out_source(config: DataConfig, path: str | list[str]) -> Source:
     return open_source(path, config.model_copy(update={"keep_list": None}), "data.held_out_path")
 
 
-def held_out_rows(config: DataConfig, seed: int) -> list[Row]:
+def held_out_rows(config: DataConfig, seed: int, audited: bool = False) -> list[Row]:
     """Up to ``held_out_max`` decoded held-out rows, one per group, the same for the same data and ``seed``.
 
     They come from ``held_out_path``, else from the groups of the training source that ``is_held_out`` picks. Shards
     are read in an order drawn from ``seed`` until enough rows are found, so a large source is not read to its end;
-    crop and flip are drawn as for training rows. Rows that cannot be used are left out and counted in a warning.
+    crop, flip and the caption of several are drawn as for training rows. Rows that cannot be used are left out and
+    counted in a warning.
+
+    Args:
+        audited: take the first of several captions, the one that an audit scores.
     """
     if config.held_out_path is None and config.held_out_fraction == 0.0:
         return []
@@ -71,6 +76,8 @@ def held_out_rows(config: DataConfig, seed: int) -> list[Row]:
             if group in groups or (config.held_out_path is None and not is_held_out(group, config.held_out_fraction)):
                 continue
             groups.add(group)
+            if audited:
+                raw = replace(raw, captions=())
             try:
                 rows.append(decode_row(raw, config, HELD_OUT_STREAM, 0, len(rows), seed))
             except BadSample as error:

@@ -11,7 +11,7 @@ from typing import Any
 import datasets
 
 from filtering.data.config import DataConfig
-from filtering.data.fields import BadSample, check_caption, check_image_size, field_names, printable
+from filtering.data.fields import BadSample, check_captions, check_image_size, field_names, printable
 from filtering.data.rows import RawRow
 from filtering.settings import SettingsError
 
@@ -72,8 +72,9 @@ class HFSource:
         key = printable(str(values.get("__key__") or f"{local:08d}"))
         try:
             encoded = _encoded(values[image], self.config)
-            text = check_caption(values[caption] if caption is not None else None, self.config)
-            return RawRow(key, name, local, encoded, text)
+            texts = check_captions(values[caption] if caption is not None else None, self.config)
+            several = tuple(texts) if len(texts) > 1 else ()
+            return RawRow(key, name, local, encoded, texts[0], captions=several)
         except OSError as error:
             return RawRow(
                 key, name, local, error=f"the image cannot be read: {error.strerror or error}", status="bad_image"
@@ -105,7 +106,7 @@ def _load(name: str, config: DataConfig, option: str) -> Any:
 
 def _columns(name: str, data: Any, config: DataConfig) -> tuple[str, str | None]:
     columns = list(data.column_names)
-    images = [column for column in field_names(config.image_key) if column in columns]
+    images = _named(field_names(config.image_key), columns)
     if not images:
         images = [column for column in columns if isinstance(data.features[column], datasets.Image)]
         if len(images) != 1:
@@ -113,12 +114,18 @@ def _columns(name: str, data: Any, config: DataConfig) -> tuple[str, str | None]
                 f"data.image_key = '{config.image_key}' names no column of '{name}'; its columns: {', '.join(columns)}"
             )
     wanted = [column.removeprefix("json.") for column in field_names(config.caption_key)]
-    captions = [column for column in wanted if column in columns]
+    captions = _named(wanted, columns)
     if not captions and not config.allow_empty_caption:
         raise SettingsError(
             f"data.caption_key = '{config.caption_key}' names no column of '{name}'; its columns: {', '.join(columns)}"
         )
     return images[0], captions[0] if captions else None
+
+
+def _named(wanted: list[str], columns: list[str]) -> list[str]:
+    """The columns that ``wanted`` names, in its order: as they are written, else but for the case of letters."""
+    exact = [name for name in wanted if name in columns]
+    return exact or [column for name in wanted for column in columns if column.lower() == name.lower()]
 
 
 def _encoded(value: object, config: DataConfig) -> bytes:

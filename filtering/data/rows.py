@@ -20,8 +20,10 @@ def content_id(data: bytes) -> str:
 class RawRow:
     """One sample as read, not decoded. ``error`` is set where the source could not read it whole.
 
-    ``status`` is one word for the kind of error (see ``filtering.data.fields``); ``span`` is where its members lie in
-    an uncompressed shard, as bytes [start, end), (0, 0) in other sources and where the sample was cut off.
+    ``captions`` holds all of them where the sample has several, of which a visit draws one; ``caption`` is then the
+    first, which audits and indexes take. ``status`` is one word for the kind of error (see ``filtering.data.fields``);
+    ``span`` is where its members lie in an uncompressed shard, as bytes [start, end), (0, 0) in other sources and where
+    the sample was cut off.
     """
 
     key: str
@@ -33,6 +35,12 @@ class RawRow:
     error: str | None = None
     status: str = "ok"
     span: tuple[int, int] = (0, 0)
+    captions: tuple[str, ...] = ()
+
+    @property
+    def all_captions(self) -> tuple[str, ...]:
+        """Every caption of the sample, one or more; none where it could not be read."""
+        return self.captions or (() if self.caption is None else (self.caption,))
 
 
 @dataclass(slots=True)

@@ -20,14 +20,19 @@ from webdataset.tariterators import base_plus_ext
 
 from filtering.data.archives import DAMAGE, check_protocol, is_damage, open_archive, open_tar
 from filtering.data.config import DataConfig
-from filtering.data.fields import BadSample, check_caption, check_image_size, field_names, printable
+from filtering.data.fields import (
+    MAX_JSON_BYTES,
+    BadSample,
+    check_captions,
+    check_image_size,
+    printable,
+    suffix_names,
+)
 from filtering.data.rows import RawRow
 from filtering.settings import SettingsError
 
 __all__ = ["expand_paths", "read_shard"]
 
-MAX_JSON_BYTES = 2**20
-"""A sample's json is metadata; a larger one is not read."""
 MAX_MEMBERS = 1000
 """Files of one sample; more are refused, so that one key cannot fill the memory."""
 _META = re.compile(r"__[^/]*__($|/)")
@@ -200,7 +205,7 @@ def _scan(path: str, config: DataConfig, wanted: _Wanted, bodies: bool) -> Itera
 
 def _add(sample: _Sample, tar: tarfile.TarFile, info: tarfile.TarInfo, suffix: str, config: DataConfig) -> None:
     """Read one member into ``sample`` where it is wanted and within the limits, by the size in its header."""
-    captions = field_names(config.caption_key)
+    captions = suffix_names(config.caption_key)
     if len(sample.names) >= MAX_MEMBERS:
         sample.error = f"the sample has more than {MAX_MEMBERS} files"
         return
@@ -212,7 +217,7 @@ def _add(sample: _Sample, tar: tarfile.TarFile, info: tarfile.TarInfo, suffix: s
         if not info.isreg():
             kind = f"a link to '{info.linkname}'" if info.islnk() or info.issym() else "not a regular file"
             raise BadSample(f"member '{info.name}' is {kind}; links and devices are not followed")
-        if suffix in field_names(config.image_key):
+        if suffix in suffix_names(config.image_key):
             check_image_size(info.size, config)
         elif suffix == "json":
             if info.size > MAX_JSON_BYTES:
@@ -249,14 +254,15 @@ def _row(sample: _Sample, path: str, index: int, config: DataConfig) -> RawRow:
             raise BadSample(sample.error, sample.status)
         _check_merged(sample, config)
         present = f"; its fields: {', '.join(sample.fields)}"
-        images = [data for name in field_names(config.image_key) if (data := sample.fields.get(name.lower()))]
+        images = [data for name in suffix_names(config.image_key) if (data := sample.fields.get(name))]
         if not images:
             raise BadSample(f"the sample has no image (data.image_key = '{config.image_key}'{present})", "no_image")
         meta = _json(sample, config)
-        caption = check_caption(_caption(sample, meta, config), config, present)
+        captions = check_captions(_caption(sample, meta, config), config, present)
     except BadSample as error:
         return RawRow(key, path, index, error=printable(str(error)), status=error.status, span=span)
-    return RawRow(key=key, shard=path, index=index, image=images[0], caption=caption, meta=meta, span=span)
+    several = tuple(captions) if len(captions) > 1 else ()
+    return RawRow(key, path, index, images[0], captions[0], meta, span=span, captions=several)
 
 
 def _is_whole(sample: _Sample, path: str, index: int, config: DataConfig) -> bool:
@@ -267,8 +273,8 @@ def _is_whole(sample: _Sample, path: str, index: int, config: DataConfig) -> boo
 
 def _check_merged(sample: _Sample, config: DataConfig) -> None:
     """``img.v1.jpg`` and ``img.v2.jpg`` are one sample ``img`` to WebDataset; say so rather than keep one of them."""
-    images = field_names(config.image_key)
-    texts = {name.partition(".")[0] for name in field_names(config.caption_key)}
+    images = suffix_names(config.image_key)
+    texts = {name.partition(".")[0] for name in suffix_names(config.caption_key)}
     dotted = [suffix.rpartition(".") for suffix in sample.fields if "." in suffix and suffix not in images]
     captioned = {stem for stem, _, last in dotted if last in texts}
     merged = [stem for stem, _, last in dotted if last in images]
@@ -293,7 +299,7 @@ def _json(sample: _Sample, config: DataConfig) -> dict[str, Any]:
 
 
 def _caption(sample: _Sample, meta: dict[str, Any], config: DataConfig) -> object:
-    for name in field_names(config.caption_key):
+    for name in suffix_names(config.caption_key):
         value = meta.get(name[5:]) if name.startswith("json.") else sample.fields.get(name)
         if value is not None:
             return value

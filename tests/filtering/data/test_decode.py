@@ -13,11 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from filtering.data.config import DataConfig
 from filtering.data.decode import BadSample, decode_image, decode_row, group_of
 from filtering.data.draws import normal_like, row_generator
+from filtering.data.png_text import without_large_text
 from filtering.data.rows import RawRow, Row, content_id
 from filtering.settings import SettingsError
 
@@ -99,6 +100,54 @@ def test_palette_cmyk_and_transparent_colours() -> None:
         decode(encode(Image.new("F", (8, 8), 0.5), "TIFF"))
     with pytest.raises(BadSample, match="32-bit"):
         decode(encode(Image.new("I", (8, 8), 70000), "TIFF"))
+
+
+@pytest.mark.parametrize(("mode", "value", "expected"), [("I", 200, 200), ("I", 255, 255), ("I", 51400, 200)])
+def test_32_bit_pixels_are_scaled_by_their_values(mode: str, value: int, expected: int) -> None:
+    assert levels(encode(Image.new(mode, (8, 8), value), "TIFF")) == [expected] * 3
+
+
+def test_16_bit_pixels_are_scaled_by_their_mode_however_dark() -> None:
+    assert levels(encode(Image.new("I;16", (8, 8), 200), "TIFF")) == [1, 1, 1]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("size", [2**20 + 1, 2**22])
+def test_png_with_a_large_text_is_read_without_it(size: int, packed: bool) -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("parameters", "a small one")
+    info.add_text("workflow", "x" * size, zip=packed)
+    info.add_itxt("prompt", "y" * size, zip=packed)
+    assert levels(encode(Image.new("RGB", (8, 8), (10, 20, 30)), pnginfo=info)) == [10, 20, 30]
+
+
+def test_png_with_a_large_colour_profile_is_read_and_keeps_its_orientation() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    profile = np.random.default_rng(0).bytes(2**20) + bytes(2**20)
+    data = encode(Image.new("RGB", (16, 8), (10, 20, 30)), icc_profile=profile, exif=exif)
+    upright = decode_image(data, config())
+    assert (upright.size, upright.getpixel((0, 0))) == ((8, 16), (10, 20, 30))
+
+
+def test_png_whose_texts_are_many_is_read() -> None:
+    info = PngImagePlugin.PngInfo()
+    packed = zlib.compress(bytes(2**18 - 9))
+    for number in range(300):
+        info.add(b"zTXt", b"k%d\0\0" % number + packed)  # 75 MiB in all, beyond what PIL takes
+    assert levels(encode(Image.new("RGB", (8, 8), (10, 20, 30)), pnginfo=info)) == [10, 20, 30]
+
+
+def test_leaving_text_out_does_not_mend_what_is_damaged() -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("workflow", "x" * 2**21, zip=True)
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    data = encode(noise, pnginfo=info)
+    with pytest.raises(BadSample, match="truncated|corrupt|damaged|opened"):
+        decode(data[: len(data) // 2])
+    assert without_large_text(data[:100]) is None and without_large_text(b"GIF89a") is None
+    assert without_large_text(encode(noise)) is None
+    assert without_large_text(data[:8] + bytes(12) * 100_000) is None
 
 
 def test_exif_rotation() -> None:

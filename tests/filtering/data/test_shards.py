@@ -199,8 +199,8 @@ def test_members_sorted_by_extension_lose_nothing_silently(tmp_path: Path) -> No
 
 
 def test_sample_without_image(tmp_path: Path) -> None:
-    found = rows(write_tar(tmp_path / "0.tar", [("a.txt", b"x"), ("a.tiff", b"x"), ("b.jpg", b""), ("b.txt", b"x")]))
-    assert "no image (data.image_key = 'jpg;jpeg;png;webp'; its fields: txt, tiff)" in (found[0][3] or "")
+    found = rows(write_tar(tmp_path / "0.tar", [("a.txt", b"x"), ("a.psd", b"x"), ("b.jpg", b""), ("b.txt", b"x")]))
+    assert f"no image (data.image_key = '{config().image_key}'; its fields: txt, psd)" in (found[0][3] or "")
     assert found[1][3] == "the image is empty (0 bytes)"
 
 
@@ -283,3 +283,21 @@ def test_shard_source_counts_and_reads_parts(tmp_path: Path) -> None:
     source = ShardSource(str(tmp_path), config())
     assert (len(source), source.count_rows(), source.indexed) == (2, 3, False)
     assert [(row.key, row.shard) for row in source.read(1)] == [("a", str(tmp_path / "1.tar"))]
+
+
+def test_keys_match_members_in_any_case(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "0.tar", [("a.JPG", b"1"), ("a.Txt", b"one"), ("b.jpg", b"2"), ("b.CAPTION", b"two")])
+    for keys in ({}, {"image_key": "JPG", "caption_key": "TXT;Caption"}, {"image_key": ".Jpg"}):
+        assert rows(path, **keys) == [("a", 0, b"1", "one"), ("b", 1, b"2", "two")]
+
+
+def test_a_list_of_captions_in_the_json_is_kept_whole(tmp_path: Path) -> None:
+    members = [("a.jpg", b"1"), ("a.json", b'{"Captions": ["one", "two", ""]}'), ("b.jpg", b"2")]
+    members += [
+        ("b.json", b'{"Captions": []}'),
+        ("c.jpg", b"3"),
+        ("c.json", json.dumps({"Captions": ["x"] * 1001}).encode()),
+    ]
+    found = list(read_shard(write_tar(tmp_path / "0.tar", members), config(caption_key="json.Captions")))
+    assert (found[0].caption, found[0].captions, found[0].all_captions) == ("one", ("one", "two"), ("one", "two"))
+    assert "no caption" in (found[1].error or "") and "1001 captions, over 1000" in (found[2].error or "")
