@@ -112,6 +112,8 @@ def _warnings(summary: Summary) -> list[str]:
             f"This audit is not complete: {n['missing']:,} shards are missing, {n['stale']:,} stale and {n['gone']:,} "
             f"gone, of {n['tasks']:,}. What follows is of the others."
         )
+    if summary.status.useless:
+        found.append(f"No sample of {n['rows']:,} can be used; the reasons are below.")
     if n["truncated"]:
         shards = "1 shard is" if n["truncated"] == 1 else f"{n['truncated']:,} shards are"
         found.append(f"{shards} truncated or damaged: samples behind the damage were never seen.")

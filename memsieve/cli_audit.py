@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -12,6 +12,10 @@ from rich.progress import Progress
 from rich.table import Table
 
 from memsieve.cli_audit_score import DAMAGED, score
+from memsieve.cli_common import USELESS
+
+if TYPE_CHECKING:
+    from filtering.audit.status import Status
 
 __all__ = ["audit"]
 
@@ -29,9 +33,10 @@ def status(
 ) -> None:
     """What is done, missing, stale or truncated, and when it will be finished.
 
-    Exit code 1 where shards are missing, stale or gone; 3 where all are done and some are truncated or damaged.
+    Exit code 1 where shards are missing, stale or gone; 3 where all are done and some are truncated or damaged; 4 where
+    all are done and no sample can be used.
     """
-    from filtering.audit.status import audit_status
+    from filtering.audit.status import audit_status, why_useless
 
     found = audit_status(run)
     if as_json:
@@ -49,8 +54,19 @@ def status(
             _console.print(f"{state.state}: {state.task.name}: {state.why}", markup=False, highlight=False)
         if found.eta_seconds:
             _console.print(f"about {_duration(found.eta_seconds)} left, at the rate of the last shards")
-    if not found.complete or found.counts["truncated"]:
-        raise typer.Exit(DAMAGED if found.complete else 1)
+    if found.useless:
+        _console.print(why_useless(run), style="red", markup=False, highlight=False, soft_wrap=True)
+    _leave(found)
+
+
+def _leave(status: Status) -> None:
+    """End with the exit code of an audit's state."""
+    if not status.complete:
+        raise typer.Exit(1)
+    if status.useless:
+        raise typer.Exit(USELESS)
+    if status.counts["truncated"]:
+        raise typer.Exit(DAMAGED)
 
 
 def _duration(seconds: float) -> str:
@@ -76,7 +92,10 @@ def select(
     held_out: Annotated[Path | None, typer.Option(help="Audit of pairs that the model was not trained on.")] = None,
     partial: Annotated[bool, typer.Option(help="Go on although shards are missing or stale.")] = False,
 ) -> None:
-    """Make a keep-list, with a reason for every sample that is not kept. Unusable samples never are."""
+    """Make a keep-list, with a reason for every sample that is not kept. Unusable samples never are.
+
+    Exit code 4 where nothing is kept.
+    """
     from filtering.audit.select import Rule, select_rows, write_selection
 
     rule = Rule(
@@ -102,6 +121,9 @@ def select(
     Console(emoji=False).print(table)
     if selection.cutoff is not None:
         _console.print(f"taken out above a score of {selection.cutoff:.6g}", highlight=False)
+    if not selection.counts["kept"]:
+        _console.print("nothing is kept: there is nothing to train on", style="red")
+        raise typer.Exit(USELESS)
 
 
 @audit.command()
@@ -173,5 +195,4 @@ def report(
         if not log_samples:
             shared, _ = build_audit_report(run, run / "shared" / "report.html", samples=False, **options)
         upload_audit(run, shared, summary, wandb_project)
-    if not summary.values["complete"] or summary.values["truncated"]:
-        raise typer.Exit(DAMAGED if summary.values["complete"] else 1)
+    _leave(summary.status)

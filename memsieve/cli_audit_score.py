@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from filtering.audit.config import AuditRun
 from filtering.settings import apply_overrides, parse_settings, read_settings
+from memsieve.cli_common import USELESS
 
 __all__ = ["DAMAGED", "score"]
 
@@ -51,9 +52,11 @@ def score(
 ) -> None:
     """Score every sample; only what is missing or stale is done.
 
-    Exit code 1 where a shard could not be done, 3 where all are done and some were found truncated or damaged.
+    Exit code 1 where a shard could not be done, 3 where all are done and some were found truncated or damaged, 4 where
+    all are done and no sample can be used.
     """
     from filtering.audit.score import rank_of, score_shards
+    from filtering.audit.status import why_useless
 
     given = {"output": out, "model": model, "seed": seed, "draws": draws, "batch_size": batch_size, "engine": engine}
     given |= {"workers": workers, "ray_address": ray_address, "device": device}
@@ -92,6 +95,9 @@ def score(
     if outcome.failed:
         _console.print(f"{len(outcome.failed)} shards are not done; the same command tries them again", style="red")
         raise typer.Exit(1)
+    if rows == failed and (why := why_useless(run.output)) is not None:
+        _console.print(why, style="red", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(USELESS)
     truncated = [marker.task for marker in outcome.done.values() if marker.truncated]
     if truncated:
         _console.print(

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 __all__ = [
+    "USELESS",
     "Batch",
     "Device",
     "Dtype",
@@ -24,6 +25,9 @@ __all__ = [
     "warn",
     "weights_of",
 ]
+
+USELESS = 4
+"""Exit code: everything was done, and nothing that was read can be used."""
 
 _console = Console(stderr=True, emoji=False)
 out_console = Console(emoji=False)

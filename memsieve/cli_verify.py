@@ -11,7 +11,19 @@ import typer
 from rich.table import Table
 
 from memsieve.check_upload import Wandb, WandbSamples, upload_matches, upload_probe
-from memsieve.cli_common import Device, Dtype, Model, Scheduler, Seed, load_for, open_for, plain, warn, weights_of
+from memsieve.cli_common import (
+    USELESS,
+    Device,
+    Dtype,
+    Model,
+    Scheduler,
+    Seed,
+    load_for,
+    open_for,
+    plain,
+    warn,
+    weights_of,
+)
 from memsieve.cli_common import out_console as _out
 
 __all__ = ["register"]
@@ -68,7 +80,10 @@ def verify(
     wandb: Wandb = None,
     wandb_samples: WandbSamples = False,
 ) -> None:
-    """Find the training images nearest to images, or to what a model draws, and say which are copies."""
+    """Find the training images nearest to images, or to what a model draws, and say which are copies.
+
+    Exit code 4 where no image could be read.
+    """
     from inference.index import TrainingIndex
     from inference.prompts import read_prompts
     from inference.resume import ImageStore, generate_kept
@@ -120,6 +135,8 @@ def verify(
     if wandb is not None:
         config = {"similarity": opened.name, "training_images": len(opened), "alpha": alpha, "threshold": threshold}
         upload_matches(wandb, out, matches, config, wandb_samples)
+    if not good:
+        raise typer.Exit(USELESS)
 
 
 def probe(

@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import pyarrow.parquet as pq
+
 from filtering.audit.config import AuditConfig
 from filtering.audit.folder import AuditFolder, Marker
 from filtering.audit.tasks import Task, Tasks
 
-__all__ = ["Status", "TaskState", "audit_status", "task_state"]
+__all__ = ["Status", "TaskState", "audit_status", "task_state", "why_useless"]
 
 RECENT: Final = 50
 """Tasks that the rate is taken from."""
@@ -47,6 +49,11 @@ class Status:
     def complete(self) -> bool:
         """Whether every task is done."""
         return self.counts["done"] == len(self.states)
+
+    @property
+    def useless(self) -> bool:
+        """Whether every task is done and no sample can be used."""
+        return self.complete and self.failed == self.rows
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -108,6 +115,30 @@ def audit_status(root: Path) -> Status:
     left = len(known) - status.counts["done"] - status.counts["gone"]
     status.eta_seconds = _eta(left, (state.marker for state in status.states if state.marker is not None))
     return status
+
+
+def why_useless(root: Path) -> str | None:
+    """Why no sample of the audit in ``root`` can be used, in a sentence; None where one can, or where not all is done.
+
+    Markers are believed: whether the data is still as it was is not looked at.
+    """
+    folder = AuditFolder(root)
+    statuses: Counter[str] = Counter()
+    tasks = folder.tasks()
+    for task in tasks:
+        marker = folder.read_marker(task)
+        if marker is None or marker.failed < marker.rows:
+            return None
+        statuses.update(marker.statuses)
+    if not statuses:
+        return f"no sample can be used: there is none in {len(tasks)} shards"
+    counts = ", ".join(f"{name} {number:,}" for name, number in statuses.most_common())
+    for task in tasks:
+        table = pq.read_table(folder.scores(task), columns=["key", "error"])
+        if len(table):
+            key, error = table["key"][0].as_py(), table["error"][0].as_py()
+            return f"no sample of {statuses.total():,} can be used ({counts}); the first: '{key}': {error}"
+    return None
 
 
 def _eta(left: int, markers: Iterable[Marker]) -> float | None:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from filtering.audit.records import MEASURES
-from filtering.audit.status import audit_status
+from filtering.audit.status import Status, audit_status
 from filtering.audit.table import PLAIN, Array, Scores, default_signals, distinct_rows, load_scores, pair_scores
 from filtering.audit.truth import judge_ranking, repeats_of
 
@@ -54,6 +54,7 @@ class Summary:
     duplicates: list[dict[str, Any]]
     errors: list[dict[str, Any]]
     about: dict[str, Any]
+    status: Status
     notes: list[str] = field(default_factory=list)
 
 
@@ -112,7 +113,7 @@ def summarise(
     first = distinct_rows(scores)
     histograms = {name: _histograms(scores, name, first) for name in MEASURES} if modelled else {}
     errors = _errors(scores)
-    return Summary(numbers, histograms, _curve(ordered), ranked[:top], shared.groups, errors, scores.about)
+    return Summary(numbers, histograms, _curve(ordered), ranked[:top], shared.groups, errors, scores.about, status)
 
 
 def _pairs(scores: Scores, values: Array) -> list[Pair]:
