@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from pydantic import Field, model_validator
 
-from filtering.settings import Settings
+from filtering.settings import PathTexts, Settings
 from filtering.signals import COMBINED, measured_for
 
 __all__ = ["DecidingName", "FilterConfig", "SignalName"]
@@ -66,7 +66,7 @@ class FilterConfig(Settings):
     everything is measured, whatever it costs."""
     score_after: int = Field(default=2, ge=0)
     """``sieve``: visits of a group before it is measured at all."""
-    reference: str | list[str] = "frozen"
+    reference: PathTexts = "frozen"
     """Where signals that compare with the model before fine-tuning take it from: ``frozen``, a copy of it; or audits
     of it (``memsieve audit score``), at no forward, which needs ``filter.apply: sieve``."""
     beyond: Literal["skip", "frozen"] = "skip"

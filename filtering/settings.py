@@ -3,17 +3,61 @@
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-__all__ = ["Settings", "SettingsError", "apply_overrides", "load_settings", "parse_settings", "read_settings"]
+__all__ = [
+    "LocalPath",
+    "PathText",
+    "PathTexts",
+    "Settings",
+    "SettingsError",
+    "apply_overrides",
+    "expand_home",
+    "load_settings",
+    "parse_settings",
+    "read_settings",
+]
 
 
 class SettingsError(ValueError):
     """A setting is wrong; the message names the option, its value and the way out."""
+
+
+def expand_home(path: str) -> str:
+    """``path`` with ``~`` or ``~user`` in front as that home folder; other paths, names and URLs as they are.
+
+    Raises:
+        ValueError: no such home is known. A folder would come to be that is named with a tilde.
+    """
+    if not path.startswith("~"):
+        return path
+    found = os.path.expanduser(path)
+    if found.startswith("~"):
+        raise ValueError(f"no home folder is known for '{path.split('/')[0]}' of '{path}'; write the path out in full")
+    return found
+
+
+def _at_home(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_at_home(one) for one in value]
+    if isinstance(value, Path):
+        return Path(expand_home(str(value)))
+    if isinstance(value, str):
+        return "::".join(expand_home(part) for part in value.split("::"))  # shards can be joined so
+    return value
+
+
+LocalPath = Annotated[Path, BeforeValidator(_at_home)]
+"""A setting that is a path here. Every setting that takes a path has this type or one of the next two."""
+PathText = Annotated[str, BeforeValidator(_at_home)]
+"""A setting that may be a path: a hub id, a name or a URL stays what it is."""
+PathTexts = Annotated[str | list[str], BeforeValidator(_at_home)]
+"""One or more of these."""
 
 
 class Settings(BaseModel):
@@ -40,7 +84,10 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     Raises:
         SettingsError: the file is missing, or is not a YAML mapping.
     """
-    file = Path(path)
+    try:
+        file = Path(expand_home(str(path)))
+    except ValueError as error:
+        raise SettingsError(f"config file: {error}") from None
     if not file.is_file():
         raise SettingsError(f"config file '{file}' does not exist; name a YAML file, for example one of configs/")
     try:

@@ -12,12 +12,14 @@ from rich.table import Table
 
 from memsieve import cli_inference, cli_ui
 from memsieve.cli_audit import audit
+from memsieve.cli_common import Model
+from memsieve.cli_paths import PathTyper
 from train.__main__ import run
 
 __all__ = ["app", "main"]
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-data = typer.Typer(no_args_is_help=True, help="Build captioned datasets.")
+app = PathTyper(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+data = PathTyper(no_args_is_help=True, help="Build captioned datasets.")
 app.add_typer(data, name="data")
 app.add_typer(audit, name="audit")
 app.command("train")(run)
@@ -54,7 +56,7 @@ def openmoji(
 
 @app.command()
 def copies(
-    model: Annotated[str, typer.Option(help="A diffusers pipeline folder, or a hub id.")],
+    model: Model,
     dataset: Annotated[Path, typer.Option("--data", help="A dataset folder with truth.parquet.")],
     out: Annotated[Path | None, typer.Option(help="Also write the verdicts as JSON.")] = None,
     seeds: Annotated[int, typer.Option(help="Generations per prompt.")] = 3,

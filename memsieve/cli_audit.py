@@ -13,13 +13,14 @@ from rich.table import Table
 
 from memsieve.cli_audit_score import DAMAGED, score
 from memsieve.cli_common import USELESS
+from memsieve.cli_paths import PathTyper
 
 if TYPE_CHECKING:
     from filtering.audit.status import Status
 
 __all__ = ["audit"]
 
-audit = typer.Typer(no_args_is_help=True, help=__doc__)
+audit = PathTyper(no_args_is_help=True, help=__doc__)
 audit.command()(score)
 _console = Console(stderr=True, emoji=False)  # a key between colons is not an emoji
 

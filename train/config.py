@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -10,7 +9,7 @@ from pydantic import Field, model_validator
 from filtering.config import FilterConfig
 from filtering.data.config import DataConfig
 from filtering.denoisers.lora import LoraSettings
-from filtering.settings import Settings
+from filtering.settings import LocalPath, PathText, Settings
 
 __all__ = [
     "CheckpointConfig",
@@ -26,7 +25,7 @@ __all__ = [
 class ModelConfig(Settings):
     """Section ``model``: what is fine-tuned."""
 
-    path: str
+    path: PathText
     """A diffusers pipeline folder, or a hub id."""
     prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = None
     """Overrides the scheduler's own; flow models have one only."""
@@ -104,7 +103,7 @@ class TrainConfig(Settings):
     """Further noise in the input that is not in the target (Ning et al., ICML 2023); 0.1 is usual."""
     caption_dropout: float = Field(default=0.1, ge=0.0, le=1.0)
     """Share of visits trained without their caption, so that the unconditional branch goes on being trained."""
-    cache: Path | None = None
+    cache: LocalPath | None = None
     """Folder for encoded images and captions: each is encoded once, for this run and later ones with the same VAE and
     text encoders, which then wait in host memory. None encodes at every visit."""
     random_tokens: int = Field(default=0, ge=0)
@@ -171,7 +170,7 @@ class TrackingConfig(Settings):
 class RunConfig(Settings):
     """A whole training config."""
 
-    output: Path
+    output: LocalPath
     """Run folder; the same command resumes what is there."""
     model: ModelConfig
     data: DataConfig

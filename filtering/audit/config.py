@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Any, Final, Literal
 
 from pydantic import Field, model_validator
 
 from filtering.data.config import DataConfig
-from filtering.settings import Settings
+from filtering.settings import LocalPath, PathText, Settings
 
 __all__ = ["AuditConfig", "AuditRun", "config_hash", "deciding"]
 
@@ -27,7 +26,7 @@ class AuditConfig(Settings):
 
     data: DataConfig
     """``crop`` must be center and ``flip`` off: a score belongs to the image, not to a draw of its crop."""
-    model: str | None = None
+    model: PathText | None = None
     """A diffusers pipeline folder, or a hub id; None looks at the data alone."""
     text_encoder_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the text encoders; a training run that looks its reference up in this audit uses the same."""
@@ -52,7 +51,7 @@ class AuditConfig(Settings):
 class AuditRun(AuditConfig):
     """A config file of ``memsieve audit score``: what is audited, into which folder, and who does the work."""
 
-    output: Path
+    output: LocalPath
     """Folder of the audit; the same command goes on with it."""
     engine: Literal["local", "ray"] = "local"
     """This process, or the ranks that ``accelerate launch`` started; or a Ray cluster."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from filtering.settings import Settings
+from filtering.settings import PathText, PathTexts, Settings
 
 __all__ = ["DataConfig"]
 
@@ -16,9 +16,9 @@ class DataConfig(Settings):
 
     format: Literal["webdataset", "hf", "folder"] = "webdataset"
     """Kind of source: WebDataset tar shards, a Hugging Face dataset saved to disk (or its name), an image folder."""
-    path: str | list[str]
+    path: PathTexts
     """Shards (brace ranges and globs allowed), dataset folder or name, or image folder."""
-    held_out_path: str | list[str] | None = None
+    held_out_path: PathTexts | None = None
     """The same kind of source, never trained on: calibrates the filter and gives the held-out loss."""
     held_out_fraction: float = Field(default=0.02, ge=0.0, lt=0.5)
     """Share of groups held out by hash of their content where no ``held_out_path`` is given."""
@@ -54,13 +54,13 @@ class DataConfig(Settings):
     """Captions longer than this are refused."""
     allow_pipe: bool = False
     """Let ``pipe:COMMAND`` name a shard; the command is run by a shell, so the list of shards must be trusted."""
-    keep_list: str | None = None
+    keep_list: PathText | None = None
     """A keep-list of ``memsieve audit select``: rows that it does not keep are read past, and counted."""
     allow_empty_caption: bool = False
     """Accept samples without a caption and train them unconditionally; else they count as failed."""
     group_by: Literal["content", "key"] = "content"
     """Identity that evidence accumulates under: sha256 of the encoded image bytes, or the sample's key."""
-    groups: str | None = None
+    groups: PathText | None = None
     """A Parquet table with columns ``content`` and ``group``, for ``group_by: content``: images that are one group
     though their bytes differ (clusters of perceptual hashes, say). Other images are groups of their own."""
 

@@ -56,7 +56,7 @@ class FolderSource:
         """For each folder of ``identity``."""
         self._entries: list[Entry] = []
         for name in self.identity:
-            root = Path(name).expanduser()
+            root = Path(os.path.expanduser(name))
             if not root.is_dir():
                 raise SettingsError(f"{option} = '{name}' is not a folder; data.format = 'folder' needs one")
             left_out = LeftOut()

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
+from filtering.settings import expand_home
+
 __all__ = ["pipeline_folder", "read_index"]
 
 _HUB_ID: Final = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
@@ -24,6 +26,7 @@ def pipeline_folder(path: str, option: str = "model.path") -> Path:
     Raises:
         ValueError: there is no such folder or model, it is gated, or the hub cannot be reached and the cache lacks it.
     """
+    path = expand_home(path)
     folder = Path(path)
     if (folder / INDEX).is_file():
         return folder

@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 from safetensors.torch import save_file
 
-from filtering.settings import Settings, SettingsError
+from filtering.settings import Settings, SettingsError, expand_home
 
 __all__ = [
     "LORA_FILE",
@@ -172,7 +172,7 @@ def base_of(folder: str, option: str = "model.path") -> str | None:
     Raises:
         ValueError: the folder does not say which model it adapts.
     """
-    place = Path(folder)
+    place = Path(expand_home(folder))
     if not any((place / name).is_file() for name in (LORA_FILE, _PEFT_FILE)):
         return None
     try:
@@ -191,6 +191,7 @@ def fuse_lora(pipe: Any, folder: str, option: str = "model.path") -> None:
     Raises:
         ValueError: it does not fit the model.
     """
+    folder = expand_home(folder)
     try:
         if (Path(folder) / LORA_FILE).is_file():
             pipe.load_lora_weights(folder, weight_name=LORA_FILE)
