@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+from typing import Any
 
 import wandb
 
 from filtering.audit.summary import Summary
+from train.wandb_start import start_wandb
 
 __all__ = ["upload_audit"]
 
@@ -18,16 +19,21 @@ SCALARS = (
 
 
 def upload_audit(run: Path, page: Path, summary: Summary, project: str) -> None:
-    """Make one W&B run of the audit in ``run``; offline where there is no key, for ``wandb sync`` later.
+    """Make one W&B run of the audit in ``run``; offline where nobody is logged in, for ``wandb sync`` later.
 
     Args:
         page: what goes up as the report, with samples or without, as the caller chose.
     """
-    if not os.environ.get("WANDB_API_KEY") and "WANDB_MODE" not in os.environ:
-        os.environ["WANDB_MODE"] = "offline"
     values = summary.values
     config = {"settings": values["settings"], "model": values["model"], "reference": values["reference"]}
-    with wandb.init(project=project, job_type="audit", name=run.resolve().name, dir=str(run), config=config) as logged:
+    about: dict[str, Any] = {
+        "project": project,
+        "job_type": "audit",
+        "name": run.resolve().name,
+        "dir": str(run),
+        "config": config,
+    }
+    with start_wandb(lambda more: wandb.init(**about, **more), "--wandb") as logged:
         for name in SCALARS:
             logged.summary[f"audit/{name}"] = values[name]
         for name, value in values["statuses"].items():

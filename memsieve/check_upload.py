@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -36,7 +35,7 @@ def upload_check(
     table: tuple[Sequence[str], Sequence[Sequence[Any]]] | None = None,
     files: Sequence[Path] = (),
 ) -> None:
-    """Make one W&B run of a ``detect``, ``verify`` or ``probe``; offline where there is no key, for ``wandb sync``.
+    """Make one W&B run of a ``detect``, ``verify`` or ``probe``; offline where nobody is logged in, for ``wandb sync``.
 
     Args:
         folder: where an offline run is written.
@@ -45,11 +44,18 @@ def upload_check(
     """
     import wandb
 
-    if not os.environ.get("WANDB_API_KEY") and "WANDB_MODE" not in os.environ:
-        os.environ["WANDB_MODE"] = "offline"
+    from train.wandb_start import start_wandb
+
     folder.mkdir(parents=True, exist_ok=True)
     name = folder.resolve().name
-    with wandb.init(project=project, job_type=kind, name=name, dir=str(folder), config=dict(config)) as run:
+    about: dict[str, Any] = {
+        "project": project,
+        "job_type": kind,
+        "name": name,
+        "dir": str(folder),
+        "config": dict(config),
+    }
+    with start_wandb(lambda more: wandb.init(**about, **more), "--wandb") as run:
         logged: dict[str, Any] = {f"{kind}/{what}": value for what, value in scalars.items()}
         for what, values in histograms.items():
             finite = [float(value) for value in values if value == value]

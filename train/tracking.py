@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from train.config import RunConfig
+from train.wandb_start import start_wandb
 
 __all__ = ["Tracker"]
 
@@ -43,8 +43,6 @@ class Tracker:
         temporary.rename(self.path)
 
     def _start_wandb(self) -> None:
-        if not os.environ.get("WANDB_API_KEY") and "WANDB_MODE" not in os.environ:
-            os.environ["WANDB_MODE"] = "offline"  # no key: `wandb sync` uploads it later
         id_file = self.config.output / "wandb_id"
         if self.active and not id_file.exists():
             import secrets
@@ -55,11 +53,17 @@ class Tracker:
             options["id"] = id_file.read_text().strip()
         if self.config.tracking.name:
             options["name"] = self.config.tracking.name
-        self.accelerator.init_trackers(
-            self.config.tracking.project,
-            config=self.config.model_dump(mode="json"),
-            init_kwargs={"wandb": options},
-        )
+
+        def begin(more: dict[str, Any]) -> None:
+            self.accelerator.trackers.clear()  # of a start that failed
+            self.accelerator.init_trackers(
+                self.config.tracking.project,
+                config=self.config.model_dump(mode="json"),
+                init_kwargs={"wandb": {**options, **more}},
+            )
+
+        # Only the main process talks to W&B.
+        start_wandb(begin, "tracking.wandb") if self.active else begin({})
 
     def log(self, values: dict[str, float], step: int) -> None:
         """Scalars under ``train/``, ``mem/``, ``val/``."""
