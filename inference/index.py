@@ -31,6 +31,7 @@ from filtering.data.config import DataConfig
 from filtering.data.decode import BadSample, decode_row
 from filtering.data.rows import RawRow, content_id
 from filtering.data.shards import expand_paths, read_shard
+from filtering.folder_kind import what_it_is
 from inference.detect import progress_bar
 from inference.similarity import Similarity, build_similarity
 
@@ -130,8 +131,10 @@ class TrainingIndex:
     def __init__(self, folder: Path, similarity: Similarity | None = None) -> None:
         self.folder = Path(folder)
         if not (self.folder / "index.json").is_file():
+            known = what_it_is(self.folder)
             raise ValueError(
-                f"--index: '{folder}' holds no index; build one with: memsieve index --data SHARDS --out DIR"
+                f"--index: '{folder}' holds no index{f', {known}' if known else ''}; build one with: memsieve index "
+                "--data SHARDS --out DIR"
             )
         described = _read_json(self.folder / "index.json")
         if not described.get("complete"):

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
+from filtering.folder_kind import what_it_is
 from inference.copying import CopyJudge, CopyRate, CopyVerdict, copy_rate
 from inference.generate import generate
 from inference.resume import ImageStore, generate_kept
@@ -116,7 +117,11 @@ def probe_model(
 def _truth(data: Path) -> list[dict[str, Any]]:
     path = data / "truth.parquet"
     if not path.is_file():
-        raise ValueError(f"'{data}' has no truth.parquet; build it with: memsieve data openmoji {data} --plant 6x2000")
+        known = what_it_is(data)
+        raise ValueError(
+            f"--data: '{data}' has no truth.parquet{f', {known}' if known else ''}; build such a dataset with: "
+            "memsieve data openmoji DIR --plant 6x2000"
+        )
     rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
     return rows
 

@@ -25,6 +25,7 @@ from filtering.data.decode import BadSample, decode_image
 from filtering.data.rows import RawRow
 from filtering.data.shards import read_shard
 from filtering.data.sources import open_source
+from filtering.folder_kind import AUDIT, refuse_other_kind
 from memsieve.report_plots import Series, line_chart
 
 __all__ = ["build_audit_report"]
@@ -49,10 +50,11 @@ def build_audit_report(
         options: of ``summarise``.
 
     Raises:
-        ValueError: ``run`` is no audit, or nothing of it is done.
+        ValueError: ``run`` is no audit, nothing of it is done, or ``out`` lies in the folder of another command.
     """
     summary = summarise(run, **options)
     target = run / "report.html" if out is None else Path(out)
+    refuse_other_kind(target.parent, AUDIT, "--out")  # a summary.json goes beside the page
     target.parent.mkdir(parents=True, exist_ok=True)
     pictures = _pictures(summary) if samples else {}
     context = {

@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from filtering.folder_kind import RUN_MARKS, is_training_run, what_it_is
+
 __all__ = ["GroupRow", "RunData", "accounting", "load_run", "removed_and_near"]
 
 DROPPING = ("drop", "cap", "reweight", "caption")
@@ -77,13 +79,14 @@ def load_run(run: Path) -> RunData:
     """Read the folder ``run``.
 
     Raises:
-        ValueError: it is no folder, or holds none of the files that a run leaves.
+        ValueError: it is no folder, or no training run; the message says what it is.
     """
     if not run.is_dir():
         raise ValueError(f"'{run}' is not a folder; name the output folder of a training run")
-    marks = ("config.yaml", "metrics.jsonl", "summary.json", "groups.parquet", "ledger")
-    if not any((run / name).exists() for name in marks):
-        raise ValueError(f"'{run}' is not a training run: it holds none of {', '.join(marks)}")
+    if not is_training_run(run):
+        begun = "it has a config.yaml and no record of a step" if (run / "config.yaml").is_file() else None
+        known = what_it_is(run) or begun or f"it holds none of {', '.join(RUN_MARKS)} and no summary.json of a run"
+        raise ValueError(f"'{run}' is not a training run: {known}")
     notes: list[str] = []
     config = _text(run / "config.yaml", notes)
     return RunData(

@@ -11,6 +11,7 @@ import typer
 import yaml
 from rich.console import Console
 
+from filtering.folder_kind import TRAINING, refuse_other_kind
 from filtering.settings import load_settings
 from train.config import RunConfig
 
@@ -26,6 +27,7 @@ def run(
     console = Console(stderr=True, emoji=False)  # a key between colons is not an emoji
     try:
         settings = load_settings(RunConfig, config, set)
+        refuse_other_kind(settings.output, TRAINING, "output")
         from train.loop import BadDataError, fit
         from train.setup import set_up
         from train.step import NonFiniteError

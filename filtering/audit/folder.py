@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from filtering.audit.records import write_whole
 from filtering.audit.tasks import Task
+from filtering.folder_kind import what_it_is
 from filtering.settings import SettingsError
 
 __all__ = ["AuditFolder", "Marker"]
@@ -67,9 +68,8 @@ class AuditFolder:
             if not isinstance(values, dict) or not isinstance(values.get("tasks"), list):
                 raise ValueError("it holds something else")
         except FileNotFoundError:
-            raise SettingsError(
-                f"'{self.root}' is not an audit: it has no audit.json; name the --out folder of 'memsieve audit score'"
-            ) from None
+            known = what_it_is(self.root) or "it has no audit.json; name the --out folder of 'memsieve audit score'"
+            raise SettingsError(f"'{self.root}' is not an audit: {known}") from None
         except ValueError as error:
             raise SettingsError(f"'{self.settings_file}' cannot be read: {error}") from error
         return values

@@ -17,6 +17,7 @@ from filtering.audit.scorer import Scorer
 from filtering.audit.status import task_state
 from filtering.audit.tasks import Task, Tasks
 from filtering.audit.work import Advance, Worker
+from filtering.folder_kind import AUDIT, refuse_other_kind
 from filtering.settings import SettingsError
 
 __all__ = ["Outcome", "Plan", "rank_of", "score_shards"]
@@ -75,6 +76,7 @@ def score_shards(
         SettingsError: the settings, the data or the model cannot be used, or another audit is at work in ``out``.
         OSError: the scores could not be written, as on a full disk; the same command goes on.
     """
+    refuse_other_kind(out, AUDIT, "--out")
     rank, world = rank_of() if engine == "local" else (0, 1)
     folder = AuditFolder(out)
     with folder.lock(rank):

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
+from filtering.folder_kind import is_training_run
 from filtering.settings import expand_home
 
 __all__ = ["pipeline_folder", "read_index"]
@@ -30,12 +31,19 @@ def pipeline_folder(path: str, option: str = "model.path") -> Path:
     folder = Path(path)
     if (folder / INDEX).is_file():
         return folder
+    if is_training_run(folder):
+        raise ValueError(f"{option}: '{path}' is a training run, {_model_of(folder)}")
     if folder.exists() or not _HUB_ID.match(path):
         raise ValueError(
             f"{option}: '{path}' holds no diffusers pipeline (no {INDEX}); name a pipeline folder, or a hub id such as "
             "stabilityai/stable-diffusion-xl-base-1.0"
         )
     return _from_hub(path, option)
+
+
+def _model_of(run: Path) -> str:
+    found = [run / name for name in ("pipeline", "lora") if (run / name).is_dir()]
+    return f"its model is '{found[0]}'" if found else "and has exported no model; run it to its end"
 
 
 def _from_hub(name: str, option: str) -> Path:
