@@ -75,17 +75,7 @@ def walk(root: Path, left_out: LeftOut) -> Iterator[tuple[Path, list[str]]]:
     while waiting:
         links: list[Path] = []
         yield from _real(waiting.popleft(), seen, links, left_out)
-        for link in links:
-            try:
-                identity = _identity(link)
-            except OSError as error:
-                left_out.unreadable[f"{link.name}: {error.strerror or error}"] += 1
-                continue
-            if identity in seen:
-                left_out.again[link.name] += 1
-            else:
-                seen.add(identity)
-                waiting.append(link)
+        waiting.extend(link for link in links if _is_new(link, seen, left_out))
 
 
 def _real(
@@ -104,14 +94,27 @@ def _real(
                 left_out.hidden[child] += 1
             elif (folder / child).is_symlink():
                 links.append(folder / child)
-            elif (identity := _identity(folder / child)) not in seen:
-                seen.add(identity)
+            elif _is_new(folder / child, seen, left_out):
                 wanted.append(child)
         folders[:] = wanted
         for file in files:
             if _is_hidden(file):
                 left_out.hidden[file if file in SYSTEM or file == ".DS_Store" else "hidden files"] += 1
         yield folder, sorted(file for file in files if not _is_hidden(file))
+
+
+def _is_new(folder: Path, seen: set[tuple[int, int]], left_out: LeftOut) -> bool:
+    """Whether ``folder`` is to be read; it is in ``seen`` from then on."""
+    try:
+        identity = _identity(folder)
+    except OSError as error:  # gone, or not to be looked at
+        left_out.unreadable[f"{folder.name}: {error.strerror or error}"] += 1
+        return False
+    if identity in seen:
+        left_out.again[folder.name] += 1
+        return False
+    seen.add(identity)
+    return True
 
 
 def _is_hidden(name: str) -> bool:
