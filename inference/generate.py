@@ -29,18 +29,20 @@ def image_seed(seed: int, prompt_index: int | str, j: int) -> int:
 def load_pipeline(path: str | Path, *, device: str | None = None, dtype: torch.dtype | None = None) -> Any:
     """A diffusers pipeline from a folder, or from the hub or its cache; or a LoRA that was trained here, in its base.
 
-    Raises:
-        ValueError: there is no such pipeline, or it cannot be reached.
-    """
-    from diffusers import DiffusionPipeline
+    Weights are read as safetensors alone, as training reads them.
 
+    Raises:
+        ValueError: there is no such pipeline, it cannot be reached or loaded, a part has pickled weights only, or the
+            network takes more than a prompt (inpainting, image editing).
+    """
     from filtering.denoisers.hub import pipeline_folder
     from filtering.denoisers.lora import base_of, fuse_lora
+    from filtering.denoisers.registry import check_drawn
+    from filtering.denoisers.whole import whole_pipeline
 
     base = base_of(str(path), "--model")
-    folder = pipeline_folder(base or str(path), "--model")
-    options = {} if dtype is None else {"torch_dtype": dtype}
-    pipe = DiffusionPipeline.from_pretrained(str(folder), local_files_only=True, **options)
+    pipe = whole_pipeline(pipeline_folder(base or str(path), "--model"), dtype or torch.float32)
+    check_drawn(pipe)
     if base is not None:
         fuse_lora(pipe, str(path), "--model")
     return pipe if device is None else pipe.to(device)
@@ -147,19 +149,24 @@ def _prepared(pipe: Any, scheduler: str) -> Iterator[None]:
 def sampling_scheduler(pipe: Any, name: str) -> Any:
     """A scheduler of its own for sampling with ``pipe``, whose own stays untouched: ``name`` is one of ``SCHEDULERS``.
 
+    ``auto`` is DDIM for diffusion models with a discrete beta schedule, and a copy of the pipeline's own for others
+    (flow matching, EDM).
+
     Raises:
-        ValueError: an unknown name, or DDIM for a flow model.
+        ValueError: an unknown name, or DDIM for one of the others.
     """
     from diffusers import DDIMScheduler
 
+    from filtering.denoisers.supported import no_beta_schedule
+
     if name not in SCHEDULERS:
         raise ValueError(f"scheduler = '{name}': must be one of {', '.join(SCHEDULERS)}")
-    flow = "prediction_type" not in pipe.scheduler.config or "FlowMatch" in type(pipe.scheduler).__name__
-    if name == "own" or (name == "auto" and flow):
+    reason = no_beta_schedule(pipe.scheduler)
+    if name == "own" or (name == "auto" and reason is not None):
         # A copy: schedulers keep counters, and the caller's must not move.
         return type(pipe.scheduler).from_config(pipe.scheduler.config)
-    if flow:
-        raise ValueError(f"scheduler = 'ddim' does not fit {type(pipe.scheduler).__name__}; take 'own'")
+    if reason is not None:
+        raise ValueError(f"scheduler = 'ddim' does not fit {type(pipe.scheduler).__name__}, {reason}; take 'own'")
     # Every value of the old scheduler is passed on by hand: from_config drops those that its constructor filled in,
     # and a pipeline in memory and the same one loaded from disk would then sample differently.
     known = inspect.signature(DDIMScheduler.__init__).parameters

@@ -43,7 +43,9 @@ class FluxDenoiser(LatentDenoiser):
         "tokenizer_2": T5TokenizerFast,
     }
     space_class = RectifiedFlow
+    normalised = "shift"
     patch = 2
+    packed = 4
     lora_targets = (
         *("attn.to_k", "attn.to_q", "attn.to_v", "attn.to_out.0"),
         *("attn.add_k_proj", "attn.add_q_proj", "attn.add_v_proj", "attn.to_add_out"),

@@ -14,6 +14,10 @@ __all__ = ["pipeline_folder", "read_index"]
 
 _HUB_ID: Final = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 INDEX: Final = "model_index.json"
+VARIANTS: Final = (None, "fp16", "bf16")
+"""Of the weights on the hub, in the order in which they are wanted."""
+NO_SAFETENSORS: Final = "Could not find the necessary `safetensors` weights"
+"""How diffusers says that a variant is not there."""
 
 
 def pipeline_folder(path: str, option: str = "model.path") -> Path:
@@ -60,7 +64,17 @@ def _from_hub(name: str, option: str) -> Path:
 
     try:
         hf_hub_download(name, INDEX)
-        return Path(DiffusionPipeline.download(name, use_safetensors=True))
+        for variant in VARIANTS:
+            try:
+                return Path(DiffusionPipeline.download(name, use_safetensors=True, variant=variant))
+            except OSError as error:
+                if NO_SAFETENSORS not in str(error):
+                    raise
+        raise ValueError(
+            f"{option}: not every part of '{name}' has .safetensors weights on the hub, and pickles (.bin) can run "
+            "code when they are loaded, so that they are not read. If you trust this model, fetch it with `hf download "
+            f"{name} --local-dir FOLDER` and name that folder: what is said then has the command that converts it"
+        )
     except GatedRepoError as error:
         raise ValueError(
             f"{option}: '{name}' is gated: accept its licence at https://huggingface.co/{name}, then log in with `hf "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 
@@ -13,6 +13,13 @@ from filtering.denoisers.conditioning import Conditioning, TextPart
 from filtering.denoisers.hub import read_index
 from filtering.denoisers.parts import NETWORKS, Dtypes, load_parts, own_scheduler, scheduler_config
 from filtering.denoisers.spaces import NoiseSpace, VariancePreserving
+from filtering.denoisers.supported import (
+    check_classes,
+    check_flow,
+    check_vae_channels,
+    no_beta_schedule,
+    refuse_scheduler,
+)
 
 __all__ = ["LatentDenoiser"]
 
@@ -28,9 +35,10 @@ class LatentDenoiser(ABC):
         dtype: of the frozen parts (VAE, text encoders).
         model_dtype: of the denoising network, which is trained in float32.
         text_dtype: of the text encoders, where it is another.
+        option: named in messages.
 
     Raises:
-        ValueError: a part is missing; the message names it.
+        ValueError: a part is missing, or the model is not made as the family's are; the message says how.
     """
 
     pipeline_class: ClassVar[Any]
@@ -50,6 +58,11 @@ class LatentDenoiser(ABC):
     """Ends of the names of the layers that a LoRA adapts by default: those of diffusers' LoRA example."""
     patch: ClassVar[int] = 1
     """Latent sides must be multiples of it."""
+    packed: ClassVar[int] = 1
+    """Latent values that the network takes as one of its channels."""
+    normalised: ClassVar[Literal["scale", "shift", "mean_std"]] = "scale"
+    """What the family's pipeline undoes before it decodes: the VAE's ``scaling_factor`` alone, its ``shift_factor``
+    too, or its ``latents_mean`` and ``latents_std``."""
 
     model: torch.nn.Module
     vae: Any
@@ -61,17 +74,20 @@ class LatentDenoiser(ABC):
         dtype: torch.dtype = torch.float32,
         model_dtype: torch.dtype = torch.float32,
         text_dtype: torch.dtype | None = None,
+        option: str = "model.path",
     ) -> None:
         self.folder = str(folder)
-        index = read_index(Path(folder))
+        index, what = read_index(Path(folder), option), f"'{folder}'"
+        check_classes(self.parts, index, NETWORKS, what, option)
         dtypes = Dtypes(model_dtype, dtype, text_dtype or dtype)
-        for name, part in load_parts(self.parts, self.optional, self.folder, index, dtypes).items():
+        scheduler = scheduler_config(self.folder, option)
+        for name, part in load_parts(self.parts, self.optional, self.folder, index, dtypes, option).items():
             self._keep(name, part)
         self.settings = {name: index[name] for name in self.options if name in index}
-        self._settle(scheduler_config(self.folder), prediction_type)
+        self._settle(scheduler, prediction_type, what, option)
 
     @classmethod
-    def from_pipeline(cls, pipe: Any) -> Self:
+    def from_pipeline(cls, pipe: Any, option: str = "--model") -> Self:
         """The parts of a pipeline in memory, shared with it and left as they are (mode, dtype, device)."""
         denoiser = cls.__new__(cls)
         denoiser.folder = str(pipe.config.get("_name_or_path", "") or "")
@@ -79,21 +95,45 @@ class LatentDenoiser(ABC):
             denoiser._keep(name, getattr(pipe, name))
         denoiser.settings = {name: pipe.config[name] for name in cls.options if name in pipe.config}
         # A copy: the pipeline's scheduler keeps the counters of its own sampling.
-        denoiser._settle({"_class_name": type(pipe.scheduler).__name__, **dict(pipe.scheduler.config)}, None)
+        config = {"_class_name": type(pipe.scheduler).__name__, **dict(pipe.scheduler.config)}
+        denoiser._settle(config, None, "the pipeline", option)
         denoiser.device = pipe.device
         return denoiser
+
+    @classmethod
+    def check_pipeline(cls, pipe: Any, option: str = "--model") -> None:
+        """Refuse a pipeline whose network takes something else than a prompt, where it is only drawn with.
+
+        Raises:
+            ValueError: says what such a network is.
+        """
+        denoiser = cls.__new__(cls)
+        for name in cls.parts:
+            denoiser._keep(name, getattr(pipe, name))
+        denoiser._check_network("the pipeline", option)
 
     def _keep(self, name: str, part: Any) -> None:
         setattr(self, "model" if name in NETWORKS else name, part)
 
-    def _settle(self, scheduler: dict[str, Any], prediction_type: str | None) -> None:
-        """What follows from the parts."""
+    def _settle(self, scheduler: dict[str, Any], prediction_type: str | None, what: str, option: str) -> None:
+        """What follows from the parts; refuses those that the adapter would be wrong for."""
+        own = own_scheduler(scheduler, None)
+        if self.space_class is not VariancePreserving:
+            check_flow(scheduler, what, option)
+        elif own is not None and (reason := no_beta_schedule(own)) is not None:
+            refuse_scheduler(own, reason, what, option)
+        self._check_network(what, option)
         self.space = self.space_class(scheduler, prediction_type)
         self.noise_scheduler = self.space.noise_scheduler
         self._own_scheduler = own_scheduler(scheduler, prediction_type)
         self.prediction_type, self.num_train_timesteps = self.space.prediction_type, self.space.num_train_timesteps
         self._unconditional: Conditioning | None = None
         self.device = torch.device("cpu")
+
+    def _check_network(self, what: str, option: str) -> None:
+        """Refuse a network that takes something else than this family gives it."""
+        takes = int(self.config.in_channels) // self.packed
+        check_vae_channels(takes, int(self.vae.config.latent_channels), what, option)
 
     @property
     def config(self) -> Any:
@@ -149,13 +189,17 @@ class LatentDenoiser(ABC):
         return posterior.mean, posterior.std
 
     def sample_latents(self, posterior: tuple[torch.Tensor, torch.Tensor], noise: torch.Tensor) -> torch.Tensor:
-        """Scaled (and, where the VAE says so, shifted) latents [B, C, h, w], float32: the posterior, sampled."""
+        """Latents [B, C, h, w], float32: the posterior, sampled, and normalised as the family's pipeline undoes it."""
         mean, std = posterior
         sampled = mean + std * noise.to(self.device, self.vae.dtype)
-        shift = self.vae.config.get("shift_factor")
-        if shift is not None:
-            sampled = sampled - shift
-        latents: torch.Tensor = (sampled * self.vae.config.scaling_factor).float()
+        config = self.vae.config
+        if self.normalised == "shift" and config.get("shift_factor") is not None:
+            sampled = sampled - config.shift_factor
+        means, stds = config.get("latents_mean"), config.get("latents_std")
+        if self.normalised == "mean_std" and means is not None and stds is not None:
+            middle, spread = (sampled.new_tensor(values).view(1, -1, 1, 1) for values in (means, stds))
+            return ((sampled - middle) * config.scaling_factor / spread).float()
+        latents: torch.Tensor = (sampled * config.scaling_factor).float()
         return latents
 
     # -- prompts --------------------------------------------------------------------------------------------------

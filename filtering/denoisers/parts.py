@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import torch
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
+
+from filtering.denoisers.weights import weights_variant
 
 __all__ = ["NETWORKS", "Dtypes", "load_part", "load_parts", "own_scheduler", "scheduler_config"]
 
@@ -29,12 +33,18 @@ class Dtypes(NamedTuple):
 
 
 def load_parts(
-    kinds: dict[str, Any], optional: tuple[str, ...], folder: str, index: dict[str, Any], dtypes: Dtypes
+    kinds: dict[str, Any],
+    optional: tuple[str, ...],
+    folder: str,
+    index: dict[str, Any],
+    dtypes: Dtypes,
+    option: str = "model.path",
 ) -> dict[str, Any]:
     """Every part of ``kinds``, frozen but for the denoising network; None where an ``optional`` one is not there.
 
     Args:
         index: the folder's model_index.json.
+        option: named in messages.
 
     Raises:
         ValueError: a part is missing or cannot be loaded; the message names it.
@@ -42,22 +52,27 @@ def load_parts(
     found: dict[str, Any] = {}
     for name, kind in kinds.items():
         absent = name in optional and not (index.get(name) or [None])[0]
-        found[name] = None if absent else load_part(kind, folder, name, dtypes.of(name))
+        found[name] = None if absent else load_part(kind, folder, name, dtypes.of(name), option)
         if isinstance(found[name], torch.nn.Module) and name not in NETWORKS:
             found[name].requires_grad_(False).eval()
     return found
 
 
-def scheduler_config(folder: str) -> dict[str, Any]:
+def scheduler_config(folder: str, option: str = "model.path") -> dict[str, Any]:
     """The scheduler's config, of whatever class.
 
     Raises:
-        ValueError: it is not there.
+        ValueError: it is not there, or is no JSON mapping.
     """
     file = Path(folder) / "scheduler" / "scheduler_config.json"
     if not file.is_file():
-        raise ValueError(f"model.path: '{folder}' has no scheduler/ folder; name a complete diffusers pipeline")
-    config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        raise ValueError(f"{option}: '{folder}' has no scheduler/ folder; name a complete diffusers pipeline")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{option}: '{file}' is not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{option}: '{file}' is no scheduler's config")
     return config
 
 
@@ -74,28 +89,30 @@ def own_scheduler(config: dict[str, Any], prediction_type: str | None) -> Any:
     return scheduler
 
 
-def load_part(kind: Any, folder: str, name: str, dtype: torch.dtype) -> Any:
-    """One part of a pipeline folder, weights as safetensors only.
+def load_part(kind: Any, folder: str, name: str, dtype: torch.dtype, option: str = "model.path") -> Any:
+    """One part of a pipeline folder, weights as safetensors only, of a variant such as fp16 where there are no others.
 
     Raises:
         ValueError: it is not there, or cannot be loaded.
     """
     if not (Path(folder) / name).is_dir():
-        raise ValueError(f"model.path: '{folder}' has no {name}/ folder; name a complete diffusers pipeline folder")
+        raise ValueError(f"{option}: '{folder}' has no {name}/ folder; name a complete diffusers pipeline folder")
     options: dict[str, Any] = {}
     if issubclass(kind, torch.nn.Module):
         # transformers calls it dtype, diffusers torch_dtype
-        word = "dtype" if name.startswith("text_encoder") else "torch_dtype"
-        options = {word: dtype, "use_safetensors": True}
+        word = "dtype" if issubclass(kind, PreTrainedModel) else "torch_dtype"
+        variant = weights_variant(Path(folder), name, option)
+        options = {word: dtype, "use_safetensors": True, "variant": variant}
     try:
         return kind.from_pretrained(folder, subfolder=name, **options)
     except ImportError as error:
         raise ValueError(
-            f"model.path: the {name} of '{folder}' needs a package that is not installed "
+            f"{option}: the {name} of '{folder}' needs a package that is not installed "
             f"({str(error).strip().splitlines()[0]}); for T5 tokenizers: pip install 'memsieve[t5]'"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"model.path: cannot load the {name} of '{folder}': {str(error).splitlines()[0]}. Name a local diffusers "
-            "pipeline folder, or a hub id that this machine can reach"
+            f"{option}: cannot load the {name} of '{folder}': {said[:300]}. Its files may be damaged or incomplete: "
+            "copy or download the pipeline again"
         ) from error

@@ -10,7 +10,7 @@ import torch
 from filtering.denoisers.hub import pipeline_folder, read_index
 from filtering.denoisers.lora import base_of, fuse_lora
 
-__all__ = ["DTYPES", "FAMILIES", "denoiser_of", "open_denoiser"]
+__all__ = ["DTYPES", "FAMILIES", "check_drawn", "denoiser_of", "open_denoiser"]
 
 FAMILIES: Final[dict[str, tuple[str, str]]] = {
     "StableDiffusionPipeline": ("filtering.denoisers.stable_diffusion", "StableDiffusionDenoiser"),
@@ -56,16 +56,26 @@ def open_denoiser(
         return denoiser
     folder = pipeline_folder(str(path), option)
     family = _family(str(read_index(folder, option).get("_class_name", "")), str(path), option)
-    return family(str(folder), prediction_type, dtype, model_dtype, text_dtype)
+    return family(str(folder), prediction_type, dtype, model_dtype, text_dtype, option)
 
 
 def denoiser_of(pipe: Any, option: str = "--model") -> Any:
     """The adapter of a pipeline in memory, its parts shared.
 
     Raises:
-        ValueError: its family is not known.
+        ValueError: its family is not known, or it is not made as the family's are.
     """
-    return _family(type(pipe).__name__, "the pipeline", option).from_pipeline(pipe)
+    return _family(type(pipe).__name__, "the pipeline", option).from_pipeline(pipe, option)
+
+
+def check_drawn(pipe: Any, option: str = "--model") -> None:
+    """Refuse a pipeline in memory, of a family known here, whose network is no text-to-image model's.
+
+    Raises:
+        ValueError: says what such a network is.
+    """
+    if type(pipe).__name__ in FAMILIES:
+        _family(type(pipe).__name__, "the pipeline", option).check_pipeline(pipe, option)
 
 
 def _family(name: str, what: str, option: str) -> Any:

@@ -11,6 +11,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from filtering.denoisers.base import Call
 from filtering.denoisers.conditioning import Conditioning, TextPart
 from filtering.denoisers.latent import LatentDenoiser
+from filtering.denoisers.supported import check_unet
 
 __all__ = ["UNET_ARGUMENTS", "StableDiffusionDenoiser", "clip_ids"]
 
@@ -34,6 +35,10 @@ class StableDiffusionDenoiser(LatentDenoiser):
         """encoder_hidden_states [B, L, D], padded to the tokenizer's full length."""
         ids = clip_ids(self.tokenizer, captions).to(self.device)
         return Conditioning(self.text_encoder(ids, return_dict=False)[0])
+
+    def _check_network(self, what: str, option: str) -> None:
+        super()._check_network(what, option)
+        check_unet(self.config, int(self.vae.config.latent_channels), None, None, what, option)
 
     def text_layout(self) -> list[TextPart]:
         """One encoder, whose positions are those of encoder_hidden_states."""

@@ -40,6 +40,7 @@ class StableDiffusion3Denoiser(LatentDenoiser):
     }
     optional = ("text_encoder_3", "tokenizer_3")
     space_class = RectifiedFlow
+    normalised = "shift"
     patch = 2
     lora_targets = (
         *("attn.to_k", "attn.to_q", "attn.to_v", "attn.to_out.0"),

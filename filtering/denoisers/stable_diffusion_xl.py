@@ -12,8 +12,12 @@ from filtering.denoisers.base import Call
 from filtering.denoisers.conditioning import Conditioning, TextPart
 from filtering.denoisers.latent import LatentDenoiser
 from filtering.denoisers.stable_diffusion import UNET_ARGUMENTS, clip_ids
+from filtering.denoisers.supported import check_unet
 
 __all__ = ["StableDiffusionXLDenoiser"]
+
+TIME_IDS = 6
+"""Original size, corner of the crop, target size: two numbers each."""
 
 
 class StableDiffusionXLDenoiser(LatentDenoiser):
@@ -35,6 +39,7 @@ class StableDiffusionXLDenoiser(LatentDenoiser):
         "tokenizer_2": CLIPTokenizer,
     }
     options = ("force_zeros_for_empty_prompt",)
+    normalised = "mean_std"
     text_encoder: Any
     text_encoder_2: Any
     tokenizer: Any
@@ -48,6 +53,12 @@ class StableDiffusionXLDenoiser(LatentDenoiser):
             states.append(output.hidden_states[-2])
             pooled = output[0]
         return Conditioning(torch.cat(states, dim=-1), pooled)
+
+    def _check_network(self, what: str, option: str) -> None:
+        super()._check_network(what, option)
+        pooled, each = self.text_encoder_2.config.projection_dim, self.config.get("addition_time_embed_dim") or 0
+        values = int(pooled) + TIME_IDS * int(each)
+        check_unet(self.config, int(self.vae.config.latent_channels), "text_time", values, what, option)
 
     def _encoders(self) -> list[tuple[Any, Any]]:
         return [(self.tokenizer, self.text_encoder), (self.tokenizer_2, self.text_encoder_2)]

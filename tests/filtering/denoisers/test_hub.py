@@ -51,6 +51,34 @@ def test_a_hub_id_in_the_cache_is_the_folder(name: str, family_folder: Folder, h
     assert torch.equal(one, two)
 
 
+def list_tree(hub_folder: Path, name: str) -> None:
+    """The repository's list of files, as an online call leaves it beside the snapshot: diffusers then picks files."""
+    home = hub_folder / f"models--{name.replace('/', '--')}"
+    snapshot = home / "snapshots" / COMMIT
+    files = [str(path.relative_to(snapshot)) for path in snapshot.rglob("*") if path.is_file()]
+    listed = {path: {"size": (snapshot / path).stat().st_size, "blob_id": "0" * 40} for path in files}
+    (home / "trees").mkdir()
+    (home / "trees" / f"{COMMIT}.json").write_text(json.dumps({"format_version": 1, "files": listed}))
+
+
+@pytest.mark.parametrize("ending", ["fp16.safetensors", "bin"])
+def test_a_hub_id_with_fp16_files_or_pickles_only(ending: str, family_folder: Folder, hub: Any, tmp_path: Path) -> None:
+    """The variant that there is comes without being asked for; pickles are refused as such, not as "not reached"."""
+    folder = tmp_path / "m"
+    shutil.copytree(family_folder("sd"), folder)
+    for part in ("unet", "vae", "text_encoder"):
+        for file in (folder / part).glob("*.safetensors"):
+            file.rename(file.with_name(f"{file.stem}.{ending}"))
+    hub("someone/half", folder)
+    list_tree(tmp_path / "hub", "someone/half")
+    if ending == "bin":
+        with pytest.raises(ValueError, match=r"not every part of 'someone/half' has .safetensors weights.*--local-dir"):
+            open_denoiser("someone/half")
+        return
+    cached, local = open_denoiser("someone/half"), open_denoiser(str(family_folder("sd")))
+    assert all(torch.equal(a, b) for a, b in zip(cached.model.parameters(), local.model.parameters(), strict=True))
+
+
 def test_a_model_that_is_not_in_the_cache(hub: Any) -> None:
     with pytest.raises(ValueError, match=r"model\.path: 'someone/else' is neither a local folder nor, in whole, in"):
         open_denoiser("someone/else")
