@@ -18,8 +18,8 @@ from torch import Tensor
 from filtering.denoisers.base import Conditioning
 from inference.copying import CopyJudge, copy_rate
 from inference.detect import progress_bar
-from inference.explain import frozen
 from inference.generate import image_seed, sampling_scheduler
+from inference.gradients import check_differentiable, frozen
 from inference.guided import GuidedModel
 from inference.probe import ProbeResult
 from inference.resume import ImageStore
@@ -56,11 +56,13 @@ class Target:
     pixels: Tensor
 
 
+@torch.inference_mode(False)
 def attack_embedding(model: GuidedModel, target: Target, settings: AttackSettings) -> tuple[Conditioning, list[float]]:
     """An embedding of one row, float32, that makes the model denoise the target best, and the loss of each update.
 
     The pooled embedding is searched for too, where the family has one.
     """
+    check_differentiable(model.model)
     denoiser, generator = model.denoiser, _generator(settings.seed, target)
     shape = denoiser.latent_shape(target.pixels.shape[-1])
     x_0 = denoiser.latents(target.pixels[None], torch.zeros(1, *shape)).float().to(model.device)

@@ -7,8 +7,7 @@ are taken image by image: neither depends on how many images are measured togeth
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from filtering.denoisers.base import Conditioning, TextPart
 from inference.detectors import DetectSettings
+from inference.gradients import check_differentiable, frozen
 from inference.guided import GuidedModel, norm_of, open_model
 from inference.words import TokenTable, cut_text, token_table
 
@@ -28,7 +28,6 @@ __all__ = [
     "TokenScore",
     "WordScore",
     "explain",
-    "frozen",
     "magnitude_and_gradient",
 ]
 
@@ -92,6 +91,7 @@ class Explanation:
         return asdict(self)
 
 
+@torch.inference_mode(False)
 def explain(
     model: Any,
     prompt: str,
@@ -141,6 +141,7 @@ def explain(
     )  # fmt: skip
 
 
+@torch.inference_mode(False)
 def magnitude_and_gradient(
     model: GuidedModel, model_input: Tensor, timestep: Tensor, cond: Conditioning, uncond: Conditioning, space: str
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -149,6 +150,7 @@ def magnitude_and_gradient(
     Image b depends on its own row of ``cond`` alone, so the gradient of the sum holds each image's own, with neither a
     factor 1/B nor 1/sqrt(B).
     """
+    check_differentiable(model.model)
     leaves = {name: value.detach().float().requires_grad_(True) for name, value in cond.embeddings.items()}
     with torch.enable_grad(), frozen(model.model):
         with_, without = model.predict(model_input.detach(), timestep, cond.with_embeddings(leaves), uncond)
@@ -156,19 +158,6 @@ def magnitude_and_gradient(
         # A network may ignore an embedding (Flux's own example drops none); its gradient is zero then.
         grads = torch.autograd.grad(magnitude.sum(), list(leaves.values()), materialize_grads=True)
     return magnitude.detach(), dict(zip(leaves, grads, strict=True))
-
-
-@contextmanager
-def frozen(module: torch.nn.Module) -> Iterator[None]:
-    """Weights without gradients for a while: their graph would cost memory and be thrown away."""
-    wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in wanted:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in wanted:
-            parameter.requires_grad_(True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,16 +5,16 @@
     guarded.report.flagged
 
 Guided sampling computes both branches anyway, so measuring costs nothing: a forward hook on the denoising network reads
-them. The pipeline is called as it is, with its own arguments.
+them. The pipeline is called as it is, with its own arguments. Steps without guidance, after a callback has switched it
+off, are not measured.
 """
 
 from __future__ import annotations
 
-import inspect
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -23,6 +23,9 @@ from torch import Tensor
 
 from filtering.denoisers.base import Conditioning
 from inference.detect import check_rate, progress_bar
+from inference.gradients import check_differentiable
+from inference.guard_branches import Branches, BranchReader, Seen
+from inference.guard_call import PROMPTS, bound, guided_by, images_of, refuse_unmeasured
 from inference.guard_report import (
     GuardReport,
     MemorizationRefused,
@@ -37,30 +40,21 @@ from inference.prompts import ordinary_prompts
 __all__ = ["ACTIONS", "GuardReport", "MemorizationGuard", "MemorizationRefused", "MemorizationWarning"]
 
 ACTIONS: Final = ("warn", "refuse", "minimize", "delay")
-PROMPTS: Final = ("prompt", "negative_prompt", "pooled_prompt", "negative_pooled_prompt")
-"""How the names of a call's arguments begin that say what is drawn."""
 
 
 class _Stop(Exception):
     """Ends a pipeline's call at its first step, with what the network saw there."""
 
-    def __init__(self, seen: _Seen) -> None:
+    def __init__(self, seen: Seen) -> None:
         super().__init__()
         self.seen = seen
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """What the network saw at a step: its input [B, C, h, w], the timestep [], and both branches' conditioning."""
-
-    model_input: Tensor
-    timestep: Tensor
-    cond: Conditioning
-    uncond: Conditioning
-
-
 class MemorizationGuard:
     """Wrap ``pipe``; call the guard as the pipeline would be called.
+
+    What the call gives the network besides the prompt (SDXL's sizes) is given to it in measuring and minimising too.
+    Flux is guided only where a negative prompt is given; the guard gives it the empty one where it is left out.
 
     Args:
         action: ``warn``; ``refuse`` raises ``MemorizationRefused`` before an image exists; ``minimize`` changes the
@@ -109,9 +103,11 @@ class MemorizationGuard:
         self.iterations, self.lr, self.method, self.fall = iterations, lr, method, fall
         self.report = GuardReport()
         self._model = open_model(pipe, scheduler="own")
-        self._levels: dict[tuple[int, tuple[int, ...]], np.ndarray] = {}
+        if action == "minimize":
+            check_differentiable(self._model.model)
+        self._levels: dict[tuple[Any, ...], np.ndarray] = {}
         self._off, self._may_stop, self._scale = False, False, 1.0
-        self._first: tuple[Tensor, Conditioning] | None = None
+        self._reader = BranchReader(self._model.denoiser, 1)
         self._held = torch.zeros(0, dtype=torch.bool)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -119,22 +115,30 @@ class MemorizationGuard:
 
         Raises:
             MemorizationRefused: a prompt is flagged and the action is ``refuse``.
-            ValueError: guidance of 1 or less, with which there is nothing to measure.
+            ValueError: the call is not guided, so that there is nothing to measure, or has an argument that would
+                make the measurement wrong.
         """
-        call = self._bound(args, kwargs)
-        self.report, self._first = GuardReport(), None
+        call = bound(self.pipe, args, kwargs)
+        self._scale = guided_by(self._model.denoiser, type(self.pipe), call)
+        refuse_unmeasured(type(self.pipe), call, self.threshold is not None)
+        if call.get("negative_prompt") or call.get("negative_prompt_embeds") is not None:
+            warnings.warn(
+                "with a negative prompt the magnitude is measured against it, not against the empty prompt: the "
+                "threshold then holds only roughly",
+                stacklevel=2,
+            )
         before = random_state(call.get("generator"))
         self._may_stop = self.action == "minimize"
         hook = self._model.model.register_forward_hook(self._hook, with_kwargs=True)
         try:
             try:
-                output = self.pipe(**call)
+                output = self._run(call)
             except _Stop as stop:
                 restore_random_state(before, call.get("generator"))
                 self._may_stop = False
                 again = self._minimized(call, stop.seen)
-                first, self.report, self._first = self.report, GuardReport(), None
-                output = self.pipe(**again)
+                first = self.report
+                output = self._run(again)
                 first.magnitudes += self.report.magnitudes[1:]
                 self.report = first
         finally:
@@ -143,76 +147,35 @@ class MemorizationGuard:
             warnings.warn(self._sentence(), MemorizationWarning, stacklevel=2)
         return output
 
-    def _bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The call's arguments by name; refuses what cannot be measured."""
-        signature = inspect.signature(type(self.pipe).__call__)
-        call = dict(signature.bind_partial(self.pipe, *args, **kwargs).arguments)
-        call.pop("self", None)
-        call.update(call.pop("kwargs", {}))
-        name = self._model.denoiser.guidance_name
-        self._scale = float(call.get(name, signature.parameters[name].default))
-        if not self._scale > 1:
-            raise ValueError(
-                f"{name} = {self._scale:g}: must be above 1; without guidance the pipeline never computes the "
-                "unconditional branch that the guard compares with"
-            )
-        if call.get("skip_guidance_layers") is not None:
-            raise ValueError(
-                "skip_guidance_layers: must be left out; it adds calls of the network that the guard cannot tell from "
-                "those that it measures"
-            )
-        given = call.get("negative_prompt_embeds") is not None
-        if self._model.denoiser.separate_branches and not given:
-            call.setdefault("negative_prompt", "")  # without one such a pipeline does not guide at all
-        if call.get("negative_prompt") or given:
-            warnings.warn(
-                "with a negative prompt the magnitude is measured against it, not against the empty prompt: the "
-                "threshold then holds only roughly",
-                stacklevel=3,
-            )
-        return call
+    def _run(self, call: dict[str, Any]) -> Any:
+        """The pipeline, with a new report."""
+        self.report = GuardReport()
+        self._reader = BranchReader(self._model.denoiser, images_of(call))
+        output = self.pipe(**call)
+        self._reader.finish()
+        return output
 
     def _hook(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """Measure one step of the pipeline; for ``delay`` the network's output with guidance taken out."""
         if self._off:
             return None
-        prediction = output[0] if isinstance(output, tuple) else output.sample
-        model_input, timestep, states = self._model.denoiser.read_call(args, kwargs)
-        both = self._branches(prediction, states)
+        both = self._reader.read(args, kwargs, output)
         if both is None:
             return None
-        without, with_, uncond, cond = both
-        seen = _Seen(model_input[: len(cond)].detach(), timestep.flatten()[0], cond, uncond)
-        delta = with_.float() - without.float()
-        if delta.ndim == model_input.ndim:
-            delta = delta[:, : model_input.shape[1]]  # without a learned variance (PixArt)
-        measured = norm_of(delta) * self._model.factor(seen.timestep, self.space)
+        measured = norm_of(both.delta) * self._model.factor(both.seen.timestep, self.space)
         if not self.report.magnitudes:
-            self._judge(measured, seen)
+            self._judge(measured, both.seen)
         elif self.action == "delay":
             self._release(measured)
         self.report.magnitudes.append(measured.tolist())
         if self.action != "delay" or not self._held.any():
             return None
-        changed = self._unguided(without, with_)
+        changed = self._unguided(both)
         return (changed, *output[1:]) if isinstance(output, tuple) else type(output)(sample=changed)
 
-    def _branches(
-        self, prediction: Tensor, states: Conditioning
-    ) -> tuple[Tensor, Tensor, Conditioning, Conditioning] | None:
-        """(unconditional, conditional) predictions and conditionings of a step; None after the first of two calls."""
-        if not self._model.denoiser.separate_branches:
-            half = len(states) // 2
-            return *prediction.chunk(2), states.rows(slice(half)), states.rows(slice(half, None))  # type: ignore[return-value]
-        if self._first is None:
-            self._first = prediction, states
-            return None
-        (with_, cond), self._first = self._first, None
-        # Flux's pipeline leaves one negative prompt for all images as one row.
-        return prediction, with_, states if len(states) == len(cond) else states.expand(len(cond)), cond
-
-    def _unguided(self, without: Tensor, with_: Tensor) -> Tensor:
+    def _unguided(self, both: Branches) -> Tensor:
         """What the network returns so that the guided prediction of the images that are held is the unconditional."""
+        without, with_ = both.without, both.with_
         keep = self._held.to(with_.device).view(-1, *([1] * (with_.ndim - 1)))
         if not self._model.denoiser.separate_branches:
             # cond := uncond makes uncond + scale (cond - uncond) the unguided prediction
@@ -221,9 +184,9 @@ class MemorizationGuard:
         instead = (self._scale * with_ - without) / (self._scale - 1.0)
         return torch.where(keep, instead, without)
 
-    def _judge(self, measured: Tensor, seen: _Seen) -> None:
+    def _judge(self, measured: Tensor, seen: Seen) -> None:
         """The first step: who is flagged, and what follows at once."""
-        self.report.threshold = self._threshold(seen.timestep, seen.model_input)
+        self.report.threshold = self._threshold(seen)
         flags = measured > self.report.threshold
         self.report.flagged = flags.tolist()
         self.report.minimized = [math.nan] * len(flags)
@@ -247,7 +210,7 @@ class MemorizationGuard:
             self._held[image] = False
             self.report.released[image] = len(past)
 
-    def _minimized(self, call: dict[str, Any], seen: _Seen) -> dict[str, Any]:
+    def _minimized(self, call: dict[str, Any], seen: Seen) -> dict[str, Any]:
         """The same call with the flagged images' embeddings minimised."""
         flagged, model = self.report.flagged, self._model
         rows = torch.tensor(flagged, device=seen.model_input.device).nonzero().flatten()
@@ -255,7 +218,7 @@ class MemorizationGuard:
         try:
             fitted = minimize_embeddings(
                 model, seen.model_input[rows], seen.timestep, seen.cond.rows(rows), seen.uncond.rows(rows),
-                self._target(seen.timestep, seen.model_input), iterations=self.iterations, lr=self.lr,
+                self._target(seen), iterations=self.iterations, lr=self.lr,
                 method=self.method, space=self.space,
             )  # fmt: skip
         finally:
@@ -265,37 +228,45 @@ class MemorizationGuard:
             value[rows] = fitted.cond.embeddings[name].to(value.dtype)
         for row, magnitude in zip(rows.tolist(), fitted.magnitude, strict=True):
             self.report.minimized[row] = magnitude
-        again = {key: value for key, value in call.items() if not key.startswith(PROMPTS)}
-        return {**again, **model.denoiser.call_arguments(states, seen.uncond, self._scale), "num_images_per_prompt": 1}
+        # Only what says what is drawn is changed: size, guidance and all else stay the call's own.
+        again = {name: value for name, value in call.items() if not name.startswith(PROMPTS)}
+        given = model.denoiser.call_arguments(states, seen.uncond, self._scale)
+        drawn = {name: value for name, value in given.items() if name.startswith(PROMPTS)}
+        return {**again, **drawn, "num_images_per_prompt": 1}
 
-    def _threshold(self, timestep: Tensor, model_input: Tensor) -> float:
+    def _threshold(self, seen: Seen) -> float:
         if self.threshold is not None:
             return self.threshold
-        ordered = np.sort(self._ordinary_levels(timestep, model_input))
+        ordered = np.sort(self._ordinary_levels(seen))
         allowed = math.floor(self.false_positive_rate * (len(ordered) + 1) + 1e-9) - 1
         return float(ordered[len(ordered) - 1 - max(allowed, 0)])
 
-    def _target(self, timestep: Tensor, model_input: Tensor) -> float:
+    def _target(self, seen: Seen) -> float:
         if self.target is not None:
             return self.target
         if self.threshold is not None:
             return self.threshold / 2
-        return float(np.quantile(self._ordinary_levels(timestep, model_input), TARGET_QUANTILE))
+        return float(np.quantile(self._ordinary_levels(seen), TARGET_QUANTILE))
 
-    def _ordinary_levels(self, timestep: Tensor, model_input: Tensor) -> np.ndarray:
-        """First-step magnitudes of the ordinary prompts at this timestep and size, measured once."""
-        key = (int(timestep), tuple(model_input.shape[1:]))
+    def _ordinary_levels(self, seen: Seen) -> np.ndarray:
+        """First-step magnitudes of the ordinary prompts at this timestep, size and size conditioning, measured once."""
+        told = [states.time_ids for states in (seen.cond, seen.uncond)]
+        key = (
+            round(float(seen.timestep), 3), tuple(seen.model_input.shape[1:]),
+            *(None if ids is None else tuple(ids[0].tolist()) for ids in told),
+        )  # fmt: skip
         if key not in self._levels:
             self._off = True
             try:
-                self._levels[key] = self._measure_ordinary(timestep, model_input)
+                self._levels[key] = self._measure_ordinary(seen)
             finally:
                 self._off = False
         return self._levels[key]
 
     @torch.no_grad()
-    def _measure_ordinary(self, timestep: Tensor, model_input: Tensor) -> np.ndarray:
+    def _measure_ordinary(self, seen: Seen) -> np.ndarray:
         found = []
+        timestep, model_input = seen.timestep, seen.model_input
         generator = torch.Generator("cpu").manual_seed(0)
         with progress_bar(self.progress) as bar:
             task = bar.add_task("the guard measures ordinary prompts", total=len(self.ordinary))
@@ -303,7 +274,8 @@ class MemorizationGuard:
                 part = self.ordinary[start : start + 8]
                 # what any scheduler hands the network first: noise of unit variance
                 noise = torch.randn(len(part), *model_input.shape[1:], generator=generator).to(model_input.device)
-                cond, uncond = self._model.encode(part), self._model.unconditional(len(part))
+                cond = _told(self._model.encode(part), seen.cond)
+                uncond = _told(self._model.unconditional(len(part)), seen.uncond)
                 with_, without = self._model.predict(noise, timestep, cond, uncond)
                 found.append(norm_of(with_ - without) * self._model.factor(timestep, self.space))
                 bar.advance(task, len(part))
@@ -319,3 +291,9 @@ class MemorizationGuard:
             f"{sum(flagged)} of {len(flagged)} images come from a prompt that this model seems to have memorised: "
             f"magnitude {worst:.3g} at the first step, above {self.report.threshold:.3g}"
         )
+
+
+def _told(prompts: Conditioning, seen: Conditioning) -> Conditioning:
+    """``prompts`` with what the network was told in the call besides the prompt, the first image's for all."""
+    ids = seen.time_ids
+    return prompts if ids is None else replace(prompts, time_ids=ids[:1].expand(len(prompts), -1))

@@ -191,6 +191,7 @@ def norm_of(delta: Tensor) -> Tensor:
     return torch.linalg.vector_norm(delta.float().flatten(1), dim=1)
 
 
+@torch.inference_mode(False)  # weights that are loaded here may be needed for gradients
 def open_model(
     model: Any, *, scheduler: str = "auto", device: str | None = None, dtype: torch.dtype | None = None
 ) -> GuidedModel:

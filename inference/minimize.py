@@ -104,6 +104,7 @@ class Suggestion:
         return asdict(self)
 
 
+@torch.inference_mode(False)
 def minimize(
     model: Any,
     prompt: str,
@@ -228,6 +229,7 @@ class Fitted(NamedTuple):
     magnitude: list[float]
 
 
+@torch.inference_mode(False)
 def minimize_embeddings(
     model: GuidedModel,
     model_input: Tensor,
@@ -320,6 +322,7 @@ def _closest(masters: dict[str, Tensor], value: Tensor, target: float, running: 
         masters[name] -= share.view(-1, *([1] * (gradient.ndim - 1))) * gradient
 
 
+@torch.inference_mode(False)
 def suggest_edits(
     model: Any,
     prompt: str,

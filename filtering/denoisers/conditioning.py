@@ -20,11 +20,14 @@ class Conditioning:
         encoder_hidden_states: [B, L, D], the sequence that the network attends to.
         pooled: [B, P], one vector a prompt, where the family has one (SDXL, SD3, Flux).
         attention_mask: [B, L], 1 where a position holds text, where the network reads one (PixArt).
+        time_ids: [B, 6], original size, corner of the crop and target size (height before width), where the network is
+            told them and they are not the picture's own size (SDXL).
     """
 
     encoder_hidden_states: Tensor
     pooled: Tensor | None = None
     attention_mask: Tensor | None = None
+    time_ids: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.encoder_hidden_states)
@@ -35,6 +38,7 @@ class Conditioning:
             function(self.encoder_hidden_states),
             None if self.pooled is None else function(self.pooled),
             None if self.attention_mask is None else function(self.attention_mask),
+            None if self.time_ids is None else function(self.time_ids),
         )
 
     def rows(self, index: Tensor | slice) -> Conditioning:
@@ -78,7 +82,7 @@ class Conditioning:
 
 def _pairs(first: Conditioning, second: Conditioning) -> list[tuple[str, Tensor, Tensor]]:
     """(name, tensor, tensor) of what both hold."""
-    names = ("encoder_hidden_states", "pooled", "attention_mask")
+    names = ("encoder_hidden_states", "pooled", "attention_mask", "time_ids")
     found = [(name, getattr(first, name), getattr(second, name)) for name in names]
     return [(name, mine, theirs) for name, mine, theirs in found if mine is not None]
 

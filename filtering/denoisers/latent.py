@@ -215,11 +215,12 @@ class LatentDenoiser(ABC):
         empty = [not caption for caption in captions]
         return encoded.where(empty, self.unconditional(1)) if any(empty) else encoded
 
-    @torch.no_grad()
     def unconditional(self, count: int) -> Conditioning:
         """What the family's pipeline guides away from where no negative prompt is given, ``count`` times."""
         if self._unconditional is None:
-            self._unconditional = self._without_prompt()
+            # It is kept, and tensors made in inference mode take part in no gradient later.
+            with torch.inference_mode(False), torch.no_grad():
+                self._unconditional = self._without_prompt()
         return self._unconditional.expand(count)
 
     def _without_prompt(self) -> Conditioning:

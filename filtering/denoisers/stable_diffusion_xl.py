@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
@@ -16,8 +16,10 @@ from filtering.denoisers.supported import check_unet
 
 __all__ = ["StableDiffusionXLDenoiser"]
 
-TIME_IDS = 6
+TIME_IDS: Final = 6
 """Original size, corner of the crop, target size: two numbers each."""
+SIZES: Final = ("original_size", "target_size")
+"""Arguments of the pipeline's call that say what the network is told of the picture's size."""
 
 
 class StableDiffusionXLDenoiser(LatentDenoiser):
@@ -78,9 +80,11 @@ class StableDiffusionXLDenoiser(LatentDenoiser):
     def predict(
         self, model: torch.nn.Module, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning
     ) -> torch.Tensor:
-        """The UNet's prediction, [B, C, h, w]."""
-        height, width = (int(side) * self.vae_factor for side in noisy.shape[-2:])
-        time_ids = noisy.new_tensor([height, width, 0, 0, height, width]).expand(len(noisy), -1)
+        """The UNet's prediction, [B, C, h, w]; without time ids in ``conditioning`` those of an honest square crop."""
+        time_ids = conditioning.time_ids
+        if time_ids is None:
+            height, width = self._pixels(noisy)
+            time_ids = noisy.new_tensor([height, width, 0, 0, height, width]).expand(len(noisy), -1)
         added = {"text_embeds": conditioning.pooled, "time_ids": time_ids}
         states = conditioning.encoder_hidden_states
         prediction: torch.Tensor = model(noisy, timesteps, states, added_cond_kwargs=added, return_dict=False)[0]
@@ -89,8 +93,26 @@ class StableDiffusionXLDenoiser(LatentDenoiser):
     def read_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         """What the UNet was called with."""
         given = {**dict(zip(UNET_ARGUMENTS, args, strict=False)), **kwargs}
-        conditioning = Conditioning(given["encoder_hidden_states"], given["added_cond_kwargs"]["text_embeds"])
+        added = given["added_cond_kwargs"]
+        states = given["encoder_hidden_states"]
+        conditioning = Conditioning(states, added["text_embeds"], time_ids=added["time_ids"])
         return given["sample"], torch.as_tensor(given["timestep"]), conditioning
+
+    def _pixels(self, latents: torch.Tensor) -> tuple[int, int]:
+        """Height and width of the picture that ``latents`` [B, C, h, w] are decoded to."""
+        height, width = latents.shape[-2:]
+        return height * self.vae_factor, width * self.vae_factor
+
+    def call_arguments(
+        self,
+        cond: Conditioning,
+        uncond: Conditioning | None,
+        guidance_scale: float,
+        latents: torch.Tensor | None = None,
+    ) -> dict[str, Any]:
+        """With the sizes that the network is told, where ``latents`` give them."""
+        given = super().call_arguments(cond, uncond, guidance_scale, latents)
+        return given if latents is None else {**given, **dict.fromkeys(SIZES, self._pixels(latents))}
 
     def _pipeline_options(self) -> dict[str, Any]:
         return {**self.settings, "add_watermarker": False}

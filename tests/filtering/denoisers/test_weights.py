@@ -55,7 +55,7 @@ def copied(family_folder: Folder, tmp_path: Path) -> Callable[[str], Path]:
     return copy
 
 
-@pytest.mark.parametrize("parts", [PARTS, ("vae",), ("text_encoder",)])
+@pytest.mark.parametrize("parts", [PARTS, ("vae",), pytest.param(("text_encoder",), marks=pytest.mark.slow)])
 def test_a_folder_with_fp16_files_only_is_loaded(copied: Callable[[str], Path], parts: tuple[str, ...]) -> None:
     """All parts or some of them; by training, by the checks that measure, and by those that draw."""
     folder = copied("sd")
@@ -90,7 +90,7 @@ def conversion_in(message: str) -> str:
     return words[2]
 
 
-@pytest.mark.parametrize("parts", [PARTS, ("unet",), ("text_encoder",)])
+@pytest.mark.parametrize("parts", [PARTS, ("unet",), pytest.param(("text_encoder",), marks=pytest.mark.slow)])
 def test_pickles_are_refused_and_the_named_command_converts_them(
     copied: Callable[[str], Path], parts: tuple[str, ...]
 ) -> None:

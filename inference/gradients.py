@@ -1,0 +1,36 @@
+"""What gradients through a finished model need: weights without a graph of their own, made outside inference mode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+__all__ = ["check_differentiable", "frozen"]
+
+
+def check_differentiable(module: torch.nn.Module) -> None:
+    """Refuse weights through which no gradient can be taken.
+
+    Raises:
+        ValueError: they were made under ``torch.inference_mode()``.
+    """
+    if any(parameter.is_inference() for parameter in module.parameters()):
+        raise ValueError(
+            "the model's weights were loaded under torch.inference_mode(), and no gradient can be taken through them: "
+            "load the pipeline outside of it (calls may be inside)"
+        )
+
+
+@contextmanager
+def frozen(module: torch.nn.Module) -> Iterator[None]:
+    """Weights without gradients for a while: their graph would cost memory and be thrown away."""
+    wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in wanted:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)
