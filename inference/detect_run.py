@@ -61,12 +61,11 @@ def detect_file(
     missing.
 
     Raises:
-        ValueError: a file or setting is wrong, ``out`` holds results and ``resume`` is off, or they are of another run.
+        ValueError: a file or setting is wrong, ``out`` holds results and ``resume`` is off, or they are of another run;
+            or not one prompt could be scored, which is known when the results are written.
     """
     rows = read_prompts(prompts)
-    known = ordinary_prompts()
-    if ordinary is not None:
-        known = list(dict.fromkeys(row.prompt for row in read_prompts(ordinary, "--ordinary") if row.error is None))
+    known, unread = _known(ordinary)
     check_rate(false_positive_rate, len(known))
     asked = {
         "settings": asdict(settings),
@@ -88,7 +87,16 @@ def detect_file(
             done[result.line] = _row_of(result, per_step)
             write(done[result.line])
             bar.advance(task)
-    return _close(out, [done[row.line] for row in rows], reference, false_positive_rate, settings)
+    return _close(out, [done[row.line] for row in rows], reference, false_positive_rate, settings, unread)
+
+
+def _known(ordinary: Path | None) -> tuple[list[str], list[str]]:
+    """The distinct ordinary prompts of a file, or the shipped ones; and why lines of the file cannot be used."""
+    if ordinary is None:
+        return ordinary_prompts(), []
+    given = read_prompts(ordinary, "--ordinary")
+    usable = dict.fromkeys(row.prompt for row in given if row.error is None)
+    return list(usable), [row.error for row in given if row.error is not None]
 
 
 def _ordinary(
@@ -121,8 +129,9 @@ def _row_of(result: Detection, per_step: bool) -> dict[str, Any]:
 
 
 def _close(
-    out: Path, rows: list[dict[str, Any]], reference: Reference, rate: float, settings: DetectSettings
-) -> dict[str, Any]:
+    out: Path, rows: list[dict[str, Any]], reference: Reference, rate: float, settings: DetectSettings,
+    unread: list[str],
+) -> dict[str, Any]:  # fmt: skip
     table = pa.Table.from_pylist([{**row, "components": list(row["components"].items())} for row in rows], SCHEMA)
     pq.write_table(table, out / "scores.parquet.new")
     os.replace(out / "scores.parquet.new", out / "scores.parquet")
@@ -134,6 +143,8 @@ def _close(
         "flagged": sum(row["flagged"] for row in scored),
         "cut": sum(bool(row["cut"]) for row in scored),
         "ordinary": len(reference.ordinary_scores),
+        "ordinary_failed": len(unread),
+        "ordinary_errors": unread[:20],
         "false_positive_rate": rate,
         "threshold": reference.threshold(rate),
         "steps_per_prompt": float(np.mean([row["steps"] for row in scored])) if scored else None,
@@ -149,6 +160,8 @@ def _close(
         f"{settings.images_per_prompt} image(s) per prompt",
     )
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    if not scored:
+        raise ValueError(f"--prompts: none of the {len(rows)} prompts could be scored; the first: {rows[0]['error']}")
     return summary
 
 

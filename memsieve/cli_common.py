@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from inference.prompts import PromptRow
 
 __all__ = [
     "USELESS",
@@ -22,6 +26,8 @@ __all__ = [
     "open_for",
     "out_console",
     "plain",
+    "say_unread",
+    "usable",
     "warn",
     "weights_of",
 ]
@@ -83,6 +89,20 @@ def numbers(text: str, option: str, least: int = 1) -> list[int]:
     if min(found) < least:
         raise ValueError(f"{option} = '{text}': all must be at least {least}")
     return found
+
+
+def usable(rows: Sequence[PromptRow], option: str) -> list[PromptRow]:
+    """The rows that can be used; the others are counted and said, the first few one by one."""
+    say_unread([row.error for row in rows if row.error is not None], len(rows), option)
+    return [row for row in rows if row.error is None]
+
+
+def say_unread(errors: Sequence[str], read: int, option: str, most: int = 5) -> None:
+    """Warn of the lines of a prompt file that could not be used, ``errors`` of ``read``."""
+    for error in errors[:most]:
+        warn(error)
+    if errors:
+        warn(f"{option}: {len(errors)} of {read} lines could not be used")
 
 
 def plain(text: str, most: int = 200) -> Any:

@@ -13,7 +13,21 @@ from rich.table import Table
 
 from memsieve import cli_verify
 from memsieve.check_upload import Wandb, WandbSamples, upload_detection
-from memsieve.cli_common import Batch, Device, Dtype, Guidance, Model, Scheduler, Seed, numbers, open_for, plain, warn
+from memsieve.cli_common import (
+    Batch,
+    Device,
+    Dtype,
+    Guidance,
+    Model,
+    Scheduler,
+    Seed,
+    numbers,
+    open_for,
+    plain,
+    say_unread,
+    usable,
+    warn,
+)
 from memsieve.cli_common import out_console as _out
 
 __all__ = ["register"]
@@ -31,7 +45,7 @@ def register(app: typer.Typer) -> None:
 def detect(
     model: Model,
     prompts: Annotated[
-        Path, typer.Option(help="A .txt, .jsonl, .csv or .parquet file of prompts, or a folder of shards.")
+        Path, typer.Option(help="A .txt, .jsonl, .json, .csv, .tsv or .parquet file of prompts, or a folder of shards.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("runs/detect"),
     ordinary: Annotated[
@@ -59,7 +73,10 @@ def detect(
     wandb: Wandb = None,
     wandb_samples: WandbSamples = False,
 ) -> None:
-    """Say which prompts of a list a model has memorised."""
+    """Say which prompts of a list a model has memorised.
+
+    Exit code 0 also where some lines could not be read or scored: they are counted and said. 2 where none could.
+    """
     from inference.detect_run import detect_file, read_json_lines
     from inference.detectors import DetectSettings
 
@@ -87,6 +104,7 @@ def detect(
         warn(f"{summary['cut'] - 5} more prompts were cut; see the column 'cut'")
     for error in summary["errors"]:
         warn(error)
+    say_unread(summary["ordinary_errors"], summary["ordinary_failed"] + summary["ordinary"], "--ordinary")
     if ordinary is None and summary["scored"] >= 20 and summary["flagged"] > 0.1 * summary["scored"]:
         warn(
             f"{summary['flagged']} of {summary['scored']} flagged: a model tuned to one domain reacts to all "
@@ -142,11 +160,10 @@ def evaluate(
         if ordinary is None
         else read_prompts(ordinary, "--ordinary")
     )
-    for row in [row for rows in lists for row in rows if row.error is not None]:
-        warn(str(row.error))
-    usable = [list({row.prompt: row for row in rows if row.error is None}.values()) for rows in lists]
+    read = [usable(rows, option) for rows, option in zip(lists, ("--memorized", "--ordinary"), strict=True)]
+    distinct = [list({row.prompt: row for row in rows}.values()) for rows in read]
     opened = open_for(model, scheduler, device, dtype)
-    first, second = ([row.prompt for row in rows] for rows in usable)
+    first, second = ([row.prompt for row in rows] for rows in distinct)
     if resume and out is None:
         raise ValueError("--resume needs --out FILE: the measurements are kept beside it")
     with ExitStack() as stack:
@@ -162,7 +179,7 @@ def evaluate(
             known, keep = stack.enter_context(measurements_on_disk(file, asked, resume))
         results = evaluate_detector(
             opened, first, second, settings=settings, steps=chosen, images=images, batch=batch,
-            groups=([row.group for row in usable[0]], [row.group for row in usable[1]]), known=known, keep=keep,
+            groups=([row.group for row in distinct[0]], [row.group for row in distinct[1]]), known=known, keep=keep,
         )  # fmt: skip
     plainly = seconds_to_generate(opened, second[:batch], settings, batch)
     table = Table("steps", "n", "AUC", "95 %", "TPR at 1 % FPR", "95 %", "s / prompt")
@@ -281,7 +298,7 @@ def minimize(
     settings = DetectSettings(schedule_steps=schedule_steps, guidance_scale=guidance_scale, seed=seed, space=space)
     known = ordinary_prompts()
     if ordinary is not None:
-        known = [row.prompt for row in read_prompts(ordinary, "--ordinary") if row.error is None]
+        known = [row.prompt for row in usable(read_prompts(ordinary, "--ordinary"), "--ordinary")]
     opened = open_for(model, scheduler, device, dtype)
     if target is None:
         target = ordinary_target(opened, known, settings, target_quantile)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from memsieve.cli_common import Device, Dtype, Guidance, Model, Scheduler, Seed, open_for, out_console, warn
+from memsieve.cli_common import Device, Dtype, Guidance, Model, Scheduler, Seed, open_for, out_console, usable, warn
 
 __all__ = ["register"]
 
@@ -41,7 +41,7 @@ def ui(
 
     known = ordinary_prompts()
     if ordinary is not None:
-        known = [row.prompt for row in read_prompts(ordinary, "--ordinary") if row.error is None]
+        known = [row.prompt for row in usable(read_prompts(ordinary, "--ordinary"), "--ordinary")]
     settings = DetectSettings(images_per_prompt=images_per_prompt, guidance_scale=guidance_scale, seed=seed)
     opened = open_for(model, scheduler, device, dtype)
     inspector = Inspector(opened, known, settings=settings, false_positive_rate=false_positive_rate, index=index)

@@ -12,7 +12,6 @@ from rich.table import Table
 
 from memsieve.check_upload import Wandb, WandbSamples, upload_matches, upload_probe
 from memsieve.cli_common import (
-    USELESS,
     Device,
     Dtype,
     Model,
@@ -21,6 +20,7 @@ from memsieve.cli_common import (
     load_for,
     open_for,
     plain,
+    usable,
     warn,
     weights_of,
 )
@@ -82,7 +82,7 @@ def verify(
 ) -> None:
     """Find the training images nearest to images, or to what a model draws, and say which are copies.
 
-    Exit code 4 where no image could be read.
+    Exit code 0 also where some images or lines could not be read: they are counted and said. 2 where none could.
     """
     from inference.index import TrainingIndex
     from inference.prompts import read_prompts
@@ -96,11 +96,7 @@ def verify(
             raise ValueError(f"--images: there is nothing at '{images}'")
         names, pixels = load_files(image_files(images), opened.side)
     elif model is not None and prompts is not None and images is None:
-        rows = read_prompts(prompts)
-        for row in rows:
-            if row.error:
-                warn(row.error)
-        texts = [row.prompt for row in rows if row.error is None]
+        texts = [row.prompt for row in usable(read_prompts(prompts), "--prompts")]
         pipe = load_for(model, device, "float32")
         options: dict[str, Any] = {"steps": steps, "guidance_scale": guidance_scale, "seed": seed}
         asked = {**options, "images_per_prompt": images_per_prompt, "prompts": texts, "model": weights_of(pipe)}
@@ -132,11 +128,11 @@ def verify(
         f"{out / 'matches.html'}",
         markup=False, highlight=False, soft_wrap=True,
     )  # fmt: skip
+    if not good:
+        raise ValueError(f"--images: none of the {len(matches)} images could be compared; the first: {failed[0].error}")
     if wandb is not None:
         config = {"similarity": opened.name, "training_images": len(opened), "alpha": alpha, "threshold": threshold}
         upload_matches(wandb, out, matches, config, wandb_samples)
-    if not good:
-        raise typer.Exit(USELESS)
 
 
 def probe(
@@ -164,6 +160,7 @@ def probe(
     """Say how many pairs come back: by their captions, and with --attack by a searched embedding beside controls."""
     from inference.attack import AttackSettings
     from inference.attack_run import probe_dataset
+    from inference.prompts import read_names
     from inference.resume import ImageStore
 
     settings = AttackSettings(
@@ -171,9 +168,7 @@ def probe(
     )
     wanted = None
     if groups is not None:
-        if not groups.is_file():
-            raise ValueError(f"--groups: there is no file '{groups}'")
-        wanted = [line.strip() for line in groups.read_text(encoding="utf-8").splitlines() if line.strip()]
+        wanted = read_names(groups, "--groups")
     pipe = open_for(model, scheduler, device, dtype).pipe if attack else load_for(model, device, dtype)
     if resume and out is None:
         raise ValueError("--resume needs --out FILE: the images are kept beside it")

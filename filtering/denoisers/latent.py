@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import torch
 
 from filtering.denoisers.base import Call
 from filtering.denoisers.conditioning import Conditioning, TextPart
 from filtering.denoisers.hub import read_index
+from filtering.denoisers.normalise import Normalisation, normalised
 from filtering.denoisers.parts import NETWORKS, Dtypes, load_parts, own_scheduler, scheduler_config
 from filtering.denoisers.spaces import NoiseSpace, VariancePreserving
-from filtering.denoisers.supported import (
-    check_classes,
-    check_flow,
-    check_vae_channels,
-    no_beta_schedule,
-    refuse_scheduler,
-)
+from filtering.denoisers.supported import check_classes, check_diffusion, check_flow, check_vae_channels
 
 __all__ = ["LatentDenoiser"]
 
@@ -60,9 +55,8 @@ class LatentDenoiser(ABC):
     """Latent sides must be multiples of it."""
     packed: ClassVar[int] = 1
     """Latent values that the network takes as one of its channels."""
-    normalised: ClassVar[Literal["scale", "shift", "mean_std"]] = "scale"
-    """What the family's pipeline undoes before it decodes: the VAE's ``scaling_factor`` alone, its ``shift_factor``
-    too, or its ``latents_mean`` and ``latents_std``."""
+    normalised: ClassVar[Normalisation] = "scale"
+    """What the family's pipeline undoes before it decodes."""
 
     model: torch.nn.Module
     vae: Any
@@ -117,11 +111,10 @@ class LatentDenoiser(ABC):
 
     def _settle(self, scheduler: dict[str, Any], prediction_type: str | None, what: str, option: str) -> None:
         """What follows from the parts; refuses those that the adapter would be wrong for."""
-        own = own_scheduler(scheduler, None)
-        if self.space_class is not VariancePreserving:
+        if self.space_class is VariancePreserving:
+            check_diffusion(own_scheduler(scheduler, None), what, option)
+        else:
             check_flow(scheduler, what, option)
-        elif own is not None and (reason := no_beta_schedule(own)) is not None:
-            refuse_scheduler(own, reason, what, option)
         self._check_network(what, option)
         self.space = self.space_class(scheduler, prediction_type)
         self.noise_scheduler = self.space.noise_scheduler
@@ -191,16 +184,7 @@ class LatentDenoiser(ABC):
     def sample_latents(self, posterior: tuple[torch.Tensor, torch.Tensor], noise: torch.Tensor) -> torch.Tensor:
         """Latents [B, C, h, w], float32: the posterior, sampled, and normalised as the family's pipeline undoes it."""
         mean, std = posterior
-        sampled = mean + std * noise.to(self.device, self.vae.dtype)
-        config = self.vae.config
-        if self.normalised == "shift" and config.get("shift_factor") is not None:
-            sampled = sampled - config.shift_factor
-        means, stds = config.get("latents_mean"), config.get("latents_std")
-        if self.normalised == "mean_std" and means is not None and stds is not None:
-            middle, spread = (sampled.new_tensor(values).view(1, -1, 1, 1) for values in (means, stds))
-            return ((sampled - middle) * config.scaling_factor / spread).float()
-        latents: torch.Tensor = (sampled * config.scaling_factor).float()
-        return latents
+        return normalised(mean + std * noise.to(self.device, self.vae.dtype), self.vae.config, self.normalised).float()
 
     # -- prompts --------------------------------------------------------------------------------------------------
 

@@ -9,11 +9,11 @@ from diffusers import DDPMScheduler
 
 __all__ = [
     "check_classes",
+    "check_diffusion",
     "check_flow",
     "check_unet",
     "check_vae_channels",
     "no_beta_schedule",
-    "refuse_scheduler",
 ]
 
 _EXTRA: Final = {
@@ -51,12 +51,18 @@ def no_beta_schedule(scheduler: Any) -> str | None:
     return None
 
 
-def refuse_scheduler(scheduler: Any, reason: str, what: str, option: str) -> None:
-    """Refuse a model for the scheduler that it comes with.
+def check_diffusion(scheduler: Any, what: str, option: str) -> None:
+    """Refuse a diffusion family's model whose scheduler is none with a discrete beta schedule.
+
+    Args:
+        scheduler: the pipeline's own; None where diffusers has no such class.
 
     Raises:
-        ValueError: always.
+        ValueError: says what the scheduler does, and what can be done.
     """
+    reason = None if scheduler is None else no_beta_schedule(scheduler)
+    if reason is None:
+        return
     draws = hasattr(scheduler, "scale_model_input") and hasattr(scheduler, "init_noise_sigma")
     raise ValueError(
         f"{option}: {what} comes with {type(scheduler).__name__}, {reason}. Training and measuring would use wrong "

@@ -1,0 +1,28 @@
+"""From the VAE's latents to those that a network is trained on: what a family's pipeline undoes before it decodes."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from torch import Tensor
+
+__all__ = ["Normalisation", "normalised"]
+
+Normalisation = Literal["scale", "shift", "mean_std"]
+"""By the VAE's ``scaling_factor`` alone; after its ``shift_factor`` was taken off; or, where its config has both
+``latents_mean`` and ``latents_std``, by those too."""
+
+
+def normalised(latents: Tensor, config: Any, how: Normalisation) -> Tensor:
+    """``latents`` [B, C, h, w] as the network sees them; ``config`` is the VAE's.
+
+    What the config holds and the pipeline does not undo is left alone: the pictures would come out shifted.
+    """
+    if how == "shift" and config.get("shift_factor") is not None:
+        latents = latents - config.shift_factor
+    means, stds = config.get("latents_mean"), config.get("latents_std")
+    if how == "mean_std" and means is not None and stds is not None:
+        middle, spread = (latents.new_tensor(values).view(1, -1, 1, 1) for values in (means, stds))
+        return (latents - middle) * config.scaling_factor / spread
+    scaled: Tensor = latents * config.scaling_factor
+    return scaled
