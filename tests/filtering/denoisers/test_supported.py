@@ -177,7 +177,7 @@ def test_schedulers_of_one_schedule_are_all_taken(zero_snr: bool) -> None:
     assert [no_beta_schedule(kind(**LEARNED, **options)) for kind in kinds] == [None] * len(kinds)
 
 
-def test_an_edm_model_is_drawn_with_its_own_scheduler() -> None:
+def test_an_edm_model_is_drawn_with_its_own_scheduler(tmp_path: Path) -> None:
     """What the refusal says: it can be drawn, as verify and probe do, and is then the pipeline's own image."""
     pipe = tiny_family("sdxl")
     pipe.scheduler = EDMDPMSolverMultistepScheduler()
@@ -189,6 +189,9 @@ def test_an_edm_model_is_drawn_with_its_own_scheduler() -> None:
         for name in ("auto", "own")
     }
     assert torch.equal(drawn["auto"], drawn["own"]) and torch.isfinite(drawn["own"]).all()
+    pipe.save_pretrained(tmp_path)
+    loaded = generate(load_pipeline(tmp_path), ["cat"], steps=2, height=16, width=16, progress=False)
+    assert torch.allclose(loaded, drawn["own"], atol=1e-3)
 
 
 # -- networks ----------------------------------------------------------------------------------------------------------
