@@ -86,8 +86,8 @@ class WindowLoader:
 
     Raises:
         SettingsError: no number of streams fits shards, ranks, workers and batch.
-        ValueError: ``state`` is from other data, another seed or another number of streams; while it iterates, on all
-            ranks alike, a whole pass gave no usable row.
+        ValueError: ``state`` is from other data, another seed or another number of streams; while it iterates, the
+            exchange is not one of ``world_size`` ranks, or, on all alike, a whole pass gave no usable row.
     """
 
     def __init__(
@@ -149,6 +149,11 @@ class WindowLoader:
         return -(-self.count_rows() // self.rows_per_window)
 
     def __iter__(self) -> Iterator[Window]:
+        if self.exchange.world_size != self.world_size:
+            raise ValueError(
+                f"the windows of {self.world_size} ranks are made by all of them, and the exchange joins "
+                f"{self.exchange.world_size}: start the process group first, or give an exchange of {self.world_size}"
+            )
         passes = Passes(self._turns, self.meet)
         untold: list[Chunk] = []
         why = ""

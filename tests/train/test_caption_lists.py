@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import defaultdict
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import webdataset
 from filtering.audit.config import AuditConfig
 from filtering.audit.score import score_shards
 from filtering.data.loader import WindowLoader
+from tests.filtering.data.ranks import ThreadExchange, on_ranks
 from tests.train.conftest import picture
 from train.config import RunConfig
 from train.loop import fit
@@ -47,12 +49,12 @@ def test_drawn_captions_do_not_depend_on_ranks_and_workers(
 ) -> None:
     def seen(ranks: int, workers: int) -> set[tuple[str, int, str]]:
         data = make_config(data=paths(listed, workers=workers)).data
-        found = set()
-        for rank in range(ranks):
-            loader = iter(WindowLoader(data, 8, rank, ranks, seed=3))
-            for _ in range(6):
-                found |= {(row.key, row.epoch, row.caption) for row in next(loader).rows if row is not None}
-        return found
+
+        def work(rank: int, exchange: ThreadExchange) -> set[tuple[str, int, str]]:
+            windows = itertools.islice(WindowLoader(data, 8, rank, ranks, seed=3, exchange=exchange), 6)
+            return {(r.key, r.epoch, r.caption) for window in windows for r in window.rows if r is not None}
+
+        return set().union(*on_ranks(ranks, work))
 
     alone = seen(1, 0)
     assert seen(ranks, workers) == alone

@@ -321,6 +321,11 @@ def test_wrong_rank(shards: str) -> None:
         WindowLoader(config(shards), ROWS, 2, 2)
 
 
+def test_ranks_that_cannot_speak_to_each_other(shards: str) -> None:
+    with pytest.raises(ValueError, match="windows of 2 ranks are made by all of them, and the exchange joins 1"):
+        next(iter(WindowLoader(config(shards), ROWS, 0, 2)))
+
+
 def test_counts_rows_with_the_unusable_ones(shards: str) -> None:
     assert WindowLoader(config(shards), ROWS).count_rows() == sum(SIZES)
 
