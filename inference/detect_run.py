@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from filtering.json_lines import read_json_lines
 from inference.charts import histogram
 from inference.detect import Detection, check_rate, detect_rows, progress_bar, reference_of
 from inference.detectors import DetectSettings, Measurement, measure_prompts
@@ -198,18 +199,6 @@ def _claim(out: Path, asked: dict[str, Any], resume: bool) -> None:
         raise ValueError(f"--out: '{out}' exists and is no folder of results; name a new folder")
     out.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(asked, indent=1) + "\n", encoding="utf-8")
-
-
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a JSONL file of our own; a last line that was cut off is removed from the file."""
-    if not path.is_file():
-        return []
-    data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
-        with path.open("r+b") as stream:
-            stream.truncate(len(whole))
-    return [json.loads(line) for line in whole.splitlines()]
 
 
 @contextmanager
