@@ -16,6 +16,7 @@ from filtering.data.rows import Chunk, Place
 from filtering.data.sieve import Sieve
 from filtering.data.sources import Source
 from filtering.data.streams import RowStream
+from filtering.data.workers import keep_until_parent_ends
 
 __all__ = ["Passes", "Turns", "chunks_ahead"]
 
@@ -113,6 +114,7 @@ class Passes:
             prefetch_factor=chunks_ahead(workers, len(turns.streams)) or None,
             persistent_workers=workers > 0,
             generator=torch.Generator(),
+            worker_init_fn=keep_until_parent_ends,
         )
 
     def begin(self, epoch: int, tick: int, places: dict[int, Place]) -> Iterator[list[Chunk]]:

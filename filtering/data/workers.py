@@ -1,0 +1,31 @@
+"""Loader workers beside the signals of their rank: who asks the rank to stop must not take its workers away.
+
+A launcher signals a rank's whole process group, a scheduler every process of the job. A worker that dies of it ends
+the rank with "DataLoader worker is killed by signal", before the rank can save.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+__all__ = ["keep_until_parent_ends"]
+
+
+def keep_until_parent_ends(worker: int) -> None:
+    """For ``worker_init_fn`` of a DataLoader: the worker ends when its parent ends it, or has ended, not otherwise."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):  # macOS: no way to see whose SIGTERM it is
+        return
+    # Blocked in this thread and in those that it starts, so that the one below takes every SIGTERM.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_heed, args=(os.getppid(),), name="memsieve-sigterm", daemon=True).start()
+
+
+def _heed(parent: int) -> None:
+    """Heed a SIGTERM from ``parent``, by which DataLoader ends workers, and no other's."""
+    while True:
+        if signal.sigwaitinfo({signal.SIGTERM}).si_pid == parent:
+            os._exit(0)
