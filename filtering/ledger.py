@@ -89,16 +89,20 @@ class Ledger:
             }
             self._rows.append(row)
 
-    def flush(self) -> Path | None:
-        """Write what was added since the last flush as one part (temporary name, then rename)."""
-        if not self._rows:
+    def flush(self, through: int | None = None) -> Path | None:
+        """Write what was added since the last flush as one part (temporary name, then rename).
+
+        ``through``: leave rows of later steps for the next part, which a resume from this step removes alone.
+        """
+        rows = [row for row in self._rows if through is None or row["step"] <= through]
+        if not rows:
             return None
-        first, last = self._rows[0]["step"], self._rows[-1]["step"]
+        first, last = rows[0]["step"], rows[-1]["step"]
         path = self.folder / f"rank{self.rank}-{first:08d}-{last:08d}.parquet"
         temporary = path.with_suffix(".tmp")
-        pq.write_table(pa.Table.from_pylist(self._rows, schema=LEDGER_SCHEMA), temporary)
+        pq.write_table(pa.Table.from_pylist(rows, schema=LEDGER_SCHEMA), temporary)
         temporary.rename(path)
-        self._rows = []
+        self._rows = self._rows[len(rows) :]
         return path
 
 

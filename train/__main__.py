@@ -28,6 +28,7 @@ def run(
     try:
         settings = load_settings(RunConfig, config, set)
         refuse_other_kind(settings.output, TRAINING, "output")
+        from train.exporting import ExportError
         from train.loop import BadDataError, fit
         from train.setup import set_up
         from train.step import NonFiniteError
@@ -44,15 +45,12 @@ def run(
                 console.print(said)
             return
         if complete(settings):
-            console.print(
-                f"the run in '{settings.output}' is complete; raise train.steps to go on, or name another output",
-                markup=False,
-            )
+            console.print(_already(settings), markup=False)
             return
         try:
             session = set_up(settings)
             summary = fit(session)
-        except (BadDataError, NonFiniteError) as error:
+        except (BadDataError, NonFiniteError, ExportError) as error:
             console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
             raise typer.Exit(1) from None
         except RankFailure as error:
@@ -74,8 +72,21 @@ def complete(settings: RunConfig) -> bool:
     path = settings.output / "summary.json"
     if not path.is_file():
         return False
-    steps = int(json.loads(path.read_text())["steps"])
-    return settings.train.epochs is not None or steps >= (settings.train.steps or 0)
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    if settings.train.epochs is None:
+        return int(summary["steps"]) >= (settings.train.steps or 0)
+    done = summary.get("epochs") or settings.train.epochs  # older runs do not say
+    return int(done) >= settings.train.epochs
+
+
+def _already(settings: RunConfig) -> str:
+    from train.checkpoint import latest_checkpoint
+
+    run = f"the run in '{settings.output}' is complete"
+    if latest_checkpoint(settings.output) is None:
+        return f"{run} and kept no checkpoint to go on from; name another output to train anew"
+    length = "train.steps" if settings.train.epochs is None else "train.epochs"
+    return f"{run}; raise {length} to go on, or name another output"
 
 
 def _sentence(summary: dict[str, object]) -> str:

@@ -11,7 +11,14 @@ import torch
 from accelerate.utils import DistributedType
 from safetensors import safe_open
 
-__all__ = ["latest_checkpoint", "leave_out_frozen", "load_checkpoint", "load_extra", "save_checkpoint"]
+__all__ = [
+    "latest_checkpoint",
+    "leave_out_frozen",
+    "load_checkpoint",
+    "load_extra",
+    "remove_unfinished",
+    "save_checkpoint",
+]
 
 _NAME = re.compile(r"^step-(\d{8})$")
 
@@ -34,17 +41,22 @@ def leave_out_frozen(accelerator: Any, network: torch.nn.Module) -> None:
     accelerator.register_save_state_pre_hook(reduce)
 
 
-def save_checkpoint(accelerator: Any, run: Path, step: int, extra: dict[str, Any], keep: int) -> Path:
+def remove_unfinished(run: Path) -> None:
+    """Remove what a run that ended while saving has left; for one process, before anything is saved."""
+    for folder in (run / "checkpoints").glob("unfinished-*"):
+        shutil.rmtree(folder)
+
+
+def save_checkpoint(accelerator: Any, run: Path, step: int, extra: dict[str, Any], keep: int | None) -> Path:
     """Write ``checkpoints/step-N``: engine state by accelerate on every rank, and ``extra`` beside it.
 
-    It appears under its name only once complete; older ones beyond ``keep`` go afterwards. Weights that are not
-    trained are left out under DeepSpeed; see ``leave_out_frozen`` for the others.
+    It appears under its name only once complete; older ones beyond ``keep`` go afterwards (None: all stay). Weights
+    that are not trained are left out under DeepSpeed; see ``leave_out_frozen`` for the others.
     """
     final = run / "checkpoints" / f"step-{step:08d}"
     temporary = run / "checkpoints" / f"unfinished-{step:08d}"
     if accelerator.is_main_process:
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(final, ignore_errors=True)
         temporary.mkdir(parents=True)
     accelerator.wait_for_everyone()
     options = {"exclude_frozen_parameters": True} if _deepspeed(accelerator) else {}
@@ -52,8 +64,10 @@ def save_checkpoint(accelerator: Any, run: Path, step: int, extra: dict[str, Any
     torch.save(extra, temporary / f"memsieve-rank{accelerator.process_index}.pt")
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
+        shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
-        for old in sorted(p for p in final.parent.glob("step-*") if _NAME.match(p.name))[:-keep]:
+        saved = sorted(p for p in final.parent.glob("step-*") if _NAME.match(p.name))
+        for old in saved[:-keep] if keep is not None else []:
             shutil.rmtree(old)
     accelerator.wait_for_everyone()
     return final
@@ -100,6 +114,9 @@ def _refuse_other_weights(checkpoint: Path, network: torch.nn.Module) -> None:
 def load_extra(accelerator: Any, checkpoint: Path, engine: str) -> dict[str, Any]:
     """What ``save_checkpoint`` was given on this rank; tensors and plain values only.
 
+    Args:
+        engine: the present one, as text.
+
     Raises:
         ValueError: the checkpoint was written by another number of ranks or another engine.
     """
@@ -111,9 +128,16 @@ def load_extra(accelerator: Any, checkpoint: Path, engine: str) -> dict[str, Any
         )
     path = checkpoint / f"memsieve-rank{accelerator.process_index}.pt"
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    if state["engine"] != engine:
+    if not _goes_on_as(state["engine"], engine):
         raise ValueError(
             f"checkpoint '{checkpoint}' was written by {state['engine']} and this run is {engine}: launch it as "
-            "before, or start a new run folder"
+            "before (without DeepSpeed train.mixed_precision may become no or bf16), or start a new run folder"
         )
     return state
+
+
+def _goes_on_as(before: str, now: str) -> bool:
+    """Whether a run of engine ``before`` may go on as ``now``: the same, or without DeepSpeed, whose optimizer's state
+    has the precision's layout, in another precision than fp16, whose loss scaler has a state of its own."""
+    (name, _, _), (now_name, _, precision) = (text.partition(", mixed precision ") for text in (before, now))
+    return before == now or (name == now_name and not name.startswith("zero") and precision in ("no", "bf16"))

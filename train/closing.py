@@ -10,23 +10,24 @@ import torch
 from accelerate.utils import gather_object
 from PIL import Image
 
-from filtering.denoisers.lora import export_lora, trained_parameters
+from filtering.denoisers.lora import trained_parameters
 from filtering.shares import Standing
 from train.checkpoint import save_checkpoint
 from train.copies import as_tensor
-from train.engine import full_weights
+from train.exporting import export
 from train.metrics import log_suspects
 from train.records import write_json
 from train.setup import Session
 from train.sieve import as_bytes_tensor
 from train.validation import held_out_loss, image_grid, probe_magnitude, validation_images
 
-__all__ = ["finish", "save", "validate"]
+__all__ = ["finish", "save", "save_what_stands", "validate"]
 
 
 def validate(session: Session) -> float:
     """Held-out loss and images, by the averaged weights where there are any; the loss is returned (NaN without)."""
     config = session.config
+    session.validated = session.step
     model = session.accelerator.unwrap_model(session.model)
     if session.ema is not None:
         session.ema.store(trained_parameters(model))
@@ -137,16 +138,20 @@ def _drawn(session: Session, model: torch.nn.Module, prompts: list[str]) -> list
     )
 
 
-def save(session: Session) -> None:
-    """A checkpoint of everything that the rest of the run depends on."""
-    session.records.ledger.flush()
+def save(session: Session, keep_all: bool = False) -> None:
+    """A checkpoint of everything that the rest of the run depends on, as of the last window that was trained.
+
+    ``keep_all``: older checkpoints stay, however many.
+    """
+    session.records.ledger.flush(through=session.step)
     extra: dict[str, Any] = {
         "engine": str(session.engine),
         "step": session.step,
         "updates": session.updates,
         "skipped": session.skipped,
+        "validated": session.validated,
         "times": session.times[-1000:],
-        "data": session.loader.state_dict(),
+        "data": session.position if session.position is not None else session.loader.state_dict(),
         "schedule": session.schedule.state_dict(),
         "records": session.records.state_dict(),
     }
@@ -156,11 +161,36 @@ def save(session: Session) -> None:
         extra["filter"] = session.filter.local_state_dict()
     if session.sieve is not None:
         extra["sieve"] = as_bytes_tensor(session.sieve.records())
-    save_checkpoint(session.accelerator, session.config.output, session.step, extra, session.config.checkpoint.keep)
+    keep = None if keep_all else session.config.checkpoint.keep
+    save_checkpoint(session.accelerator, session.config.output, session.step, extra, keep)
+    session.saved = session.step
+
+
+def save_what_stands(session: Session) -> str:
+    """Save the windows before one that failed on all ranks alike, and say so; a collective. Older checkpoints stay:
+    what made the window fail may be older than it."""
+    if session.saved < session.step:
+        mine = trained_parameters(session.accelerator.unwrap_model(session.model))
+        broken = sum(not bool(torch.isfinite(getattr(p, "ds_tensor", p)).all()) for p in mine)
+        if session.exchange.sum([broken])[0]:
+            last = f"checkpoint step-{session.saved:08d} stands" if session.saved else "there is no checkpoint yet"
+            session.records.ledger.flush()
+            return f"The weights themselves are not finite and were not saved; {last}"
+        save(session, keep_all=True)
+    session.records.ledger.flush()  # what the failed window had read: a resume removes it, and reads it again
+    if not session.step:
+        return "Nothing was trained yet"
+    return f"The {session.step} steps before are saved, and the same command goes on from there"
 
 
 def finish(session: Session) -> dict[str, Any]:
-    """Final validation, tables, export and ``summary.json``."""
+    """Final checkpoint and validation, tables, export, and ``summary.json`` last: it says that the run is complete.
+
+    Raises:
+        ExportError: on the main process, where the model cannot be written.
+    """
+    if session.config.checkpoint.final and session.saved < session.step:
+        save(session)
     loss = validate(session)
     records, config = session.records, session.config
     records.ledger.flush()
@@ -169,6 +199,7 @@ def finish(session: Session) -> dict[str, Any]:
     summary: dict[str, Any] = {
         **records.accounting.as_dict(),
         "steps": session.step,
+        "epochs": config.train.epochs,
         "updates": session.updates,
         "skipped_steps": session.skipped,
         "step_seconds_median": statistics.median(session.times) if session.times else None,
@@ -186,35 +217,10 @@ def finish(session: Session) -> dict[str, Any]:
         suspects = session.filter.suspects(config.tracking.top_k)
         log_suspects(session, suspects, _known(session, [standing.group for standing in suspects]))
     records.write_tables(session.filter, session.exchange)
-    if session.accelerator.is_main_process:
-        write_json(config.output / "summary.json", summary)
     if config.checkpoint.export:
-        _export(session)
+        export(session)
     session.accelerator.wait_for_everyone()
     session.tracker.close()
+    if session.accelerator.is_main_process:
+        write_json(config.output / "summary.json", summary)
     return summary
-
-
-def _export(session: Session) -> None:
-    """A plain pipeline folder, or a LoRA for one, whatever the engine: all ranks give their parts, the main process
-    writes."""
-    main = session.accelerator.is_main_process
-    model = session.accelerator.unwrap_model(session.model)
-    output, lora = session.config.output, session.config.model.lora is not None
-    weights = None
-    if session.engine.deepspeed:
-        weights = full_weights(session.engine, model, keep=main)
-        if not main:
-            return
-        if session.ema is not None:
-            names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-            weights |= dict(zip(names, session.ema.shadow_params, strict=True))
-        if not lora:
-            model = type(model).from_config(model.config)
-            model.load_state_dict(weights)
-    elif session.ema is not None:
-        session.ema.copy_to(trained_parameters(model))
-    if main and lora:
-        export_lora(session.denoiser, output / "lora", model, session.config.model.path, weights)
-    elif main:
-        session.denoiser.export(output / "pipeline", model)

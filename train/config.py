@@ -22,6 +22,10 @@ __all__ = [
 ]
 
 
+def _default(settings: Settings, name: str) -> object:
+    return type(settings).model_fields[name].default
+
+
 class ModelConfig(Settings):
     """Section ``model``: what is fine-tuned."""
 
@@ -62,7 +66,9 @@ class OptimizerConfig(Settings):
     weight_decay: float = Field(default=1e-2, ge=0.0)
     max_grad_norm: float = Field(default=1.0, gt=0.0)
     schedule: Literal["constant", "constant_with_warmup", "linear", "cosine"] = "constant"
+    """``constant_with_warmup`` is what ``constant`` with ``warmup_steps`` comes to."""
     warmup_steps: int = Field(default=0, ge=0)
+    """Updates over which the learning rate rises from 0, under every schedule."""
 
     @model_validator(mode="after")
     def _fits(self) -> OptimizerConfig:
@@ -71,7 +77,15 @@ class OptimizerConfig(Settings):
                 f"optimizer.lr: {self.lr:g} multiplies the step size that prodigy finds, so that it would hardly move; "
                 "set it to about 1.0"
             )
+        for name in ("betas", "eps") if self.name == "sgd" else ():
+            if getattr(self, name) != _default(self, name):
+                raise ValueError(f"optimizer.{name} is Adam's, and optimizer.name: sgd has none; leave it out")
         return self
+
+    @property
+    def scheduler(self) -> str:
+        """What diffusers calls the schedule: its ``constant`` takes no notice of a warm-up."""
+        return "constant_with_warmup" if self.schedule == "constant" and self.warmup_steps else self.schedule
 
 
 class TrainConfig(Settings):
@@ -117,6 +131,12 @@ class TrainConfig(Settings):
     def _one_length(self) -> TrainConfig:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give either train.steps or train.epochs")
+        for name in ("logit_mean", "logit_std") if self.timestep_weighting == "uniform" else ():
+            if getattr(self, name) != _default(self, name):
+                raise ValueError(
+                    f"train.{name}: {getattr(self, name):g} shapes train.timestep_weighting: logit_normal, and that is "
+                    f"uniform; set it to logit_normal, or leave train.{name} out"
+                )
         return self
 
 
@@ -145,7 +165,9 @@ class CheckpointConfig(Settings):
     """Section ``checkpoint``."""
 
     every: int = Field(default=500, ge=0)
-    """Steps between checkpoints; 0 saves only when interrupted."""
+    """Steps between checkpoints; 0 saves only at the end, and when a run is interrupted or fails."""
+    final: bool = True
+    """Save the last step too: from there ``train.steps`` can be raised, and an export that failed is done again."""
     keep: int = Field(default=2, ge=1)
     """Newest checkpoints to keep."""
     export: bool = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import signal
+import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,10 +19,11 @@ from filtering.denoisers.lora import trained_parameters
 from filtering.schedule import WindowPlan
 from filtering.verdict import Visit
 from train.batches import Batch, build_batch, caption_dropped, drawn_timesteps, measurable, plan_of, visit_of
-from train.closing import finish, save, validate
+from train.closing import finish, save, save_what_stands, validate
 from train.metrics import log_sweep, log_window
 from train.setup import Session
 from train.step import NonFiniteError, WindowResult
+from train.stopping import Stop, interruptible
 
 __all__ = ["BadDataError", "Stop", "fit", "train_window"]
 
@@ -35,8 +36,9 @@ def fit(session: Session) -> dict[str, Any]:
     """Train to the end, or until interrupted, and write the run's summary, which is returned.
 
     Raises:
-        BadDataError: on all ranks, where more samples fail than ``data.max_bad`` allows.
-        NonFiniteError: on all ranks, where a loss is not finite although its input was.
+        BadDataError: on all ranks, after a checkpoint was saved, where more samples fail than ``data.max_bad`` allows.
+        NonFiniteError: on all ranks, after a checkpoint was saved, where a loss is not finite although its input was.
+        ExportError: the finished model cannot be written.
         RankFailure: another rank failed.
         KeyboardInterrupt: after a checkpoint was saved, where the user stopped the run.
     """
@@ -47,26 +49,67 @@ def fit(session: Session) -> dict[str, Any]:
 
 
 def _fit(session: Session) -> dict[str, Any]:
-    config, watch = session.config, session.watch
+    config, accelerator = session.config, session.accelerator
+    if accelerator.is_main_process:
+        (config.output / "summary.json").unlink(missing_ok=True)  # of the run that this one makes longer
     windows = iter(session.loader)
-    with _interruptible() as stop, _progress(session) as advance:
+    session.position = session.loader.state_dict()
+    launched = session.exchange.world_size > 1
+    with interruptible(launched, accelerator.is_local_main_process) as stop, _progress(session) as advance:
+        if session.validated < session.step:
+            _validate_if_due(session)  # a stop came first
         while config.train.epochs is not None or session.step < session.total_steps:
-            result, stopping = train_window(session, windows, stop)
-            if result is None:
-                break
-            advance(result)
-            if config.validation.every and session.step % config.validation.every == 0:
-                watch.enter("validating", session.step)
-                validate(session)
+            result, stopping = _train_or_save(session, windows, stop)
+            if result is not None:
+                session.position = session.loader.state_dict()
+                advance(result)
+            stopping = stopping or _asked(session, stop)
+            if result is not None and not stopping and _validate_if_due(session):
+                stopping = _asked(session, stop)
             due = config.checkpoint.every and session.step % config.checkpoint.every == 0
-            if due or stopping:
-                watch.enter("saving", session.step)
-                save(session)
+            if (due or stopping) and session.saved < session.step:
+                _save(session, stop)
             if stopping:
                 session.tracker.close()
                 raise KeyboardInterrupt(f"stopped at step {session.step}; run the same command to go on")
-    watch.enter("finishing", session.step)
+            if result is None:
+                break
+    session.watch.enter("finishing", session.step)
     return finish(session)
+
+
+def _train_or_save(session: Session, windows: Iterator[Window], stop: Stop) -> tuple[WindowResult | None, bool]:
+    """As ``train_window``; where that fails on all ranks alike, the windows before it are saved first."""
+    try:
+        return train_window(session, windows, stop)
+    except (BadDataError, NonFiniteError) as error:
+        session.watch.enter("saving", session.step)
+        said = save_what_stands(session)
+        raise type(error)(f"{error}. {said}") from error
+
+
+def _asked(session: Session, stop: Stop) -> bool:
+    """Whether any rank was asked to stop; a collective."""
+    return session.exchange.sum([float(stop.asked)])[0] > 0
+
+
+def _validate_if_due(session: Session) -> bool:
+    every = session.config.validation.every
+    if not every or session.step % every:
+        return False
+    session.watch.enter("validating", session.step)
+    validate(session)
+    return True
+
+
+def _save(session: Session, stop: Stop) -> None:
+    session.watch.enter("saving", session.step)
+    started = time.perf_counter()
+    save(session)
+    window = statistics.median(session.times[-20:]) if session.times else 0.0
+    warning = stop.too_slow(window, time.perf_counter() - started)
+    if warning and session.accelerator.is_local_main_process:
+        _warn(warning)
 
 
 def train_window(
@@ -165,7 +208,6 @@ def _agree(session: Session, window: Window, batches: list[Batch], asked: bool) 
 
 
 def _too_many_bad(session: Session, window: Window, bad: list[Any], count: int) -> None:
-    session.records.ledger.flush()
     mine = [f"{row.shard}:{row.key}: {row.error}" for row in window.failed]
     mine += [f"{visit.shard}:{visit.key}: input is not finite" for visit in bad]
     everyone = gather_object(mine)
@@ -204,33 +246,6 @@ def _after_window(session: Session, window: Window, batches: list[Batch], result
 
 def _warn(text: str) -> None:
     Console(stderr=True, emoji=False).print(text, style="yellow", markup=False)
-
-
-class Stop:
-    """Whether somebody asked the run to stop."""
-
-    asked = False
-
-
-@contextmanager
-def _interruptible() -> Iterator[Stop]:
-    """Ctrl-C and SIGTERM ask for a stop at the end of the window; a second Ctrl-C stops at once."""
-    stop = Stop()
-
-    def ask(number: int, frame: Any) -> None:
-        if stop.asked:
-            raise KeyboardInterrupt("stopped at once; the last checkpoint stands")
-        stop.asked = True
-        Console(stderr=True, emoji=False).print(
-            "[yellow]stopping after this step, with a checkpoint; Ctrl-C again stops at once"
-        )
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

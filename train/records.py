@@ -23,7 +23,7 @@ from filtering.shares import group_name
 from filtering.verdict import Action, Reason, Verdict, Visit
 from train.seen import GroupCounts, SeenSamples, read_seen
 
-__all__ = ["Accounting", "Records"]
+__all__ = ["Accounting", "Records", "write_json", "write_text"]
 
 THUMBNAILS: Final = 500
 THUMBNAIL_SIDE: Final = 96
@@ -93,7 +93,23 @@ class Records:
         self.skips = GroupCounts()
         """Rows of each group that this rank's sieve took out."""
         self.evidence: list[list[Any]] = []
+        self._open_skips: list[str] = []
+        self._closed()
         self._pictures = len(list((run / "thumbnails").glob("*.png"))) if (run / "thumbnails").is_dir() else 0
+
+    def _closed(self) -> None:
+        """All that was noted so far belongs to windows that were trained; what follows, to one that is open."""
+        self._standing = self.accounting.as_dict()
+        self._open_unusable: set[str] = set()
+        self._count_skips()
+
+    def _count_skips(self) -> None:
+        self.skips.add(self._open_skips)
+        self._open_skips = []
+
+    def _note_unusable(self, samples: set[str]) -> None:
+        self._open_unusable |= samples - self.unusable
+        self.unusable |= samples
 
     def note_unused(
         self, step: int, failed: list[FailedRow], held_out: list[str], not_kept: dict[str, int] | None = None
@@ -104,7 +120,7 @@ class Records:
         accounting.not_kept.update(not_kept or {})
         accounting.held_out += len(held_out)
         accounting.failed.update(_kind(row.error) for row in failed)
-        self.unusable |= {f"{row.shard}:{row.index}:{row.key}" for row in failed}
+        self._note_unusable({f"{row.shard}:{row.index}:{row.key}" for row in failed})
         verdicts = [
             Verdict(Visit(row.key, row.shard, row.index), 0.0, Action.FAILED, Reason.UNREADABLE, error=row.error)
             for row in failed
@@ -117,12 +133,12 @@ class Records:
         verdicts = [_of_skipped(row) for row in skipped]
         self.accounting.read += len(verdicts)
         self.accounting.dropped.update(str(verdict.reason) for verdict in verdicts)
-        self.skips.add(row.group for row in skipped)
+        self._open_skips += [row.group for row in skipped]
         self.ledger.add(step, verdicts)
 
     def note_bad(self, bad: list[Visit]) -> None:
         """Samples whose input is not finite."""
-        self.unusable |= {f"{visit.shard}:{visit.index}:{visit.key}" for visit in bad}
+        self._note_unusable({f"{visit.shard}:{visit.index}:{visit.key}" for visit in bad})
 
     def note_window(self, step: int, rows: list[Row | None], bad: list[Visit], verdicts: list[Verdict]) -> None:
         """Samples of a window and what became of them; without verdicts everything valid was trained."""
@@ -143,6 +159,7 @@ class Records:
         for verdict in noted:
             if verdict.action is not Action.KEEP and verdict.visit.group in pictures:
                 self._thumbnail(pictures[verdict.visit.group])
+        self._closed()
 
     def _thumbnail(self, row: Row) -> None:
         path = self.run / "thumbnails" / f"{_SAFE.sub('_', group_name(row.group))[:80]}.png"
@@ -152,7 +169,9 @@ class Records:
         pixels = ((row.pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
         image = Image.fromarray(pixels)
         image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-        image.save(path)
+        temporary = path.with_suffix(".tmp")
+        image.save(temporary, "PNG")
+        temporary.rename(path)
         self._pictures += 1
 
     def note_evidence(self, step: int, filter: MemorizationFilter) -> None:
@@ -167,6 +186,7 @@ class Records:
         if filter is None:
             return
         _write(_group_columns(filter), self.run / f"groups-rank{self.rank}.parquet")
+        self._count_skips()
         _write(self.skips.table("skipped"), self.run / f"skips-rank{self.rank}.parquet")
         self.seen.flush()
         exchange.sum([0.0])  # all shares are written
@@ -208,10 +228,10 @@ class Records:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values for a checkpoint."""
+        """Plain values for a checkpoint, as of the last window that was trained: one that failed is read again."""
         return {
-            "accounting": self.accounting.as_dict(),
-            "unusable": sorted(self.unusable),
+            "accounting": self._standing,
+            "unusable": sorted(self.unusable - self._open_unusable),
             "seen": self.seen.state_dict(),
             "skips": self.skips.state_dict(),
             "evidence": self.evidence,
@@ -224,13 +244,19 @@ class Records:
         self.seen.load_state_dict(state["seen"])
         self.skips.load_state_dict(state["skips"])
         self.evidence = [list(row) for row in state["evidence"]]
+        self._closed()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write whole or not at all."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.rename(path)
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(values, indent=2) + "\n")
-    temporary.rename(path)
+    write_text(path, json.dumps(values, indent=2) + "\n")
 
 
 def _group_columns(filter: MemorizationFilter) -> pa.Table:

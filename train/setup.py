@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
-import yaml
 from accelerate.utils import set_seed
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
@@ -24,7 +22,7 @@ from filtering.reference import LookedUpReference
 from filtering.settings import SettingsError
 from train.caching import cached
 from train.calibrating import HeldOutTurns
-from train.checkpoint import latest_checkpoint, load_checkpoint, load_extra
+from train.checkpoint import latest_checkpoint, load_extra
 from train.config import RunConfig
 from train.copies import CopyProbe
 from train.engine import Engine, make_accelerator
@@ -32,6 +30,7 @@ from train.family import open_family
 from train.network import frozen_reference, make_network, needs_reference
 from train.optimizers import make_optimizer
 from train.records import Records
+from train.resume import data_to_go_on_with, keep_config, restore
 from train.scoring import Scorer
 from train.sieve import open_sieve
 from train.startup import check_ranks_agree
@@ -40,9 +39,6 @@ from train.tracking import Tracker
 from train.watch import Watch
 
 __all__ = ["Session", "set_up"]
-
-_FREE: Final = ("train.steps", "train.epochs", "train.threads", "train.timeout", "train.cache")
-"""What a resume may change, besides whole sections that decide nothing."""
 
 
 @dataclass(slots=True)
@@ -75,6 +71,12 @@ class Session:
     step: int = 0
     updates: int = 0
     skipped: int = 0
+    saved: int = 0
+    """The step of the newest checkpoint."""
+    validated: int = 0
+    """The step of the last validation."""
+    position: dict[str, Any] | None = None
+    """Where the data stands after the last window that was trained: the loader itself may be a window ahead."""
     times: list[float] = field(default_factory=list)
     ended: str = ""
     """Why there was nothing left to train on, where it was not the end of the last pass."""
@@ -99,7 +101,7 @@ def _build(config: RunConfig, accelerator: Any, engine: Engine, watch: Watch) ->
     set_seed(config.train.seed)
     checkpoint = latest_checkpoint(config.output)
     extra = load_extra(accelerator, checkpoint, str(engine)) if checkpoint else {}
-    _keep_config(config, accelerator, resumed=checkpoint is not None)
+    keep_config(config, accelerator, resumed=checkpoint is not None)
     denoiser = open_family(config, accelerator.device)
     sieve_file, sieve = open_sieve(config, accelerator.process_index, extra.get("sieve"))
     loader = _loader(config, accelerator, extra, sieve, watch)
@@ -121,7 +123,7 @@ def _build(config: RunConfig, accelerator: Any, engine: Engine, watch: Watch) ->
     model, optimizer = accelerator.prepare(network, make_optimizer(config.optimizer, trained, engine.precision))
     model.train()
     schedule = get_scheduler(
-        config.optimizer.schedule,
+        config.optimizer.scheduler,
         optimizer=optimizer,
         num_warmup_steps=config.optimizer.warmup_steps,
         num_training_steps=total,
@@ -172,33 +174,8 @@ def _build(config: RunConfig, accelerator: Any, engine: Engine, watch: Watch) ->
         total,
     )
     if checkpoint:
-        _restore(session, checkpoint, extra)
+        restore(session, checkpoint, extra)
     return session
-
-
-def _keep_config(config: RunConfig, accelerator: Any, resumed: bool) -> None:
-    """Save the resolved config with the run; a resume must not change what decides.
-
-    Raises:
-        SettingsError: names the first setting that differs from the run's.
-    """
-    path = config.output / "config.yaml"
-    now = config.model_dump(mode="json")
-    if resumed and path.is_file():
-        saved = yaml.safe_load(path.read_text())
-        free = {"tracking", "validation", "checkpoint", "output"}
-        for section in sorted(set(now) - free):
-            for name, value in now[section].items():
-                before = saved.get(section, {}).get(name)
-                if before != value and f"{section}.{name}" not in _FREE:
-                    raise SettingsError(
-                        f"'{section}.{name}' is {value!r} but the run in '{config.output}' was started with "
-                        f"{before!r}: use that value to resume, or another output folder for a new run"
-                    )
-    if accelerator.is_main_process:
-        config.output.mkdir(parents=True, exist_ok=True)
-        path.write_text(yaml.safe_dump(now, sort_keys=False, allow_unicode=True))
-    accelerator.wait_for_everyone()
 
 
 def _rows(config: RunConfig, accelerator: Any) -> int:
@@ -208,18 +185,29 @@ def _rows(config: RunConfig, accelerator: Any) -> int:
 def _loader(
     config: RunConfig, accelerator: Any, extra: dict[str, Any], sieve: Sieve | None, watch: Watch
 ) -> WindowLoader:
-    return WindowLoader(
-        config.data,
-        _rows(config, accelerator),
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-        seed=config.train.seed,
-        max_epochs=config.train.epochs,
-        state=extra.get("data"),
-        sieve=sieve,
-        exchange=Exchange(accelerator.device),
-        meet=watch.meet,
-    )
+    position = extra.get("data")
+    data = data_to_go_on_with(config.data, position)
+    try:
+        return WindowLoader(
+            data,
+            _rows(config, accelerator),
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+            seed=config.train.seed,
+            max_epochs=config.train.epochs,
+            state=position,
+            sieve=sieve,
+            exchange=Exchange(accelerator.device),
+            meet=watch.meet,
+        )
+    except SettingsError as error:
+        if data.streams == config.data.streams or not str(error).startswith("data.streams ="):
+            raise
+        raise SettingsError(
+            f"data.workers: {config.data.workers} does not divide the {data.streams} streams that the run in "
+            f"'{config.output}' was begun with among {accelerator.num_processes} rank(s); set data.workers: 0, or the "
+            "number that the run had"
+        ) from error
 
 
 def _copies(config: RunConfig, held_out: list[Row]) -> CopyProbe | None:
@@ -279,17 +267,3 @@ def _turns(
     if filter is None or filter.config.calibrator == "fixed" or not held_out:
         return None
     return HeldOutTurns(denoiser, filter, held_out, config, looked_up)
-
-
-def _restore(session: Session, checkpoint: Path, extra: dict[str, Any]) -> None:
-    load_checkpoint(session.accelerator, checkpoint, session.accelerator.unwrap_model(session.model))
-    session.schedule.load_state_dict(extra["schedule"])
-    if session.ema is not None:
-        session.ema.load_state_dict(extra["ema"])
-        session.ema.to(session.accelerator.device)
-    if session.filter is not None:
-        session.filter.load_state_dict(extra["filter"])
-    session.records.load_state_dict(extra["records"])
-    session.step, session.updates = int(extra["step"]), int(extra["updates"])
-    session.skipped = int(extra["skipped"])
-    session.times = list(extra["times"])

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
+from filtering.json_lines import read_json_lines
 from train.config import RunConfig
+from train.records import write_text
 from train.wandb_start import start_wandb
 
 __all__ = ["Tracker"]
@@ -36,18 +39,16 @@ class Tracker:
     def _cut(self, resume_step: int) -> None:
         if not self.path.exists():
             return
-        lines = [line for line in self.path.read_text().splitlines() if json.loads(line)["step"] <= resume_step]
-        kept = "".join(line + "\n" for line in lines) if resume_step else ""
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text(kept)
-        temporary.rename(self.path)
+        rows = read_json_lines(self.path, note=_say) if resume_step else []
+        kept = [row for row in rows if row.get("step", 0) <= resume_step]
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def _start_wandb(self) -> None:
         id_file = self.config.output / "wandb_id"
         if self.active and not id_file.exists():
             import secrets
 
-            id_file.write_text(secrets.token_hex(4))
+            write_text(id_file, secrets.token_hex(4))
         options: dict[str, Any] = {"dir": str(self.config.output), "resume": "allow"}
         if self.active:
             options["id"] = id_file.read_text().strip()
@@ -101,3 +102,7 @@ class Tracker:
         """End the trackers' runs."""
         if self.config.tracking.wandb:
             self.accelerator.end_training()
+
+
+def _say(text: str) -> None:
+    Console(stderr=True, emoji=False).print(text, style="yellow", markup=False, soft_wrap=True)

@@ -86,7 +86,7 @@ def tiny_config(model: Path, shards: Path, output: Path, /, **sections: dict[str
         "train": {"steps": 6, "batch_size": 8, "seed": 3, "threads": 1, "timeout": 120},
         "optimizer": {"lr": 1e-3},
         "validation": {"held_out_pairs": 8, "held_out_draws": 1},
-        "checkpoint": {"every": 0, "export": False},
+        "checkpoint": {"every": 0, "final": False, "export": False},
     }  # fmt: skip
     for name, values in sections.items():
         raw[name] = {**raw.get(name, {}), **values}

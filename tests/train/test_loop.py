@@ -149,8 +149,8 @@ def test_non_finite_input_is_counted_or_refused(make_config: MakeConfig, monkeyp
 def test_bad_config_of_a_resume_is_refused(make_config: MakeConfig) -> None:
     config = make_config(checkpoint={"every": 2})
     run(config)
-    config.optimizer.lr = 2e-3
-    with pytest.raises(ValueError, match=r"'optimizer\.lr' is 0\.002 but the run .* was started with 0\.001"):
+    config.optimizer.weight_decay = 2e-3
+    with pytest.raises(ValueError, match=r"'optimizer\.weight_decay' is 0\.002 but the run .* was started with 0\.01"):
         set_up(config)
 
 

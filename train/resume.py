@@ -1,0 +1,103 @@
+"""Going on from a checkpoint: what may differ from the run that wrote it, and what is taken from where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import yaml
+
+from filtering.data.config import DataConfig
+from filtering.settings import SettingsError
+from train.checkpoint import load_checkpoint, remove_unfinished
+from train.config import RunConfig
+from train.records import write_text
+
+if TYPE_CHECKING:
+    from train.setup import Session
+
+__all__ = ["FREE", "FREE_SECTIONS", "data_to_go_on_with", "keep_config", "restore"]
+
+FREE_SECTIONS: Final = frozenset({"checkpoint", "output", "tracking", "validation"})
+"""They decide nothing."""
+FREE: Final = frozenset(
+    {
+        # how long, and by what means
+        "train.steps", "train.epochs", "train.threads", "train.timeout", "train.cache", "data.workers",
+        # what messages that end a run advise to change
+        "optimizer.lr", "train.mixed_precision", "data.max_bad", "data.image_key", "data.allow_empty_caption",
+        "data.max_caption_bytes", "data.max_image_bytes", "data.max_image_pixels",
+    }
+)  # fmt: skip
+"""What else a resume may change."""
+
+
+def keep_config(config: RunConfig, accelerator: Any, resumed: bool) -> None:
+    """Save the resolved config with the run, of which a resume must not change what decides, and remove what a save
+    that was cut off has left.
+
+    Raises:
+        SettingsError: names the first setting that differs from the run's; or the run is complete, and there is
+            nothing to go on from.
+    """
+    path = config.output / "config.yaml"
+    now = config.model_dump(mode="json")
+    if resumed and path.is_file():
+        _refuse_changes(config, yaml.safe_load(path.read_text(encoding="utf-8")) or {}, now)
+    if not resumed and (config.output / "summary.json").is_file():
+        raise SettingsError(
+            f"the run in '{config.output}' is complete and has no checkpoint to go on from (checkpoint.final was off, "
+            "or its checkpoints were removed), so that it would begin anew over its results: name another output"
+        )
+    accelerator.wait_for_everyone()  # before anything is changed that the others look at
+    if accelerator.is_main_process:
+        config.output.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(config.output)
+        write_text(path, yaml.safe_dump(now, sort_keys=False, allow_unicode=True))
+    accelerator.wait_for_everyone()
+
+
+def _refuse_changes(config: RunConfig, saved: dict[str, Any], now: dict[str, Any]) -> None:
+    for section in sorted(set(now) - FREE_SECTIONS):
+        for name, value in now[section].items():
+            before = saved.get(section, {}).get(name)
+            if before != value and f"{section}.{name}" not in FREE:
+                raise SettingsError(
+                    f"'{section}.{name}' is {value!r} but the run in '{config.output}' was started with "
+                    f"{before!r}: use that value to resume, or another output folder for a new run"
+                )
+
+
+def data_to_go_on_with(config: DataConfig, position: dict[str, Any] | None) -> DataConfig:
+    """``config`` with the number of streams that the run was begun with, where it was found from the workers then."""
+    if position is None or config.streams:
+        return config
+    return config.model_copy(update={"streams": int(position["n_streams"])})
+
+
+def restore(session: Session, checkpoint: Path, extra: dict[str, Any]) -> None:
+    """Set everything to the end of the step that ``checkpoint`` was written at; the learning rate is the config's."""
+    load_checkpoint(session.accelerator, checkpoint, session.accelerator.unwrap_model(session.model))
+    session.schedule.load_state_dict(extra["schedule"])
+    _take_learning_rate(session.schedule, session.config.optimizer.lr)
+    if session.ema is not None:
+        session.ema.load_state_dict(extra["ema"])
+        session.ema.to(session.accelerator.device)
+    if session.filter is not None:
+        session.filter.load_state_dict(extra["filter"])
+    session.records.load_state_dict(extra["records"])
+    session.step, session.updates = int(extra["step"]), int(extra["updates"])
+    session.skipped = int(extra["skipped"])
+    session.saved = session.step
+    session.validated = int(extra.get("validated", session.step))
+    session.times = list(extra["times"])
+
+
+def _take_learning_rate(schedule: Any, lr: float) -> None:
+    """Let a restored schedule, and its optimizer, go on from ``lr`` and from the present plan: a longer run plans
+    linear and cosine anew over its whole length. Where neither has changed this changes nothing."""
+    values = [lr * share(schedule.last_epoch) for share in schedule.lr_lambdas]
+    schedule.base_lrs = [lr for _ in values]
+    schedule._last_lr = list(values)
+    for group, value in zip(schedule.optimizer.param_groups, values, strict=True):
+        group["initial_lr"], group["lr"] = lr, value
