@@ -18,16 +18,26 @@ __all__ = [
     "load_extra",
     "remove_unfinished",
     "save_checkpoint",
+    "saved_steps",
 ]
 
 _NAME = re.compile(r"^step-(\d{8})$")
 
 
+def saved_steps(run: Path) -> list[int]:
+    """The steps of the complete checkpoints of a run folder, oldest first."""
+    names = (_NAME.match(path.name) for path in (run / "checkpoints").glob("step-*"))
+    return sorted(int(name[1]) for name in names if name is not None)
+
+
 def latest_checkpoint(run: Path) -> Path | None:
     """The newest complete checkpoint of a run folder, if any."""
-    folder = run / "checkpoints"
-    found = sorted(p for p in folder.glob("step-*") if _NAME.match(p.name)) if folder.is_dir() else []
-    return found[-1] if found else None
+    steps = saved_steps(run)
+    return _folder(run, steps[-1]) if steps else None
+
+
+def _folder(run: Path, step: int) -> Path:
+    return run / "checkpoints" / f"step-{step:08d}"
 
 
 def leave_out_frozen(accelerator: Any, network: torch.nn.Module) -> None:
@@ -53,7 +63,7 @@ def save_checkpoint(accelerator: Any, run: Path, step: int, extra: dict[str, Any
     It appears under its name only once complete; older ones beyond ``keep`` go afterwards (None: all stay). Weights
     that are not trained are left out under DeepSpeed; see ``leave_out_frozen`` for the others.
     """
-    final = run / "checkpoints" / f"step-{step:08d}"
+    final = _folder(run, step)
     temporary = run / "checkpoints" / f"unfinished-{step:08d}"
     if accelerator.is_main_process:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -66,9 +76,8 @@ def save_checkpoint(accelerator: Any, run: Path, step: int, extra: dict[str, Any
     if accelerator.is_main_process:
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
-        saved = sorted(p for p in final.parent.glob("step-*") if _NAME.match(p.name))
-        for old in saved[:-keep] if keep is not None else []:
-            shutil.rmtree(old)
+        for old in saved_steps(run)[:-keep] if keep is not None else []:
+            shutil.rmtree(_folder(run, old))
     accelerator.wait_for_everyone()
     return final
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from filtering.denoisers.lora import trained_parameters
 from filtering.shares import Standing
-from train.checkpoint import save_checkpoint
+from train.checkpoint import save_checkpoint, saved_steps
 from train.copies import as_tensor
 from train.exporting import export
 from train.metrics import log_suspects
@@ -166,21 +166,43 @@ def save(session: Session, keep_all: bool = False) -> None:
     session.saved = session.step
 
 
-def save_what_stands(session: Session) -> str:
-    """Save the windows before one that failed on all ranks alike, and say so; a collective. Older checkpoints stay:
-    what made the window fail may be older than it."""
-    if session.saved < session.step:
-        mine = trained_parameters(session.accelerator.unwrap_model(session.model))
-        broken = sum(not bool(torch.isfinite(getattr(p, "ds_tensor", p)).all()) for p in mine)
-        if session.exchange.sum([broken])[0]:
-            last = f"checkpoint step-{session.saved:08d} stands" if session.saved else "there is no checkpoint yet"
-            session.records.ledger.flush()
-            return f"The weights themselves are not finite and were not saved; {last}"
+def save_what_stands(session: Session, same_again: bool) -> str:
+    """Save the windows before one that failed on all ranks alike, and say where the run goes on; a collective.
+
+    ``same_again``: the weights made it fail, so that from these very weights it fails again, whatever the learning
+    rate. They are saved only where full precision may help; else an older checkpoint is the one to go on from.
+    """
+    saves = not same_again or (_precision_may_rise(session) and _finite(session))
+    if saves and session.saved < session.step:
         save(session, keep_all=True)
     session.records.ledger.flush()  # what the failed window had read: a resume removes it, and reads it again
+    if same_again:
+        return _way_back(session)
+    return f"Then the same command goes on from step {session.step}" if session.step else "Nothing was trained yet"
+
+
+def _precision_may_rise(session: Session) -> bool:
+    return session.engine.precision != "no" and not session.engine.deepspeed
+
+
+def _finite(session: Session) -> bool:
+    """Whether all trained weights are, on all ranks; a collective."""
+    mine = trained_parameters(session.accelerator.unwrap_model(session.model))
+    broken = sum(not bool(torch.isfinite(getattr(p, "ds_tensor", p)).all()) for p in mine)
+    return session.exchange.sum([broken])[0] == 0
+
+
+def _way_back(session: Session) -> str:
+    may_rise = _precision_may_rise(session)
     if not session.step:
-        return "Nothing was trained yet"
-    return f"The {session.step} steps before are saved, and the same command goes on from there"
+        return f"Nothing was trained yet: it is the model's own{'; try train.mixed_precision: no' if may_rise else ''}"
+    here = f"checkpoints/step-{session.step:08d}" if session.saved == session.step else None
+    earlier = [step for step in saved_steps(session.config.output) if step < session.step]
+    text = f"With a lower optimizer.lr{f', and {here} removed,' if here else ''} the same command "
+    text += f"goes on from step {earlier[-1]}" if earlier else "begins anew"
+    if here and may_rise:
+        text += f"; with train.mixed_precision: no it goes on from step {session.step}"
+    return text
 
 
 def finish(session: Session) -> dict[str, Any]:

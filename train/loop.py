@@ -84,7 +84,7 @@ def _train_or_save(session: Session, windows: Iterator[Window], stop: Stop) -> t
         return train_window(session, windows, stop)
     except (BadDataError, NonFiniteError) as error:
         session.watch.enter("saving", session.step)
-        said = save_what_stands(session)
+        said = save_what_stands(session, same_again=isinstance(error, NonFiniteError))
         raise type(error)(f"{error}. {said}") from error
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from accelerate.utils import DistributedType, gather_object
+from accelerate.utils import gather_object
 
 from filtering.decision import Decision
 from filtering.exchange import Exchange
@@ -165,15 +165,8 @@ class WindowTrainer:
         if count:
             where = ", ".join(gather_object(names)[:8])
             raise NonFiniteError(
-                f"the loss of {count} sample(s) is not finite although the input is: {where}. The model was not "
-                f"updated; {self._way_out()}"
+                f"the loss of {count} sample(s) is not finite although the input is: {where}. The model was not updated"
             )
-
-    def _way_out(self) -> str:
-        """What a resume may change: see ``train.resume``."""
-        if self.accelerator.mixed_precision == "no" or self.accelerator.distributed_type == DistributedType.DEEPSPEED:
-            return "lower optimizer.lr"
-        return "lower optimizer.lr, or set train.mixed_precision: no"
 
     def _skip(self, eligible: int, totals: torch.Tensor, decisions: list[Decision]) -> WindowResult:
         """Everything was dropped: neither optimizer nor schedule move, on any rank.
@@ -194,8 +187,7 @@ class WindowTrainer:
         value = float(norm) if norm is not None else 0.0
         if not math.isfinite(value) and self.accelerator.mixed_precision != "fp16":
             raise NonFiniteError(
-                f"the gradient norm is {value} although every loss is finite; the model was not updated: "
-                f"{self._way_out()}"
+                f"the gradient norm is {value} although every loss is finite. The model was not updated"
             )
         self.optimizer.step()
         overflow = bool(self.accelerator.optimizer_step_was_skipped)

@@ -97,16 +97,20 @@ def test_dry_run_prints_the_config_and_keeps_nothing(make_config: MakeConfig, tm
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(make_config: MakeConfig, tmp_path: Path) -> None:
-    config = make_config(train={"steps": 400})
+    """Under a scheduler: each process of the job is signalled, loader workers too, and more than once."""
+    config = make_config(train={"steps": 400}, data={"workers": 2})
     command = [sys.executable, "-m", "train", str(written(config, tmp_path / "c.yaml"))]
     root = Path(__file__).parents[2]
-    process = subprocess.Popen(command, cwd=root, env=os.environ, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=root, env=os.environ, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     deadline = time.monotonic() + 120
     while not (config.output / "metrics.jsonl").exists() or not (config.output / "metrics.jsonl").read_text():
         assert time.monotonic() < deadline and process.poll() is None, process.stderr and process.stderr.read()
         time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTERM):
+        os.killpg(process.pid, number)
+    assert process.wait(timeout=60) == 130, process.stderr and process.stderr.read()
     saved = sorted((config.output / "checkpoints").glob("step-*"))
     assert len(saved) == 1
     step = int(saved[0].name.removeprefix("step-"))
