@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,6 @@ def _row(path: Path, number: int, line: bytes) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise ValueError(
             f"'{path}', line {number}, is no JSON object: {line[:80]!r}; the file was damaged after it was written: "
-            f"remove that line (sed -i {number}d '{path}'), or restore the file"
+            f"remove that line (sed -i {number}d {shlex.quote(str(path))}), or restore the file"
         )
     return row

@@ -65,7 +65,7 @@ class Rulings:
                 note(
                     f"{panel.spared:.0%} of the groups are denoised worse than most held-out pairs, and are spared; if "
                     "they are of another kind than those, hold out pairs like them (data.held_out_path) or let every "
-                    "look count (filter.spare_above: null)"
+                    "look count (filter.spare_above: null), in a new run"
                 )
         already, passed = len(self.condemned), gather_groups(groups, exchange, rows)
         room = max(0, math.floor(self.config.max_drop_fraction * n_groups) - already)
@@ -85,6 +85,6 @@ class Rulings:
         self.overfitting = True
         if note is not None:
             note(
-                f"{why}; the run is overfitting as a whole: stop earlier, lower the learning rate, or cap exposures "
-                "(filter.policy: cap)"
+                f"{why}; the run is overfitting as a whole: stop earlier, lower the learning rate, or, in a new run, "
+                "cap exposures (filter.policy: cap)"
             )

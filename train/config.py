@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from filtering.config import FilterConfig
 from filtering.data.config import DataConfig
@@ -126,6 +126,12 @@ class TrainConfig(Settings):
     """CPU threads per rank; None leaves torch's choice."""
     timeout: float = Field(default=1800.0, gt=0.0)
     """Seconds that ranks wait for each other before the run ends; more than one validation and one export take."""
+
+    @field_validator("mixed_precision", mode="before")
+    @classmethod
+    def _no_is_a_word(cls, value: object) -> object:
+        """YAML reads an unquoted ``no`` as false."""
+        return "no" if value is False else value
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainConfig:

@@ -25,8 +25,9 @@ FREE: Final = frozenset(
         # how long, and by what means
         "train.steps", "train.epochs", "train.threads", "train.timeout", "train.cache", "data.workers",
         # what messages that end a run advise to change
-        "optimizer.lr", "train.mixed_precision", "data.max_bad", "data.image_key", "data.allow_empty_caption",
-        "data.max_caption_bytes", "data.max_image_bytes", "data.max_image_pixels",
+        "optimizer.lr", "train.mixed_precision", "data.max_bad", "data.image_key", "data.caption_key",
+        "data.allow_empty_caption", "data.allow_pipe", "data.max_caption_bytes", "data.max_image_bytes",
+        "data.max_image_pixels",
     }
 )  # fmt: skip
 """What else a resume may change."""
