@@ -11,12 +11,16 @@
 #SBATCH --cpus-per-task=64
 #SBATCH --time=24:00:00
 #SBATCH --output=slurm-%j.out
+#SBATCH --signal=TERM@300 # before the time limit: the run saves, and the same command goes on
 set -euo pipefail
 if [[ $# -lt 1 ]]; then
     echo "usage: sbatch scripts/slurm_2x8.sh CONFIG.yaml [--set section.key=value ...]" >&2
     exit 2
 fi
 cd "${SLURM_SUBMIT_DIR:-.}"
+
+# The launcher kills its ranks so many seconds after a SIGTERM; a window and a checkpoint must fit.
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=290
 
 export MEMSIEVE_HEAD MEMSIEVE_PORT MEMSIEVE_PROCESSES
 MEMSIEVE_HEAD="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"

@@ -169,7 +169,7 @@ class Records:
         pixels = ((row.pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
         image = Image.fromarray(pixels)
         image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-        temporary = path.with_suffix(".tmp")
+        temporary = path.with_suffix(f".tmp{self.rank}")  # ranks may meet one group at a time
         image.save(temporary, "PNG")
         temporary.rename(path)
         self._pictures += 1
