@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
-from filtering.data.config import DataConfig
 from filtering.settings import SettingsError
 from train.checkpoint import load_checkpoint, remove_unfinished
 from train.config import RunConfig
@@ -16,7 +15,7 @@ from train.records import write_text
 if TYPE_CHECKING:
     from train.setup import Session
 
-__all__ = ["FREE", "FREE_SECTIONS", "data_to_go_on_with", "keep_config", "restore"]
+__all__ = ["FREE", "FREE_SECTIONS", "keep_config", "restore"]
 
 FREE_SECTIONS: Final = frozenset({"checkpoint", "output", "tracking", "validation"})
 """They decide nothing."""
@@ -67,13 +66,6 @@ def _refuse_changes(config: RunConfig, saved: dict[str, Any], now: dict[str, Any
                     f"'{section}.{name}' is {value!r} but the run in '{config.output}' was started with "
                     f"{before!r}: use that value to resume, or another output folder for a new run"
                 )
-
-
-def data_to_go_on_with(config: DataConfig, position: dict[str, Any] | None) -> DataConfig:
-    """``config`` with the number of streams that the run was begun with, where it was found from the workers then."""
-    if position is None or config.streams:
-        return config
-    return config.model_copy(update={"streams": int(position["n_streams"])})
 
 
 def restore(session: Session, checkpoint: Path, extra: dict[str, Any]) -> None:

@@ -30,7 +30,7 @@ from train.family import open_family
 from train.network import frozen_reference, make_network, needs_reference
 from train.optimizers import make_optimizer
 from train.records import Records
-from train.resume import data_to_go_on_with, keep_config, restore
+from train.resume import keep_config, restore
 from train.scoring import Scorer
 from train.sieve import open_sieve
 from train.startup import check_ranks_agree
@@ -185,29 +185,18 @@ def _rows(config: RunConfig, accelerator: Any) -> int:
 def _loader(
     config: RunConfig, accelerator: Any, extra: dict[str, Any], sieve: Sieve | None, watch: Watch
 ) -> WindowLoader:
-    position = extra.get("data")
-    data = data_to_go_on_with(config.data, position)
-    try:
-        return WindowLoader(
-            data,
-            _rows(config, accelerator),
-            rank=accelerator.process_index,
-            world_size=accelerator.num_processes,
-            seed=config.train.seed,
-            max_epochs=config.train.epochs,
-            state=position,
-            sieve=sieve,
-            exchange=Exchange(accelerator.device),
-            meet=watch.meet,
-        )
-    except SettingsError as error:
-        if data.streams == config.data.streams or not str(error).startswith("data.streams ="):
-            raise
-        raise SettingsError(
-            f"data.workers: {config.data.workers} does not divide the {data.streams} streams that the run in "
-            f"'{config.output}' was begun with among {accelerator.num_processes} rank(s); set data.workers: 0, or the "
-            "number that the run had"
-        ) from error
+    return WindowLoader(
+        config.data,
+        _rows(config, accelerator),
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        seed=config.train.seed,
+        max_epochs=config.train.epochs,
+        state=extra.get("data"),
+        sieve=sieve,
+        exchange=Exchange(accelerator.device),
+        meet=watch.meet,
+    )
 
 
 def _copies(config: RunConfig, held_out: list[Row]) -> CopyProbe | None:

@@ -162,8 +162,8 @@ class WindowLoader:
             if not found.usable and found.sieved:
                 why = (
                     f"the filter has left nothing to train on: in a whole pass {found.sieved} rows are condemned or in "
-                    "filter.always_drop; where that is too much, lower filter.false_drop_rate or "
-                    "filter.max_drop_fraction"
+                    "filter.always_drop; where that is too much, begin a new run with a lower "
+                    "filter.false_drop_rate or filter.max_drop_fraction"
                 )
                 break
             if not found.usable:
@@ -329,6 +329,11 @@ def _resolve_streams(
                 kind, units = "rows", max(1, sum(sizes.rows))
             if streams <= units:
                 return streams, sizes
+    if saved and not config.streams and rows % saved == 0 and saved % world_size == 0:
+        raise SettingsError(
+            f"data.workers: {config.workers} does not divide the {saved} streams that the run was begun with among "
+            f"{world_size} rank(s); set data.workers: 0, or the number that the run had"
+        )
     wanted = f"data.streams = {fixed}" if fixed else "data.streams = 0 (automatic: 8, 4, 2 or 1)"
     raise SettingsError(
         f"{wanted} does not fit {units} {kind}, {world_size} ranks, data.workers = {config.workers} and {rows} rows "

@@ -93,7 +93,7 @@ def test_the_summary_is_written_last(make_config: MakeConfig) -> None:
     assert max(times, key=lambda path: times[path]).name == "summary.json"
     assert {path.name for path in config.output.iterdir()} == {
         "checkpoints", "config.yaml", "groups.parquet", "evidence.parquet", "ledger", "metrics.jsonl", "pipeline",
-        "summary.json", "thumbnails",
+        "seen", "summary.json", "thumbnails",
     } - ({"thumbnails"} if not (config.output / "thumbnails").exists() else set())  # fmt: skip
 
 

@@ -275,7 +275,7 @@ def test_workers_may_change_on_resume_and_the_run_is_the_same(make_config: MakeC
     parts.train.steps = 2
     fit(set_up(parts))
     parts.train.steps, parts.data.workers = 4, 3
-    with pytest.raises(SettingsError, match=r"data\.workers: 3 does not divide the 4 streams .* set data\.workers: 0"):
+    with pytest.raises(SettingsError, match=r"data\.workers: 3 does not divide the 8 streams .* set data\.workers: 0"):
         set_up(parts)
     parts.data.workers = 2
     resumed = set_up(parts)

@@ -125,7 +125,9 @@ def test_where_everything_is_condemned_the_run_ends_and_is_saved(
     assert 0 < summary["steps"] < 500 and summary["remainder"] == 0
     assert summary["condemned_groups"] == 8
     assert f"in a whole pass {COUNT} rows are condemned or in filter.always_drop" in summary["ended_early"]
-    assert "lower filter.false_drop_rate or filter.max_drop_fraction" in " ".join(capsys.readouterr().err.split())
+    assert "begin a new run with a lower filter.false_drop_rate or filter.max_drop_fraction" in " ".join(
+        capsys.readouterr().err.split()
+    )
     assert (config.output / "pipeline" / "model_index.json").is_file()
 
 

@@ -80,6 +80,7 @@ def test_a_rank_that_lags_is_named(pair: tuple[Watch, Watch]) -> None:
         raise RuntimeError("Timed out waiting 4000ms for recv operation to complete")
 
 
+@pytest.mark.slow
 def test_reading_for_long_is_no_standstill_on_any_rank(pair: tuple[Watch, Watch]) -> None:
     """A resume passes rows for longer than the timeout: neither who reads ends, nor who waits for it; but both do once
     nothing is read any more."""

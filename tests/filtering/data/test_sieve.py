@@ -176,7 +176,7 @@ def test_nothing_left_ends_the_data_with_a_sentence(
         assert [window.ended for window in windows] == [False] * (len(windows) - 1) + [True]
         assert set(windows[-1].rows) == {None}
         assert "in a whole pass 72 rows are condemned" in windows[-1].why
-        assert "lower filter.false_drop_rate or filter.max_drop_fraction" in windows[-1].why
+        assert "begin a new run with a lower filter.false_drop_rate or filter.max_drop_fraction" in windows[-1].why
         assert not any(window.why for window in windows[:-1])
 
 
