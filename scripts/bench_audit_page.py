@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench_code import stamped
+
 __all__ = ["write_page"]
 
 AIM = 0.9
@@ -21,7 +23,7 @@ forward unless said otherwise.
 def write_page(path: Path, found: dict[str, Any]) -> None:
     """Everything in ``found`` as one page."""
     parts = [HEAD, *_ranking(found), *_removal(found), *_throughput(found), *_shards(found), *_limits(found)]
-    path.write_text("\n".join(parts), encoding="utf-8")
+    path.write_text(stamped("\n".join(parts)), encoding="utf-8")
 
 
 def _repeats(found: dict[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bench_code import stamped
 from bench_levels_page import other_models
 from bench_minimize_page import verdict_on_ways, ways_to_minimise
 
@@ -30,16 +31,18 @@ def write_page(path: Path, found: dict[str, Any]) -> None:
         pairs=len(pairs), repeats=" or ".join(f"{r:,}" for r in repeats), guidance=found["asked"]["guidance_scale"]
     )
     path.write_text(
-        "\n".join(
-            [
-                head,
-                *_copies(found),
-                *_detection(found),
-                *other_models(path.parent / "benchmarks"),
-                *_minimisation(found),
-                *ways_to_minimise(path.parent / "benchmarks", kept),
-                *_short(found, path.parent / "benchmarks"),
-            ]
+        stamped(
+            "\n".join(
+                [
+                    head,
+                    *_copies(found),
+                    *_detection(found),
+                    *other_models(path.parent / "benchmarks"),
+                    *_minimisation(found),
+                    *ways_to_minimise(path.parent / "benchmarks", kept),
+                    *_short(found, path.parent / "benchmarks"),
+                ]
+            )
         ),
         encoding="utf-8",
     )

@@ -9,6 +9,7 @@ from textwrap import fill
 from typing import Any
 
 import yaml
+from bench_code import stamped
 from bench_quality_aims import aims
 from bench_quality_cell import Cell, Plan
 from bench_quality_data import HARD_CASES
@@ -62,7 +63,7 @@ def write_page(path: Path, plan: Plan, wanted: Sequence[Cell]) -> None:
     )
     if not results.cells:
         return
-    text = section(results, wanted, plan)
+    text = stamped(section(results, wanted, plan))
     if stale:
         made = "cell made" if stale == 1 else "cells made"
         verb = "is" if stale == 1 else "are"

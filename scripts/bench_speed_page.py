@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from bench_code import stamped
 from bench_speed_runs import LIMITS, PASS_LIMITS, VARIANTS
 
 from filtering.schedule import BUDGET, FREE_BUDGET
@@ -52,7 +53,7 @@ def write_page(path: Path, found: dict[str, Any]) -> None:
     _draw(picture, timed)
     lines = [head, *_table(timed, "updates"), *_table(timed, "read"), *_limits(timed), *_seconds(timed)]
     lines += ["![ratios](benchmarks/speed.png)", "", *_audit(found, timed), *_memory(found), *_history(found)]
-    path.write_text("\n".join(lines), encoding="utf-8")
+    path.write_text(stamped("\n".join(lines)), encoding="utf-8")
 
 
 def _rounds(timed: dict[int, Any]) -> str:

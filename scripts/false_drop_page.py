@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from bench_code import stamped
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -66,7 +67,7 @@ def write_page(path: Path, found: dict[str, Any]) -> None:
         lines += _verdict(synthetic)
         plot(path.parent / "benchmarks" / "false_drops.png", found)
     lines += [*_earlier(found), *_real(found)]
-    text = "\n".join(line.rstrip("\n") for line in lines) + "\n"
+    text = stamped("\n".join(line.rstrip("\n") for line in lines) + "\n")
     path.write_text("\n".join(_wrapped(line) for line in text.split("\n")), encoding="utf-8")
 
 

@@ -11,6 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from bench_code import stamped
 
 __all__ = ["write_page"]
 
@@ -49,7 +50,7 @@ def write_page(path: Path, found: dict[str, Any]) -> None:
     for domain in domains:
         lines += _domain(domain, found[domain])
     lines += _targets({domain: found[domain] for domain in domains})
-    path.write_text("\n".join([*lines, FOOT.strip(), ""]), encoding="utf-8")
+    path.write_text(stamped("\n".join([*lines, FOOT.strip(), ""])), encoding="utf-8")
     plot(path.parent / "benchmarks" / "signals.png", {domain: found[domain] for domain in domains})
 
 

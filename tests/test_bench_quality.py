@@ -256,7 +256,7 @@ def test_a_stopped_cell_goes_on_where_it_stopped(data: Path, tmp_path: Path, mon
         run_cell(plan, cell, notes.append)
     assert plan.result(cell) is None
     resumed = run_cell(plan, cell, notes.append)
-    assert "iet_agc-planted-seed0: training, step 3 of 4" in notes  # the window that follows the signal is the last
+    assert "iet_agc-planted-seed0: training, step 2 of 4" in notes  # the window in which the signal came is the last
     for name in ("pairs", "singles", "held_out", "generations", "read", "dropped"):
         assert resumed[name] == whole[name], name
 
