@@ -13,10 +13,10 @@ from filtering.data.sources import Shards, Source
 
 __all__ = ["COUNTED_SHARDS", "PartSizes", "Piece", "deal", "measure_parts"]
 
-COUNTED_SHARDS: Final = 256
+COUNTED_SHARDS: Final = 64
 """Up to so many shards on disk are counted, by their headers, at the start of a run, so that they can be cut. With more
-of them whole shards even out by themselves, and reading every header would take minutes."""
-SHARDS_PER_STREAM: Final = 16
+of them whole shards even out well enough, and reading every header (two seconds for 10,000 samples) would take long."""
+SHARDS_PER_STREAM: Final = 4
 """Where there are fewer shards a stream than this they are counted all the same: whole ones would not even out."""
 PIECES: Final = 8
 """Pieces of a stream in a pass, at least, where shards are cut: a stretch of data whose pairs are condemned is then

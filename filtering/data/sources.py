@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 from collections.abc import Container, Iterator
 from typing import Protocol
 
@@ -14,6 +16,10 @@ from filtering.data.hf import HFSource
 from filtering.data.keep_list import KeepList, KeptSource
 from filtering.data.rows import RawRow
 from filtering.data.shards import expand_paths, read_shard
+
+_SAY_AFTER = 10.0
+"""Seconds of counting between two signs of it."""
+_log = logging.getLogger(__name__)
 
 __all__ = ["ShardSource", "Shards", "Source", "open_source"]
 
@@ -105,7 +111,15 @@ class ShardSource:
 
     def _counts(self) -> list[int]:
         if self._counted is None:
-            self._counted = [sum(1 for _ in self.read(part, bodies=False)) for part in range(len(self))]
+            counted: list[int] = []
+            began = said = time.monotonic()
+            for part in range(len(self)):
+                counted.append(sum(1 for _ in self.read(part, bodies=False)))
+                now, left = time.monotonic(), len(self) - len(counted)
+                if left and now - said > _SAY_AFTER:
+                    said, rest = now, (now - began) / len(counted) * left
+                    _log.warning("counting samples: %d of %d shards, about %.0f s left", part + 1, len(self), rest)
+            self._counted = counted
         return self._counted
 
     def part_bytes(self) -> list[int]:

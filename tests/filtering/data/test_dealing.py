@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import webdataset as wds
 
+from filtering.data.config import DataConfig
 from filtering.data.dealing import PartSizes, Piece, deal, measure_parts
 from filtering.data.rows import RawRow
+from filtering.data.sources import ShardSource
 
 
 class Parts:
@@ -105,9 +109,9 @@ def test_shards_that_are_not_counted_stay_whole_and_are_evened_out_by_bytes(n_st
 
 
 def test_many_shards_are_not_counted() -> None:
-    assert measure_parts(Parts([3] * 257), 8).rows is None
-    assert measure_parts(Parts([3] * 256), 8).rows is not None
-    assert measure_parts(Parts([3] * 300), 32).rows is not None, "whole shards would not even out"
+    assert measure_parts(Parts([3] * 65), 8).rows is None
+    assert measure_parts(Parts([3] * 64), 8).rows is not None
+    assert measure_parts(Parts([3] * 100), 32).rows is not None, "whole shards would not even out"
 
 
 @pytest.mark.parametrize("count", [1, 5, 23])
@@ -117,3 +121,16 @@ def test_rows_that_are_reached_one_by_one_are_dealt_as_rows(count: int) -> None:
     assert sorted(piece.part for mine in dealt for piece in mine) == list(range(count))
     assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
     assert not source.asked
+
+
+def test_counting_that_takes_long_shows_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for shard in range(3):
+        with wds.TarWriter(str(tmp_path / f"{shard}.tar")) as writer:
+            writer.write({"__key__": "a", "png": b"x", "txt": "x"})
+    monkeypatch.setattr("filtering.data.sources._SAY_AFTER", 0.0)
+    assert ShardSource(str(tmp_path), DataConfig(path=str(tmp_path))).count_rows() == 3
+    assert [record.getMessage().partition(",")[0] for record in caplog.records] == [
+        "counting samples: 1 of 3 shards", "counting samples: 2 of 3 shards"
+    ]  # fmt: skip
