@@ -168,7 +168,7 @@ class WindowLoader:
                 break
             if not found.usable:
                 raise ValueError(self._nothing(found, untold))
-            self._mark = _Mark(self._mark.epoch + 1, self.ticks, dict.fromkeys(self.streams, Place()))
+            self._mark = self._next_pass(self._mark.epoch, self.ticks)
         yield self._window([None] * (self.rows_per_window // self.world_size), untold, ended=True, why=why)
 
     def _pass(self, passes: Passes, untold: list[Chunk]) -> Generator[Window, None, Found]:
@@ -192,12 +192,18 @@ class WindowLoader:
                 first = pool.ticks[0] if pool.ticks else Tick(tick, dict(places), found, [])
                 read = tick - first.number
                 self._mark = _Mark(mark.epoch, first.number, first.places, first.before, read, first.taken)
+                if ended and not len(pool) and found.usable:
+                    # A resume must not read the end of the pass again: that would be one turn more than the run had.
+                    self._mark = self._next_pass(mark.epoch, tick)
                 self.windows += 1
                 yield self._window(rows, untold)
             if ended:
                 break
         self._mark = _Mark(mark.epoch, tick, places, found)
         return found
+
+    def _next_pass(self, epoch: int, tick: int) -> _Mark:
+        return _Mark(epoch + 1, tick, dict.fromkeys(self.streams, Place()))
 
     def _agree(self, chunks: list[Chunk]) -> tuple[list[int], Found, bool]:
         """Over all ranks: rows of each stream in this turn, what it found, whether the pass has ended. A collective."""

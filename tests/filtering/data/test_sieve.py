@@ -152,6 +152,32 @@ def test_workers_and_resume_do_not_change_what_is_read(shards: str, tmp_path: Pa
     assert train(with_workers, tmp_path / "d.bin", 20, retest_every=5, stop=3) == expected
 
 
+@pytest.mark.parametrize("ruled", [8, 9])
+def test_a_ruling_near_the_end_of_a_pass_holds_from_the_same_turn_after_a_resume(
+    shards: str, tmp_path: Path, ruled: int
+) -> None:
+    """A pass is nine windows of one turn each, and the run is broken off behind the last."""
+
+    def read(loader: WindowLoader, file: SieveFile, first: int, last: int) -> list[Any]:
+        found = []
+        for number, window in enumerate(itertools.islice(loader, last - first + 1), first):
+            found.append(told(window))
+            file.append([(GROUP_0, True)] if number == ruled else [], loader.ticks + DELAY)
+        return found
+
+    def start(name: str, records: bytes = b"", **options: Any) -> tuple[WindowLoader, SieveFile]:
+        file = SieveFile(tmp_path / name, records)
+        return WindowLoader(config(shards, streams=2), ROWS, seed=3, sieve=Sieve(file.path), **options), file
+
+    expected = read(*start("whole.bin"), 1, 18)
+    assert expected[8][0][0][1] == 0 and expected[9][0][0][1] == 1
+    loader, file = start("first.bin")
+    found = read(loader, file, 1, 9)
+    again, rulings = start("second.bin", file.records(), state=loader.state_dict())
+    assert again.ticks == loader.ticks
+    assert found + read(again, rulings, 10, 18) == expected
+
+
 @pytest.mark.parametrize(("streams", "workers"), [(8, 0), (8, 1), (8, 2), (8, 4), (8, 8), (6, 2), (6, 3), (1, 1)])
 def test_the_delay_exceeds_what_workers_have_read(shards: str, streams: int, workers: int) -> None:
     loader = WindowLoader(config(shards, streams=streams, workers=workers), 24)
