@@ -1,4 +1,8 @@
-"""What every test runs under: offline, few threads, and no process group left over from another test."""
+"""What every test runs under: offline, few threads, and no process group left over from another test.
+
+MEMSIEVE_TEST_SEED      seed of the models that tests train (default: 0)
+MEMSIEVE_TEST_THREADS   torch's threads (default: 1); see scripts/test --cpus
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-torch.set_num_threads(1)
+SEED = int(os.environ.get("MEMSIEVE_TEST_SEED", "0"))
+"""Of everything that the tests train: their results must not hang on it, nor on the number of threads."""
+torch.set_num_threads(int(os.environ.get("MEMSIEVE_TEST_THREADS", "1")))
 
 
 @pytest.fixture(autouse=True)

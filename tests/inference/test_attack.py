@@ -31,15 +31,16 @@ class LatentImages(StableDiffusionDenoiser):
         return 4, resolution, resolution
 
 
+@pytest.mark.trains
 def test_the_planted_pair_comes_back_and_a_stranger_does_not(memorised: Any) -> None:
     model = GuidedModel(LatentImages.from_pipeline(memorised.pipe), memorised.pipe)
     stranger = torch.randn(4, 2, 2, generator=torch.Generator().manual_seed(9)).sign()
     stranger = stranger.repeat_interleave(4, 1).repeat_interleave(4, 2)
-    settings = AttackSettings(updates=50, batch=8)
-    distances = {}
+    settings = AttackSettings(updates=150, batch=8)
+    distances, fell = {}, {}
     for name, pixels in (("planted", memorised.planted), ("stranger", stranger)):
         embedding, losses = attack_embedding(model, Target("red dog", name, pixels), settings)
-        assert sum(losses[-10:]) < sum(losses[:10])
+        fell[name] = sum(losses[-10:]) / sum(losses[:10])
         drawn = memorised.pipe(
             prompt_embeds=embedding.encoder_hidden_states, num_inference_steps=10, guidance_scale=1.5,
             output_type="latent", generator=torch.Generator().manual_seed(0),
@@ -51,6 +52,7 @@ def test_the_planted_pair_comes_back_and_a_stranger_does_not(memorised: Any) -> 
     ).images  # fmt: skip
     assert memorised.distance(plain)[0] > 0.8, "the premise: another caption does not bring it"
     assert distances["planted"] < 0.8 < distances["stranger"]
+    assert fell["planted"] < 0.5 < fell["stranger"]
     assert all(p.requires_grad for p in memorised.pipe.unet.parameters())
 
 

@@ -187,12 +187,14 @@ def test_p_values_are_ranks_among_ordinary_prompts() -> None:
     assert two.scores(np.asarray([[6.0, 400.0]])) == pytest.approx(two.scores(np.asarray([[4.0, 600.0]])))
 
 
+@pytest.mark.trains
 def test_a_memorised_prompt_is_flagged_at_the_first_step(memorised: Any) -> None:
     options = {"num_inference_steps": 10, "guidance_scale": 3.0, "output_type": "latent"}
     seed = torch.Generator().manual_seed(0)
     copies = memorised.pipe(memorised.prompt, num_images_per_prompt=4, generator=seed, **options).images
     assert memorised.distance(copies).max() < 0.8, "the premise: this prompt does copy"
-    results = detect(memorised.pipe, [memorised.prompt, "red tree"], ordinary=memorised.ordinary[:-1],
+    quiet = memorised.ordinary[-1]
+    results = detect(memorised.pipe, [memorised.prompt, quiet], ordinary=memorised.ordinary[:-1],
                      false_positive_rate=0.07)  # fmt: skip
     assert [r.flagged for r in results] == [True, False] and results[0].p == pytest.approx(1 / 15)
 
@@ -270,11 +272,12 @@ def test_one_component_needs_no_cosine() -> None:
 # --- early exit -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.trains
 def test_early_exit_stops_a_prompt_and_changes_no_number(memorised: Any) -> None:
     """The flagged prompt leaves the batch; all that was computed is what a whole run computes."""
     settings = DetectSettings(steps=8, schedule_steps=10, images_per_prompt=2, guidance_scale=3.0)
     early = replace(settings, early_exit=True)
-    prompts = ["red tree", memorised.prompt, "old moon"]
+    prompts = [memorised.ordinary[-1], memorised.prompt, memorised.ordinary[-2]]
     calls: list[int] = []
     hook = memorised.pipe.unet.register_forward_hook(lambda _, args, *__: calls.append(len(args[0])))
     options: dict[str, Any] = {"ordinary": memorised.ordinary, "false_positive_rate": 0.07}
@@ -343,6 +346,7 @@ def test_looking_at_every_step_flags_no_more_ordinary_prompts() -> None:
     assert all(a <= b for a, b in zip(first, places, strict=False)), "the path only rises"
 
 
+@pytest.mark.trains
 def test_early_exit_refusals(build_pipeline: Callable[..., Any], memorised: Any) -> None:
     with pytest.raises(ValueError, match="needs --detector magnitude and --steps of at least 2"):
         DetectSettings(early_exit=True)
@@ -356,6 +360,7 @@ def test_early_exit_refusals(build_pipeline: Callable[..., Any], memorised: Any)
         detect(build_pipeline(), ["cat"], settings=early, ordinary=reference, false_positive_rate=0.25)
 
 
+@pytest.mark.trains
 def test_the_fall_is_what_its_name_says(memorised: Any) -> None:
     with pytest.raises(ValueError, match=r"--steps = 10 must be at least 25 of --schedule-steps = 50"):
         DetectSettings(detector="magnitude_fall", steps=10)
@@ -364,6 +369,6 @@ def test_the_fall_is_what_its_name_says(memorised: Any) -> None:
     evidence = DETECTORS["magnitude_fall"].evidence(measurement)
     assert evidence == pytest.approx({"log_early": 2.5, "fall": 2.5 - 1.0})
     settings = DetectSettings(detector="magnitude_fall", steps=10, schedule_steps=10, guidance_scale=3.0)
-    results = detect(memorised.pipe, [memorised.prompt, "red tree"], settings=settings,
+    results = detect(memorised.pipe, [memorised.prompt, memorised.ordinary[-1]], settings=settings,
                      ordinary=memorised.ordinary[:-1], false_positive_rate=0.07)  # fmt: skip
     assert results[0].score > results[1].score and set(results[0].components) == {"log_early", "fall"}

@@ -31,20 +31,24 @@ def inspector(memorised: Any) -> Inspector:
     return Inspector(open_model(memorised.pipe), memorised.ordinary, false_positive_rate=0.07, progress=False)
 
 
+@pytest.mark.trains
 def test_a_memorised_prompt_is_flagged_and_an_ordinary_one_is_not(inspector: Inspector, memorised: Any) -> None:
-    found, other = inspector.inspect(memorised.prompt), inspector.inspect("red tree")
+    quiet = memorised.ordinary[-1]
+    found, other = inspector.inspect(memorised.prompt), inspector.inspect(quiet)
     assert found.flagged and not other.flagged and found.score > other.score
     assert [word.text for word in found.words] == memorised.prompt.split()
     assert "Flagged" in inspector.card(found) and "Not flagged" in inspector.card(other)
-    again = inspector.inspect("red tree", noise_of=memorised.prompt)
+    again = inspector.inspect(quiet, noise_of=memorised.prompt)
     assert again.score != other.score, "another wording is measured with the original's noise"
 
 
+@pytest.mark.trains
 def test_text_stays_text(inspector: Inspector) -> None:
     card = inspector.card(inspector.inspect(HOSTILE))
     assert "<img" not in card and "&lt;img" in card
 
 
+@pytest.mark.trains
 def test_limits_hold_without_the_page(inspector: Inspector) -> None:
     with pytest.raises(ValueError, match="empty"):
         inspector.inspect("  ")
@@ -58,6 +62,7 @@ def test_limits_hold_without_the_page(inspector: Inspector) -> None:
         inspector.minimise("a cat", 1, 2, 1000, lambda *_: None)
 
 
+@pytest.mark.trains
 def test_drawing_reports_and_uses_the_noise_of_the_score(inspector: Inspector, memorised: Any) -> None:
     seen: list[float] = []
     images = inspector.draw(memorised.prompt, 2, 3, lambda share, _: seen.append(share))
@@ -134,6 +139,7 @@ def browser() -> Iterator[Any]:
         opened.close()
 
 
+@pytest.mark.trains
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_in_a_browser(address: str, browser: Any, memorised: Any, tmp_path: Path) -> None:
