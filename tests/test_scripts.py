@@ -64,3 +64,78 @@ def test_accelerate_configs_load(file: Path) -> None:
     assert f"--config_file {name(file)}" in text, "the header names the launch command"
     assert "# Hardware:" in text
     assert load_config_from_file(str(file)).num_processes == yaml.safe_load(text)["num_processes"]
+
+
+def settings_of_cpus() -> list[dict[str, str]]:
+    text = (ROOT / "scripts" / "test").read_text(encoding="utf-8")
+    lines = text.partition("CPUS=(\n")[2].partition("\n)")[0].splitlines()
+    return [dict(word.split("=") for word in line.strip(' "').split()) for line in lines]
+
+
+def test_every_processor_setting_comes_with_one_thread_and_with_two() -> None:
+    found = settings_of_cpus()
+    wanted = [("ATEN_CPU_CAPABILITY", v) for v in ("default", "avx2", None)]
+    wanted += [("ONEDNN_MAX_CPU_ISA", v) for v in ("AVX2", None)]
+    for name, value in wanted:
+        threads = {one["MEMSIEVE_TEST_THREADS"] for one in found if one.get(name) == value}
+        assert threads == {"1", "2"}, (name, value)
+
+
+@pytest.mark.skipif(BASH is None, reason="no bash")
+@pytest.mark.parametrize("mode", ["--all", "--cpus"])
+def test_modes_of_the_tests_take_no_arguments(mode: str) -> None:
+    done = subprocess.run(
+        [str(ROOT / "scripts" / "test"), mode, "tests"], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 2 and f"usage: scripts/test {mode} (it takes no further arguments)" in done.stderr
+
+
+SMALL_TEST = """
+import os
+import pytest
+import torch
+
+@pytest.mark.trains
+def test_it():
+    names = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MEMSIEVE_TEST_THREADS")
+    with open({seen!r}, "a") as file:
+        print(*(os.environ.get(name, "-") for name in names), file=file)
+    assert torch.backends.cpu.get_cpu_capability() != "DEFAULT" or os.environ.get("ATEN_CPU_CAPABILITY") == "default"
+    assert os.environ["MEMSIEVE_TEST_THREADS"] != os.environ.get("FAILS_WITH")
+
+def test_another():
+    raise AssertionError("it is not marked")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BASH is None, reason="no bash")
+@pytest.mark.timeout(900)
+def test_cpus_runs_what_is_marked_under_every_setting_and_goes_on(tmp_path: Path) -> None:
+    """On a small checkout with one such test, in this one's environment."""
+    root, seen = tmp_path / "checkout", tmp_path / "seen.txt"
+    shutil.copytree(ROOT / "scripts", root / "scripts")
+    for file in ("pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / file, root / file)
+    for package in ROOT.glob("*/__init__.py"):
+        (root / package.parent.name).symlink_to(package.parent)
+    (root / ".venv").symlink_to(ROOT / ".venv")
+    (root / "tests").mkdir()
+    (root / "tests" / "test_small.py").write_text(SMALL_TEST.format(seen=str(seen)))
+    subprocess.run(["git", "init", "-q", str(root)], check=True)
+    (root / ".gitignore").write_text(".venv\n.cache/\n__pycache__/\n")
+
+    def run(**environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(root / "scripts" / "test"), "--cpus"],
+            capture_output=True, text=True, timeout=800, check=False, env={**os.environ, **environment},
+        )  # fmt: skip
+
+    failed = run(FAILS_WITH="2", ATEN_CPU_CAPABILITY="avx2")
+    assert failed.returncode == 1 and "4 passed, 4 failed, 0 skipped" in failed.stdout, failed.stdout + failed.stderr
+    names = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MEMSIEVE_TEST_THREADS")
+    expected = [" ".join(one.get(name, "-") for name in names) for one in settings_of_cpus()]
+    assert seen.read_text().splitlines() == expected, "whatever is set where it is called"
+    done = run()
+    assert done.returncode == 0 and "8 passed, 0 failed, 0 skipped" in done.stdout
+    assert done.stdout.count("passed before for this tree, not run again") == 4
