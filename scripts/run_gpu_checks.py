@@ -1,9 +1,9 @@
-"""Trains, audits and checks a random model of each family, and says how long it took and how much memory."""
+"""Trains, audits and checks a random model of each family, and says how long it took and how much memory; then runs the
+filter in loops of one's own, on all devices, and says whether they work."""
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import resource
 import sys
@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import webdataset
+from check_data import write_shards
 from check_models import FAMILIES, RESOLUTION, build
-from PIL import Image
+from gpu_own_loop import check_own_loops, own_loop_table
 from rich.console import Console
 from rich.table import Table
 
@@ -39,34 +39,27 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--size", choices=sorted(RESOLUTION), default="small")
-    parser.add_argument("--families", default=",".join(FAMILIES), help="comma-separated")
+    parser.add_argument("--families", default=",".join(FAMILIES), help="comma-separated; '' for none")
+    parser.add_argument(
+        "--own-loop", action=argparse.BooleanOptionalAction, default=True, help="the README's lines and both examples"
+    )
     parser.add_argument("--steps", type=int, default=40, help="of training, per family")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument(
         "--lora", type=int, metavar="RANK", help="train an adapter on a bfloat16 base, with train.cache"
     )
-    parser.add_argument("--minutes", type=float, default=8.0, help="no family is begun after this")
+    parser.add_argument("--minutes", type=float, default=8.0, help="no family is begun after this; own loops end")
     parser.add_argument("--out", type=Path, default=Path("runs/gpu_checks"))
     options = parser.parse_args()
-    unknown = set(options.families.split(",")) - set(FAMILIES)
+    options.families = [family for family in options.families.split(",") if family]
+    unknown = set(options.families) - set(FAMILIES)
     if unknown:
         parser.error(f"--families: '{sorted(unknown)[0]}' is not known; known: {', '.join(FAMILIES)}")
+    if not options.families and not options.own_loop:
+        parser.error("--families '' and --no-own-loop leave nothing to check; give up one of them")
     if options.size != "tiny" and not torch.cuda.is_available():
         parser.error("there is no GPU; --size tiny runs on a CPU")
     return options
-
-
-def write_shards(folder: Path, count: int, side: int, first: int) -> None:
-    """``count`` distinct pairs of coloured waves."""
-    folder.mkdir(parents=True, exist_ok=True)
-    y, x = np.mgrid[0:side, 0:side] / side
-    with webdataset.TarWriter(str(folder / "00000.tar")) as tar:
-        for number in range(first, first + count):
-            rate = np.random.default_rng(number).uniform(1, 12, (3, 3))
-            waves = np.stack([np.sin(rate[c, 0] * x + rate[c, 1] * y + rate[c, 2]) for c in range(3)], axis=-1)
-            stream = io.BytesIO()
-            Image.fromarray(((waves + 1) * 127.5).astype(np.uint8)).save(stream, "PNG")
-            tar.write({"__key__": f"{number:05d}", "png": stream.getvalue(), "txt": f"wave {number}".encode()})
 
 
 def peak_gib() -> float:
@@ -154,22 +147,36 @@ def table(results: dict[str, dict[str, Any]], size: str) -> Table:
     return made
 
 
-def main() -> int:
-    """Exit code 1 where a family failed or did not get its turn."""
-    options = arguments()
-    began = time.monotonic()
+def check_families(options: argparse.Namespace, deadline: float) -> dict[str, dict[str, Any]]:
+    """What was found for each, or that time.monotonic() was past ``deadline`` when it was its turn."""
+    results: dict[str, dict[str, Any]] = {}
     for split, first in (("train", 0), ("held_out", 1000)):
         write_shards(options.out / "data" / split, 64 if split == "train" else 32, RESOLUTION[options.size], first)
-    results: dict[str, dict[str, Any]] = {}
-    for family in options.families.split(","):
-        if time.monotonic() - began > 60 * options.minutes:
+    for family in options.families:
+        if time.monotonic() > deadline:
             results[family] = {"skipped": "no time left"}
             continue
         console.print(f"{family} ...", highlight=False)
         results[family] = check(family, options)
     console.print(table(results, options.size))
-    (options.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    return int(any("skipped" in result for result in results.values()))
+    return results
+
+
+def main() -> int:
+    """Exit code 1 where a family or an own loop failed or did not get its turn."""
+    options = arguments()
+    deadline = time.monotonic() + 60 * options.minutes
+    options.out.mkdir(parents=True, exist_ok=True)
+    families = check_families(options, deadline) if options.families else {}
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # the own loops are processes of their own
+    loops = {}
+    if options.own_loop:
+        loops = check_own_loops(options, deadline, lambda part: console.print(f"{part} ...", highlight=False))
+        console.print(own_loop_table(loops))
+        console.print(f"What each of them printed: {options.out}/own_loop/*.log", highlight=False, soft_wrap=True)
+    (options.out / "results.json").write_text(json.dumps({**families, **loops}, indent=1) + "\n")
+    return int(any("skipped" in r for r in families.values()) or any(r["outcome"] != "ok" for r in loops.values()))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,14 @@ def blocks(language: str) -> list[str]:
     return found
 
 
-def run_the_loop(engine: str = "", side: int = 8, keys: str = "abcd", device: str = "cpu") -> dict[str, Any]:
+def run_the_loop(engine: str = "", side: int = 8, keys: Sequence[str] = "abcd", device: str = "cpu") -> dict[str, Any]:
     """Two steps as printed, on latents of ``side``; what the lines leave behind, and the first weight ``before``.
 
-    ``engine``: "ddp" wraps the model, "accelerate" prepares it; "" leaves it bare. On another ``device`` than the CPU
-    the model has no attention, which torch's lazy device lacks.
+    ``engine``: "ddp" wraps the model, "accelerate" prepares it; "" leaves it bare. On the ``device`` "lazy" the model
+    has no attention, which it lacks.
     """
     torch.manual_seed(0)
-    attends = device == "cpu"
+    attends = device != "lazy"
     unet: Any = UNet2DConditionModel(
         sample_size=side, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, cross_attention_dim=16,
         attention_head_dim=4, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D" if attends else "DownBlock2D"),
@@ -44,7 +45,7 @@ def run_the_loop(engine: str = "", side: int = 8, keys: str = "abcd", device: st
     elif engine == "accelerate":
         from accelerate import Accelerator
 
-        unet, optimizer = Accelerator(cpu=True).prepare(unet, optimizer)
+        unet, optimizer = Accelerator(cpu=device == "cpu").prepare(unet, optimizer)
     latents, states = torch.randn(len(keys), 4, side, side).to(device), torch.randn(len(keys), 6, 16).to(device)
     batch = {"latents": latents, "encoder_hidden_states": states, "key": list(keys)}
     scope: dict[str, Any] = {
