@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from filtering.data.rows import RawRow, content_id
+from filtering.data.shards import LOST
 from filtering.settings import SettingsError
 
 __all__ = ["KEEP_SCHEMA", "METADATA", "KeepList", "KeptSource"]
@@ -47,6 +48,9 @@ class _Rows:
     keep: np.ndarray[Any, np.dtype[np.bool_]]
     reason: np.ndarray[Any, np.dtype[np.int16]]
     content: np.ndarray[Any, np.dtype[np.uint64]]
+
+
+_NONE: Final = _Rows(np.zeros(0, dtype=np.bool_), np.zeros(0, dtype=np.int16), np.zeros(0, dtype=np.uint64))
 
 
 class KeepList:
@@ -92,7 +96,7 @@ class KeepList:
         index = table["index"].to_numpy()
         order = np.argsort(places, kind="stable")
         ends = np.cumsum(np.bincount(places, minlength=len(shards.dictionary)))
-        for name, rows in zip(shards.dictionary.to_pylist(), np.split(order, ends[:-1]), strict=True):
+        for name, rows in zip(shards.dictionary.to_pylist(), np.split(order, ends)[:-1], strict=True):
             self._check_order(index[rows], option)
             self._rows[name] = _Rows(keep[rows], codes[rows], content[rows])
 
@@ -163,6 +167,7 @@ class KeptSource:
         self.indexed: bool = source.indexed
         self.identity: list[str] = [*source.identity, f"keep-list {keep.hash}"]
         self._parts: np.ndarray[Any, Any] | None = None
+        self._empty: set[str] = set()
         if keep.sharded == self.indexed:
             raise SettingsError(
                 f"data.keep_list = '{keep.path}' was made of an audit of data.format = '{keep.about['data']['format']}'"
@@ -178,8 +183,19 @@ class KeptSource:
             if not len(self._parts):
                 raise SettingsError(f"data.keep_list = '{keep.path}' keeps no row")
         else:
-            for name in source.identity:
-                keep.rows(name)
+            for part, name in enumerate(source.identity):
+                self._find(part, name)
+
+    def _find(self, part: int, name: str) -> None:
+        try:
+            self.keep.rows(name)
+        except SettingsError:
+            if next(self.source.read(part, bodies=False), None) is not None:
+                raise
+            self._empty.add(name)  # a shard without samples has no row in any audit
+
+    def _rows(self, name: str) -> _Rows:
+        return _NONE if name in self._empty else self.keep.rows(name)
 
     def __len__(self) -> int:
         return len(self.source) if self._parts is None else len(self._parts)
@@ -188,11 +204,11 @@ class KeptSource:
         """Rows that are kept."""
         if self._parts is not None:
             return len(self._parts)
-        return sum(int(self.keep.rows(name).keep.sum()) for name in self.source.identity)
+        return sum(int(self._rows(name).keep.sum()) for name in self.source.identity)
 
     def part_rows(self, most: int) -> list[int] | None:
         """Rows of each shard that are kept: the list knows them, wherever the shards lie."""
-        return [int(self.keep.rows(name).keep.sum()) for name in self.source.identity]
+        return [int(self._rows(name).keep.sum()) for name in self.source.identity]
 
     def part_bytes(self) -> list[int]:
         """Those of the whole shards."""
@@ -212,25 +228,32 @@ class KeptSource:
         """The kept rows of one part; ``note`` is told the reason of each row that is read past.
 
         ``start`` and ``stop`` count kept rows; what lies between two kept rows is read past with the first of them. A
-        row that the audit did not see, or saw with another image, is a row with ``error``.
+        row that the audit did not see, or saw with another image, is a row with ``error``; so is what lies behind a
+        damage that the audit did not see.
         """
         if self._parts is not None:
             place = int(self._parts[part])
             yield from (self.keep.check(self.keep.rows(), place, raw) for raw in self.source.read(place))
             return
-        rows = self.keep.rows(self.source.identity[part])
+        rows = self._rows(self.source.identity[part])
         kept = np.flatnonzero(rows.keep)
         first = int(kept[start]) if 0 < start < len(kept) else 0 if start == 0 else len(rows.keep)
         last = int(kept[stop]) if stop is not None and stop < len(kept) else None
+        end, whole = len(rows.keep), False
         for raw in self.source.read(part, first, last, only=only, bodies=bodies):
-            if raw.index >= len(rows.keep):
+            whole |= raw.index >= end - 1 or raw.status in LOST
+            if raw.index >= end:
                 yield replace(raw, image=b"", caption=None, error="the audit has no such row; audit the shard again")
                 continue
             reason = self.keep.reason(rows, raw.index)
-            if reason is None:
+            if reason is None or (raw.status in LOST and rows.keep[raw.index : last].any()):
                 yield self.keep.check(rows, raw.index, raw)
             elif note is not None:
                 note(reason)
+        if end and last is None and not whole and (only is None or (end - 1 in only and end in only)):
+            shard = self.source.identity[part]
+            error = f"shard '{shard}' has fewer than the {end} rows that were audited; audit it again"
+            yield RawRow("", shard, end, error=error, status="changed")
 
     def unread(self, stream: int, n_streams: int) -> list[str]:
         """The reasons of the rows that an epoch of one stream does not read, where there are no shards."""

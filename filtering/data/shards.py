@@ -31,10 +31,12 @@ from filtering.data.fields import (
 from filtering.data.rows import RawRow
 from filtering.settings import SettingsError
 
-__all__ = ["expand_paths", "read_shard"]
+__all__ = ["LOST", "expand_paths", "read_shard"]
 
 MAX_MEMBERS = 1000
 """Files of one sample; more are refused, so that one key cannot fill the memory."""
+LOST = ("truncated", "unreachable", "changed")
+"""The status of a row that stands for all of a shard from there on."""
 _META = re.compile(r"__[^/]*__($|/)")
 
 
@@ -113,8 +115,9 @@ def read_shard(
 ) -> Iterator[RawRow]:
     """The samples of one shard (local path or fsspec URL), in order; ``index`` counts them.
 
-    A sample that cannot be read whole is a row with ``error``; so is the point where a truncated shard ends. Nothing
-    is extracted to disk, so a member's name is only ever a label.
+    A sample that cannot be read whole is a row with ``error``; so is the point where a truncated shard ends, and where
+    a shard ends or fails before ``start``, or ends before ``stop``: it has changed since it was counted. Nothing is
+    extracted to disk, so a member's name is only ever a label.
 
     Args:
         start, stop: samples before ``start`` are passed by their headers; ``stop`` is not reached.
@@ -122,11 +125,18 @@ def read_shard(
         bodies: False gives the same rows, but by their headers alone and with nothing in them.
     """
     wanted = _Wanted(start, stop, only)
+    count = 0
     for row in _scan(path, config, wanted, bodies):
         if wanted.is_past(row.index):
             return
-        if row.index in wanted:
+        count = row.index + 1
+        if row.index in wanted or (row.index < start and row.status in LOST and wanted.is_asked(row.index)):
             yield row
+        if row.status in LOST:
+            return
+    if count < (start if stop is None else stop) and wanted.is_asked(count):
+        error = f"shard '{path}' has no sample {count} any more, though it was counted: it has changed"
+        yield RawRow(key="", shard=path, index=count, error=printable(error), status="changed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +146,10 @@ class _Wanted:
     only: Container[int] | None
 
     def __contains__(self, index: int) -> bool:
-        return index >= self.start and not self.is_past(index) and (self.only is None or index in self.only)
+        return index >= self.start and not self.is_past(index) and self.is_asked(index)
+
+    def is_asked(self, index: int) -> bool:
+        return self.only is None or index in self.only
 
     def is_past(self, index: int) -> bool:
         return self.stop is not None and index >= self.stop
@@ -180,7 +193,7 @@ def _scan(path: str, config: DataConfig, wanted: _Wanted, bodies: bool) -> Itera
                         sample.error = f"key '{key}' came before in this shard: the files of a sample must be adjacent"
                     seen.add(key)
                 sample.partial = True
-                _add(sample, tar, info, suffix.lower(), config)
+                _add(sample, tar, file, info, suffix.lower(), config)
                 sample.partial = False
                 sample.end = tar.offset
             # tarfile takes a cut between two members, or inside a header, for the end of the archive.
@@ -203,7 +216,9 @@ def _scan(path: str, config: DataConfig, wanted: _Wanted, bodies: bool) -> Itera
         yield _row(sample, path, index, config)
 
 
-def _add(sample: _Sample, tar: tarfile.TarFile, info: tarfile.TarInfo, suffix: str, config: DataConfig) -> None:
+def _add(
+    sample: _Sample, tar: tarfile.TarFile, archive: IO[bytes], info: tarfile.TarInfo, suffix: str, config: DataConfig
+) -> None:
     """Read one member into ``sample`` where it is wanted and within the limits, by the size in its header."""
     captions = suffix_names(config.caption_key)
     if len(sample.names) >= MAX_MEMBERS:
@@ -240,6 +255,8 @@ def _add(sample: _Sample, tar: tarfile.TarFile, info: tarfile.TarInfo, suffix: s
         sample.fields[suffix] = b""
     elif sample.read:
         sample.fields[suffix] = reader.read()
+    elif tar.fileobj is not archive:  # decompressors meet damage at a place that depends on how they are read
+        reader.read()
     elif info.size:  # that its last byte is there is all that is asked: a cut must be met where reading meets it
         reader.seek(info.size - 1)
         reader.read(1)

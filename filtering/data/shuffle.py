@@ -80,12 +80,10 @@ def shuffled_rows(
             break
     else:
         ends = list(refs.drain())[left:]
-        waiting = _fetch(source, pieces, ends)
-        yield from (waiting[ref] for ref in ends)
+        yield from _fetch(source, pieces, ends)
         return
-    waiting = _fetch(source, pieces, refs.items)
     buffer: ShuffleBuffer[RawRow] = ShuffleBuffer(size, generator)
-    buffer.items = [waiting[ref] for ref in refs.items]
+    buffer.items = _fetch(source, pieces, refs.items)
     yield from _through(buffer, _rows(read, pieces, place))
 
 
@@ -123,7 +121,7 @@ def _refs(source: Shards, pieces: Sequence[Piece]) -> Iterator[Ref]:
             yield number, row.index
 
 
-def _fetch(source: Shards, pieces: Sequence[Piece], refs: Sequence[Ref]) -> dict[Ref, RawRow]:
+def _fetch(source: Shards, pieces: Sequence[Piece], refs: Sequence[Ref]) -> list[RawRow]:
     wanted: dict[int, set[int]] = defaultdict(set)
     for number, index in refs:
         wanted[number].add(index)
@@ -132,4 +130,10 @@ def _fetch(source: Shards, pieces: Sequence[Piece], refs: Sequence[Ref]) -> dict
         piece = pieces[number]
         for row in source.read(piece.part, piece.start, piece.stop, only=indices):
             found[number, row.index] = row
-    return found
+    return [found.get(ref) or _gone(source, pieces, ref) for ref in refs]
+
+
+def _gone(source: Shards, pieces: Sequence[Piece], ref: Ref) -> RawRow:
+    """In place of a row whose header was there a moment ago: its shard, or the way to it, has failed since."""
+    shard = source.identity[pieces[ref[0]].part]
+    return RawRow("", shard, ref[1], error=f"sample {ref[1]} of shard '{shard}' cannot be read any more")

@@ -21,6 +21,7 @@ from filtering.audit.score import Outcome
 from filtering.audit.select import Rule, select_rows, write_selection
 from filtering.data.config import DataConfig
 from filtering.data.loader import WindowLoader
+from filtering.data.shards import read_shard
 from filtering.settings import SettingsError
 
 Audit = Callable[..., Outcome]
@@ -321,6 +322,39 @@ def test_keep_lists_of_datasets_and_folders(
     assert not_kept == {"duplicate": 3}
     with pytest.raises(SettingsError, match=r"which has no shards to write"):
         apply_keep_list(keep, tmp_path / "clean")
+
+
+@pytest.mark.parametrize("change", ["cut", "shorter"])
+def test_kept_rows_that_a_shard_has_lost_since_its_audit_fail_and_are_not_called_not_kept(
+    audit: Audit, folder: Path, tmp_path: Path, change: str
+) -> None:
+    """The shard ends before a row that is not kept, with kept ones behind it."""
+    keep = kept_list(audit, folder, tmp_path)
+    table = pq.read_table(keep)
+    rows = [row for row in table.to_pylist() if row["shard"].endswith("00000.tar")]
+    away = next(row["index"] for row in rows if row["index"] and not row["keep"])
+    assert any(row["keep"] for row in rows[away:])
+    path = folder / "00000.tar"
+    spans = [row.span for row in read_shard(str(path), DataConfig(path="unused"))]
+    end = bytes(1024) if change == "shorter" else b""
+    path.write_bytes(path.read_bytes()[: spans[away][0]] + end)
+    config = {"path": str(folder), "keep_list": str(keep), "resolution": 16, "held_out_fraction": 0.0}
+    for buffer in (0, 4):
+        data = DataConfig.model_validate({**config, "streams": 1, "shuffle_buffer": buffer})
+        found, not_kept, failed = stream(data)
+        assert failed >= 2, "at least once a pass"
+        assert stream(data, stop=1) == (found, not_kept, failed)
+
+
+def test_a_shard_without_samples_does_not_stand_in_the_way_of_a_keep_list(
+    audit: Audit, folder: Path, tmp_path: Path
+) -> None:
+    with tarfile.open(folder / "empty.tar", "w"):
+        pass
+    keep = kept_list(audit, folder, tmp_path)
+    config = {"path": str(folder), "keep_list": str(keep), "resolution": 16, "held_out_fraction": 0.0, "streams": 1}
+    rows, _, failed = stream(DataConfig.model_validate(config), epochs=1)
+    assert rows and not failed
 
 
 def test_training_on_other_data_than_was_audited_is_noticed(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
 import json
+import lzma
+import random
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -172,6 +176,52 @@ def test_truncated_after_half_a_sample_and_damaged_header(tmp_path: Path) -> Non
     damaged.write_bytes(whole[:2048] + b"\x07" * 512 + whole[2048 + 512 :])
     found = rows(str(damaged))
     assert [row[:3] for row in found] == [("0", 0, b"image 0"), ("", 1, b"")]
+
+
+@pytest.mark.parametrize("change", ["gone", "cut", "shorter"])
+def test_a_shard_that_has_changed_since_it_was_counted_says_so_wherever_it_is_read_from(
+    tmp_path: Path, change: str
+) -> None:
+    """Stretches of a shard are read by several streams: none of them may lose its rows without a word."""
+    members = [pair(f"{number:02d}") for number in range(12)]
+    path = Path(write_tar(tmp_path / "0.tar", sum(members, [])))
+    if change == "gone":
+        path.unlink()
+    elif change == "cut":
+        path.write_bytes(path.read_bytes()[: 2048 * 2 + 100])
+    else:
+        write_tar(path, sum(members[:2], []))
+    source = ShardSource.__new__(ShardSource)
+    source.identity, source.config = [str(path)], config()
+    left = 0 if change == "gone" else 2
+    for bodies in (True, False):
+        found = [[row.index for row in source.read(0, start, start + 3, bodies=bodies)] for start in (0, 3, 6)]
+        assert found == [[*range(left), left], [left], [left]]
+    (row,) = source.read(0, 5)
+    assert row.error is not None and row.status == {"gone": "unreachable", "cut": "truncated"}.get(change, "changed")
+    # What is said once is not said again by a reader that goes on behind it.
+    assert not list(source.read(0, 0, 3, only=range(left + 1, 100)))
+    assert not list(source.read(0, 5, only=range(left + 1, 100)))
+
+
+@pytest.mark.parametrize("suffix", ["gz", "bz2", "xz"])
+def test_damage_inside_a_compressed_shard_is_met_at_the_same_row_by_headers_alone(tmp_path: Path, suffix: str) -> None:
+    """Else a resume would pass other rows than were read."""
+    generator = random.Random(1)
+    plain = Path(
+        write_tar(tmp_path / "0.tar", [(f"{n}.jpg", generator.randbytes(1000 + 4000 * (n % 3))) for n in range(6)])
+    ).read_bytes()
+    whole = {"gz": gzip, "bz2": bz2, "xz": lzma}[suffix].compress(plain)
+    source = ShardSource(str(tmp_path / "0.tar"), config(allow_empty_caption=True))
+    for number in range(40):
+        place = len(whole) * number // 40 + 7
+        data = bytearray(whole)
+        data[place] ^= 16
+        (tmp_path / "0.tar").write_bytes(data)
+        expected = [(row.key, row.index) for row in source.read(0)]
+        assert [(row.key, row.index) for row in source.read(0, bodies=False)] == expected
+        if len(expected) > 1:
+            assert [(row.key, row.index) for row in source.read(0, 1)] == expected[1:]
 
 
 def test_not_a_tar_and_a_missing_file_are_rows(tmp_path: Path) -> None:

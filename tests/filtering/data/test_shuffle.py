@@ -122,7 +122,23 @@ def test_headers_alone_give_the_same_rows_wherever_a_shard_is_cut(tmp_path: Path
     assert not any(row.image for row in passed)
     assert source.part_rows(1) == [len(whole)]
     assert whole[-1].status == "truncated"
-    for start in range(len(whole) + 1):
+    for start in range(len(whole)):
         stop = start + 4 if start + 4 < len(whole) else None
         assert list(source.read(0, start, stop)) == whole[start:stop]
     assert list(source.read(0, only={2, 4})) == [whole[2], whole[4]]
+
+
+def test_rows_that_are_gone_when_they_are_fetched_are_failed_rows(tmp_path: Path) -> None:
+    """A resume passes headers first, and the way to the data may fail before it reads what waits in the buffer."""
+    path = Path(damaged(tmp_path))
+    source = ShardSource(str(path), DataConfig(path="unused"))
+    before: list[None] = []
+
+    def passed() -> None:
+        before.append(None)
+        if len(before) == 9:  # five rows have left the buffer, four wait
+            path.unlink()
+
+    rows = list(shuffled_rows(source, [Piece(0, 0, 12)], 4, row_generator(1, purpose="test"), 5, passed=passed))
+    assert len(rows) >= 4 and all(row.error is not None for row in rows)
+    assert sum("cannot be read any more" in (row.error or "") for row in rows) >= 3
