@@ -201,9 +201,12 @@ def _agree(session: Session, window: Window, batches: list[Batch], asked: bool) 
     session.records.note_skipped(session.step + 1, window.skipped)
     bad = [visit for batch in batches for visit in batch.bad]
     session.records.note_bad(bad)
-    total_failed, stops = session.exchange.sum([len(session.records.unusable), float(asked)])
+    new, stops = session.exchange.sum([session.records.newly_unusable, float(asked)])
+    if new:
+        session.records.share_unusable(session.exchange)
+    total_failed = len(session.records.unusable)
     if total_failed > session.config.data.max_bad:
-        _too_many_bad(session, window, bad, int(total_failed))
+        _too_many_bad(session, window, bad, total_failed)
     return stops > 0
 
 

@@ -88,7 +88,7 @@ class Records:
         self.ledger = Ledger(run / "ledger", rank, resume_step)
         self.accounting = Accounting()
         self.unusable: set[str] = set()
-        """Distinct samples that failed: one that comes round again in the next epoch is not one more."""
+        """Distinct samples that failed, of all ranks: one that comes round again, on another rank, is not one more."""
         self.seen = SeenSamples(run / "seen" / f"rank{rank}", resumed=resume_step is not None)
         self.skips = GroupCounts()
         """Rows of each group that this rank's sieve took out."""
@@ -110,6 +110,16 @@ class Records:
     def _note_unusable(self, samples: set[str]) -> None:
         self._open_unusable |= samples - self.unusable
         self.unusable |= samples
+
+    @property
+    def newly_unusable(self) -> int:
+        """Distinct samples that failed in the open window, of this rank until ``share_unusable``."""
+        return len(self._open_unusable)
+
+    def share_unusable(self, exchange: Exchange) -> None:
+        """Let all ranks know what failed in the open window; a collective."""
+        for theirs in exchange.gather_objects(sorted(self._open_unusable)):
+            self._note_unusable(set(theirs))
 
     def note_unused(
         self, step: int, failed: list[FailedRow], held_out: list[str], not_kept: dict[str, int] | None = None

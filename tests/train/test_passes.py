@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -165,3 +167,23 @@ def test_two_ranks_read_unequal_shards_end_together_and_wait_for_each_other(
         resumed = done.outcomes[rank]["passes-slow-resumed"]
         assert resumed["started_at"] == 4 and resumed["summary"]["steps"] == 7
         assert resumed["summary"]["remainder"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_one_damaged_sample_is_one_whichever_ranks_it_comes_to(
+    make_shared_config: MakeConfig, run_ranks: Callable[..., Any], tmp_path: Path
+) -> None:
+    folder = write_shards(tmp_path / "train", 15)
+    with tarfile.open(folder / "00000.tar", "a") as tar:
+        for name, data in {"zzz.png": b"broken", "zzz.txt": b"words"}.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    sections = plain(folder, train={"steps": None, "epochs": 6, "batch_size": 4}, data={"max_bad": 1, "streams": 2})
+    config = make_shared_config("passes-damaged", **sections)
+    done = run_ranks("ddp", [{"name": "damaged", "config": config.model_dump(mode="json")}])
+    summary = done.outcomes[0]["damaged"]["summary"]
+    assert sum(summary["failed"].values()) == 6 and summary["trained"] == 6 * 15 and summary["remainder"] == 0
+    failures = read_ledger(config.output / "ledger")
+    assert set(failures["rank"].to_pylist()) == {0, 1}, "or nothing is tested"

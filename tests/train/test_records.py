@@ -15,12 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from filtering.data.rows import Row, SkippedRow
+from filtering.data.rows import FailedRow, Row, SkippedRow
 from filtering.exchange import Exchange
 from filtering.filter import MemorizationFilter
 from filtering.shares import group_name
 from filtering.signals import Predictions
 from filtering.verdict import Visit
+from tests.filtering.data.ranks import ThreadExchange, on_ranks
 from train.records import Records
 from train.seen import GroupCounts, SeenSamples, read_seen
 
@@ -172,3 +173,23 @@ def test_the_samples_of_several_ranks_are_one_table(tmp_path: Path) -> None:
     assert table["group"].to_pylist() == [content(number) for number in range(4)]
     assert table["key"].to_pylist() == ["rank 0"] * 3 + ["rank 1"]
     assert np.all(np.array(read_seen([tmp_path / "none"]).shape) == (0, 4))
+
+
+def test_a_sample_that_fails_on_one_rank_and_then_on_another_is_one(tmp_path: Path) -> None:
+    """Each pass deals the rows anew, so that a damaged one comes to every rank sooner or later."""
+
+    def work(rank: int, exchange: ThreadExchange) -> list[Any]:
+        records, counts = Records(tmp_path, rank, None, keep_rows=False), []
+        for step in (1, 2):
+            failed = [FailedRow("a", "0.tar", 7, "broken")] if rank == step - 1 else []
+            records.note_unused(step, failed, [])
+            counts.append(records.newly_unusable)
+            records.share_unusable(exchange)
+            records.note_window(step, [], [], [])
+        # A window that is not trained is read again, and is no part of what a checkpoint holds.
+        records.note_unused(3, [FailedRow("b", "0.tar", 8, "broken")] if rank == 0 else [], [])
+        records.share_unusable(exchange)
+        return [counts, sorted(records.unusable), records.state_dict()["unusable"]]
+
+    both = ["0.tar:7:a", "0.tar:8:b"]
+    assert on_ranks(2, work) == [[[1, 0], both, both[:1]], [[0, 0], both, both[:1]]]
