@@ -58,6 +58,7 @@ def test_it_loads_as_one_precision_and_draws(pipeline: Any) -> None:
     assert np.array_equal(images[0], images[1])
 
 
+@pytest.mark.slow
 def test_captions_matter_on_pairs_never_trained_on(pipeline: Any) -> None:
     names = json.loads((BASE / "held_out.json").read_text(encoding="utf-8"))
     chosen = [

@@ -145,6 +145,7 @@ def test_scoring_passes_checkpoint_nothing(make_config: MakeConfig) -> None:
     assert calls
 
 
+@pytest.mark.slow
 def test_the_filter_drops_planted_pairs(make_config: MakeConfig, tmp_path: Path) -> None:
     """A picture that the adapter learns by heart is condemned, the others are left alone."""
     build_openmoji(tmp_path / "emoji", size=32, limit=130, held_out_fraction=0.4, plant=["1x100"])

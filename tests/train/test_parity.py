@@ -35,7 +35,7 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
 TOLERANCE = {"sgd": 1e-5, "adamw": 1e-3}
 SAME = ["step", "key", "shard", "index", "group", "stream", "epoch", "offset", "action", "reason", "timestep", "weight"]
 CASES = [("sgd", "eligible", 1), ("sgd", "kept", 3), ("adamw", "eligible", 3), ("adamw", "kept", 1)]
-SHORT = {"ddp": CASES[2:], "zero2": CASES[:2]}
+SHORT = {"ddp": CASES[2:], "zero2": CASES[1:2]}
 """What the fast tier runs of it."""
 MakeConfig = Callable[..., RunConfig]
 
@@ -131,15 +131,25 @@ def make_job(make_pass_config: MakeConfig) -> Callable[..., dict[str, Any]]:
     return job
 
 
-@pytest.fixture(scope="module", params=sorted(SHORT))
-def few(request: pytest.FixtureRequest, run_ranks: Any, make_job: Any) -> Any:
-    engine = str(request.param)
+def short(run_ranks: Any, make_job: Any, engine: str, whole: bool, label: str) -> Any:
+    """Some of the cases under ``engine``; with ``whole`` the history, robust scores and the control too."""
     cases = [("-".join(map(str, case)), settings(*case, 2)) for case in SHORT[engine]]
-    jobs = [make_job(name, f"short-{engine}-{name}", **sections) for name, sections in cases]
-    jobs.append(make_job("history", f"short-{engine}-history", **by_history(6, 2)))
-    jobs.append(make_job("robust", f"short-{engine}-robust", **by_robust_scores(6, 2)))
-    control = settings("sgd", "kept", 1, 2)
-    return run_ranks(engine, [*jobs, make_job("control", f"short-{engine}-control", "per_rank_mean", **control)])
+    jobs = [make_job(name, f"{label}-{name}", **sections) for name, sections in cases]
+    if whole:
+        jobs.append(make_job("history", f"{label}-history", **by_history(6, 2)))
+        jobs.append(make_job("robust", f"{label}-robust", **by_robust_scores(6, 2)))
+        jobs.append(make_job("control", f"{label}-control", "per_rank_mean", **settings("sgd", "kept", 1, 2)))
+    return run_ranks(engine, jobs)
+
+
+@pytest.fixture(scope="module")
+def zero2(run_ranks: Any, make_job: Any) -> Any:
+    return short(run_ranks, make_job, "zero2", whole=False, label="short-zero2")
+
+
+@pytest.fixture(scope="module", params=["ddp", pytest.param("zero2", marks=pytest.mark.slow)])
+def few(request: pytest.FixtureRequest, run_ranks: Any, make_job: Any) -> Any:
+    return short(run_ranks, make_job, request.param, whole=True, label=f"few-{request.param}")
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +195,11 @@ def two(
 def config_of(two: Any, job: str) -> Path:
     jobs = json.loads((two.folder / "jobs.json").read_text())
     return Path(next(j["config"]["output"] for j in jobs if j["name"] == job))
+
+
+def test_two_ranks_are_one_process_under_zero_2_in_short(zero2: Any, alone: Alone) -> None:
+    for case in SHORT["zero2"]:
+        compare(zero2, alone, *case)
 
 
 def test_two_ranks_are_one_process_in_short(few: Any, alone: Alone) -> None:

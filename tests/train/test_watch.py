@@ -158,6 +158,7 @@ def said_by(process: subprocess.Popen[str], timeout: float) -> str:
     return " ".join(stderr.split())
 
 
+@pytest.mark.slow
 def test_ranks_with_different_settings_are_refused(make_config: MakeConfig, tmp_path: Path, a_port: int) -> None:
     configs = [make_config(train={"seed": 3}), make_config(optimizer={"lr": 5e-4})]
     ranks = start([written(config, tmp_path / f"{i}.yaml") for i, config in enumerate(configs)], a_port)
