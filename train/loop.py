@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from filtering.data.draws import VisitDraw
-from filtering.data.loader import Window
+from filtering.data.loader import NoUsableRowError, Window
 from filtering.data.rows import Row
 from filtering.denoisers.lora import trained_parameters
 from filtering.schedule import WindowPlan
@@ -29,14 +29,15 @@ __all__ = ["BadDataError", "Stop", "fit", "train_window"]
 
 
 class BadDataError(RuntimeError):
-    """More samples than ``data.max_bad`` could not be used; the message names them."""
+    """More samples than ``data.max_bad`` could not be used, or all of them; the message names them."""
 
 
 def fit(session: Session) -> dict[str, Any]:
     """Train to the end, or until interrupted, and write the run's summary, which is returned.
 
     Raises:
-        BadDataError: on all ranks, after a checkpoint was saved, where more samples fail than ``data.max_bad`` allows.
+        BadDataError: on all ranks, after a checkpoint was saved, where more samples fail than ``data.max_bad`` allows,
+            or a whole pass gives nothing to train on.
         NonFiniteError: on all ranks, after a checkpoint was saved, where a loss is not finite although its input was.
         ExportError: the finished model cannot be written.
         RankFailure: another rank failed.
@@ -119,7 +120,7 @@ def train_window(
     stop after it)."""
     watch = session.watch
     watch.enter("reading data", session.step + 1)
-    window = next(windows)
+    window = _next(session, windows)
     started = time.perf_counter()
     batches = _batches(session, window) if not window.ended else []
     watch.enter("agreeing on the window", session.step + 1)
@@ -135,6 +136,15 @@ def train_window(
     _calibrate(session)
     _after_window(session, window, batches, result, time.perf_counter() - started)
     return result, stopping
+
+
+def _next(session: Session, windows: Iterator[Window]) -> Window:
+    try:
+        return next(windows)
+    except NoUsableRowError as error:
+        if not session.step:
+            raise
+        raise BadDataError(str(error)) from error  # the data was there, and has gone: what was trained is saved
 
 
 def _batches(session: Session, window: Window) -> list[Batch]:

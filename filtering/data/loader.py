@@ -19,9 +19,13 @@ from filtering.data.turns import Passes, Turns, chunks_ahead
 from filtering.exchange import Exchange
 from filtering.settings import SettingsError
 
-__all__ = ["Window", "WindowLoader", "merge_states"]
+__all__ = ["NoUsableRowError", "Window", "WindowLoader", "merge_states"]
 
 _AUTOMATIC = (8, 4, 2, 1)
+
+
+class NoUsableRowError(ValueError):
+    """A whole pass gave no usable row; on all ranks alike."""
 
 
 @dataclass(slots=True)
@@ -87,7 +91,8 @@ class WindowLoader:
     Raises:
         SettingsError: no number of streams fits shards, ranks, workers and batch.
         ValueError: ``state`` is from other data, another seed or another number of streams; while it iterates, the
-            exchange is not one of ``world_size`` ranks, or, on all alike, a whole pass gave no usable row.
+            exchange is not one of ``world_size`` ranks.
+        NoUsableRowError: while it iterates, on all ranks alike, a whole pass gave no usable row.
     """
 
     def __init__(
@@ -167,7 +172,7 @@ class WindowLoader:
                 )
                 break
             if not found.usable:
-                raise ValueError(self._nothing(found, untold))
+                raise NoUsableRowError(self._nothing(found, untold))
             self._mark = self._next_pass(self._mark.epoch, self.ticks)
         yield self._window([None] * (self.rows_per_window // self.world_size), untold, ended=True, why=why)
 

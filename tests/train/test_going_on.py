@@ -25,7 +25,7 @@ from filtering.settings import SettingsError
 from memsieve.cli import app
 from train.checkpoint import saved_steps
 from train.config import OptimizerConfig, RunConfig, TrainConfig
-from train.loop import fit
+from train.loop import BadDataError, fit
 from train.resume import FREE
 from train.setup import Session, set_up
 from train.step import NonFiniteError
@@ -158,6 +158,36 @@ def test_a_bad_sample_ends_the_run_after_saving_and_what_it_advises_goes_on(
     for name in ("read", "trained", "failed", "dropped", "remainder", "heldout_loss"):
         assert ours[name] == theirs[name], name
     assert read_ledger(strict.output / "ledger").equals(read_ledger(tolerant.output / "ledger"))
+
+
+def test_where_all_data_goes_away_the_run_is_saved_and_goes_on_when_it_is_back(
+    make_config: MakeConfig, make_shards: Callable[..., Path], tmp_path: Path
+) -> None:
+    """As when a file system is unmounted, here between the second window and the third."""
+    folder, away = make_shards(tmp_path / "data", 16, per_shard=16), tmp_path / "away"
+    fixed: dict[str, Any] = {"data": {"path": str(folder), "max_bad": 1000, "streams": 1}, "train": {"steps": 5}}
+    whole = set_up(make_config("whole", **fixed, **PLAIN))
+    fit(whole)
+    config = make_config("run", **fixed, **PLAIN)
+    session = set_up(config)
+    end = session.trainer.train
+
+    def then_it_is_gone(batches: Any) -> Any:
+        result = end(batches)
+        if session.step == 1:
+            folder.rename(away)
+            folder.mkdir()
+        return result
+
+    session.trainer.train = then_it_is_gone  # type: ignore[method-assign]
+    with pytest.raises(BadDataError, match=r"no usable row in a whole pass .* goes on from step 2"):
+        fit(session)
+    folder.rmdir()
+    away.rename(folder)
+    again = set_up(config)
+    assert again.step == 2
+    assert fit(again)["read"] == 40
+    assert torch.equal(weights(again), weights(whole))
 
 
 def test_a_loss_that_is_not_finite_goes_on_from_before_with_a_lower_learning_rate(
