@@ -8,10 +8,15 @@ from typing import Any, Final, cast
 
 import numpy as np
 
+from filtering.data.config import DataConfig
 from filtering.data.draws import row_generator
 from filtering.data.sources import Shards, Source
+from filtering.settings import SettingsError
 
-__all__ = ["COUNTED_SHARDS", "PartSizes", "Piece", "deal", "measure_parts"]
+__all__ = ["COUNTED_SHARDS", "PartSizes", "Piece", "deal", "measure_parts", "resolve_streams"]
+
+_AUTOMATIC: Final = (8, 4, 2, 1)
+"""Numbers of streams to try where none is set."""
 
 COUNTED_SHARDS: Final = 64
 """Up to so many shards on disk are counted, by their headers, at the start of a run, so that they can be cut. With more
@@ -123,3 +128,33 @@ def _split(pieces: list[Piece], n_streams: int) -> list[list[Piece]]:
             dealt[stream].append(Piece(piece.part, start, start + taken))
             start, before = start + taken, before + taken
     return dealt
+
+
+def resolve_streams(
+    config: DataConfig, rows: int, source: Source, world_size: int, saved: int = 0
+) -> tuple[int, PartSizes]:
+    """The number of streams: ``config.streams``, else what a run had before, else the largest of 8, 4, 2, 1 that fits;
+    and the sizes of the source's parts."""
+    multiple = world_size * max(1, config.workers)
+    fixed = config.streams or saved
+    kind, units = ("rows", len(source)) if source.indexed else ("shards", len(source))
+    for streams in [fixed] if fixed else _AUTOMATIC:
+        if rows > 0 and rows % streams == 0 and streams % multiple == 0:
+            sizes = measure_parts(source, streams)
+            if sizes.rows is not None:
+                kind, units = "rows", max(1, sum(sizes.rows))
+            if streams <= units:
+                return streams, sizes
+    if saved and not config.streams and rows % saved == 0 and saved % world_size == 0:
+        raise SettingsError(
+            f"data.workers: {config.workers} does not divide the {saved} streams that the run was begun with among "
+            f"{world_size} rank(s); set data.workers: 0, or the number that the run had"
+        )
+    wanted = f"data.streams = {fixed}" if fixed else "data.streams = 0 (automatic: 8, 4, 2 or 1)"
+    raise SettingsError(
+        f"{wanted} does not fit {units} {kind}, {world_size} ranks, data.workers = {config.workers} and {rows} rows "
+        f"per window (batch x accumulation x ranks): it must be a multiple of ranks x workers = {multiple}, at most "
+        f"the number of {kind}, and divide the rows per window; set data.workers = 0, "
+        + ("write more, smaller shards, " if kind == "shards" else "")
+        + f"or set data.streams to a multiple of {multiple} and the batch to a multiple of data.streams"
+    )

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from filtering.data.config import DataConfig
-from filtering.data.dealing import PartSizes, measure_parts
+from filtering.data.dealing import resolve_streams
 from filtering.data.held_out import held_out_groups
+from filtering.data.mark import Mark, check_same_data
 from filtering.data.pool import Found, Pool, Tick
 from filtering.data.rows import Chunk, FailedRow, Place, Row, SkippedRow
 from filtering.data.sieve import Sieve
-from filtering.data.sources import Source, open_source
+from filtering.data.sources import open_source
 from filtering.data.turns import Passes, Turns, chunks_ahead
 from filtering.exchange import Exchange
-from filtering.settings import SettingsError
 
-__all__ = ["NoUsableRowError", "Window", "WindowLoader", "merge_states"]
-
-_AUTOMATIC = (8, 4, 2, 1)
+__all__ = ["NoUsableRowError", "Window", "WindowLoader"]
 
 
 class NoUsableRowError(ValueError):
@@ -46,27 +44,6 @@ class Window:
     skipped: list[SkippedRow] = field(default_factory=list)
     """Rows that the sieve took out."""
     why: str = ""
-
-
-@dataclass(slots=True)
-class _Mark:
-    """Where reading goes on: the turn before which nothing waits, and what of the turns after it is done.
-
-    Attributes:
-        epoch: the pass.
-        tick: turns of the run before it.
-        places: where this rank's streams are there.
-        found: what the pass had found there.
-        read: turns after it whose samples were handed out as read.
-        used: rows of these that were put into windows.
-    """
-
-    epoch: int
-    tick: int
-    places: dict[int, Place]
-    found: Found = field(default_factory=Found)
-    read: int = 0
-    used: int = 0
 
 
 class WindowLoader:
@@ -117,11 +94,11 @@ class WindowLoader:
         self.windows = 0
         self.source = open_source(config.path, config)
         saved = int(state.get("n_streams", 0)) if state is not None else 0
-        self.n_streams, self.sizes = _resolve_streams(config, rows_per_window, self.source, world_size, saved)
+        self.n_streams, self.sizes = resolve_streams(config, rows_per_window, self.source, world_size, saved)
         self.rows_per_stream = rows_per_window // self.n_streams
         share = self.n_streams // world_size
         self.streams = range(rank * share, (rank + 1) * share)
-        self._mark = _Mark(0, 0, dict.fromkeys(self.streams, Place()))
+        self._mark = Mark(0, 0, dict.fromkeys(self.streams, Place()))
         if state is not None:
             self._restore(state)
         self._turns = Turns(
@@ -196,7 +173,7 @@ class WindowLoader:
                 rows = pool.window()
                 first = pool.ticks[0] if pool.ticks else Tick(tick, dict(places), found, [])
                 read = tick - first.number
-                self._mark = _Mark(mark.epoch, first.number, first.places, first.before, read, first.taken)
+                self._mark = Mark(mark.epoch, first.number, first.places, first.before, read, first.taken)
                 if ended and not len(pool) and found.usable:
                     # A resume must not read the end of the pass again: that would be one turn more than the run had.
                     self._mark = self._next_pass(mark.epoch, tick)
@@ -204,11 +181,11 @@ class WindowLoader:
                 yield self._window(rows, untold)
             if ended:
                 break
-        self._mark = _Mark(mark.epoch, tick, places, found)
+        self._mark = Mark(mark.epoch, tick, places, found)
         return found
 
-    def _next_pass(self, epoch: int, tick: int) -> _Mark:
-        return _Mark(epoch + 1, tick, dict.fromkeys(self.streams, Place()))
+    def _next_pass(self, epoch: int, tick: int) -> Mark:
+        return Mark(epoch + 1, tick, dict.fromkeys(self.streams, Place()))
 
     def _agree(self, chunks: list[Chunk]) -> tuple[list[int], Found, bool]:
         """Over all ranks: rows of each stream in this turn, what it found, whether the pass has ended. A collective."""
@@ -249,107 +226,23 @@ class WindowLoader:
             "data.path and data.held_out_path"
         )
 
-    def state_dict(self) -> dict[str, Any]:
-        """Positions of this rank's streams after the last window handed out, in values that JSON can hold."""
-        mark = self._mark
+    def _data(self) -> dict[str, Any]:
+        """What positions in the data are positions of."""
         return {
             "n_streams": self.n_streams,
-            "world_size": self.world_size,
             "rows_per_window": self.rows_per_window,
             "seed": self.seed,
             "shuffle_buffer": self.config.shuffle_buffer,
             "paths": list(self.source.identity),
             "parts": len(self.source),
             "rows": self.sizes.rows,
-            "windows": self.windows,
-            "epoch": mark.epoch,
-            "tick": mark.tick,
-            "found": asdict(mark.found),
-            "read": mark.read,
-            "used": mark.used,
-            "positions": [[stream, place.offset, place.ended] for stream, place in mark.places.items()],
         }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Positions of this rank's streams after the last window handed out, in values that JSON can hold."""
+        return {**self._data(), "world_size": self.world_size, "windows": self.windows, **self._mark.as_plain()}
 
     def _restore(self, state: dict[str, Any]) -> None:
-        now = self.state_dict()
-        if "used" not in state:
-            raise ValueError(
-                "the data position to resume from was written by memsieve 0.1.0, which dealt the data otherwise; start "
-                "a new run folder, from that run's pipeline where it has one"
-            )
-        ways = {
-            "n_streams": f"set data.streams = {state.get('n_streams')}",
-            "rows_per_window": f"keep batch x accumulation x ranks = {state.get('rows_per_window')}",
-            "seed": "use the seed of the run that wrote it",
-            "shuffle_buffer": f"set data.shuffle_buffer = {state.get('shuffle_buffer')}",
-            "paths": "resume on the same shards, under the same paths and in the same order",
-            "parts": "resume on the same data",
-            "rows": "resume on the same data: shards hold other numbers of samples now",
-        }
-        for name, way in ways.items():
-            if state.get(name) != now[name]:
-                raise ValueError(
-                    f"the data position to resume from has {name} = {_short(state.get(name))}, this run has "
-                    f"{_short(now[name])}; {way}, or start the data afresh"
-                )
-        saved = {int(stream): Place(int(offset), bool(ended)) for stream, offset, ended in state["positions"]}
-        missing = [stream for stream in self.streams if stream not in saved]
-        if missing:
-            raise ValueError(
-                f"the data position to resume from, saved by {state.get('world_size')} ranks, lacks streams {missing} "
-                f"of rank {self.rank} of {self.world_size}; join the states of all ranks with merge_states"
-            )
-        places = {stream: saved[stream] for stream in self.streams}
-        epoch, tick, read, used = (int(state[name]) for name in ("epoch", "tick", "read", "used"))
-        self._mark = _Mark(epoch, tick, places, Found(**state["found"]), read, used)
+        check_same_data(state, self._data())
+        self._mark = Mark.of(state, self.streams, self.rank, self.world_size)
         self.windows = int(state.get("windows", 0))
-
-
-def merge_states(states: list[dict[str, Any]]) -> dict[str, Any]:
-    """The states of all ranks as one, from which a run with any number of ranks that fits can resume.
-
-    Raises:
-        ValueError: ``states`` is empty, or they are of different runs.
-    """
-    if not states:
-        raise ValueError("there is no state to merge")
-    first = {name: value for name, value in states[0].items() if name != "positions"}
-    for state in states[1:]:
-        if {name: value for name, value in state.items() if name != "positions"} != first:
-            raise ValueError("the states to merge are of different runs: their streams, seed or paths differ")
-    return {**first, "positions": sorted(position for state in states for position in state["positions"])}
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:200]}..."
-
-
-def _resolve_streams(
-    config: DataConfig, rows: int, source: Source, world_size: int, saved: int = 0
-) -> tuple[int, PartSizes]:
-    """The number of streams: ``config.streams``, else what a run had before, else the largest of 8, 4, 2, 1 that fits;
-    and the sizes of the source's parts."""
-    multiple = world_size * max(1, config.workers)
-    fixed = config.streams or saved
-    kind, units = ("rows", len(source)) if source.indexed else ("shards", len(source))
-    for streams in [fixed] if fixed else _AUTOMATIC:
-        if rows > 0 and rows % streams == 0 and streams % multiple == 0:
-            sizes = measure_parts(source, streams)
-            if sizes.rows is not None:
-                kind, units = "rows", max(1, sum(sizes.rows))
-            if streams <= units:
-                return streams, sizes
-    if saved and not config.streams and rows % saved == 0 and saved % world_size == 0:
-        raise SettingsError(
-            f"data.workers: {config.workers} does not divide the {saved} streams that the run was begun with among "
-            f"{world_size} rank(s); set data.workers: 0, or the number that the run had"
-        )
-    wanted = f"data.streams = {fixed}" if fixed else "data.streams = 0 (automatic: 8, 4, 2 or 1)"
-    raise SettingsError(
-        f"{wanted} does not fit {units} {kind}, {world_size} ranks, data.workers = {config.workers} and {rows} rows "
-        f"per window (batch x accumulation x ranks): it must be a multiple of ranks x workers = {multiple}, at most "
-        f"the number of {kind}, and divide the rows per window; set data.workers = 0, "
-        + ("write more, smaller shards, " if kind == "shards" else "")
-        + f"or set data.streams to a multiple of {multiple} and the batch to a multiple of data.streams"
-    )

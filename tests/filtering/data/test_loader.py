@@ -16,7 +16,8 @@ from PIL import Image
 
 from filtering.data import shards as shards_module
 from filtering.data.config import DataConfig
-from filtering.data.loader import Window, WindowLoader, merge_states
+from filtering.data.loader import Window, WindowLoader
+from filtering.data.mark import merge_states
 from filtering.data.rows import RawRow
 from filtering.data.sources import ShardSource
 from filtering.settings import SettingsError

@@ -1,0 +1,110 @@
+"""A position in the data, from which a run goes on exactly: how it is kept, checked and joined over ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from filtering.data.pool import Found
+from filtering.data.rows import Place
+
+__all__ = ["Mark", "check_same_data", "merge_states"]
+
+
+@dataclass(slots=True)
+class Mark:
+    """Where reading goes on: the turn before which nothing waits, and what of the turns after it is done.
+
+    Attributes:
+        epoch: the pass.
+        tick: turns of the run before it.
+        places: where this rank's streams are there.
+        found: what the pass had found there.
+        read: turns after it whose samples were handed out as read.
+        used: rows of these that were put into windows.
+    """
+
+    epoch: int
+    tick: int
+    places: dict[int, Place]
+    found: Found = field(default_factory=Found)
+    read: int = 0
+    used: int = 0
+
+    def as_plain(self) -> dict[str, Any]:
+        """In values that JSON can hold."""
+        places = [[stream, place.offset, place.ended] for stream, place in self.places.items()]
+        return {
+            "epoch": self.epoch,
+            "tick": self.tick,
+            "found": asdict(self.found),
+            "read": self.read,
+            "used": self.used,
+            "positions": places,
+        }
+
+    @classmethod
+    def of(cls, state: dict[str, Any], streams: Sequence[int], rank: int, world_size: int) -> Mark:
+        """That of the rank that reads ``streams``, out of what ``as_plain`` made, on this or all ranks.
+
+        Raises:
+            ValueError: ``state`` is of other ranks alone.
+        """
+        saved = {int(stream): Place(int(offset), bool(ended)) for stream, offset, ended in state["positions"]}
+        missing = [stream for stream in streams if stream not in saved]
+        if missing:
+            raise ValueError(
+                f"the data position to resume from, saved by {state.get('world_size')} ranks, lacks streams {missing} "
+                f"of rank {rank} of {world_size}; join the states of all ranks with merge_states"
+            )
+        epoch, tick, read, used = (int(state[name]) for name in ("epoch", "tick", "read", "used"))
+        return cls(epoch, tick, {stream: saved[stream] for stream in streams}, Found(**state["found"]), read, used)
+
+
+def check_same_data(state: dict[str, Any], now: dict[str, Any]) -> None:
+    """See that ``state`` is a position in the data that ``now`` describes.
+
+    Raises:
+        ValueError: names the first thing that differs, and the way out.
+    """
+    if "used" not in state:
+        raise ValueError(
+            "the data position to resume from was written by memsieve 0.1.0, which dealt the data otherwise; start a "
+            "new run folder, from that run's pipeline where it has one"
+        )
+    ways = {
+        "n_streams": f"set data.streams = {state.get('n_streams')}",
+        "rows_per_window": f"keep batch x accumulation x ranks = {state.get('rows_per_window')}",
+        "seed": "use the seed of the run that wrote it",
+        "shuffle_buffer": f"set data.shuffle_buffer = {state.get('shuffle_buffer')}",
+        "paths": "resume on the same shards, under the same paths and in the same order",
+        "parts": "resume on the same data",
+        "rows": "resume on the same data: shards hold other numbers of samples now",
+    }
+    for name, way in ways.items():
+        if state.get(name) != now[name]:
+            raise ValueError(
+                f"the data position to resume from has {name} = {_short(state.get(name))}, this run has "
+                f"{_short(now[name])}; {way}, or start the data afresh"
+            )
+
+
+def merge_states(states: list[dict[str, Any]]) -> dict[str, Any]:
+    """The states of all ranks as one, from which a run with any number of ranks that fits can resume.
+
+    Raises:
+        ValueError: ``states`` is empty, or they are of different runs.
+    """
+    if not states:
+        raise ValueError("there is no state to merge")
+    first = {name: value for name, value in states[0].items() if name != "positions"}
+    for state in states[1:]:
+        if {name: value for name, value in state.items() if name != "positions"} != first:
+            raise ValueError("the states to merge are of different runs: their streams, seed or paths differ")
+    return {**first, "positions": sorted(position for state in states for position in state["positions"])}
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
