@@ -21,7 +21,8 @@ import torch
 
 SEED = int(os.environ.get("MEMSIEVE_TEST_SEED", "0"))
 """Of everything that the tests train: their results must not hang on it, nor on the number of threads."""
-torch.set_num_threads(int(os.environ.get("MEMSIEVE_TEST_THREADS", "1")))
+THREADS = int(os.environ.get("MEMSIEVE_TEST_THREADS", "1"))
+torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(autouse=True)

@@ -20,8 +20,11 @@ import webdataset
 from diffusers import DDPMScheduler
 from PIL import Image
 
+from tests.conftest import SEED, THREADS
 from tests.tiny_models import LETTERS, tiny_pipeline
 from train.config import RunConfig
+from train.loop import _batches
+from train.setup import set_up
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,7 +34,7 @@ def save_tiny_model(folder: Path, prediction_type: str = "epsilon") -> Path:
     scheduler = DDPMScheduler(
         beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, prediction_type=prediction_type
     )
-    pipe = tiny_pipeline(scheduler, letters=LETTERS + "0123456789")
+    pipe = tiny_pipeline(scheduler, letters=LETTERS + "0123456789", seed=SEED)
     pipe.save_pretrained(folder, safe_serialization=True)
     return folder
 
@@ -83,7 +86,7 @@ def tiny_config(model: Path, shards: Path, output: Path, /, **sections: dict[str
         "data": {"path": str(shards / "train"), "held_out_path": str(shards / "held_out"), "resolution": 16,
                  "shuffle_buffer": 16, "streams": 4},
         "filter": {"false_drop_rate": 0.1, "held_out_per_window": 8},
-        "train": {"steps": 6, "batch_size": 8, "seed": 3, "threads": 1, "timeout": 120},
+        "train": {"steps": 6, "batch_size": 8, "seed": 3, "threads": THREADS, "timeout": 120},
         "optimizer": {"lr": 1e-3},
         "validation": {"held_out_pairs": 8, "held_out_draws": 1},
         "checkpoint": {"every": 0, "final": False, "export": False},
@@ -114,6 +117,19 @@ def make_shared_config(
         return tiny_config(tiny_model, shards, folder / output, **sections)
 
     return make
+
+
+def middle_magnitude(config: RunConfig) -> float:
+    """A threshold that half of the first window lies above: midway between its two middle magnitudes at the start.
+
+    ``config`` measures magnitudes; nothing is trained and nothing is written.
+    """
+    session = set_up(config)
+    assert session.scorer is not None
+    batch = _batches(session, next(iter(session.loader)))[0]
+    found = session.scorer.measure(batch).signals["magnitude"]
+    ordered = found[torch.isfinite(found)].sort().values
+    return float(ordered[len(ordered) // 2 - 1 : len(ordered) // 2 + 1].mean())
 
 
 @pytest.fixture(scope="session")

@@ -14,12 +14,14 @@ from accelerate.optimizer import AcceleratedOptimizer
 
 from filtering.data.rows import content_id
 from filtering.ledger import read_ledger
+from tests.train.conftest import middle_magnitude
 from train.config import RunConfig
 from train.loop import BadDataError, _batches, fit
 from train.optimizers import make_optimizer
 from train.setup import set_up
 from train.step import NonFiniteError
 
+pytestmark = pytest.mark.trains
 MakeConfig = Callable[..., RunConfig]
 
 
@@ -188,13 +190,13 @@ def test_min_snr_goes_with_drops(
     from train.batches import build_batch
 
     model_path = tiny_model if prediction_type == "epsilon" else tiny_v_model
-    tau = 0.65 if prediction_type == "epsilon" else 0.5
     config = make_config(
         model={"path": str(model_path)},
-        filter={"signals": ["magnitude"], "calibrator": "fixed", "threshold": tau, "decide": "visit",
+        filter={"signals": ["magnitude"], "calibrator": "fixed", "threshold": 1.0, "decide": "visit",
                 "normalize": "kept"},
         train={"steps": 1, "snr_gamma": 5.0, "caption_dropout": 0.0},
     )  # fmt: skip
+    config.filter.threshold = middle_magnitude(config)
     session = set_up(config)
     batch = build_batch(session.denoiser, next(iter(session.loader)).rows, seed=3, resolution=16)
     snr = compute_snr(session.denoiser.noise_scheduler, batch.timesteps)

@@ -24,6 +24,7 @@ from train.config import RunConfig
 from train.loop import fit
 from train.setup import Session, set_up
 
+pytestmark = pytest.mark.trains
 ROOT = Path(__file__).parents[2]
 MakeConfig = Callable[..., RunConfig]
 LORA: dict[str, Any] = {"rank": 4, "alpha": 2}
@@ -145,10 +146,10 @@ def test_scoring_passes_checkpoint_nothing(make_config: MakeConfig) -> None:
     assert calls
 
 
-@pytest.mark.slow
-def test_the_filter_drops_planted_pairs(make_config: MakeConfig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", [3, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (4, 5, 6, 7, 8))])
+def test_the_filter_drops_planted_pairs(make_config: MakeConfig, tmp_path: Path, seed: int) -> None:
     """A picture that the adapter learns by heart is condemned, the others are left alone."""
-    build_openmoji(tmp_path / "emoji", size=32, limit=130, held_out_fraction=0.4, plant=["1x100"])
+    build_openmoji(tmp_path / "emoji", size=32, limit=130, held_out_fraction=0.4, plant=["1x40"])
     names = ["to_k", "to_q", "to_v", "to_out.0", "conv1", "conv2", "conv_out"]
     config = make_config(
         model={"path": str(ROOT / "assets" / "tiny-sd"), "lora": {"target_modules": names, "rank": 8}},
@@ -158,7 +159,7 @@ def test_the_filter_drops_planted_pairs(make_config: MakeConfig, tmp_path: Path)
             "resolution": 32,
         },
         filter={"false_drop_rate": 0.02, "held_out_per_window": 16, "held_out_draws": 4, "record": []},
-        train={"steps": 40, "batch_size": 16, "caption_dropout": 0.0},
+        train={"steps": 26, "batch_size": 16, "caption_dropout": 0.0, "seed": seed},
         optimizer={"lr": 1e-2},
     )
     session = set_up(config)

@@ -20,6 +20,7 @@ from train.loop import fit
 from train.scoring import Scorer, frozen_copy
 from train.setup import Session, set_up
 
+pytestmark = pytest.mark.trains
 MakeConfig = Callable[..., RunConfig]
 DRAWS = 6
 
