@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,66 @@ def test_commands_stop_at_the_first_failure(script: Path) -> None:
     assert "set -euo pipefail" in script.read_text(encoding="utf-8").splitlines()
 
 
+@pytest.mark.skipif(BASH is None, reason="no bash")
+@pytest.mark.parametrize("mode", ["--all", "--cpus"])
+def test_the_modes_of_the_test_script_take_no_arguments_and_are_in_its_header(mode: str) -> None:
+    done = subprocess.run(["bash", "scripts/test", mode, "x"], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 2 and f"usage: scripts/test {mode}" in done.stderr
+    assert f"#   scripts/test {mode} " in (ROOT / "scripts" / "test").read_text(encoding="utf-8")
+
+
+VARIABLES = ("MEMSIEVE_TEST_THREADS", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")
+TRAINS = """
+import os, pathlib, pytest
+
+@pytest.mark.trains
+def test_it():
+    with open("seen", "a") as seen:
+        seen.write(" ".join(os.environ.get(name, "unset") for name in {names}) + "\\n")
+    assert not pathlib.Path("broken").exists() or os.environ.get("ATEN_CPU_CAPABILITY") != "avx2"
+
+def test_another():
+    assert False
+"""
+
+
+@pytest.fixture
+def small_tree(tmp_path: Path) -> Path:
+    """A checkout with two tests, one of which trains, and the real scripts/test; its interpreter is this one."""
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "tests").mkdir()
+    shutil.copy(ROOT / "scripts" / "test", tmp_path / "scripts" / "test")
+    (tmp_path / "scripts" / "_env").write_text(f'ROOT="{tmp_path}"; cd "$ROOT"; PYTHON="{sys.executable}"\n')
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    trains\n    slow\n")
+    (tmp_path / ".gitignore").write_text(".cache/\n__pycache__/\nseen\nbroken\n")
+    (tmp_path / "tests" / "test_one.py").write_text(TRAINS.format(names=VARIABLES))
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    return tmp_path
+
+
+@pytest.mark.skipif(BASH is None or shutil.which("git") is None, reason="no bash or no git")
+def test_cpus_runs_what_trains_under_each_setting_and_goes_on(small_tree: Path) -> None:
+    def run() -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "ATEN_CPU_CAPABILITY": "avx512", "ONEDNN_MAX_CPU_ISA": "SSE41"}
+        return subprocess.run(["bash", "scripts/test", "--cpus"], cwd=small_tree, env=environment, capture_output=True,
+                              text=True, timeout=120, check=False)  # fmt: skip
+
+    (small_tree / "broken").touch()
+    first = run()
+    assert first.returncode == 1 and "5 passed, 2 failed, 0 skipped" in first.stdout, first.stdout + first.stderr
+    seen = [line.split() for line in (small_tree / "seen").read_text().splitlines()]
+    for threads in ("1", "2"):
+        settings = [line[1:] for line in seen if line[0] == threads]
+        assert {aten for aten, _ in settings} == {"default", "avx2", "unset"}
+        assert {onednn for _, onednn in settings} == {"AVX2", "unset"}
+    (small_tree / "broken").unlink()
+    second = run()
+    assert second.returncode == 0 and second.stdout.count("passed before for this tree") == 5, second.stderr
+    again = [line.split() for line in (small_tree / "seen").read_text().splitlines()][len(seen) :]
+    assert [line[1] for line in again] == ["avx2", "avx2"], "only what failed is run again"
+    assert len(list((small_tree / ".cache" / "test-cpus").glob("summary-*.txt"))) >= 1
+
+
 def test_torch_pin_fits_every_build() -> None:
     pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     torch = [line for line in pins if line.startswith("torch==")]
@@ -64,78 +125,3 @@ def test_accelerate_configs_load(file: Path) -> None:
     assert f"--config_file {name(file)}" in text, "the header names the launch command"
     assert "# Hardware:" in text
     assert load_config_from_file(str(file)).num_processes == yaml.safe_load(text)["num_processes"]
-
-
-def settings_of_cpus() -> list[dict[str, str]]:
-    text = (ROOT / "scripts" / "test").read_text(encoding="utf-8")
-    lines = text.partition("CPUS=(\n")[2].partition("\n)")[0].splitlines()
-    return [dict(word.split("=") for word in line.strip(' "').split()) for line in lines]
-
-
-def test_every_processor_setting_comes_with_one_thread_and_with_two() -> None:
-    found = settings_of_cpus()
-    wanted = [("ATEN_CPU_CAPABILITY", v) for v in ("default", "avx2", None)]
-    wanted += [("ONEDNN_MAX_CPU_ISA", v) for v in ("AVX2", None)]
-    for name, value in wanted:
-        threads = {one["MEMSIEVE_TEST_THREADS"] for one in found if one.get(name) == value}
-        assert threads == {"1", "2"}, (name, value)
-
-
-@pytest.mark.skipif(BASH is None, reason="no bash")
-@pytest.mark.parametrize("mode", ["--all", "--cpus"])
-def test_modes_of_the_tests_take_no_arguments(mode: str) -> None:
-    done = subprocess.run(
-        [str(ROOT / "scripts" / "test"), mode, "tests"], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 2 and f"usage: scripts/test {mode} (it takes no further arguments)" in done.stderr
-
-
-SMALL_TEST = """
-import os
-import pytest
-import torch
-
-@pytest.mark.trains
-def test_it():
-    names = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MEMSIEVE_TEST_THREADS")
-    with open({seen!r}, "a") as file:
-        print(*(os.environ.get(name, "-") for name in names), file=file)
-    assert torch.backends.cpu.get_cpu_capability() != "DEFAULT" or os.environ.get("ATEN_CPU_CAPABILITY") == "default"
-    assert os.environ["MEMSIEVE_TEST_THREADS"] != os.environ.get("FAILS_WITH")
-
-def test_another():
-    raise AssertionError("it is not marked")
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(BASH is None, reason="no bash")
-@pytest.mark.timeout(900)
-def test_cpus_runs_what_is_marked_under_every_setting_and_goes_on(tmp_path: Path) -> None:
-    """On a small checkout with one such test, in this one's environment."""
-    root, seen = tmp_path / "checkout", tmp_path / "seen.txt"
-    shutil.copytree(ROOT / "scripts", root / "scripts")
-    for file in ("pyproject.toml", "constraints.txt"):
-        shutil.copy(ROOT / file, root / file)
-    for package in ROOT.glob("*/__init__.py"):
-        (root / package.parent.name).symlink_to(package.parent)
-    (root / ".venv").symlink_to(ROOT / ".venv")
-    (root / "tests").mkdir()
-    (root / "tests" / "test_small.py").write_text(SMALL_TEST.format(seen=str(seen)))
-    subprocess.run(["git", "init", "-q", str(root)], check=True)
-    (root / ".gitignore").write_text(".venv\n.cache/\n__pycache__/\n")
-
-    def run(**environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [str(root / "scripts" / "test"), "--cpus"],
-            capture_output=True, text=True, timeout=800, check=False, env={**os.environ, **environment},
-        )  # fmt: skip
-
-    failed = run(FAILS_WITH="2", ATEN_CPU_CAPABILITY="avx2")
-    assert failed.returncode == 1 and "4 passed, 4 failed, 0 skipped" in failed.stdout, failed.stdout + failed.stderr
-    names = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MEMSIEVE_TEST_THREADS")
-    expected = [" ".join(one.get(name, "-") for name in names) for one in settings_of_cpus()]
-    assert seen.read_text().splitlines() == expected, "whatever is set where it is called"
-    done = run()
-    assert done.returncode == 0 and "8 passed, 0 failed, 0 skipped" in done.stdout
-    assert done.stdout.count("passed before for this tree, not run again") == 4
