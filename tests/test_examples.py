@@ -91,6 +91,7 @@ def test_the_full_fine_tune(model: Path, tmp_path: Path, ranks: int) -> None:
     assert pipe.unet.config.sample_size == 8
 
 
+@pytest.mark.trains
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_the_lora_fine_tune(tmp_path: Path, ranks: int) -> None:

@@ -16,7 +16,7 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "run_gpu_checks.py"
 sys.path.append(str(SCRIPT.parent))
 
 from gpu_own_loop import PARTS, Devices, launch  # noqa: E402
-from run_gpu_checks import arguments  # noqa: E402
+from run_gpu_checks import arguments, main  # noqa: E402
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
@@ -124,9 +124,12 @@ def test_own_loops_use_every_gpu(monkeypatch: pytest.MonkeyPatch, gpus: int, ran
         assert script.is_file()
 
 
-def test_without_time_nothing_begins(tmp_path: Path) -> None:
-    done = run("--size", "tiny", "--families", "sd", "--minutes", "-1", "--out", str(tmp_path))
-    assert done.returncode == 1 and "no time left" in done.stdout
+def test_without_time_nothing_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--size", "tiny", "--families", "sd", "--minutes", "-1", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *words])
+    assert main() == 1 and "no time left" in capsys.readouterr().out
     found = json.loads((tmp_path / "results.json").read_text())
     assert list(found) == ["sd", *PARTS] and all(found[part]["outcome"] == "no time left" for part in PARTS)
 

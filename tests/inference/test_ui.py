@@ -22,6 +22,7 @@ import webdataset
 from inference.guided import open_model
 from inference.index import build_index
 from inference.inspect_prompt import MAX_CHARACTERS, Inspector, limited, pictures
+from memsieve.cli import main
 
 HOSTILE = "<img src=x onerror=alert(1)> cat"
 
@@ -74,13 +75,14 @@ def test_drawing_reports_and_uses_the_noise_of_the_score(inspector: Inspector, m
     assert [image.size for image in pictures(images)] == [(192, 192)] * 2
 
 
-def test_the_command_says_what_is_missing(tmp_path: Path, model_folder: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", "import sys; sys.modules['gradio'] = None; from memsieve.cli import main; main()", "ui",
-         "--model", str(model_folder)],
-        capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 2 and "pip install 'memsieve[ui]'" in done.stderr
+def test_the_command_says_what_is_missing(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.setattr(sys, "argv", ["memsieve", "ui", "--model", str(model_folder)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2 and "pip install 'memsieve[ui]'" in " ".join(capsys.readouterr().err.split())
 
 
 # --- in a browser -----------------------------------------------------------------------------------------------------

@@ -315,9 +315,10 @@ def two_ranks(batch: int, accumulation: int) -> dict[str, Any]:
     return {
         "model": {"lora": {"rank": 4, "target_modules": ["to_k", "to_q", "to_v", "to_out.0", "conv1", "conv2"]},
                   "gradient_checkpointing": True},
-        "filter": {"false_drop_rate": 0.98, "held_out_per_window": 24, "min_sweeps": 2, "ledger_kept": True},
+        "filter": {"signals": ["loss", "reference_residual"], "false_drop_rate": 0.98, "held_out_per_window": 24,
+                   "min_sweeps": 2, "ledger_kept": True},
         "train": {"steps": 8, "batch_size": batch, "accumulation": accumulation},
-        "optimizer": {"name": "sgd", "lr": 0.1, "weight_decay": 0.0},
+        "optimizer": {"name": "sgd", "lr": 1.0, "weight_decay": 0.0},
         "checkpoint": {"every": 4, "export": True},
     }  # fmt: skip
 
