@@ -1,4 +1,4 @@
-"""The command line: ``memsieve train``, ``data openmoji``, ``copies``, ``report``, ``audit``."""
+"""memsieve: fine-tune without memorising, audit datasets, check finished models."""
 
 from __future__ import annotations
 

@@ -178,7 +178,9 @@ def save_what_stands(session: Session, same_again: bool) -> str:
     session.records.ledger.flush()  # what the failed window had read: a resume removes it, and reads it again
     if same_again:
         return _way_back(session)
-    return f"Then the same command goes on from step {session.step}" if session.step else "Nothing was trained yet"
+    if not session.step:
+        return "Nothing was trained yet"
+    return f"Then the same command goes on from step {session.step}, on data that has as many rows as before"
 
 
 def _precision_may_rise(session: Session) -> bool:

@@ -144,6 +144,11 @@ def _settle(folder: AuditFolder, config: AuditConfig, values: dict[str, Any], ta
         if not rescore:
             _compare(folder, before["deciding"], values)
             lost = [task["name"] for task in before["tasks"] if task["name"] not in names]
+            if lost and tasks.of_rows:
+                raise SettingsError(
+                    f"'{folder.root}' holds scores of '{lost[0]}', and the data has other rows now: score all of it "
+                    "anew with --rescore, or name another --out"
+                )
             if lost:
                 raise SettingsError(
                     f"'{folder.root}' also holds scores of {len(lost)} shard(s) that are not named now, the first "

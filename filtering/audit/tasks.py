@@ -68,6 +68,11 @@ class Tasks:
             blocks = [(start, min(start + BLOCK, rows)) for start in range(0, rows, BLOCK)]
             self.all = [Task(i, f"{label}#{start}-{stop}", start, stop) for i, (start, stop) in enumerate(blocks)]
 
+    @property
+    def of_rows(self) -> bool:
+        """Tasks are blocks of the rows of a dataset or a folder, and not shards."""
+        return self._source is not None
+
     def size(self, task: Task) -> int:
         """Bytes of a local shard, for progress; 0 where unknown."""
         if self._source is not None or "://" in task.name or task.name.startswith("pipe:"):
@@ -98,7 +103,9 @@ def _fingerprint(source: Source, task: Task) -> str:
     if not isinstance(source, FolderSource):
         return str(getattr(source, "fingerprint", ""))
     digest = hashlib.sha256()
-    for part in range(task.start, task.stop):
+    if len(source) < task.stop:
+        digest.update(b"rows of the block are gone\n")
+    for part in range(task.start, min(task.stop, len(source))):
         for file in source.files(part):
             digest.update(f"{file}\0{_stamp(file)}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from typing import Final
 
 from filtering.data.config import DataConfig
@@ -101,10 +102,12 @@ def _caption(value: object, config: DataConfig) -> str:
     if isinstance(value, bytes):
         try:
             # Notepad and others start a text file with a byte order mark; it is not part of the caption.
-            value = value.decode("utf-8-sig")
+            marked = value.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+            value = value.decode("utf-16" if marked else "utf-8-sig")
         except UnicodeDecodeError as error:
             raise BadSample(
-                f"the caption is not UTF-8 text: {error.reason} at byte {error.start}", "bad_caption"
+                f"the caption is not {'UTF-16' if marked else 'UTF-8'} text: {error.reason} at byte {error.start}",
+                "bad_caption",
             ) from None
     if not isinstance(value, str):
         raise BadSample(f"the caption is a {type(value).__name__}, not text", "bad_caption")

@@ -91,7 +91,8 @@ def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
                     continue
                 number = reader.line_num + 1
                 if len(cells) > len(header):
-                    yield number, f"has {len(cells)} fields, and the header {len(header)}; put quotes around commas"
+                    fault = f"has {len(cells)} fields, and the header {len(header)}"
+                    yield number, f"{fault}; put a value that holds '{delimiter}' in quotes"
                 else:
                     yield number, dict(zip(header, cells, strict=False))
         except csv.Error as error:

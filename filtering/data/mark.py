@@ -79,14 +79,14 @@ def check_same_data(state: dict[str, Any], now: dict[str, Any]) -> None:
         "seed": "use the seed of the run that wrote it",
         "shuffle_buffer": f"set data.shuffle_buffer = {state.get('shuffle_buffer')}",
         "paths": "resume on the same shards, under the same paths and in the same order",
-        "parts": "resume on the same data",
+        "parts": "resume on the same data: put back what was taken out of it, take out what was added",
         "rows": "resume on the same data: shards hold other numbers of samples now",
     }
     for name, way in ways.items():
         if state.get(name) != now[name]:
             raise ValueError(
                 f"the data position to resume from has {name} = {_short(state.get(name))}, this run has "
-                f"{_short(now[name])}; {way}, or start the data afresh"
+                f"{_short(now[name])}; {way}, or name another output for a new run"
             )
 
 

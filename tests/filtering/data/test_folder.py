@@ -226,7 +226,7 @@ class TestMetadata:
         source = source_of(tmp_path / "a", {"a.png": b"1", "b.png": b"2", "metadata.csv": text})
         errors = sorted(row.error or "" for row in map(source.row, range(len(source))))
         assert errors == [
-            "line 2 of metadata.csv has 3 fields, and the header 2; put quotes around commas",
+            "line 2 of metadata.csv has 3 fields, and the header 2; put a value that holds ',' in quotes",
             "line 4 of metadata.csv: '../a.png' leaves the folder",
             "line 5 of metadata.csv has no file_name",
             "line 7 of metadata.csv: 'b.png' is named twice",

@@ -96,9 +96,12 @@ def test_reads_what_webdataset_writes(tmp_path: Path) -> None:
     with wds.TarWriter(path) as writer:
         writer.write({"__key__": "dir/k1", "jpg": b"one", "txt": " a cat\n", "json": {"url": "u"}})
         writer.write({"__key__": "k2", "png": b"two", "caption": "\ufeffein Hündchen"})
-    assert rows(path) == [("dir/k1", 0, b"one", "a cat"), ("k2", 1, b"two", "ein Hündchen")]
+        writer.write({"__key__": "k3", "png": b"three", "txt": "ein Kätzchen\r\n".encode("utf-16")})
+    assert rows(path) == [
+        ("dir/k1", 0, b"one", "a cat"), ("k2", 1, b"two", "ein Hündchen"), ("k3", 2, b"three", "ein Kätzchen")
+    ]  # fmt: skip
     assert next(read_shard(path, config())).meta == {"url": "u"}
-    assert len(list(read_shard(path, config(), bodies=False))) == 2
+    assert len(list(read_shard(path, config(), bodies=False))) == 3
 
 
 @pytest.mark.parametrize("suffix", ["tar.gz", "tar.xz"])
@@ -136,7 +139,7 @@ class TestCaption:
             assert message in (row[3] or "")
 
     def test_missing_empty_or_not_utf8(self, tmp_path: Path) -> None:
-        members = [("a.jpg", b"i"), ("b.jpg", b"i"), ("b.txt", b" \n"), ("c.jpg", b"i"), ("c.txt", b"\xff\xfe")]
+        members = [("a.jpg", b"i"), ("b.jpg", b"i"), ("b.txt", b" \n"), ("c.jpg", b"i"), ("c.txt", b"caf\xe9")]
         path = write_tar(tmp_path / "0.tar", members)
         strict = [row[3] or "" for row in rows(path)]
         assert "no caption (data.caption_key = 'txt;caption;text'; its fields: jpg)" in strict[0]
