@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
+from filtering.attention import without_cudnn
+
 __all__ = ["check_differentiable", "frozen"]
 
 
@@ -25,12 +27,14 @@ def check_differentiable(module: torch.nn.Module) -> None:
 
 @contextmanager
 def frozen(module: torch.nn.Module) -> Iterator[None]:
-    """Weights without gradients for a while: their graph would cost memory and be thrown away."""
+    """Weights without gradients for a while: their graph would cost memory and be thrown away. Nor is cuDNN's attention
+    in it, through which gradients can come out as NaN."""
     wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in wanted:
         parameter.requires_grad_(False)
     try:
-        yield
+        with without_cudnn():
+            yield
     finally:
         for parameter in wanted:
             parameter.requires_grad_(True)

@@ -80,8 +80,9 @@ def launch(command: list[str], ranks: int, log: Path, seconds: float) -> str:
     Returns:
         "ok" where it ended well and each rank has said its ``rank N: ...``, else the line of the error that came first.
     """
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = {
-        **os.environ, "PYTHONPATH": str(ROOT), "HF_DATASETS_CACHE": str(log.parent.resolve() / "datasets"),
+        **os.environ, "PYTHONPATH": path, "HF_DATASETS_CACHE": str(log.parent.resolve() / "datasets"),
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "5",
         **({} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}),
     }  # fmt: skip

@@ -18,6 +18,7 @@ from check_data import write_shards
 from check_models import FAMILIES, RESOLUTION, build
 from gpu_own_loop import check_own_loops, own_loop_table
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from filtering.audit.config import AuditConfig
@@ -136,8 +137,8 @@ def table(results: dict[str, dict[str, Any]], size: str) -> Table:
     for column in ("family", "parameters", "s per step", "training GiB", "audit, pairs/s", "audit GiB", "detect, s"):
         made.add_column(column, justify="left" if column == "family" else "right")
     for family, r in results.items():
-        if "skipped" in r:
-            made.add_row(family, r["skipped"])
+        if "step_seconds" not in r:
+            made.add_row(family, escape(r.get("skipped") or r["failed"]))
             continue
         detected = f"{r['detect_seconds']:.2f}" if "detect_seconds" in r else "distilled"
         made.add_row(
@@ -148,7 +149,7 @@ def table(results: dict[str, dict[str, Any]], size: str) -> Table:
 
 
 def check_families(options: argparse.Namespace, deadline: float) -> dict[str, dict[str, Any]]:
-    """What was found for each, or that time.monotonic() was past ``deadline`` when it was its turn."""
+    """What was found for each, what it failed with, or that time.monotonic() was past ``deadline`` at its turn."""
     results: dict[str, dict[str, Any]] = {}
     for split, first in (("train", 0), ("held_out", 1000)):
         write_shards(options.out / "data" / split, 64 if split == "train" else 32, RESOLUTION[options.size], first)
@@ -157,7 +158,11 @@ def check_families(options: argparse.Namespace, deadline: float) -> dict[str, di
             results[family] = {"skipped": "no time left"}
             continue
         console.print(f"{family} ...", highlight=False)
-        results[family] = check(family, options)
+        try:
+            results[family] = check(family, options)
+        except Exception as error:  # the others still have their turn, and the table says which did not work
+            console.print_exception()
+            results[family] = {"failed": f"{type(error).__name__}: {error}"}
     console.print(table(results, options.size))
     return results
 
@@ -176,7 +181,8 @@ def main() -> int:
         console.print(own_loop_table(loops))
         console.print(f"What each of them printed: {options.out}/own_loop/*.log", highlight=False, soft_wrap=True)
     (options.out / "results.json").write_text(json.dumps({**families, **loops}, indent=1) + "\n")
-    return int(any("skipped" in r for r in families.values()) or any(r["outcome"] != "ok" for r in loops.values()))
+    unmeasured = any("step_seconds" not in r for r in families.values())
+    return int(unmeasured or any(r["outcome"] != "ok" for r in loops.values()))
 
 
 if __name__ == "__main__":

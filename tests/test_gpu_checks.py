@@ -134,6 +134,28 @@ def test_without_time_nothing_begins(
     assert list(found) == ["sd", *PARTS] and all(found[part]["outcome"] == "no time left" for part in PARTS)
 
 
+def test_a_family_that_fails_leaves_the_others_their_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured = {
+        "parameters": 1e6, "step_seconds": 0.1, "train_gib": 1.0, "audited": 64, "audit_seconds": 1.0, "audit_gib": 1.0
+    }  # fmt: skip
+
+    def check(family: str, options: object) -> dict[str, float]:
+        if family == "sd":
+            raise RuntimeError("[the reason]")
+        return measured
+
+    monkeypatch.setattr("run_gpu_checks.check", check)
+    words = ["--size", "tiny", "--families", "sd,flux", "--no-own-loop", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *words])
+    assert main() == 1
+    assert json.loads((tmp_path / "results.json").read_text()) == {
+        "sd": {"failed": "RuntimeError: [the reason]"}, "flux": measured
+    }  # fmt: skip
+    assert "RuntimeError: [the reason]" in capsys.readouterr().out.replace("\n", " ")
+
+
 def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> str:
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), *words])
     with pytest.raises(SystemExit):

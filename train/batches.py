@@ -126,6 +126,7 @@ def drawn_timesteps(denoiser: Any, seed: int, rows: Sequence[Row | None]) -> tor
 def measurable(denoiser: Any, times: torch.Tensor, max_timestep: float = 1.0) -> list[bool]:
     """Whether a visit at each of ``times`` [B] says something: epsilon space does, and ``max_timestep`` of the
     schedule is not passed."""
+    times = times.to("cpu")
     said = denoiser.epsilon_factor(times) >= EPSILON_FLOOR
     if max_timestep < 1.0:
         said = said & (times < max_timestep * denoiser.num_train_timesteps)

@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, InitProcessGroupKwargs
 
+from filtering.attention import leave_out_cudnn
 from filtering.settings import SettingsError
 from train.config import RunConfig
 
@@ -77,6 +78,7 @@ def make_accelerator(config: RunConfig) -> tuple[Any, Engine]:
         SettingsError: an engine or a combination that is not supported, a DeepSpeed config that contradicts the run's,
             or processes that were launched together and do not find each other.
     """
+    leave_out_cudnn()
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     on_cpu = _flag("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
     deepspeed = _flag("ACCELERATE_USE_DEEPSPEED")

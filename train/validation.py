@@ -71,17 +71,17 @@ def validation_images(
     resolution: int,
 ) -> list[Image.Image]:
     """One image per prompt, each from its own fixed seed."""
-    pipe = denoiser.pipeline(model)
+    cond = denoiser.conditioning(prompts).to(dtype=torch.float32)
+    uncond = None
+    if guidance_scale > 1 and denoiser.distilled is None:
+        uncond = denoiser.unconditional(len(prompts)).to(dtype=torch.float32)
+    pipe = denoiser.pipeline(model)  # after the prompts: what a cache knows of them sends the encoders and the VAE away
     pipe.scheduler = denoiser.sampler()
     for name, part in pipe.components.items():
         if name.startswith("text_encoder") and part is not None and part.dtype != torch.float32:
             setattr(pipe, name, _Encoded(part.config, denoiser.device))
     model.eval()
     generators = [torch.Generator("cpu").manual_seed(seed * 1000 + i) for i in range(len(prompts))]
-    cond = denoiser.conditioning(prompts).to(dtype=torch.float32)
-    uncond = None
-    if guidance_scale > 1 and denoiser.distilled is None:
-        uncond = denoiser.unconditional(len(prompts)).to(dtype=torch.float32)
     images: list[Image.Image] = pipe(
         **denoiser.call_arguments(cond, uncond, guidance_scale),
         num_inference_steps=steps,

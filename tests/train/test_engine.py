@@ -15,7 +15,7 @@ import torch
 from filtering.settings import SettingsError
 from train.checkpoint import load_extra
 from train.config import RunConfig
-from train.engine import Engine, _plugin, cast_inputs
+from train.engine import Engine, _plugin, cast_inputs, make_accelerator
 
 MakeConfig = Callable[..., RunConfig]
 
@@ -31,6 +31,16 @@ def deepspeed_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
         monkeypatch.setenv("DS_ACCELERATOR", "cpu")
 
     return write
+
+
+def test_cudnns_attention_is_left_out(make_config: MakeConfig) -> None:
+    """Its gradients are NaN for some shapes, on a GPU alone."""
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    make_accelerator(make_config())
+    left_out = not torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(before)
+    assert left_out
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,102 @@
+"""One job of training, auditing and checking a tiny model of a family, on a device that is not the processor.
+
+python -m tests.train.second_device_worker JOB FAMILY FOLDER
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import torch
+
+from filtering.audit.config import AuditConfig
+from filtering.audit.score import score_shards
+from filtering.audit.table import load_scores
+from inference.detect import detect
+from inference.detectors import DetectSettings
+from inference.explain import explain
+from inference.guard import MemorizationGuard
+from inference.guided import open_model
+from inference.minimize import minimize
+from tests import second_device
+from tests.inference.test_guard_calls import guidance
+from tests.tiny_models import tiny_family
+from tests.train.conftest import tiny_config, write_shards
+from train.loop import fit
+from train.setup import set_up
+
+JOBS: Final[dict[str, dict[str, Any]]] = {
+    "batch": {"filter": {"record": ["magnitude"]}, "train": {"noise_offset": 0.1}, "model": {"ema": True},
+              "validation": {"prompts": ["pair 1"], "sampling_steps": 2}},
+    "sieve": {"filter": {"apply": "sieve", "record": []}, "train": {"snr_gamma": 5.0}},
+    "lora": {"filter": {"record": ["loss_gap"]}, "model": {"lora": {"rank": 2}}, "train": {"cache": "CACHE"},
+             "validation": {"prompts": ["pair 1"], "sampling_steps": 2}},
+}  # fmt: skip
+
+
+def train(job: str, family: str, folder: Path) -> Path:
+    """Train half of the run, resume it, and return the exported pipeline or adapter."""
+    sections = {name: dict(values) for name, values in JOBS[job].items()}
+    if family == "flux":
+        sections["filter"]["record"] = []
+    if "cache" in sections.get("train", {}):
+        sections["train"]["cache"] = str(folder / "cache")
+    sections["checkpoint"] = {"every": 3, "export": True}
+    for steps in (3, 6):
+        sections["train"] = {**sections.get("train", {}), "steps": steps}
+        session = set_up(tiny_config(folder / "model", folder / "data", folder / "run", **sections))
+        assert session.accelerator.device == torch.device(second_device.FAR)
+        assert next(session.model.parameters()).device == torch.device(second_device.FAR)
+        assert fit(session)["steps"] == steps
+        session.accelerator.free_memory()
+    return folder / "run" / ("lora" if job == "lora" else "pipeline")
+
+
+def audit(model: Path, data: Path, folder: Path) -> None:
+    """Every pair has a score."""
+    config = AuditConfig.model_validate(
+        {"model": str(model), "draws": 2, "data": {"path": str(data), "resolution": 16}}
+    )
+    score_shards(config, folder, device=second_device.FAR)
+    assert torch.isfinite(torch.as_tensor(load_scores(folder).draws["loss"])).any(1).all()
+
+
+def check(model: Path) -> None:
+    """Detect, explain and minimise one prompt."""
+    opened = open_model(model, device=second_device.FAR)
+    settings = DetectSettings(resolution=16)
+    ordinary = [f"pair {n}" for n in range(20, 40)]
+    (found,) = detect(opened, ["pair 1"], settings=settings, ordinary=ordinary, false_positive_rate=0.05)
+    assert found.error is None
+    explain(opened, "pair 1", settings=settings, at_steps=[0])
+    minimize(opened, "pair 1", 1e-6, iterations=2, settings=settings)
+    pipe = opened.denoiser.pipeline()
+    pipe.set_progress_bar_config(disable=True)
+    guard = MemorizationGuard(
+        pipe, action="minimize", threshold=1e-6, ordinary=ordinary, false_positive_rate=0.05, iterations=2
+    )
+    guard("pair 1", num_inference_steps=2, height=16, width=16, **guidance(pipe))
+    assert guard.report.flagged == [True]
+
+
+def main() -> None:
+    """Mixing is tried first: a device that lets it pass would show nothing."""
+    job, family, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    tiny_family(family).save_pretrained(folder / "model", safe_serialization=True)
+    write_shards(folder / "data" / "train", 16, copies=16)
+    write_shards(folder / "data" / "held_out", 24, first=1000)
+    second_device.install()
+    with pytest.raises(RuntimeError, match="on the same device"):
+        torch.ones(2, device=second_device.FAR) + torch.ones(2)
+    model = train(job, family, folder)
+    audit(model, folder / "data" / "train", folder / "audit")
+    if family != "flux":
+        check(model)
+    sys.stdout.write("done\n")
+
+
+if __name__ == "__main__":
+    main()
