@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from filtering.signals import COMBINED, SIGNALS, measured_for
+from memsieve.filtering.signals import COMBINED, SIGNALS, measured_for
 
 __all__ = ["MAD_TO_SIGMA", "Calibrator", "conformal_p_value"]
 

@@ -7,8 +7,8 @@ from typing import Final, Literal
 
 from pydantic import Field, model_validator
 
-from filtering.settings import PathTexts, Settings
-from filtering.signals import COMBINED, measured_for
+from memsieve.filtering.settings import PathTexts, Settings
+from memsieve.filtering.signals import COMBINED, measured_for
 
 __all__ = ["DecidingName", "FilterConfig", "SignalName"]
 

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from filtering.policy import KEPT_FLOOR
-from filtering.verdict import Verdict
+from memsieve.filtering.policy import KEPT_FLOOR
+from memsieve.filtering.verdict import Verdict
 
 __all__ = ["Decision", "Measurement", "finite_rows"]
 

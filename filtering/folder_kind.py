@@ -12,7 +12,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from filtering.settings import SettingsError
+from memsieve.filtering.settings import SettingsError
 
 __all__ = [
     "AUDIT",

@@ -28,9 +28,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from filtering.calibration import conformal_p_value
-from filtering.names import Names
-from filtering.ordinary import Means
+from memsieve.filtering.calibration import conformal_p_value
+from memsieve.filtering.names import Names
+from memsieve.filtering.ordinary import Means
 
 __all__ = ["EvidenceTable", "spread_of_clean_pairs", "whole_life_maxima"]
 

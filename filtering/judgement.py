@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from filtering.config import FilterConfig
-from filtering.policy import Finding, apply_policy
-from filtering.shares import Standing
-from filtering.verdict import Action, Reason, Verdict, Visit
+from memsieve.filtering.config import FilterConfig
+from memsieve.filtering.policy import Finding, apply_policy
+from memsieve.filtering.shares import Standing
+from memsieve.filtering.verdict import Action, Reason, Verdict, Visit
 
 __all__ = ["Judge", "Reading"]
 

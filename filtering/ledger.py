@@ -10,8 +10,8 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from filtering.signals import SIGNALS
-from filtering.verdict import Verdict
+from memsieve.filtering.signals import SIGNALS
+from memsieve.filtering.verdict import Verdict
 
 __all__ = ["LEDGER_SCHEMA", "Ledger", "read_ledger"]
 

@@ -22,7 +22,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from filtering.exchange import Exchange
+from memsieve.filtering.exchange import Exchange
 
 __all__ = ["MIN_GROUPS", "Means", "Ordinary", "ordinary_cutoff", "ordinary_of"]
 

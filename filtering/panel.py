@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from filtering.calibration import conformal_p_value
-from filtering.config import FilterConfig
-from filtering.exchange import Exchange
-from filtering.history import PATHS, EvidenceTable, spread_of_clean_pairs, whole_life_maxima
-from filtering.ordinary import Ordinary, ordinary_of
+from memsieve.filtering.calibration import conformal_p_value
+from memsieve.filtering.config import FilterConfig
+from memsieve.filtering.exchange import Exchange
+from memsieve.filtering.history import PATHS, EvidenceTable, spread_of_clean_pairs, whole_life_maxima
+from memsieve.filtering.ordinary import Ordinary, ordinary_of
 
 __all__ = ["HeldOutPanel"]
 

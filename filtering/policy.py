@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from filtering.config import FilterConfig
-from filtering.verdict import Action, Reason
+from memsieve.filtering.config import FilterConfig
+from memsieve.filtering.verdict import Action, Reason
 
 __all__ = ["KEPT_FLOOR", "Finding", "apply_policy"]
 

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from filtering.audit.table import Scores, load_scores
-from filtering.data.config import DataConfig
-from filtering.data.draws import VisitDraw, visit_draw
-from filtering.settings import SettingsError
+from memsieve.filtering.audit.table import Scores, load_scores
+from memsieve.filtering.data.config import DataConfig
+from memsieve.filtering.data.draws import VisitDraw, visit_draw
+from memsieve.filtering.settings import SettingsError
 
 __all__ = ["LookedUpReference"]
 

@@ -8,11 +8,11 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from filtering.config import FilterConfig
-from filtering.exchange import Exchange
-from filtering.history import EvidenceTable
-from filtering.panel import HeldOutPanel
-from filtering.shares import gather_groups
+from memsieve.filtering.config import FilterConfig
+from memsieve.filtering.exchange import Exchange
+from memsieve.filtering.history import EvidenceTable
+from memsieve.filtering.panel import HeldOutPanel
+from memsieve.filtering.shares import gather_groups
 
 __all__ = ["Rulings"]
 

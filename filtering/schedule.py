@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from filtering.config import FilterConfig
-from filtering.shares import Standing
-from filtering.signals import required_passes
+from memsieve.filtering.config import FilterConfig
+from memsieve.filtering.shares import Standing
+from memsieve.filtering.signals import required_passes
 
 __all__ = ["TRAINING_COST", "Candidate", "Schedule", "WindowPlan"]
 

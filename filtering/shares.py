@@ -14,9 +14,9 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from filtering.exchange import Exchange
-from filtering.history import EvidenceTable
-from filtering.names import Names
+from memsieve.filtering.exchange import Exchange
+from memsieve.filtering.history import EvidenceTable
+from memsieve.filtering.names import Names
 
 __all__ = [
     "NAME_NUMBERS",

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from filtering.shares import join_shares, share_of
+from memsieve.filtering.shares import join_shares, share_of
 
 if TYPE_CHECKING:
-    from filtering.filter import MemorizationFilter
+    from memsieve.filtering.filter import MemorizationFilter
 
 __all__ = ["local_state", "restore", "whole_state"]
 

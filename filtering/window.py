@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from filtering.exchange import Exchange
-from filtering.shares import NAME_NUMBERS, packed, unpacked
+from memsieve.filtering.exchange import Exchange
+from memsieve.filtering.shares import NAME_NUMBERS, packed, unpacked
 
 __all__ = ["VisitRecord", "WindowVisits"]
 

@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from filtering.denoisers.base import Conditioning
-from inference.copying import CopyJudge, copy_rate
-from inference.detect import progress_bar
-from inference.generate import image_seed, sampling_scheduler
-from inference.gradients import check_differentiable, frozen
-from inference.guided import GuidedModel
-from inference.probe import ProbeResult
-from inference.resume import ImageStore
+from memsieve.filtering.denoisers.base import Conditioning
+from memsieve.inference.copying import CopyJudge, copy_rate
+from memsieve.inference.detect import progress_bar
+from memsieve.inference.generate import image_seed, sampling_scheduler
+from memsieve.inference.gradients import check_differentiable, frozen
+from memsieve.inference.guided import GuidedModel
+from memsieve.inference.probe import ProbeResult
+from memsieve.inference.resume import ImageStore
 
 __all__ = ["AttackSettings", "Target", "attack_embedding", "attack_pairs"]
 

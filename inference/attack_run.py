@@ -9,12 +9,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import torch
 
-from inference.attack import AttackSettings, Target, attack_pairs
-from inference.copying import CopyJudge
-from inference.guided import open_model, pipeline_resolution
-from inference.probe import ProbeResult, Prompt, probe_model, shard_images
-from inference.resume import ImageStore
-from inference.similarity import build_similarity
+from memsieve.inference.attack import AttackSettings, Target, attack_pairs
+from memsieve.inference.copying import CopyJudge
+from memsieve.inference.guided import open_model, pipeline_resolution
+from memsieve.inference.probe import ProbeResult, Prompt, probe_model, shard_images
+from memsieve.inference.resume import ImageStore
+from memsieve.inference.similarity import build_similarity
 
 __all__ = ["probe_dataset"]
 

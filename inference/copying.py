@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inference.similarity import Similarity
+from memsieve.inference.similarity import Similarity
 
 __all__ = ["DEFAULT_ALPHA", "CopyJudge", "CopyRate", "CopyVerdict", "copy_rate", "wilson_interval"]
 
@@ -71,7 +71,7 @@ class CopyJudge:
     """Compares generations with all training images, in chunks; only embeddings are kept.
 
     Args:
-        similarity: from ``inference.similarity``.
+        similarity: from ``memsieve.inference.similarity``.
         training_images: [N, 3, H, W] in [-1, 1], or an iterable of such chunks.
         groups: the group of each training image, [N].
         keys: the key of each training image, [N]; the groups where left out.

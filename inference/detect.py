@@ -14,11 +14,11 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from inference.detectors import DETECTORS, DetectSettings, Measurement, measure_prompts
-from inference.guided import GuidedModel, open_model
-from inference.prompts import PromptRow, ordinary_prompts
-from inference.reference import PathReference, Reference
-from inference.words import cut_text
+from memsieve.inference.detectors import DETECTORS, DetectSettings, Measurement, measure_prompts
+from memsieve.inference.guided import GuidedModel, open_model
+from memsieve.inference.prompts import PromptRow, ordinary_prompts
+from memsieve.inference.reference import PathReference, Reference
+from memsieve.inference.words import cut_text
 
 __all__ = ["Detection", "detect", "detect_rows", "measure_reference", "progress_bar", "reference_of"]
 

@@ -23,13 +23,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from filtering.json_lines import read_json_lines
-from inference.charts import histogram
-from inference.detect import Detection, check_rate, detect_rows, progress_bar, reference_of
-from inference.detectors import DetectSettings, Measurement, measure_prompts
-from inference.guided import GuidedModel
-from inference.prompts import ordinary_prompts, read_prompts
-from inference.reference import Reference
+from memsieve.filtering.json_lines import read_json_lines
+from memsieve.inference.charts import histogram
+from memsieve.inference.detect import Detection, check_rate, detect_rows, progress_bar, reference_of
+from memsieve.inference.detectors import DetectSettings, Measurement, measure_prompts
+from memsieve.inference.guided import GuidedModel
+from memsieve.inference.prompts import ordinary_prompts, read_prompts
+from memsieve.inference.reference import Reference
 
 __all__ = ["append_rows", "detect_file", "model_identity", "read_json_lines", "weights_identity"]
 

@@ -13,12 +13,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from filtering.denoisers.base import Conditioning
-from inference.generate import image_seed
-from inference.guided import SPACES, GuidedModel
+from memsieve.filtering.denoisers.base import Conditioning
+from memsieve.inference.generate import image_seed
+from memsieve.inference.guided import SPACES, GuidedModel
 
 if TYPE_CHECKING:
-    from inference.reference import PathReference
+    from memsieve.inference.reference import PathReference
 
 __all__ = ["DETECTORS", "DetectSettings", "Detector", "Measurement", "measure_prompts"]
 

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from inference.detect import progress_bar
-from inference.detectors import DETECTORS, DetectSettings, Measurement, measure_prompts
-from inference.guided import GuidedModel
-from inference.prompts import prompt_groups
-from inference.reference import Reference
+from memsieve.inference.detect import progress_bar
+from memsieve.inference.detectors import DETECTORS, DetectSettings, Measurement, measure_prompts
+from memsieve.inference.guided import GuidedModel
+from memsieve.inference.prompts import prompt_groups
+from memsieve.inference.reference import Reference
 
 __all__ = ["DetectorResult", "Estimate", "auc", "evaluate_detector", "seconds_to_generate", "tpr_at_fpr"]
 

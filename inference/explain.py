@@ -16,11 +16,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from filtering.denoisers.base import Conditioning, TextPart
-from inference.detectors import DetectSettings
-from inference.gradients import check_differentiable, frozen
-from inference.guided import GuidedModel, norm_of, open_model
-from inference.words import TokenTable, cut_text, token_table
+from memsieve.filtering.denoisers.base import Conditioning, TextPart
+from memsieve.inference.detectors import DetectSettings
+from memsieve.inference.gradients import check_differentiable, frozen
+from memsieve.inference.guided import GuidedModel, norm_of, open_model
+from memsieve.inference.words import TokenTable, cut_text, token_table
 
 __all__ = [
     "EncoderSignificance",

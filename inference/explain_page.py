@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 
-from jinja2 import Environment
-
-from inference.charts import heat_colour, word_picture
-from inference.explain import EncoderSignificance, Explanation
+from memsieve.inference.charts import heat_colour, word_picture
+from memsieve.inference.explain import EncoderSignificance, Explanation
+from memsieve.inference.templates import render
 
 __all__ = ["as_text", "write_page", "write_picture"]
 
@@ -35,12 +33,8 @@ def as_text(explanation: Explanation, width: int = 30) -> str:
 
 def write_page(path: Path, explanations: Sequence[Explanation]) -> None:
     """All explanations on one page without scripts; prompts are escaped."""
-    # autoescape on for every template of this environment: prompts are untrusted
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string((files("inference") / "templates" / "explain.html").read_text(encoding="utf-8"))
-    path.write_text(
-        template.render(explanations=explanations, shade=_shade, token_shade=_token_shade), encoding="utf-8"
-    )
+    page = render("explain.html", explanations=explanations, shade=_shade, token_shade=_token_shade)
+    path.write_text(page, encoding="utf-8")
 
 
 def write_picture(path: Path, explanation: Explanation) -> None:

@@ -35,10 +35,10 @@ def load_pipeline(path: str | Path, *, device: str | None = None, dtype: torch.d
         ValueError: there is no such pipeline, it cannot be reached or loaded, a part has pickled weights only, or the
             network takes more than a prompt (inpainting, image editing).
     """
-    from filtering.denoisers.hub import pipeline_folder
-    from filtering.denoisers.lora import base_of, fuse_lora
-    from filtering.denoisers.registry import check_drawn
-    from filtering.denoisers.whole import whole_pipeline
+    from memsieve.filtering.denoisers.hub import pipeline_folder
+    from memsieve.filtering.denoisers.lora import base_of, fuse_lora
+    from memsieve.filtering.denoisers.registry import check_drawn
+    from memsieve.filtering.denoisers.whole import whole_pipeline
 
     base = base_of(str(path), "--model")
     pipe = whole_pipeline(pipeline_folder(base or str(path), "--model"), dtype or torch.float32)
@@ -157,7 +157,7 @@ def sampling_scheduler(pipe: Any, name: str) -> Any:
     """
     from diffusers import DDIMScheduler
 
-    from filtering.denoisers.supported import no_beta_schedule
+    from memsieve.filtering.denoisers.supported import no_beta_schedule
 
     if name not in SCHEDULERS:
         raise ValueError(f"scheduler = '{name}': must be one of {', '.join(SCHEDULERS)}")

@@ -21,21 +21,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from filtering.denoisers.base import Conditioning
-from inference.detect import check_rate, progress_bar
-from inference.gradients import check_differentiable
-from inference.guard_branches import Branches, BranchReader, Seen
-from inference.guard_call import PROMPTS, bound, guided_by, images_of, refuse_unmeasured
-from inference.guard_report import (
+from memsieve.filtering.denoisers.base import Conditioning
+from memsieve.inference.detect import check_rate, progress_bar
+from memsieve.inference.gradients import check_differentiable
+from memsieve.inference.guard_branches import Branches, BranchReader, Seen
+from memsieve.inference.guard_call import PROMPTS, bound, guided_by, images_of, refuse_unmeasured
+from memsieve.inference.guard_report import (
     GuardReport,
     MemorizationRefused,
     MemorizationWarning,
     random_state,
     restore_random_state,
 )
-from inference.guided import norm_of, open_model
-from inference.minimize import TARGET_QUANTILE, minimize_embeddings
-from inference.prompts import ordinary_prompts
+from memsieve.inference.guided import norm_of, open_model
+from memsieve.inference.minimize import TARGET_QUANTILE, minimize_embeddings
+from memsieve.inference.prompts import ordinary_prompts
 
 __all__ = ["ACTIONS", "GuardReport", "MemorizationGuard", "MemorizationRefused", "MemorizationWarning"]
 

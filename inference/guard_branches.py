@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from filtering.denoisers.base import Conditioning, Denoiser
+from memsieve.filtering.denoisers.base import Conditioning, Denoiser
 
 __all__ = ["BranchReader", "Branches", "Seen"]
 

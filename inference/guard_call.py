@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any, Final
 
-from filtering.denoisers.base import Denoiser
+from memsieve.filtering.denoisers.base import Denoiser
 
 __all__ = ["PROMPTS", "bound", "guided_by", "images_of", "refuse_unmeasured"]
 

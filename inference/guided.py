@@ -15,9 +15,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from filtering.denoisers.base import EPSILON_FLOOR, Conditioning, Denoiser
-from filtering.denoisers.registry import denoiser_of, open_denoiser
-from inference.generate import image_seed, sampling_scheduler
+from memsieve.filtering.denoisers.base import EPSILON_FLOOR, Conditioning, Denoiser
+from memsieve.filtering.denoisers.registry import denoiser_of, open_denoiser
+from memsieve.inference.generate import image_seed, sampling_scheduler
 
 __all__ = ["SPACES", "GuidedModel", "Step", "norm_of", "open_model", "pipeline_resolution"]
 
@@ -45,7 +45,7 @@ class GuidedModel:
     Args:
         denoiser: the family's adapter; its ``model`` is used as it stands.
         pipe: the diffusers pipeline that gives the scheduler.
-        scheduler: ``auto``, ``ddim`` or ``own``, as in ``inference.generate``.
+        scheduler: ``auto``, ``ddim`` or ``own``, as in ``memsieve.inference.generate``.
     """
 
     def __init__(self, denoiser: Denoiser, pipe: Any, scheduler: str = "auto") -> None:

@@ -27,13 +27,13 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from filtering.data.config import DataConfig
-from filtering.data.decode import BadSample, decode_row
-from filtering.data.rows import RawRow, content_id
-from filtering.data.shards import expand_paths, read_shard
-from filtering.folder_kind import what_it_is
-from inference.detect import progress_bar
-from inference.similarity import Similarity, build_similarity
+from memsieve.filtering.data.config import DataConfig
+from memsieve.filtering.data.decode import BadSample, decode_row
+from memsieve.filtering.data.rows import RawRow, content_id
+from memsieve.filtering.data.shards import expand_paths, read_shard
+from memsieve.filtering.folder_kind import what_it_is
+from memsieve.inference.detect import progress_bar
+from memsieve.inference.similarity import Similarity, build_similarity
 
 __all__ = ["Neighbour", "TrainingIndex", "build_index", "load_pixels"]
 

@@ -5,24 +5,23 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from jinja2 import Environment
 from PIL import Image
 from torch import Tensor
 
-from inference.charts import heat_colour
-from inference.detect import measure_reference, progress_bar
-from inference.detectors import DETECTORS, DetectSettings, measure_prompts
-from inference.explain import WordScore, explain
-from inference.generate import sampling_scheduler
-from inference.guided import GuidedModel
-from inference.index import TrainingIndex, load_pixels
-from inference.minimize import TARGET_QUANTILE, Minimized, draw, minimize
-from inference.verify import picture_uri, square, verify_images
+from memsieve.inference.charts import heat_colour
+from memsieve.inference.detect import measure_reference, progress_bar
+from memsieve.inference.detectors import DETECTORS, DetectSettings, measure_prompts
+from memsieve.inference.explain import WordScore, explain
+from memsieve.inference.generate import sampling_scheduler
+from memsieve.inference.guided import GuidedModel
+from memsieve.inference.index import TrainingIndex, load_pixels
+from memsieve.inference.minimize import TARGET_QUANTILE, Minimized, draw, minimize
+from memsieve.inference.templates import render
+from memsieve.inference.verify import picture_uri, square, verify_images
 
 __all__ = ["MAX_CHARACTERS", "MAX_IMAGES", "MAX_STEPS", "MAX_UPDATES", "Inspection", "Inspector", "pictures"]
 
@@ -147,14 +146,14 @@ class Inspector:
                 (n, picture_uri(load_pixels(self.index.image_bytes(n), self.index.side))) for n in match.neighbours
             ]
             rows.append({"match": match, "picture": picture_uri(pixels), "pairs": pairs})
-        return _render("ui_nearest.html", rows=rows, decided=any(m.copy is not None for m in matches))
+        return render("ui_nearest.html", rows=rows, decided=any(m.copy is not None for m in matches))
 
     def card(self, found: Inspection, beside: float = 0.0) -> str:
         """Score and words as HTML, all text escaped; ``beside`` is a score that the bar's scale shall also hold."""
         threshold = self.reference.threshold(self.rate)
         top = max((word.significance for word in found.words), default=0.0) or 1.0
         scale = max(found.score, beside, threshold, float(self.reference.ordinary_scores.max())) * 1.05
-        return _render(
+        return render(
             "ui_score.html", found=found, rate=self.rate, ordinary=len(self.reference.ordinary_scores),
             threshold=threshold, median=self.median,
             words=[(word.text, word.significance, heat_colour(word.significance / top)) for word in found.words],
@@ -206,8 +205,3 @@ def pictures(images: Tensor, least: int = 192) -> list[Image.Image]:
         factor = max(1, -(-least // image.width))
         found.append(image.resize((image.width * factor, image.height * factor), Image.Resampling.LANCZOS))
     return found
-
-
-def _render(name: str, **values: Any) -> str:
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string((files("inference") / "templates" / name).read_text(encoding="utf-8")).render(values)

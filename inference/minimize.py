@@ -23,13 +23,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from filtering.denoisers.base import Conditioning
-from inference.detectors import DETECTORS, DetectSettings, measure_prompts
-from inference.explain import Explanation, explain, magnitude_and_gradient
-from inference.generate import sampling_scheduler
-from inference.guided import GuidedModel, norm_of, open_model
-from inference.reference import Reference
-from inference.words import token_table
+from memsieve.filtering.denoisers.base import Conditioning
+from memsieve.inference.detectors import DETECTORS, DetectSettings, measure_prompts
+from memsieve.inference.explain import Explanation, explain, magnitude_and_gradient
+from memsieve.inference.generate import sampling_scheduler
+from memsieve.inference.guided import GuidedModel, norm_of, open_model
+from memsieve.inference.reference import Reference
+from memsieve.inference.words import token_table
 
 __all__ = [
     "METHODS",

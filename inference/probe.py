@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from filtering.folder_kind import what_it_is
-from inference.copying import CopyJudge, CopyRate, CopyVerdict, copy_rate
-from inference.generate import generate
-from inference.resume import ImageStore, generate_kept
-from inference.similarity import Similarity, build_similarity
+from memsieve.filtering.folder_kind import what_it_is
+from memsieve.inference.copying import CopyJudge, CopyRate, CopyVerdict, copy_rate
+from memsieve.inference.generate import generate
+from memsieve.inference.resume import ImageStore, generate_kept
+from memsieve.inference.similarity import Similarity, build_similarity
 
 __all__ = ["ProbeResult", "Prompt", "judge_for", "probe_model", "prompts_of", "shard_images", "write_result"]
 

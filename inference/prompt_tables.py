@@ -12,7 +12,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from inference.prompt_rows import COLUMNS, PromptRow, field_of, file_text, is_broken, prompt_row
+from memsieve.inference.prompt_rows import COLUMNS, PromptRow, field_of, file_text, is_broken, prompt_row
 
 __all__ = ["delimited_rows", "json_rows", "object_row", "parquet_rows"]
 

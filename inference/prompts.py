@@ -9,11 +9,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from filtering.data.config import DataConfig
-from filtering.data.shards import expand_paths, read_shard
-from inference.near_identical import prompt_groups
-from inference.prompt_rows import MAX_ROWS, PromptRow, prompt_row, text_lines
-from inference.prompt_tables import delimited_rows, json_rows, object_row, parquet_rows
+from memsieve.filtering.data.config import DataConfig
+from memsieve.filtering.data.shards import expand_paths, read_shard
+from memsieve.inference.near_identical import prompt_groups
+from memsieve.inference.prompt_rows import MAX_ROWS, PromptRow, prompt_row, text_lines
+from memsieve.inference.prompt_tables import delimited_rows, json_rows, object_row, parquet_rows
 
 __all__ = ["PromptRow", "ordinary_prompts", "prompt_groups", "read_names", "read_prompts"]
 
@@ -23,7 +23,7 @@ JSON_CAPTIONS: Final = ";".join(f"json.{name}" for name in ("caption", "text", "
 
 def ordinary_prompts() -> list[str]:
     """The shipped list of ordinary prompts, in English, written for this purpose: none is a caption of a data set."""
-    text = (files("inference") / "data" / "ordinary_prompts.txt").read_text(encoding="utf-8")
+    text = (files("memsieve.inference") / "data" / "ordinary_prompts.txt").read_text(encoding="utf-8")
     return [line for line in text.splitlines() if line]
 
 

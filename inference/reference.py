@@ -11,9 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from filtering.calibration import MAD_TO_SIGMA, conformal_p_value
-from inference.detectors import Detector, DetectSettings, Measurement
-from inference.guided import GuidedModel, Step
+from memsieve.filtering.calibration import MAD_TO_SIGMA, conformal_p_value
+from memsieve.inference.detectors import Detector, DetectSettings, Measurement
+from memsieve.inference.guided import GuidedModel, Step
 
 __all__ = ["PathReference", "Reference"]
 

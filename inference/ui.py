@@ -10,7 +10,7 @@ from collections.abc import Callable
 from html import escape
 from typing import Any
 
-from inference.inspect_prompt import MAX_CHARACTERS, MAX_IMAGES, MAX_STEPS, MAX_UPDATES, Inspector, pictures
+from memsieve.inference.inspect_prompt import MAX_CHARACTERS, MAX_IMAGES, MAX_STEPS, MAX_UPDATES, Inspector, pictures
 
 __all__ = ["build_page", "serve"]
 

@@ -7,19 +7,18 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
-from jinja2 import Environment
 from PIL import Image
 from torch import Tensor
 
-from filtering.data.decode import BadSample
-from filtering.data.folder_walk import LeftOut, walk
-from inference.index import Neighbour, TrainingIndex, load_pixels
+from memsieve.filtering.data.decode import BadSample
+from memsieve.filtering.data.folder_walk import LeftOut, walk
+from memsieve.inference.index import Neighbour, TrainingIndex, load_pixels
+from memsieve.inference.templates import render
 
 __all__ = ["Match", "image_files", "picture_uri", "square", "verify_images", "write_matches"]
 
@@ -149,9 +148,8 @@ def write_matches(
         assert isinstance(image, Tensor)
         pairs = [(n, picture_uri(load_pixels(index.image_bytes(n), index.side))) for n in matches[i].neighbours]
         shown.append({"match": matches[i], "picture": picture_uri(image), "pairs": pairs})
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string((files("inference") / "templates" / "matches.html").read_text(encoding="utf-8"))
-    page = template.render(
+    page = render(
+        "matches.html",
         shown=shown, total=len(matches), failed=[m for m in matches if m.error], similarity=index.name,
         entries=len(index), copies=sum(bool(m.copy) for m in matches), decided=any(m.copy is not None for m in matches),
     )  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from filtering.denoisers.base import TextPart
+from memsieve.filtering.denoisers.base import TextPart
 
 __all__ = ["Token", "TokenTable", "cut_text", "token_table"]
 

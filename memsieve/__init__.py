@@ -1,16 +1,24 @@
 """Keep a text-to-image fine-tune from memorising its training pairs."""
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filtering import Decision, FilterConfig, MemorizationFilter, Predictions, Visit, finite_rows
+if not Path(__file__).with_name("filtering").is_dir():
+    raise ImportError(
+        "memsieve/filtering, memsieve/inference and memsieve/train are symbolic links to the folders beside memsieve/, "
+        f"and in '{Path(__file__).parent}' they are not: check out with them (git config core.symlinks true, then git "
+        "checkout -- memsieve; on Windows in developer mode), or install the wheel, which needs none"
+    )
+
+from memsieve.filtering import Decision, FilterConfig, MemorizationFilter, Predictions, Visit, finite_rows
 
 if TYPE_CHECKING:
-    from filtering.denoisers.lora import adapter_off
-    from inference.detect import detect
-    from inference.explain import explain
-    from inference.guard import MemorizationGuard
-    from inference.minimize import minimize
+    from memsieve.filtering.denoisers.lora import adapter_off
+    from memsieve.inference.detect import detect
+    from memsieve.inference.explain import explain
+    from memsieve.inference.guard import MemorizationGuard
+    from memsieve.inference.minimize import minimize
 
 __all__ = [
     "Decision",
@@ -31,11 +39,11 @@ __version__ = "0.1.0"
 
 # Loaded when first asked for: they import diffusers and transformers, which take seconds.
 _LATER = {
-    "MemorizationGuard": "inference.guard",
-    "adapter_off": "filtering.denoisers.lora",
-    "detect": "inference.detect",
-    "explain": "inference.explain",
-    "minimize": "inference.minimize",
+    "MemorizationGuard": "memsieve.inference.guard",
+    "adapter_off": "memsieve.filtering.denoisers.lora",
+    "detect": "memsieve.inference.detect",
+    "explain": "memsieve.inference.explain",
+    "minimize": "memsieve.inference.minimize",
 }
 
 

@@ -18,14 +18,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from filtering.audit.config import AuditConfig
-from filtering.audit.records import write_whole
-from filtering.audit.summary import Pair, Summary, summarise
-from filtering.data.decode import BadSample, decode_image
-from filtering.data.rows import RawRow
-from filtering.data.shards import read_shard
-from filtering.data.sources import open_source
-from filtering.folder_kind import AUDIT, refuse_other_kind
+from memsieve.filtering.audit.config import AuditConfig
+from memsieve.filtering.audit.records import write_whole
+from memsieve.filtering.audit.summary import Pair, Summary, summarise
+from memsieve.filtering.data.decode import BadSample, decode_image
+from memsieve.filtering.data.rows import RawRow
+from memsieve.filtering.data.shards import read_shard
+from memsieve.filtering.data.sources import open_source
+from memsieve.filtering.folder_kind import AUDIT, refuse_other_kind
 from memsieve.report_plots import Series, line_chart
 
 __all__ = ["build_audit_report"]

@@ -7,8 +7,8 @@ from typing import Any
 
 import wandb
 
-from filtering.audit.summary import Summary
-from train.wandb_start import start_wandb
+from memsieve.filtering.audit.summary import Summary
+from memsieve.train.wandb_start import start_wandb
 
 __all__ = ["upload_audit"]
 

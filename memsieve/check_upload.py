@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import typer
 
 if TYPE_CHECKING:
-    from inference.probe import ProbeResult
-    from inference.verify import Match
+    from memsieve.inference.probe import ProbeResult
+    from memsieve.inference.verify import Match
 
 __all__ = ["Wandb", "WandbSamples", "upload_check", "upload_detection", "upload_matches", "upload_probe"]
 
@@ -44,7 +44,7 @@ def upload_check(
     """
     import wandb
 
-    from train.wandb_start import start_wandb
+    from memsieve.train.wandb_start import start_wandb
 
     folder.mkdir(parents=True, exist_ok=True)
     name = folder.resolve().name

@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from memsieve import cli_inference, cli_ui
+from memsieve import __version__, cli_inference, cli_ui
 from memsieve.cli_audit import audit
 from memsieve.cli_common import Model
 from memsieve.cli_paths import PathTyper
-from train.__main__ import run
+from memsieve.train.__main__ import run
 
 __all__ = ["app", "main"]
 
@@ -38,7 +38,7 @@ def openmoji(
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier dataset.")] = False,
 ) -> None:
     """Render OpenMoji into WebDataset shards with train / held-out splits, and plant duplicates."""
-    from filtering.data.openmoji import build_openmoji
+    from memsieve.filtering.data.openmoji import build_openmoji
 
     with Progress(console=_console) as progress:
         task = progress.add_task("drawing")
@@ -64,7 +64,7 @@ def copies(
     similarity: Annotated[str, typer.Option(help="pixel_l2, tiled_l2, phash.")] = "pixel_l2",
 ) -> None:
     """Draw planted and ordinary prompts, and say how many come back as their training image."""
-    from inference.probe import judge_for, probe_model, prompts_of, write_result
+    from memsieve.inference.probe import judge_for, probe_model, prompts_of, write_result
 
     planted, ordinary = prompts_of(dataset)
     if not planted:
@@ -95,6 +95,21 @@ def report(
     from memsieve.report import build_report
 
     print(build_report(run_folder, out, comparison))
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"memsieve {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from memsieve.cli_common import USELESS
 from memsieve.cli_paths import PathTyper
 
 if TYPE_CHECKING:
-    from filtering.audit.status import Status
+    from memsieve.filtering.audit.status import Status
 
 __all__ = ["audit"]
 
@@ -37,7 +37,7 @@ def status(
     Exit code 1 where shards are missing, stale or gone; 3 where all are done and some are truncated or damaged; 4 where
     all are done and no sample can be used.
     """
-    from filtering.audit.status import audit_status, why_useless
+    from memsieve.filtering.audit.status import audit_status, why_useless
 
     found = audit_status(run)
     if as_json:
@@ -97,7 +97,7 @@ def select(
 
     Exit code 4 where nothing is kept.
     """
-    from filtering.audit.select import Rule, select_rows, write_selection
+    from memsieve.filtering.audit.select import Rule, select_rows, write_selection
 
     rule = Rule(
         signals=tuple(name.strip() for name in score.split("+")) if score else (),
@@ -133,7 +133,7 @@ def apply(
     out: Annotated[Path, typer.Option(help="Folder for the shards; the same command goes on with it.")],
 ) -> None:
     """Write shards of what is kept, members' bytes as they are; the rest to rejected/ with reasons."""
-    from filtering.audit.apply import apply_keep_list
+    from memsieve.filtering.audit.apply import apply_keep_list
 
     with Progress(console=_console) as progress:
         bar = progress.add_task("copying", total=None)
@@ -153,7 +153,7 @@ def groups(
     partial: Annotated[bool, typer.Option(help="Go on although shards are missing or stale.")] = False,
 ) -> None:
     """Join images that look alike: near-duplicates are one pair of the filter then. Needs no scores (--data-only)."""
-    from filtering.audit.groups import group_audit
+    from memsieve.filtering.audit.groups import group_audit
 
     found = group_audit(run, out, bits, mirrored, partial)
     _console.print(

@@ -11,9 +11,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from filtering.audit.config import AuditRun
-from filtering.settings import apply_overrides, parse_settings, read_settings
 from memsieve.cli_common import USELESS
+from memsieve.filtering.audit.config import AuditRun
+from memsieve.filtering.settings import apply_overrides, parse_settings, read_settings
 
 __all__ = ["DAMAGED", "score"]
 
@@ -55,8 +55,8 @@ def score(
     Exit code 1 where a shard could not be done, 3 where all are done and some were found truncated or damaged, 4 where
     all are done and no sample can be used.
     """
-    from filtering.audit.score import rank_of, score_shards
-    from filtering.audit.status import why_useless
+    from memsieve.filtering.audit.score import rank_of, score_shards
+    from memsieve.filtering.audit.status import why_useless
 
     given = {"output": out, "model": model, "seed": seed, "draws": draws, "batch_size": batch_size, "engine": engine}
     given |= {"workers": workers, "ray_address": ray_address, "device": device}

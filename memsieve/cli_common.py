@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from inference.prompts import PromptRow
+    from memsieve.inference.prompts import PromptRow
 
 __all__ = [
     "USELESS",
@@ -49,7 +49,7 @@ Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 
 def open_for(model: Path, scheduler: str, device: str | None, dtype: str) -> Any:
     """The model of a command line, opened for measuring."""
-    from inference.guided import open_model
+    from memsieve.inference.guided import open_model
 
     return open_model(model, scheduler=scheduler, device=device, dtype=_dtype(dtype))
 
@@ -58,7 +58,7 @@ def load_for(model: Path, device: str | None, dtype: str) -> Any:
     """The pipeline of a command line, of any family, for generating."""
     import torch
 
-    from inference.generate import load_pipeline
+    from memsieve.inference.generate import load_pipeline
 
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return load_pipeline(model, device=place, dtype=_dtype(dtype))
@@ -66,7 +66,7 @@ def load_for(model: Path, device: str | None, dtype: str) -> Any:
 
 def weights_of(pipe: Any) -> str:
     """A digest of the weights of a pipeline's network."""
-    from inference.detect_run import weights_identity
+    from memsieve.inference.detect_run import weights_identity
 
     return weights_identity(getattr(pipe, "unet", None) or pipe.transformer)
 

@@ -77,8 +77,8 @@ def detect(
 
     Exit code 0 also where some lines could not be read or scored: they are counted and said. 2 where none could.
     """
-    from inference.detect_run import detect_file, read_json_lines
-    from inference.detectors import DetectSettings
+    from memsieve.inference.detect_run import detect_file, read_json_lines
+    from memsieve.inference.detectors import DetectSettings
 
     settings = DetectSettings(
         detector=detector, steps=steps, schedule_steps=schedule_steps, images_per_prompt=images_per_prompt,
@@ -143,11 +143,11 @@ def evaluate(
     resume: Annotated[bool, typer.Option(help="Go on with the measurements beside --out.")] = False,
 ) -> None:
     """AUC and TPR at 1 % FPR of a detector, with intervals over groups of near-identical prompts."""
-    from inference.detect_run import model_identity
-    from inference.detectors import DetectSettings
-    from inference.evaluate import evaluate_detector, seconds_to_generate
-    from inference.prompts import PromptRow, ordinary_prompts, read_prompts
-    from inference.resume import measurements_on_disk
+    from memsieve.inference.detect_run import model_identity
+    from memsieve.inference.detectors import DetectSettings
+    from memsieve.inference.evaluate import evaluate_detector, seconds_to_generate
+    from memsieve.inference.prompts import PromptRow, ordinary_prompts, read_prompts
+    from memsieve.inference.resume import measurements_on_disk
 
     chosen, images = numbers(steps, "--steps"), numbers(images_per_prompt, "--images-per-prompt")
     settings = DetectSettings(
@@ -219,9 +219,9 @@ def explain(
     dtype: Dtype = "float32",
 ) -> None:
     """Say which words of a prompt move the magnitude most."""
-    from inference.detectors import DetectSettings
-    from inference.explain import explain as explain_prompt
-    from inference.explain_page import as_text, write_page, write_picture
+    from memsieve.inference.detectors import DetectSettings
+    from memsieve.inference.explain import explain as explain_prompt
+    from memsieve.inference.explain_page import as_text, write_page, write_picture
 
     settings = DetectSettings(
         schedule_steps=schedule_steps, images_per_prompt=images_per_prompt, guidance_scale=guidance_scale, seed=seed,
@@ -287,11 +287,11 @@ def minimize(
     """Change a memorised prompt's embedding until it no longer regurgitates, and suggest other words."""
     from safetensors.torch import save_file
 
-    from inference.charts import side_by_side
-    from inference.detectors import DetectSettings
-    from inference.minimize import draw, ordinary_target, suggest_edits
-    from inference.minimize import minimize as minimize_prompt
-    from inference.prompts import ordinary_prompts, read_prompts
+    from memsieve.inference.charts import side_by_side
+    from memsieve.inference.detectors import DetectSettings
+    from memsieve.inference.minimize import draw, ordinary_target, suggest_edits
+    from memsieve.inference.minimize import minimize as minimize_prompt
+    from memsieve.inference.prompts import ordinary_prompts, read_prompts
 
     if not prompt.strip():
         raise ValueError("--prompt: the prompt is empty; give some text")

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import typer
 
-from filtering.settings import expand_home
+from memsieve.filtering.settings import expand_home
 
 __all__ = ["PathTyper", "at_home"]
 

@@ -34,10 +34,10 @@ def ui(
     dtype: Dtype = "float32",
 ) -> None:
     """A web page: score a prompt, see its words, draw, edit, minimise and compare. Ctrl-C ends it."""
-    from inference.detectors import DetectSettings
-    from inference.inspect_prompt import Inspector
-    from inference.prompts import ordinary_prompts, read_prompts
-    from inference.ui import build_page, serve
+    from memsieve.inference.detectors import DetectSettings
+    from memsieve.inference.inspect_prompt import Inspector
+    from memsieve.inference.prompts import ordinary_prompts, read_prompts
+    from memsieve.inference.ui import build_page, serve
 
     known = ordinary_prompts()
     if ordinary is not None:

@@ -46,7 +46,7 @@ def index(
     sscd: Annotated[Path | None, typer.Option(help="The TorchScript file of an SSCD model, for sscd.")] = None,
 ) -> None:
     """Index training shards by similarity; the same command goes on where it stopped."""
-    from inference.index import build_index
+    from memsieve.inference.index import build_index
 
     if similarity == "sscd" and sscd is None:
         raise ValueError("--similarity = 'sscd' needs --sscd FILE, the TorchScript file of an SSCD model")
@@ -84,10 +84,10 @@ def verify(
 
     Exit code 0 also where some images or lines could not be read: they are counted and said. 2 where none could.
     """
-    from inference.index import TrainingIndex
-    from inference.prompts import read_prompts
-    from inference.resume import ImageStore, generate_kept
-    from inference.verify import image_files, load_files, square, verify_images, write_matches
+    from memsieve.inference.index import TrainingIndex
+    from memsieve.inference.prompts import read_prompts
+    from memsieve.inference.resume import ImageStore, generate_kept
+    from memsieve.inference.verify import image_files, load_files, square, verify_images, write_matches
 
     opened = TrainingIndex(index_folder)
     pixels: list[Any]
@@ -158,10 +158,10 @@ def probe(
     wandb: Wandb = None,
 ) -> None:
     """Say how many pairs come back: by their captions, and with --attack by a searched embedding beside controls."""
-    from inference.attack import AttackSettings
-    from inference.attack_run import probe_dataset
-    from inference.prompts import read_names
-    from inference.resume import ImageStore
+    from memsieve.inference.attack import AttackSettings
+    from memsieve.inference.attack_run import probe_dataset
+    from memsieve.inference.prompts import read_names
+    from memsieve.inference.resume import ImageStore
 
     settings = AttackSettings(
         updates=updates, lr=lr, images=images_per_prompt, steps=steps, guidance_scale=guidance_scale, seed=seed

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from filtering.folder_kind import RUN_MARKS, is_training_run, what_it_is
+from memsieve.filtering.folder_kind import RUN_MARKS, is_training_run, what_it_is
 
 __all__ = ["GroupRow", "RunData", "accounting", "load_run", "removed_and_near"]
 

@@ -13,18 +13,18 @@ from typing import Any
 import pyarrow.parquet as pq
 import typer
 
-from filtering.audit.apply import apply_keep_list
-from filtering.audit.config import AuditConfig
-from filtering.audit.score import score_shards
-from filtering.audit.select import Rule, select_rows, write_selection
-from filtering.audit.summary import summarise
-from filtering.data.openmoji import build_openmoji
-from filtering.settings import load_settings
-from inference.copying import copy_rate
-from inference.probe import Prompt, judge_for, probe_model, prompts_of
-from train.config import RunConfig
-from train.loop import fit
-from train.setup import set_up
+from memsieve.filtering.audit.apply import apply_keep_list
+from memsieve.filtering.audit.config import AuditConfig
+from memsieve.filtering.audit.score import score_shards
+from memsieve.filtering.audit.select import Rule, select_rows, write_selection
+from memsieve.filtering.audit.summary import summarise
+from memsieve.filtering.data.openmoji import build_openmoji
+from memsieve.filtering.settings import load_settings
+from memsieve.inference.copying import copy_rate
+from memsieve.inference.probe import Prompt, judge_for, probe_model, prompts_of
+from memsieve.train.config import RunConfig
+from memsieve.train.loop import fit
+from memsieve.train.setup import set_up
 
 __all__ = ["Planted"]
 

@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from PIL import Image
 
-from filtering.audit.config import AuditConfig
-from filtering.audit.folder import AuditFolder
-from filtering.audit.scorer import Scorer
-from filtering.audit.tasks import Tasks
-from filtering.audit.work import Worker
-from filtering.data.config import DataConfig
-from filtering.data.decode import centred_pixels, decode_image
-from filtering.data.openmoji import build_openmoji
-from filtering.data.rows import RawRow, content_id
-from filtering.data.shards import expand_paths, read_shard
+from memsieve.filtering.audit.config import AuditConfig
+from memsieve.filtering.audit.folder import AuditFolder
+from memsieve.filtering.audit.scorer import Scorer
+from memsieve.filtering.audit.tasks import Tasks
+from memsieve.filtering.audit.work import Worker
+from memsieve.filtering.data.config import DataConfig
+from memsieve.filtering.data.decode import centred_pixels, decode_image
+from memsieve.filtering.data.openmoji import build_openmoji
+from memsieve.filtering.data.rows import RawRow, content_id
+from memsieve.filtering.data.shards import expand_paths, read_shard
 
 __all__ = ["cost_of_shards", "throughput"]
 

@@ -24,13 +24,13 @@ from bench_data import Bench
 from bench_encoder import choices, train_encoder
 from bench_page import write_page
 
-from inference.copying import copy_rate
-from inference.detect_run import model_identity
-from inference.detectors import DetectSettings
-from inference.evaluate import evaluate_detector, seconds_to_generate
-from inference.generate import generate
-from inference.minimize import draw_from, minimize, ordinary_target
-from inference.probe import shard_images
+from memsieve.inference.copying import copy_rate
+from memsieve.inference.detect_run import model_identity
+from memsieve.inference.detectors import DetectSettings
+from memsieve.inference.evaluate import evaluate_detector, seconds_to_generate
+from memsieve.inference.generate import generate
+from memsieve.inference.minimize import draw_from, minimize, ordinary_target
+from memsieve.inference.probe import shard_images
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = DetectSettings(schedule_steps=50, guidance_scale=3.0)

@@ -20,16 +20,16 @@ import typer
 import yaml
 from bench_data import Bench
 
-from inference.copying import copy_rate
-from inference.detect import detect_rows
-from inference.detect_run import model_identity
-from inference.detectors import DetectSettings, Measurement
-from inference.evaluate import auc, evaluate_detector, seconds_to_generate
-from inference.generate import generate
-from inference.guided import GuidedModel, open_model
-from inference.prompts import PromptRow
-from inference.reference import PathReference
-from inference.resume import measurements_on_disk
+from memsieve.inference.copying import copy_rate
+from memsieve.inference.detect import detect_rows
+from memsieve.inference.detect_run import model_identity
+from memsieve.inference.detectors import DetectSettings, Measurement
+from memsieve.inference.evaluate import auc, evaluate_detector, seconds_to_generate
+from memsieve.inference.generate import generate
+from memsieve.inference.guided import GuidedModel, open_model
+from memsieve.inference.prompts import PromptRow
+from memsieve.inference.reference import PathReference
+from memsieve.inference.resume import measurements_on_disk
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = DetectSettings(schedule_steps=10, guidance_scale=3.0)

@@ -17,14 +17,14 @@ from bench_quality_data import Spec, build
 from bench_quality_methods import CONFIGS, METHODS, filter_of
 from bench_rivals import LossBelowAverage, RandomDrop, VisitRule, install
 
-from filtering.audit.config import AuditConfig
-from filtering.audit.groups import group_audit
-from filtering.audit.score import score_shards
-from filtering.settings import load_settings
-from train.checkpoint import latest_checkpoint, load_extra
-from train.config import RunConfig
-from train.loop import fit
-from train.setup import set_up
+from memsieve.filtering.audit.config import AuditConfig
+from memsieve.filtering.audit.groups import group_audit
+from memsieve.filtering.audit.score import score_shards
+from memsieve.filtering.settings import load_settings
+from memsieve.train.checkpoint import latest_checkpoint, load_extra
+from memsieve.train.config import RunConfig
+from memsieve.train.loop import fit
+from memsieve.train.setup import set_up
 
 __all__ = ["Cell", "Plan", "Protocol", "run_cell"]
 

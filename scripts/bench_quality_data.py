@@ -25,10 +25,10 @@ import pyarrow.parquet as pq
 import webdataset
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 
-from filtering.audit.groups import joined
-from filtering.data.openmoji import ATTRIBUTION, Picture, Plant, choose_planted, draw_pictures
-from filtering.data.openmoji_names import held_out_bases, list_emoji, miniature, rank
-from filtering.data.rows import content_id
+from memsieve.filtering.audit.groups import joined
+from memsieve.filtering.data.openmoji import ATTRIBUTION, Picture, Plant, choose_planted, draw_pictures
+from memsieve.filtering.data.openmoji_names import held_out_bases, list_emoji, miniature, rank
+from memsieve.filtering.data.rows import content_id
 
 __all__ = [
     "HARD_CASES",

@@ -8,13 +8,13 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from filtering.data.draws import row_generator
-from filtering.decision import Decision, Measurement
-from filtering.exchange import Exchange
-from filtering.filter import MemorizationFilter
-from filtering.judgement import Reading
-from filtering.verdict import Action, Reason, Verdict, Visit
-from train.setup import Session
+from memsieve.filtering.data.draws import row_generator
+from memsieve.filtering.decision import Decision, Measurement
+from memsieve.filtering.exchange import Exchange
+from memsieve.filtering.filter import MemorizationFilter
+from memsieve.filtering.judgement import Reading
+from memsieve.filtering.verdict import Action, Reason, Verdict, Visit
+from memsieve.train.setup import Session
 
 __all__ = ["LossBelowAverage", "RandomDrop", "RivalFilter", "VisitRule", "install"]
 

@@ -24,8 +24,8 @@ from signals_data import build_same, build_shifted
 from signals_page import write_page
 from signals_run import DRAWS, fine_tune, score
 
-from filtering.calibration import Calibrator
-from filtering.signals import COMBINED, SIGNALS, measured_for
+from memsieve.filtering.calibration import Calibrator
+from memsieve.filtering.signals import COMBINED, SIGNALS, measured_for
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 0.75

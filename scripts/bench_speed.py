@@ -25,10 +25,10 @@ from bench_speed_page import write_page
 from bench_speed_runs import ROOT, VARIANTS, TimedRun
 from bench_state import history_of, peak_resident
 
-from filtering.audit.config import AuditConfig
-from filtering.audit.score import score_shards
-from filtering.config import FilterConfig
-from filtering.data.openmoji import build_openmoji
+from memsieve.filtering.audit.config import AuditConfig
+from memsieve.filtering.audit.score import score_shards
+from memsieve.filtering.config import FilterConfig
+from memsieve.filtering.data.openmoji import build_openmoji
 
 BLOCK = 28
 """Windows taken from a run before the next has its turn: two turns of held-out pairs in the sieve that looks up."""

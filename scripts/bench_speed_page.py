@@ -10,7 +10,7 @@ import numpy as np
 from bench_code import stamped
 from bench_speed_runs import LIMITS, PASS_LIMITS, VARIANTS
 
-from filtering.schedule import BUDGET, FREE_BUDGET
+from memsieve.filtering.schedule import BUDGET, FREE_BUDGET
 
 __all__ = ["ratio", "write_page"]
 

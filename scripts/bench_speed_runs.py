@@ -10,11 +10,11 @@ from typing import Final
 
 import pyarrow.parquet as pq
 
-from filtering.data.loader import Window
-from filtering.settings import load_settings
-from train.config import RunConfig
-from train.loop import train_window
-from train.setup import Session, set_up
+from memsieve.filtering.data.loader import Window
+from memsieve.filtering.settings import load_settings
+from memsieve.train.config import RunConfig
+from memsieve.train.loop import train_window
+from memsieve.train.setup import Session, set_up
 
 __all__ = ["LIMITS", "PASS_LIMITS", "VARIANTS", "TimedRun", "planted_groups"]
 

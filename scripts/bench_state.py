@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from filtering.config import FilterConfig
-from filtering.exchange import Exchange
-from filtering.history import EvidenceTable
-from filtering.panel import HeldOutPanel
-from filtering.shares import top_groups
+from memsieve.filtering.config import FilterConfig
+from memsieve.filtering.exchange import Exchange
+from memsieve.filtering.history import EvidenceTable
+from memsieve.filtering.panel import HeldOutPanel
+from memsieve.filtering.shares import top_groups
 
 __all__ = ["history_of", "peak_resident"]
 

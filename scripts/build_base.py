@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from base_models import SIZE, TOKENS, load_pipeline, new_models, save_pipeline, train_tokenizer
 from base_report import Pair, caption_test, model_card, sample_grid
 
-from filtering.data.openmoji import build_openmoji
+from memsieve.filtering.data.openmoji import build_openmoji
 
 __all__ = ["main", "read_split", "train_decoder", "train_unet", "train_vae"]
 

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from filtering.config import FilterConfig
-from filtering.decision import Measurement
-from filtering.filter import MemorizationFilter
-from filtering.verdict import Visit
+from memsieve.filtering.config import FilterConfig
+from memsieve.filtering.decision import Measurement
+from memsieve.filtering.filter import MemorizationFilter
+from memsieve.filtering.verdict import Visit
 
 __all__ = ["RATES", "Outcome", "Setting", "simulate"]
 

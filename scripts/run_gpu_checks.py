@@ -21,17 +21,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from filtering.audit.config import AuditConfig
-from filtering.audit.score import score_shards
-from filtering.audit.table import load_scores
-from filtering.denoisers.registry import denoiser_of
-from inference.detect import detect
-from inference.detectors import DetectSettings
-from inference.guided import open_model
-from inference.prompts import ordinary_prompts
-from train.config import RunConfig
-from train.loop import fit
-from train.setup import set_up
+from memsieve.filtering.audit.config import AuditConfig
+from memsieve.filtering.audit.score import score_shards
+from memsieve.filtering.audit.table import load_scores
+from memsieve.filtering.denoisers.registry import denoiser_of
+from memsieve.inference.detect import detect
+from memsieve.inference.detectors import DetectSettings
+from memsieve.inference.guided import open_model
+from memsieve.inference.prompts import ordinary_prompts
+from memsieve.train.config import RunConfig
+from memsieve.train.loop import fit
+from memsieve.train.setup import set_up
 
 console = Console(emoji=False, width=None if sys.stdout.isatty() else 110)
 

@@ -20,7 +20,9 @@ from safetensors.torch import load_file
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 CACHE: Final = ROOT / ".cache" / "replay"
-_OF_TIME: Final = re.compile(r"seconds|_time$|^time$|throughput|samples_per|^created|^written|version|path|_s$|^times$|^output")
+_OF_TIME: Final = re.compile(
+    r"seconds|_time$|^times?$|throughput|samples_per|^created|^written|version|path|_s$|^output"
+)
 """What of a name says that its value is no result."""
 
 

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import webdataset
 
-from filtering.data import openmoji
-from filtering.data.openmoji_names import Emoji, base_of, held_out_bases, rank
-from filtering.data.rows import content_id
+from memsieve.filtering.data import openmoji
+from memsieve.filtering.data.openmoji_names import Emoji, base_of, held_out_bases, rank
+from memsieve.filtering.data.rows import content_id
 
 __all__ = ["LEVELS", "PACKAGE", "build_same", "build_shifted"]
 

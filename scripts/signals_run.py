@@ -11,16 +11,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from filtering.data.draws import visit_draw
-from filtering.data.rows import Row
-from filtering.denoisers.stable_diffusion import StableDiffusionDenoiser
-from filtering.settings import load_settings
-from filtering.signals import SIGNALS, Predictions, measure
-from inference.probe import shard_images
-from train.batches import Batch, build_batch
-from train.config import RunConfig
-from train.loop import fit
-from train.setup import set_up
+from memsieve.filtering.data.draws import visit_draw
+from memsieve.filtering.data.rows import Row
+from memsieve.filtering.denoisers.stable_diffusion import StableDiffusionDenoiser
+from memsieve.filtering.settings import load_settings
+from memsieve.filtering.signals import SIGNALS, Predictions, measure
+from memsieve.inference.probe import shard_images
+from memsieve.train.batches import Batch, build_batch
+from memsieve.train.config import RunConfig
+from memsieve.train.loop import fit
+from memsieve.train.setup import set_up
 
 __all__ = ["BASE", "DRAWS", "fine_tune", "score"]
 

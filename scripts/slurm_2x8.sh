@@ -31,4 +31,4 @@ MEMSIEVE_PROCESSES=$((SLURM_NNODES * ${SLURM_GPUS_ON_NODE:-8}))
 exec srun --kill-on-bad-exit=1 bash -c 'exec accelerate launch \
     --config_file configs/accelerate/zero2_2x8gpu.yaml \
     --num_machines "$SLURM_NNODES" --num_processes "$MEMSIEVE_PROCESSES" --machine_rank "$SLURM_NODEID" \
-    --main_process_ip "$MEMSIEVE_HEAD" --main_process_port "$MEMSIEVE_PORT" -m train "$@"' train "$@"
+    --main_process_ip "$MEMSIEVE_HEAD" --main_process_port "$MEMSIEVE_PORT" -m memsieve.train "$@"' train "$@"

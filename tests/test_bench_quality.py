@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from filtering.config import FilterConfig
-from filtering.decision import Measurement
-from filtering.filter import MemorizationFilter
-from filtering.ledger import Ledger
-from filtering.verdict import Action, Reason, Verdict, Visit
+from memsieve.filtering.config import FilterConfig
+from memsieve.filtering.decision import Measurement
+from memsieve.filtering.filter import MemorizationFilter
+from memsieve.filtering.ledger import Ledger
+from memsieve.filtering.verdict import Action, Reason, Verdict, Visit
 
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from filtering.settings import load_settings
-from train.config import RunConfig
+from memsieve.filtering.settings import load_settings
+from memsieve.train.config import RunConfig
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs" / "train").rglob("*.yaml"))

@@ -18,8 +18,8 @@ from peft.utils import get_peft_model_state_dict
 from PIL import Image
 from safetensors.torch import load_file
 
-from filtering.data.openmoji import draw_pictures
-from filtering.data.openmoji_names import list_emoji, miniature
+from memsieve.filtering.data.openmoji import draw_pictures
+from memsieve.filtering.data.openmoji_names import list_emoji, miniature
 from tests.tiny_models import LETTERS, tiny_pipeline
 from tests.train.conftest import free_port
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import Field, ValidationError, field_validator
 
-from filtering.settings import Settings, SettingsError, apply_overrides, load_settings, parse_settings
+from memsieve.filtering.settings import Settings, SettingsError, apply_overrides, load_settings, parse_settings
 
 
 class Optimizer(Settings):

@@ -1,19 +1,23 @@
-"""``accelerate launch -m train CONFIG.yaml [--set section.key=value ...] [--dry-run]``."""
+"""``accelerate launch -m memsieve.train CONFIG.yaml [--set section.key=value ...] [--dry-run]``."""
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__" and __package__ == "train":
+    sys.exit("error: the trainer's name is memsieve.train: accelerate launch -m memsieve.train CONFIG.yaml")
+
 import json
 import os
-import sys
 from typing import Annotated
 
 import typer
 import yaml
 from rich.console import Console
 
-from filtering.folder_kind import TRAINING, refuse_other_kind
-from filtering.settings import load_settings
-from train.config import RunConfig
+from memsieve.filtering.folder_kind import TRAINING, refuse_other_kind
+from memsieve.filtering.settings import load_settings
+from memsieve.train.config import RunConfig
 
 __all__ = ["complete", "main", "run"]
 
@@ -28,14 +32,14 @@ def run(
     try:
         settings = load_settings(RunConfig, config, set)
         refuse_other_kind(settings.output, TRAINING, "output")
-        from train.exporting import ExportError
-        from train.loop import BadDataError, fit
-        from train.setup import set_up
-        from train.step import NonFiniteError
-        from train.watch import RankFailure
+        from memsieve.train.exporting import ExportError
+        from memsieve.train.loop import BadDataError, fit
+        from memsieve.train.setup import set_up
+        from memsieve.train.step import NonFiniteError
+        from memsieve.train.watch import RankFailure
 
         if dry_run:
-            from train.dry_run import dry_run as rehearse
+            from memsieve.train.dry_run import dry_run as rehearse
 
             main = os.environ.get("RANK", "0") == "0"
             if main:
@@ -80,7 +84,7 @@ def complete(settings: RunConfig) -> bool:
 
 
 def _already(settings: RunConfig) -> str:
-    from train.checkpoint import latest_checkpoint
+    from memsieve.train.checkpoint import latest_checkpoint
 
     run = f"the run in '{settings.output}' is complete"
     if latest_checkpoint(settings.output) is None:
@@ -103,7 +107,7 @@ def _sentence(summary: dict[str, object]) -> str:
 
 
 def main() -> None:
-    """Entry point of ``python -m train``."""
+    """Entry point of ``python -m memsieve.train``."""
     typer.run(run)
 
 

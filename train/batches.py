@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from filtering.data.draws import VisitDraw, normal_like, row_generator
-from filtering.data.rows import Row
-from filtering.denoisers.base import EPSILON_FLOOR, Conditioning
-from filtering.schedule import WindowPlan
-from filtering.verdict import Visit
+from memsieve.filtering.data.draws import VisitDraw, normal_like, row_generator
+from memsieve.filtering.data.rows import Row
+from memsieve.filtering.denoisers.base import EPSILON_FLOOR, Conditioning
+from memsieve.filtering.schedule import WindowPlan
+from memsieve.filtering.verdict import Visit
 
 __all__ = [
     "Batch",

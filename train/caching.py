@@ -13,17 +13,17 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from filtering.data.config import DataConfig
-from filtering.data.decode import BadSample, decode_row
-from filtering.data.rows import Row
-from filtering.data.sources import Source
-from filtering.denoisers.cache import CacheFolder, caption_key, image_key
-from filtering.denoisers.cached import CachedDenoiser, tensors_of
-from filtering.denoisers.fingerprint import model_hashes
-from filtering.denoisers.parts import NETWORKS
-from filtering.settings import SettingsError
-from train.config import RunConfig
-from train.watch import Watch
+from memsieve.filtering.data.config import DataConfig
+from memsieve.filtering.data.decode import BadSample, decode_row
+from memsieve.filtering.data.rows import Row
+from memsieve.filtering.data.sources import Source
+from memsieve.filtering.denoisers.cache import CacheFolder, caption_key, image_key
+from memsieve.filtering.denoisers.cached import CachedDenoiser, tensors_of
+from memsieve.filtering.denoisers.fingerprint import model_hashes
+from memsieve.filtering.denoisers.parts import NETWORKS
+from memsieve.filtering.settings import SettingsError
+from memsieve.train.config import RunConfig
+from memsieve.train.watch import Watch
 
 __all__ = ["cached"]
 

@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 
-from filtering.data.rows import Row
-from filtering.filter import MemorizationFilter
-from filtering.reference import LookedUpReference
-from filtering.settings import SettingsError
-from train.batches import Batch, Encoded, build_batch, encode, measurable
-from train.config import RunConfig
-from train.scoring import REFERENCE, Scorer
+from memsieve.filtering.data.rows import Row
+from memsieve.filtering.filter import MemorizationFilter
+from memsieve.filtering.reference import LookedUpReference
+from memsieve.filtering.settings import SettingsError
+from memsieve.train.batches import Batch, Encoded, build_batch, encode, measurable
+from memsieve.train.config import RunConfig
+from memsieve.train.scoring import REFERENCE, Scorer
 
 __all__ = ["HeldOutTurns", "held_out_per_window"]
 

@@ -10,16 +10,16 @@ import torch
 from accelerate.utils import gather_object
 from PIL import Image
 
-from filtering.denoisers.lora import trained_parameters
-from filtering.shares import Standing
-from train.checkpoint import save_checkpoint, saved_steps
-from train.copies import as_tensor
-from train.exporting import export
-from train.metrics import log_suspects
-from train.records import write_json
-from train.setup import Session
-from train.sieve import as_bytes_tensor
-from train.validation import held_out_loss, image_grid, probe_magnitude, validation_images
+from memsieve.filtering.denoisers.lora import trained_parameters
+from memsieve.filtering.shares import Standing
+from memsieve.train.checkpoint import save_checkpoint, saved_steps
+from memsieve.train.copies import as_tensor
+from memsieve.train.exporting import export
+from memsieve.train.metrics import log_suspects
+from memsieve.train.records import write_json
+from memsieve.train.setup import Session
+from memsieve.train.sieve import as_bytes_tensor
+from memsieve.train.validation import held_out_loss, image_grid, probe_magnitude, validation_images
 
 __all__ = ["finish", "save", "save_what_stands", "validate"]
 

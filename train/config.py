@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from filtering.config import FilterConfig
-from filtering.data.config import DataConfig
-from filtering.denoisers.lora import LoraSettings
-from filtering.settings import LocalPath, PathText, Settings
+from memsieve.filtering.config import FilterConfig
+from memsieve.filtering.data.config import DataConfig
+from memsieve.filtering.denoisers.lora import LoraSettings
+from memsieve.filtering.settings import LocalPath, PathText, Settings
 
 __all__ = [
     "CheckpointConfig",

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from filtering.data.config import DataConfig
-from filtering.data.decode import BadSample, decode_row, group_of
-from filtering.data.held_out import HELD_OUT_STREAM
-from filtering.data.rows import Row
-from filtering.data.sources import open_source
-from filtering.settings import SettingsError
-from inference.copying import DEFAULT_ALPHA, CopyJudge, copy_rate
-from inference.similarity import build_similarity
+from memsieve.filtering.data.config import DataConfig
+from memsieve.filtering.data.decode import BadSample, decode_row, group_of
+from memsieve.filtering.data.held_out import HELD_OUT_STREAM
+from memsieve.filtering.data.rows import Row
+from memsieve.filtering.data.sources import open_source
+from memsieve.filtering.settings import SettingsError
+from memsieve.inference.copying import DEFAULT_ALPHA, CopyJudge, copy_rate
+from memsieve.inference.similarity import build_similarity
 
 __all__ = ["Bank", "CopyProbe", "as_tensor", "training_bank"]
 

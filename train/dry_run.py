@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 
-from train.config import RunConfig
+from memsieve.train.config import RunConfig
 
 __all__ = ["dry_run"]
 
@@ -16,8 +16,8 @@ def dry_run(config: RunConfig) -> str:
     Raises:
         ValueError: whatever would stop the real run at its start.
     """
-    from train.batches import build_batch
-    from train.setup import set_up
+    from memsieve.train.batches import build_batch
+    from memsieve.train.setup import set_up
 
     trial = config.model_copy(deep=True)
     trial.output = config.output.parent / f".{config.output.name}-dry-run"  # one folder, which all ranks must see

@@ -11,9 +11,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, InitProcessGroupKwargs
 
-from filtering.attention import leave_out_cudnn
-from filtering.settings import SettingsError
-from train.config import RunConfig
+from memsieve.filtering.attention import leave_out_cudnn
+from memsieve.filtering.settings import SettingsError
+from memsieve.train.config import RunConfig
 
 __all__ = ["ENGINES", "Engine", "full_weights", "make_accelerator"]
 

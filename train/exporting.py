@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from filtering.denoisers.lora import export_lora, trained_parameters
-from train.engine import full_weights
-from train.setup import Session
+from memsieve.filtering.denoisers.lora import export_lora, trained_parameters
+from memsieve.train.engine import full_weights
+from memsieve.train.setup import Session
 
 __all__ = ["ExportError", "export"]
 

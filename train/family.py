@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from filtering.denoisers.registry import DTYPES, open_denoiser
-from filtering.settings import SettingsError
-from filtering.signals import required_passes
-from train.config import RunConfig
+from memsieve.filtering.denoisers.registry import DTYPES, open_denoiser
+from memsieve.filtering.settings import SettingsError
+from memsieve.filtering.signals import required_passes
+from memsieve.train.config import RunConfig
 
 __all__ = ["open_family"]
 

@@ -12,18 +12,18 @@ from accelerate.utils import gather_object
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from filtering.data.draws import VisitDraw
-from filtering.data.loader import NoUsableRowError, Window
-from filtering.data.rows import Row
-from filtering.denoisers.lora import trained_parameters
-from filtering.schedule import WindowPlan
-from filtering.verdict import Visit
-from train.batches import Batch, build_batch, caption_dropped, drawn_timesteps, measurable, plan_of, visit_of
-from train.closing import finish, save, save_what_stands, validate
-from train.metrics import log_sweep, log_window
-from train.setup import Session
-from train.step import NonFiniteError, WindowResult
-from train.stopping import Stop, interruptible
+from memsieve.filtering.data.draws import VisitDraw
+from memsieve.filtering.data.loader import NoUsableRowError, Window
+from memsieve.filtering.data.rows import Row
+from memsieve.filtering.denoisers.lora import trained_parameters
+from memsieve.filtering.schedule import WindowPlan
+from memsieve.filtering.verdict import Visit
+from memsieve.train.batches import Batch, build_batch, caption_dropped, drawn_timesteps, measurable, plan_of, visit_of
+from memsieve.train.closing import finish, save, save_what_stands, validate
+from memsieve.train.metrics import log_sweep, log_window
+from memsieve.train.setup import Session
+from memsieve.train.step import NonFiniteError, WindowResult
+from memsieve.train.stopping import Stop, interruptible
 
 __all__ = ["BadDataError", "Stop", "fit", "train_window"]
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from filtering.shares import Standing
-from train.setup import Session
-from train.step import WindowResult
+from memsieve.filtering.shares import Standing
+from memsieve.train.setup import Session
+from memsieve.train.step import WindowResult
 
 __all__ = ["log_suspects", "log_sweep", "log_window"]
 

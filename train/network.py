@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from filtering.denoisers.lora import add_lora
-from filtering.filter import MemorizationFilter
-from filtering.settings import SettingsError
-from train.checkpoint import leave_out_frozen
-from train.config import RunConfig
-from train.engine import Engine, cast_inputs
-from train.scoring import frozen_copy
+from memsieve.filtering.denoisers.lora import add_lora
+from memsieve.filtering.filter import MemorizationFilter
+from memsieve.filtering.settings import SettingsError
+from memsieve.train.checkpoint import leave_out_frozen
+from memsieve.train.config import RunConfig
+from memsieve.train.engine import Engine, cast_inputs
+from memsieve.train.scoring import frozen_copy
 
 __all__ = ["frozen_reference", "make_network", "needs_reference"]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from filtering.settings import SettingsError
-from train.config import OptimizerConfig
+from memsieve.filtering.settings import SettingsError
+from memsieve.train.config import OptimizerConfig
 
 __all__ = ["make_optimizer"]
 

@@ -15,13 +15,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
-from filtering.data.rows import FailedRow, Row, SkippedRow
-from filtering.exchange import Exchange
-from filtering.filter import MemorizationFilter
-from filtering.ledger import Ledger
-from filtering.shares import group_name
-from filtering.verdict import Action, Reason, Verdict, Visit
-from train.seen import GroupCounts, SeenSamples, read_seen
+from memsieve.filtering.data.rows import FailedRow, Row, SkippedRow
+from memsieve.filtering.exchange import Exchange
+from memsieve.filtering.filter import MemorizationFilter
+from memsieve.filtering.ledger import Ledger
+from memsieve.filtering.shares import group_name
+from memsieve.filtering.verdict import Action, Reason, Verdict, Visit
+from memsieve.train.seen import GroupCounts, SeenSamples, read_seen
 
 __all__ = ["Accounting", "Records", "write_json", "write_text"]
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
-from filtering.settings import SettingsError
-from train.checkpoint import load_checkpoint, remove_unfinished
-from train.config import RunConfig
-from train.records import write_text
+from memsieve.filtering.settings import SettingsError
+from memsieve.train.checkpoint import load_checkpoint, remove_unfinished
+from memsieve.train.config import RunConfig
+from memsieve.train.records import write_text
 
 if TYPE_CHECKING:
-    from train.setup import Session
+    from memsieve.train.setup import Session
 
 __all__ = ["FREE", "FREE_SECTIONS", "keep_config", "restore"]
 

@@ -10,12 +10,12 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from filtering.decision import Measurement
-from filtering.denoisers.base import Conditioning
-from filtering.filter import MemorizationFilter
-from filtering.reference import LookedUpReference
-from filtering.signals import Predictions, required_passes
-from train.batches import Batch
+from memsieve.filtering.decision import Measurement
+from memsieve.filtering.denoisers.base import Conditioning
+from memsieve.filtering.filter import MemorizationFilter
+from memsieve.filtering.reference import LookedUpReference
+from memsieve.filtering.signals import Predictions, required_passes
+from memsieve.train.batches import Batch
 
 __all__ = ["REFERENCE", "Scorer", "drops_out", "frozen_copy"]
 

@@ -10,33 +10,33 @@ from accelerate.utils import set_seed
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 
-from filtering.data.held_out import held_out_rows
-from filtering.data.loader import WindowLoader
-from filtering.data.rows import Row
-from filtering.data.sieve import Sieve, SieveFile
-from filtering.denoisers.fingerprint import model_hashes, total_hash
-from filtering.denoisers.lora import AdapterOff, trained_parameters
-from filtering.exchange import Exchange
-from filtering.filter import MemorizationFilter
-from filtering.reference import LookedUpReference
-from filtering.settings import SettingsError
-from train.caching import cached
-from train.calibrating import HeldOutTurns
-from train.checkpoint import latest_checkpoint, load_extra
-from train.config import RunConfig
-from train.copies import CopyProbe
-from train.engine import Engine, make_accelerator
-from train.family import open_family
-from train.network import frozen_reference, make_network, needs_reference
-from train.optimizers import make_optimizer
-from train.records import Records
-from train.resume import keep_config, restore
-from train.scoring import Scorer
-from train.sieve import open_sieve
-from train.startup import check_ranks_agree
-from train.step import WindowTrainer
-from train.tracking import Tracker
-from train.watch import Watch
+from memsieve.filtering.data.held_out import held_out_rows
+from memsieve.filtering.data.loader import WindowLoader
+from memsieve.filtering.data.rows import Row
+from memsieve.filtering.data.sieve import Sieve, SieveFile
+from memsieve.filtering.denoisers.fingerprint import model_hashes, total_hash
+from memsieve.filtering.denoisers.lora import AdapterOff, trained_parameters
+from memsieve.filtering.exchange import Exchange
+from memsieve.filtering.filter import MemorizationFilter
+from memsieve.filtering.reference import LookedUpReference
+from memsieve.filtering.settings import SettingsError
+from memsieve.train.caching import cached
+from memsieve.train.calibrating import HeldOutTurns
+from memsieve.train.checkpoint import latest_checkpoint, load_extra
+from memsieve.train.config import RunConfig
+from memsieve.train.copies import CopyProbe
+from memsieve.train.engine import Engine, make_accelerator
+from memsieve.train.family import open_family
+from memsieve.train.network import frozen_reference, make_network, needs_reference
+from memsieve.train.optimizers import make_optimizer
+from memsieve.train.records import Records
+from memsieve.train.resume import keep_config, restore
+from memsieve.train.scoring import Scorer
+from memsieve.train.sieve import open_sieve
+from memsieve.train.startup import check_ranks_agree
+from memsieve.train.step import WindowTrainer
+from memsieve.train.tracking import Tracker
+from memsieve.train.watch import Watch
 
 __all__ = ["Session", "set_up"]
 

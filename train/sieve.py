@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from filtering.data.sieve import Sieve, SieveFile
-from train.config import RunConfig
+from memsieve.filtering.data.sieve import Sieve, SieveFile
+from memsieve.train.config import RunConfig
 
 __all__ = ["as_bytes_tensor", "open_sieve"]
 

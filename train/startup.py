@@ -10,9 +10,9 @@ from typing import Any
 
 from accelerate.utils import gather_object
 
-from filtering.data.loader import WindowLoader
-from filtering.settings import SettingsError
-from train.config import RunConfig
+from memsieve.filtering.data.loader import WindowLoader
+from memsieve.filtering.settings import SettingsError
+from memsieve.train.config import RunConfig
 
 __all__ = ["check_ranks_agree"]
 

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 
-from filtering.decision import Decision
-from filtering.exchange import Exchange
-from filtering.filter import MemorizationFilter
-from filtering.policy import KEPT_FLOOR
-from filtering.verdict import Verdict
-from train.batches import Batch
-from train.scoring import Scorer, drops_out
+from memsieve.filtering.decision import Decision
+from memsieve.filtering.exchange import Exchange
+from memsieve.filtering.filter import MemorizationFilter
+from memsieve.filtering.policy import KEPT_FLOOR
+from memsieve.filtering.verdict import Verdict
+from memsieve.train.batches import Batch
+from memsieve.train.scoring import Scorer, drops_out
 
 __all__ = ["NonFiniteError", "WindowResult", "WindowTrainer"]
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from filtering.json_lines import read_json_lines
-from train.config import RunConfig
-from train.records import write_text
-from train.wandb_start import start_wandb
+from memsieve.filtering.json_lines import read_json_lines
+from memsieve.train.config import RunConfig
+from memsieve.train.records import write_text
+from memsieve.train.wandb_start import start_wandb
 
 __all__ = ["Tracker"]
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from PIL import Image
 
-from filtering.data.draws import normal_like, row_generator
-from filtering.data.rows import Row
-from train.batches import build_batch
+from memsieve.filtering.data.draws import normal_like, row_generator
+from memsieve.filtering.data.rows import Row
+from memsieve.train.batches import build_batch
 
 __all__ = ["held_out_loss", "image_grid", "probe_magnitude", "validation_images"]
 

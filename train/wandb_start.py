@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from filtering.settings import SettingsError
+from memsieve.filtering.settings import SettingsError
 
 __all__ = ["start_wandb"]
 

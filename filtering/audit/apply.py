@@ -15,14 +15,14 @@ from typing import IO, Any, cast
 
 import pyarrow.parquet as pq
 
-from filtering.audit.records import write_whole
-from filtering.data.archives import open_archive, open_tar
-from filtering.data.config import DataConfig
-from filtering.data.fields import printable
-from filtering.data.keep_list import KeepList
-from filtering.data.rows import RawRow
-from filtering.data.shards import read_shard
-from filtering.settings import SettingsError
+from memsieve.filtering.audit.records import write_whole
+from memsieve.filtering.data.archives import open_archive, open_tar
+from memsieve.filtering.data.config import DataConfig
+from memsieve.filtering.data.fields import printable
+from memsieve.filtering.data.keep_list import KeepList
+from memsieve.filtering.data.rows import RawRow
+from memsieve.filtering.data.shards import read_shard
+from memsieve.filtering.settings import SettingsError
 
 __all__ = ["Applied", "apply_keep_list"]
 

@@ -8,8 +8,8 @@ from typing import Any, Final, Literal
 
 from pydantic import Field, model_validator
 
-from filtering.data.config import DataConfig
-from filtering.settings import LocalPath, PathText, Settings
+from memsieve.filtering.data.config import DataConfig
+from memsieve.filtering.settings import LocalPath, PathText, Settings
 
 __all__ = ["AuditConfig", "AuditRun", "config_hash", "deciding"]
 

@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from filtering.audit.records import write_whole
-from filtering.audit.tasks import Task
-from filtering.folder_kind import what_it_is
-from filtering.settings import SettingsError
+from memsieve.filtering.audit.records import write_whole
+from memsieve.filtering.audit.tasks import Task
+from memsieve.filtering.folder_kind import what_it_is
+from memsieve.filtering.settings import SettingsError
 
 __all__ = ["AuditFolder", "Marker"]
 

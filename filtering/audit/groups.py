@@ -20,8 +20,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from filtering.audit.table import load_scores
-from filtering.settings import SettingsError
+from memsieve.filtering.audit.table import load_scores
+from memsieve.filtering.settings import SettingsError
 
 __all__ = ["Grouping", "group_audit", "joined", "mirrored"]
 

@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from filtering.audit.config import AuditConfig
-from filtering.audit.folder import AuditFolder, Marker
-from filtering.audit.tasks import Task, Tasks
-from filtering.audit.work import Advance, UnreachableError, Worker
-from filtering.settings import SettingsError
+from memsieve.filtering.audit.config import AuditConfig
+from memsieve.filtering.audit.folder import AuditFolder, Marker
+from memsieve.filtering.audit.tasks import Task, Tasks
+from memsieve.filtering.audit.work import Advance, UnreachableError, Worker
+from memsieve.filtering.settings import SettingsError
 
 __all__ = ["run_on_ray"]
 
@@ -27,7 +27,7 @@ class _Actor:
     def __init__(self, root: str, config: dict[str, Any], config_hash: str, model_hash: str | None) -> None:
         import torch
 
-        from filtering.audit.scorer import Scorer
+        from memsieve.filtering.audit.scorer import Scorer
 
         # Ray gives an actor its share of the machine's cores by this variable.
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))

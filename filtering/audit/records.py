@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from filtering.data.fields import printable
-from filtering.data.rows import RawRow
+from memsieve.filtering.data.fields import printable
+from memsieve.filtering.data.rows import RawRow
 
 __all__ = ["MEASURES", "SCORES_SCHEMA", "RowWriter", "describe_image", "new_record", "write_whole"]
 
 MEASURES: Final = ("loss", "magnitude", "loss_gap")
-"""What is measured at every draw; see ``filtering.signals``."""
+"""What is measured at every draw; see ``memsieve.filtering.signals``."""
 
 SCORES_SCHEMA: Final = pa.schema(
     [

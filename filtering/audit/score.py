@@ -11,14 +11,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from filtering.audit.config import AuditConfig, config_hash, deciding
-from filtering.audit.folder import AuditFolder, Marker
-from filtering.audit.scorer import Scorer
-from filtering.audit.status import task_state
-from filtering.audit.tasks import Task, Tasks
-from filtering.audit.work import Advance, Worker
-from filtering.folder_kind import AUDIT, refuse_other_kind
-from filtering.settings import SettingsError
+from memsieve.filtering.audit.config import AuditConfig, config_hash, deciding
+from memsieve.filtering.audit.folder import AuditFolder, Marker
+from memsieve.filtering.audit.scorer import Scorer
+from memsieve.filtering.audit.status import task_state
+from memsieve.filtering.audit.tasks import Task, Tasks
+from memsieve.filtering.audit.work import Advance, Worker
+from memsieve.filtering.folder_kind import AUDIT, refuse_other_kind
+from memsieve.filtering.settings import SettingsError
 
 __all__ = ["Outcome", "Plan", "rank_of", "score_shards"]
 
@@ -99,7 +99,7 @@ def score_shards(
             begin(Plan(todo, len(mine)))
         model_hash = str(model["hash"]) if model is not None else None
         if engine == "ray":
-            from filtering.audit.ray_engine import run_on_ray
+            from memsieve.filtering.audit.ray_engine import run_on_ray
 
             results = run_on_ray(folder, config, todo, wanted, model_hash, advance=advance, **(ray or {}))
         else:

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from filtering.audit.config import AuditConfig
-from filtering.audit.records import MEASURES
-from filtering.data.draws import visit_draw
-from filtering.denoisers.base import EPSILON_FLOOR, Conditioning
-from filtering.denoisers.fingerprint import model_hashes, total_hash
-from filtering.denoisers.registry import DTYPES, open_denoiser
-from filtering.signals import SIGNALS, Predictions, measure
+from memsieve.filtering.audit.config import AuditConfig
+from memsieve.filtering.audit.records import MEASURES
+from memsieve.filtering.data.draws import visit_draw
+from memsieve.filtering.denoisers.base import EPSILON_FLOOR, Conditioning
+from memsieve.filtering.denoisers.fingerprint import model_hashes, total_hash
+from memsieve.filtering.denoisers.registry import DTYPES, open_denoiser
+from memsieve.filtering.signals import SIGNALS, Predictions, measure
 
 __all__ = ["Scorer"]
 

@@ -11,9 +11,9 @@ from typing import Any, Final
 
 import pyarrow.parquet as pq
 
-from filtering.audit.config import AuditConfig
-from filtering.audit.folder import AuditFolder, Marker
-from filtering.audit.tasks import Task, Tasks
+from memsieve.filtering.audit.config import AuditConfig
+from memsieve.filtering.audit.folder import AuditFolder, Marker
+from memsieve.filtering.audit.tasks import Task, Tasks
 
 __all__ = ["Status", "TaskState", "audit_status", "task_state", "why_useless"]
 

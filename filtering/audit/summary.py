@@ -11,10 +11,18 @@ from typing import Any, Final
 import numpy as np
 import pyarrow.compute as pc
 
-from filtering.audit.records import MEASURES
-from filtering.audit.status import Status, audit_status
-from filtering.audit.table import PLAIN, Array, Scores, default_signals, distinct_rows, load_scores, pair_scores
-from filtering.audit.truth import judge_ranking, repeats_of
+from memsieve.filtering.audit.records import MEASURES
+from memsieve.filtering.audit.status import Status, audit_status
+from memsieve.filtering.audit.table import (
+    PLAIN,
+    Array,
+    Scores,
+    default_signals,
+    distinct_rows,
+    load_scores,
+    pair_scores,
+)
+from memsieve.filtering.audit.truth import judge_ranking, repeats_of
 
 __all__ = ["Pair", "Summary", "summarise"]
 

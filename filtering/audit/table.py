@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from filtering.audit.folder import AuditFolder
-from filtering.audit.records import MEASURES
-from filtering.audit.status import audit_status
-from filtering.settings import SettingsError
-from filtering.signals import SIGNALS
+from memsieve.filtering.audit.folder import AuditFolder
+from memsieve.filtering.audit.records import MEASURES
+from memsieve.filtering.audit.status import audit_status
+from memsieve.filtering.settings import SettingsError
+from memsieve.filtering.signals import SIGNALS
 
 __all__ = ["AUDIT_SIGNALS", "Array", "Scores", "distinct_rows", "load_scores", "pair_scores"]
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from filtering.data.archives import shard_identity
-from filtering.data.config import DataConfig
-from filtering.data.folder import FolderSource
-from filtering.data.rows import RawRow
-from filtering.data.shards import expand_paths, read_shard
-from filtering.data.sources import Source, open_source
+from memsieve.filtering.data.archives import shard_identity
+from memsieve.filtering.data.config import DataConfig
+from memsieve.filtering.data.folder import FolderSource
+from memsieve.filtering.data.rows import RawRow
+from memsieve.filtering.data.shards import expand_paths, read_shard
+from memsieve.filtering.data.sources import Source, open_source
 
 __all__ = ["Task", "Tasks"]
 

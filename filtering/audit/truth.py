@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from filtering.audit.table import Array
-from filtering.settings import SettingsError
+from memsieve.filtering.audit.table import Array
+from memsieve.filtering.settings import SettingsError
 
 __all__ = ["judge_ranking", "repeats_of"]
 

@@ -10,15 +10,15 @@ from typing import Any, Final
 
 import torch
 
-from filtering.audit.ahead import run_ahead
-from filtering.audit.config import AuditConfig
-from filtering.audit.folder import AuditFolder, Marker
-from filtering.audit.records import RowWriter, describe_image, new_record
-from filtering.audit.scorer import Scorer
-from filtering.audit.tasks import Task, Tasks
-from filtering.data.decode import BadSample, centred_pixels, decode_image
-from filtering.data.fields import check_image_size, printable
-from filtering.data.rows import RawRow, content_id
+from memsieve.filtering.audit.ahead import run_ahead
+from memsieve.filtering.audit.config import AuditConfig
+from memsieve.filtering.audit.folder import AuditFolder, Marker
+from memsieve.filtering.audit.records import RowWriter, describe_image, new_record
+from memsieve.filtering.audit.scorer import Scorer
+from memsieve.filtering.audit.tasks import Task, Tasks
+from memsieve.filtering.data.decode import BadSample, centred_pixels, decode_image
+from memsieve.filtering.data.fields import check_image_size, printable
+from memsieve.filtering.data.rows import RawRow, content_id
 
 __all__ = ["Advance", "UnreachableError", "Worker"]
 

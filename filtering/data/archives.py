@@ -15,7 +15,7 @@ from typing import IO, Any, cast
 import fsspec
 from fsspec.core import url_to_fs
 
-from filtering.settings import SettingsError
+from memsieve.filtering.settings import SettingsError
 
 __all__ = ["DAMAGE", "BoundedTarInfo", "check_protocol", "is_damage", "open_archive", "open_tar", "shard_identity"]
 

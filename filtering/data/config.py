@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from filtering.settings import PathText, PathTexts, Settings
+from memsieve.filtering.settings import PathText, PathTexts, Settings
 
 __all__ = ["DataConfig"]
 

@@ -8,10 +8,10 @@ from typing import Any, Final, cast
 
 import numpy as np
 
-from filtering.data.config import DataConfig
-from filtering.data.draws import row_generator
-from filtering.data.sources import Shards, Source
-from filtering.settings import SettingsError
+from memsieve.filtering.data.config import DataConfig
+from memsieve.filtering.data.draws import row_generator
+from memsieve.filtering.data.sources import Shards, Source
+from memsieve.filtering.settings import SettingsError
 
 __all__ = ["COUNTED_SHARDS", "PartSizes", "Piece", "deal", "measure_parts", "resolve_streams"]
 

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from filtering.data.config import DataConfig
-from filtering.data.draws import row_generator
-from filtering.data.fields import BadSample, check_image_size
-from filtering.data.group_table import group_table
-from filtering.data.png_text import without_large_text
-from filtering.data.rows import RawRow, Row, content_id
+from memsieve.filtering.data.config import DataConfig
+from memsieve.filtering.data.draws import row_generator
+from memsieve.filtering.data.fields import BadSample, check_image_size
+from memsieve.filtering.data.group_table import group_table
+from memsieve.filtering.data.png_text import without_large_text
+from memsieve.filtering.data.rows import RawRow, Row, content_id
 
 __all__ = ["BadSample", "centred_pixels", "decode_image", "decode_row", "group_of"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from typing import Final
 
-from filtering.data.config import DataConfig
+from memsieve.filtering.data.config import DataConfig
 
 __all__ = [
     "MAX_CAPTIONS",

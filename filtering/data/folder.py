@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from filtering.data.config import DataConfig
-from filtering.data.fields import (
+from memsieve.filtering.data.config import DataConfig
+from memsieve.filtering.data.fields import (
     MAX_JSON_BYTES,
     BadSample,
     check_captions,
@@ -18,10 +18,10 @@ from filtering.data.fields import (
     printable,
     suffix_names,
 )
-from filtering.data.folder_entries import Entry, caption_fields, list_images, stem_of
-from filtering.data.folder_walk import LeftOut
-from filtering.data.rows import RawRow
-from filtering.settings import SettingsError
+from memsieve.filtering.data.folder_entries import Entry, caption_fields, list_images, stem_of
+from memsieve.filtering.data.folder_walk import LeftOut
+from memsieve.filtering.data.rows import RawRow
+from memsieve.filtering.settings import SettingsError
 
 __all__ = ["FolderSource"]
 

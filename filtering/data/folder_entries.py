@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from filtering.data.config import DataConfig
-from filtering.data.fields import suffix_names
-from filtering.data.folder_metadata import METADATA_FILES, MetaRow, read_metadata
-from filtering.data.folder_walk import LeftOut, walk
+from memsieve.filtering.data.config import DataConfig
+from memsieve.filtering.data.fields import suffix_names
+from memsieve.filtering.data.folder_metadata import METADATA_FILES, MetaRow, read_metadata
+from memsieve.filtering.data.folder_walk import LeftOut, walk
 
 __all__ = ["Entry", "caption_fields", "list_images", "stem_of"]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from filtering.data.fields import MAX_JSON_BYTES
+from memsieve.filtering.data.fields import MAX_JSON_BYTES
 
 __all__ = ["METADATA_FILES", "MetaRow", "read_metadata"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from filtering.settings import SettingsError
+from memsieve.filtering.settings import SettingsError
 
 __all__ = ["group_table"]
 

@@ -6,11 +6,11 @@ import hashlib
 import logging
 from dataclasses import replace
 
-from filtering.data.config import DataConfig
-from filtering.data.decode import BadSample, decode_row, group_of
-from filtering.data.draws import row_generator
-from filtering.data.rows import Row
-from filtering.data.sources import Source, open_source
+from memsieve.filtering.data.config import DataConfig
+from memsieve.filtering.data.decode import BadSample, decode_row, group_of
+from memsieve.filtering.data.draws import row_generator
+from memsieve.filtering.data.rows import Row
+from memsieve.filtering.data.sources import Source, open_source
 
 __all__ = ["HELD_OUT_STREAM", "MIN_HELD_OUT", "held_out_groups", "held_out_rows", "is_held_out"]
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import datasets
 
-from filtering.data.config import DataConfig
-from filtering.data.fields import BadSample, check_captions, check_image_size, field_names, printable
-from filtering.data.rows import RawRow
-from filtering.settings import SettingsError
+from memsieve.filtering.data.config import DataConfig
+from memsieve.filtering.data.fields import BadSample, check_captions, check_image_size, field_names, printable
+from memsieve.filtering.data.rows import RawRow
+from memsieve.filtering.settings import SettingsError
 
 __all__ = ["HFSource"]
 

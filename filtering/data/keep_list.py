@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from filtering.data.rows import RawRow, content_id
-from filtering.data.shards import LOST
-from filtering.settings import SettingsError
+from memsieve.filtering.data.rows import RawRow, content_id
+from memsieve.filtering.data.shards import LOST
+from memsieve.filtering.settings import SettingsError
 
 __all__ = ["KEEP_SCHEMA", "METADATA", "KeepList", "KeptSource"]
 

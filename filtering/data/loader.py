@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 
-from filtering.data.config import DataConfig
-from filtering.data.dealing import resolve_streams
-from filtering.data.held_out import held_out_groups
-from filtering.data.mark import Mark, check_same_data
-from filtering.data.pool import Found, Pool, Tick
-from filtering.data.rows import Chunk, FailedRow, Place, Row, SkippedRow
-from filtering.data.sieve import Sieve
-from filtering.data.sources import open_source
-from filtering.data.turns import Passes, Turns, chunks_ahead
-from filtering.exchange import Exchange
+from memsieve.filtering.data.config import DataConfig
+from memsieve.filtering.data.dealing import resolve_streams
+from memsieve.filtering.data.held_out import held_out_groups
+from memsieve.filtering.data.mark import Mark, check_same_data
+from memsieve.filtering.data.pool import Found, Pool, Tick
+from memsieve.filtering.data.rows import Chunk, FailedRow, Place, Row, SkippedRow
+from memsieve.filtering.data.sieve import Sieve
+from memsieve.filtering.data.sources import open_source
+from memsieve.filtering.data.turns import Passes, Turns, chunks_ahead
+from memsieve.filtering.exchange import Exchange
 
 __all__ = ["NoUsableRowError", "Window", "WindowLoader"]
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from filtering.data.pool import Found
-from filtering.data.rows import Place
+from memsieve.filtering.data.pool import Found
+from memsieve.filtering.data.rows import Place
 
 __all__ = ["Mark", "check_same_data", "merge_states"]
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from filtering.data.openmoji_names import (
+from memsieve.filtering.data.openmoji_names import (
     Emoji,
     colour_words,
     held_out_bases,
@@ -26,7 +26,7 @@ from filtering.data.openmoji_names import (
     rank,
     render_emoji,
 )
-from filtering.data.rows import content_id
+from memsieve.filtering.data.rows import content_id
 
 __all__ = [
     "ATTRIBUTION",

@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from filtering.data.rows import Chunk, Place, Row
-from filtering.exchange import Exchange
+from memsieve.filtering.data.rows import Chunk, Place, Row
+from memsieve.filtering.exchange import Exchange
 
 __all__ = ["Found", "Pool", "Tick"]
 

@@ -21,7 +21,7 @@ class RawRow:
     """One sample as read, not decoded. ``error`` is set where the source could not read it whole.
 
     ``captions`` holds all of them where the sample has several, of which a visit draws one; ``caption`` is then the
-    first, which audits and indexes take. ``status`` is one word for the kind of error (see ``filtering.data.fields``);
+    first, which audits and indexes take. ``status`` is one word for the kind of error (see ``data.fields``);
     ``span`` is where its members lie in an uncompressed shard, as bytes [start, end), (0, 0) in other sources and where
     the sample was cut off.
     """

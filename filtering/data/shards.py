@@ -18,9 +18,9 @@ from typing import IO, Any, cast
 from braceexpand import braceexpand
 from webdataset.tariterators import base_plus_ext
 
-from filtering.data.archives import DAMAGE, check_protocol, is_damage, open_archive, open_tar
-from filtering.data.config import DataConfig
-from filtering.data.fields import (
+from memsieve.filtering.data.archives import DAMAGE, check_protocol, is_damage, open_archive, open_tar
+from memsieve.filtering.data.config import DataConfig
+from memsieve.filtering.data.fields import (
     MAX_JSON_BYTES,
     BadSample,
     check_captions,
@@ -28,8 +28,8 @@ from filtering.data.fields import (
     printable,
     suffix_names,
 )
-from filtering.data.rows import RawRow
-from filtering.settings import SettingsError
+from memsieve.filtering.data.rows import RawRow
+from memsieve.filtering.settings import SettingsError
 
 __all__ = ["LOST", "expand_paths", "read_shard"]
 

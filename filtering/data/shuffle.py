@@ -9,9 +9,9 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from filtering.data.dealing import Piece
-from filtering.data.rows import RawRow
-from filtering.data.sources import Shards
+from memsieve.filtering.data.dealing import Piece
+from memsieve.filtering.data.rows import RawRow
+from memsieve.filtering.data.sources import Shards
 
 __all__ = ["ShuffleBuffer", "shuffled_rows"]
 

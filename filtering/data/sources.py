@@ -10,12 +10,12 @@ from typing import Protocol
 
 from fsspec.core import url_to_fs
 
-from filtering.data.config import DataConfig
-from filtering.data.folder import FolderSource
-from filtering.data.hf import HFSource
-from filtering.data.keep_list import KeepList, KeptSource
-from filtering.data.rows import RawRow
-from filtering.data.shards import expand_paths, read_shard
+from memsieve.filtering.data.config import DataConfig
+from memsieve.filtering.data.folder import FolderSource
+from memsieve.filtering.data.hf import HFSource
+from memsieve.filtering.data.keep_list import KeepList, KeptSource
+from memsieve.filtering.data.rows import RawRow
+from memsieve.filtering.data.shards import expand_paths, read_shard
 
 _SAY_AFTER = 10.0
 """Seconds of counting between two signs of it."""

@@ -6,16 +6,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Final, cast
 
-from filtering.data.config import DataConfig
-from filtering.data.dealing import PartSizes, Piece, deal
-from filtering.data.decode import BadSample, decode_row, group_of
-from filtering.data.draws import row_generator
-from filtering.data.held_out import is_held_out
-from filtering.data.keep_list import KeptSource
-from filtering.data.rows import Chunk, FailedRow, Place, RawRow, Row, SkippedRow
-from filtering.data.shuffle import shuffled_rows
-from filtering.data.sieve import Sieve, Sieved
-from filtering.data.sources import Shards, Source
+from memsieve.filtering.data.config import DataConfig
+from memsieve.filtering.data.dealing import PartSizes, Piece, deal
+from memsieve.filtering.data.decode import BadSample, decode_row, group_of
+from memsieve.filtering.data.draws import row_generator
+from memsieve.filtering.data.held_out import is_held_out
+from memsieve.filtering.data.keep_list import KeptSource
+from memsieve.filtering.data.rows import Chunk, FailedRow, Place, RawRow, Row, SkippedRow
+from memsieve.filtering.data.shuffle import shuffled_rows
+from memsieve.filtering.data.sieve import Sieve, Sieved
+from memsieve.filtering.data.sources import Shards, Source
 
 __all__ = ["RowStream"]
 

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from filtering.data.config import DataConfig
-from filtering.data.dealing import PartSizes
-from filtering.data.rows import Chunk, Place
-from filtering.data.sieve import Sieve
-from filtering.data.sources import Source
-from filtering.data.streams import RowStream
-from filtering.data.workers import keep_until_parent_ends
+from memsieve.filtering.data.config import DataConfig
+from memsieve.filtering.data.dealing import PartSizes
+from memsieve.filtering.data.rows import Chunk, Place
+from memsieve.filtering.data.sieve import Sieve
+from memsieve.filtering.data.sources import Source
+from memsieve.filtering.data.streams import RowStream
+from memsieve.filtering.data.workers import keep_until_parent_ends
 
 __all__ = ["Passes", "Turns", "chunks_ahead"]
 

@@ -7,8 +7,8 @@ from typing import Any, Final, Protocol
 
 import torch
 
-from filtering.denoisers.conditioning import Conditioning, TextPart
-from filtering.denoisers.spaces import EpsilonSpace
+from memsieve.filtering.denoisers.conditioning import Conditioning, TextPart
+from memsieve.filtering.denoisers.spaces import EpsilonSpace
 
 __all__ = ["EPSILON_FLOOR", "Call", "Conditioning", "Denoiser", "EpsilonSpace", "TextPart"]
 

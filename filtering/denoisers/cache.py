@@ -21,7 +21,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from filtering.settings import SettingsError
+from memsieve.filtering.settings import SettingsError
 
 __all__ = ["CacheFolder", "Kind", "caption_key", "image_key"]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from filtering.denoisers.base import Conditioning
-from filtering.denoisers.cache import CacheFolder, caption_key, image_key
+from memsieve.filtering.denoisers.base import Conditioning
+from memsieve.filtering.denoisers.cache import CacheFolder, caption_key, image_key
 
 __all__ = ["CachedDenoiser"]
 

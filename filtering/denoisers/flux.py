@@ -9,12 +9,12 @@ import torch
 from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
-from filtering.denoisers.base import Call
-from filtering.denoisers.conditioning import Conditioning, TextPart
-from filtering.denoisers.latent import LatentDenoiser
-from filtering.denoisers.spaces import RectifiedFlow
-from filtering.denoisers.stable_diffusion import clip_ids
-from filtering.denoisers.stable_diffusion_3 import dynamic_shift
+from memsieve.filtering.denoisers.base import Call
+from memsieve.filtering.denoisers.conditioning import Conditioning, TextPart
+from memsieve.filtering.denoisers.latent import LatentDenoiser
+from memsieve.filtering.denoisers.spaces import RectifiedFlow
+from memsieve.filtering.denoisers.stable_diffusion import clip_ids
+from memsieve.filtering.denoisers.stable_diffusion_3 import dynamic_shift
 
 __all__ = ["FluxDenoiser"]
 

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-from filtering.folder_kind import is_training_run
-from filtering.settings import expand_home
+from memsieve.filtering.folder_kind import is_training_run
+from memsieve.filtering.settings import expand_home
 
 __all__ = ["pipeline_folder", "read_index"]
 

@@ -8,13 +8,13 @@ from typing import Any, ClassVar, Self
 
 import torch
 
-from filtering.denoisers.base import Call
-from filtering.denoisers.conditioning import Conditioning, TextPart
-from filtering.denoisers.hub import read_index
-from filtering.denoisers.normalise import Normalisation, normalised
-from filtering.denoisers.parts import NETWORKS, Dtypes, load_parts, own_scheduler, scheduler_config
-from filtering.denoisers.spaces import NoiseSpace, VariancePreserving
-from filtering.denoisers.supported import check_classes, check_diffusion, check_flow, check_vae_channels
+from memsieve.filtering.denoisers.base import Call
+from memsieve.filtering.denoisers.conditioning import Conditioning, TextPart
+from memsieve.filtering.denoisers.hub import read_index
+from memsieve.filtering.denoisers.normalise import Normalisation, normalised
+from memsieve.filtering.denoisers.parts import NETWORKS, Dtypes, load_parts, own_scheduler, scheduler_config
+from memsieve.filtering.denoisers.spaces import NoiseSpace, VariancePreserving
+from memsieve.filtering.denoisers.supported import check_classes, check_diffusion, check_flow, check_vae_channels
 
 __all__ = ["LatentDenoiser"]
 
@@ -25,7 +25,7 @@ class LatentDenoiser(ABC):
     A family names its parts and says how prompts are encoded and the network is called; the rest is here.
 
     Args:
-        folder: a diffusers pipeline folder (``filtering.denoisers.registry`` finds it for a hub id).
+        folder: a diffusers pipeline folder (``memsieve.filtering.denoisers.registry`` finds it for a hub id).
         prediction_type: overrides the scheduler's own.
         dtype: of the frozen parts (VAE, text encoders).
         model_dtype: of the denoising network, which is trained in float32.

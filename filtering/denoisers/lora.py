@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 from safetensors.torch import save_file
 
-from filtering.settings import Settings, SettingsError, expand_home
+from memsieve.filtering.settings import Settings, SettingsError, expand_home
 
 __all__ = [
     "LORA_FILE",

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
-from filtering.denoisers.weights import weights_variant
+from memsieve.filtering.denoisers.weights import weights_variant
 
 __all__ = ["NETWORKS", "Dtypes", "load_part", "load_parts", "own_scheduler", "scheduler_config"]
 

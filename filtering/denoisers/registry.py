@@ -7,17 +7,17 @@ from typing import Any, Final
 
 import torch
 
-from filtering.denoisers.hub import pipeline_folder, read_index
-from filtering.denoisers.lora import base_of, fuse_lora
+from memsieve.filtering.denoisers.hub import pipeline_folder, read_index
+from memsieve.filtering.denoisers.lora import base_of, fuse_lora
 
 __all__ = ["DTYPES", "FAMILIES", "check_drawn", "denoiser_of", "open_denoiser"]
 
 FAMILIES: Final[dict[str, tuple[str, str]]] = {
-    "StableDiffusionPipeline": ("filtering.denoisers.stable_diffusion", "StableDiffusionDenoiser"),
-    "StableDiffusionXLPipeline": ("filtering.denoisers.stable_diffusion_xl", "StableDiffusionXLDenoiser"),
-    "StableDiffusion3Pipeline": ("filtering.denoisers.stable_diffusion_3", "StableDiffusion3Denoiser"),
-    "FluxPipeline": ("filtering.denoisers.flux", "FluxDenoiser"),
-    "PixArtSigmaPipeline": ("filtering.denoisers.pixart", "PixArtSigmaDenoiser"),
+    "StableDiffusionPipeline": ("memsieve.filtering.denoisers.stable_diffusion", "StableDiffusionDenoiser"),
+    "StableDiffusionXLPipeline": ("memsieve.filtering.denoisers.stable_diffusion_xl", "StableDiffusionXLDenoiser"),
+    "StableDiffusion3Pipeline": ("memsieve.filtering.denoisers.stable_diffusion_3", "StableDiffusion3Denoiser"),
+    "FluxPipeline": ("memsieve.filtering.denoisers.flux", "FluxDenoiser"),
+    "PixArtSigmaPipeline": ("memsieve.filtering.denoisers.pixart", "PixArtSigmaDenoiser"),
 }
 """Pipeline class -> module and class of its adapter, imported when first asked for."""
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

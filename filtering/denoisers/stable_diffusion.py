@@ -8,10 +8,10 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from filtering.denoisers.base import Call
-from filtering.denoisers.conditioning import Conditioning, TextPart
-from filtering.denoisers.latent import LatentDenoiser
-from filtering.denoisers.supported import check_unet
+from memsieve.filtering.denoisers.base import Call
+from memsieve.filtering.denoisers.conditioning import Conditioning, TextPart
+from memsieve.filtering.denoisers.latent import LatentDenoiser
+from memsieve.filtering.denoisers.supported import check_unet
 
 __all__ = ["UNET_ARGUMENTS", "StableDiffusionDenoiser", "clip_ids"]
 

@@ -8,11 +8,11 @@ import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel, StableDiffusion3Pipeline
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
-from filtering.denoisers.base import Call
-from filtering.denoisers.conditioning import Conditioning, TextPart
-from filtering.denoisers.latent import LatentDenoiser
-from filtering.denoisers.spaces import RectifiedFlow
-from filtering.denoisers.stable_diffusion import clip_ids
+from memsieve.filtering.denoisers.base import Call
+from memsieve.filtering.denoisers.conditioning import Conditioning, TextPart
+from memsieve.filtering.denoisers.latent import LatentDenoiser
+from memsieve.filtering.denoisers.spaces import RectifiedFlow
+from memsieve.filtering.denoisers.stable_diffusion import clip_ids
 
 __all__ = ["StableDiffusion3Denoiser"]
 

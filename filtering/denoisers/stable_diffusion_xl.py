@@ -8,11 +8,11 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from filtering.denoisers.base import Call
-from filtering.denoisers.conditioning import Conditioning, TextPart
-from filtering.denoisers.latent import LatentDenoiser
-from filtering.denoisers.stable_diffusion import UNET_ARGUMENTS, clip_ids
-from filtering.denoisers.supported import check_unet
+from memsieve.filtering.denoisers.base import Call
+from memsieve.filtering.denoisers.conditioning import Conditioning, TextPart
+from memsieve.filtering.denoisers.latent import LatentDenoiser
+from memsieve.filtering.denoisers.stable_diffusion import UNET_ARGUMENTS, clip_ids
+from memsieve.filtering.denoisers.supported import check_unet
 
 __all__ = ["StableDiffusionXLDenoiser"]
 

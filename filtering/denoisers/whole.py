@@ -10,9 +10,9 @@ from typing import Any, Final
 import torch
 from safetensors import SafetensorError
 
-from filtering.denoisers.hub import read_index
-from filtering.denoisers.parts import load_part
-from filtering.denoisers.weights import variants_of, weights_variant
+from memsieve.filtering.denoisers.hub import read_index
+from memsieve.filtering.denoisers.parts import load_part
+from memsieve.filtering.denoisers.weights import variants_of, weights_variant
 
 __all__ = ["whole_pipeline"]
 

@@ -19,9 +19,9 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 
-import filtering.exchange
-from filtering.exchange import Exchange
 from memsieve import MemorizationFilter, Predictions, Visit
+from memsieve.filtering import exchange as exchange_module
+from memsieve.filtering.exchange import Exchange
 from tests.filtering.one_device_group import OneDeviceGroup, install
 
 OPTIONS: dict[str, Any] = {"signals": ["loss"], "record": [], "false_drop_rate": 0.1, "spare_above": None}
@@ -114,7 +114,7 @@ def share_of_another_rank(folder: Path) -> str:
 
 
 def bytes_of_any_length(folder: Path) -> bool:
-    filtering.exchange._PIECE = 1000
+    exchange_module._PIECE = 1000
     exchange, everyones = Exchange(), [b"", b"not as much on every rank" * 100]
     return exchange.gather_bytes(everyones[exchange.rank]) == everyones
 

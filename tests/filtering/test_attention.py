@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from filtering.attention import without_cudnn
-from inference.gradients import frozen
+from memsieve.filtering.attention import without_cudnn
+from memsieve.inference.gradients import frozen
 
 enabled = torch.backends.cuda.cudnn_sdp_enabled
 

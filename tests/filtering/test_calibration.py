@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from filtering.calibration import Calibrator, conformal_p_value
+from memsieve.filtering.calibration import Calibrator, conformal_p_value
 
 
 def filled(count: int = 400, seed: int = 0) -> Calibrator:

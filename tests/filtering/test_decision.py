@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from filtering.decision import Decision, finite_rows
-from filtering.filter import MemorizationFilter
-from filtering.signals import Predictions
-from filtering.verdict import Action, Visit
+from memsieve.filtering.decision import Decision, finite_rows
+from memsieve.filtering.filter import MemorizationFilter
+from memsieve.filtering.signals import Predictions
+from memsieve.filtering.verdict import Action, Visit
 
 
 def network() -> torch.nn.Module:

@@ -10,11 +10,11 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from filtering.config import FilterConfig
-from filtering.exchange import Exchange
-from filtering.history import EvidenceTable
-from filtering.ordinary import MIN_GROUPS, Means, Ordinary, ordinary_of
-from filtering.panel import HeldOutPanel
+from memsieve.filtering.config import FilterConfig
+from memsieve.filtering.exchange import Exchange
+from memsieve.filtering.history import EvidenceTable
+from memsieve.filtering.ordinary import MIN_GROUPS, Means, Ordinary, ordinary_of
+from memsieve.filtering.panel import HeldOutPanel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 from false_drop_streams import Outcome, Run, Setting, simulate

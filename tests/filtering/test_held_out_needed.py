@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from filtering.filter import MemorizationFilter
-from filtering.settings import SettingsError, parse_settings
-from filtering.signals import Predictions
-from filtering.verdict import Visit
 from memsieve import FilterConfig
+from memsieve.filtering.filter import MemorizationFilter
+from memsieve.filtering.settings import SettingsError, parse_settings
+from memsieve.filtering.signals import Predictions
+from memsieve.filtering.verdict import Visit
 
 
 def run(held_out: list[str], rounds: int = 4, per_window: int = 4, **options: Any) -> MemorizationFilter:

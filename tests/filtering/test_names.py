@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from numpy.random import default_rng
 
-from filtering.exchange import Exchange
-from filtering.history import EvidenceTable
-from filtering.names import Names
-from filtering.shares import top_groups
+from memsieve.filtering.exchange import Exchange
+from memsieve.filtering.history import EvidenceTable
+from memsieve.filtering.names import Names
+from memsieve.filtering.shares import top_groups
 
 
 def content_ids(count: int) -> list[str]:

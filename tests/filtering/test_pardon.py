@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from filtering.config import FilterConfig
-from filtering.decision import Measurement
-from filtering.filter import MemorizationFilter
-from filtering.verdict import Action, Reason, Visit
+from memsieve.filtering.config import FilterConfig
+from memsieve.filtering.decision import Measurement
+from memsieve.filtering.filter import MemorizationFilter
+from memsieve.filtering.verdict import Action, Reason, Visit
 
 HELD_OUT = [f"held{i}" for i in range(60)]
 

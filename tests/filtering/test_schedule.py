@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from filtering.config import FilterConfig
-from filtering.schedule import Candidate, Schedule
-from filtering.shares import Standing
+from memsieve.filtering.config import FilterConfig
+from memsieve.filtering.schedule import Candidate, Schedule
+from memsieve.filtering.shares import Standing
 
 
 def config(**values: Any) -> FilterConfig:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from filtering.config import FilterConfig
-from filtering.denoisers.base import EpsilonSpace
-from filtering.signals import SIGNALS, Predictions, measure, measured_for, required_passes
+from memsieve.filtering.config import FilterConfig
+from memsieve.filtering.denoisers.base import EpsilonSpace
+from memsieve.filtering.signals import SIGNALS, Predictions, measure, measured_for, required_passes
 
 ALPHAS = torch.linspace(0.99, 0.01, 100)
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-from inference.detectors import DetectSettings, measure_prompts
-from inference.guided import open_model
+from memsieve.inference.detectors import DetectSettings, measure_prompts
+from memsieve.inference.guided import open_model
 from tests.tiny_models import LETTERS, tiny_pipeline
 
 __all__ = ["Memorised", "make_pipeline", "memorise"]

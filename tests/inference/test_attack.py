@@ -10,13 +10,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from filtering.denoisers.stable_diffusion import StableDiffusionDenoiser
-from inference.attack import AttackSettings, Target, attack_embedding, attack_pairs
-from inference.attack_run import probe_dataset
-from inference.copying import CopyJudge
-from inference.guided import GuidedModel, open_model
-from inference.similarity import PixelL2
 from memsieve.cli import app
+from memsieve.filtering.denoisers.stable_diffusion import StableDiffusionDenoiser
+from memsieve.inference.attack import AttackSettings, Target, attack_embedding, attack_pairs
+from memsieve.inference.attack_run import probe_dataset
+from memsieve.inference.copying import CopyJudge
+from memsieve.inference.guided import GuidedModel, open_model
+from memsieve.inference.similarity import PixelL2
 
 TINY = Path(__file__).parents[2] / "assets" / "tiny-sd"
 

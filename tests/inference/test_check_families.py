@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-from filtering.denoisers.registry import denoiser_of
-from inference.attack import AttackSettings, Target, attack_embedding, attack_pairs
-from inference.copying import CopyJudge
-from inference.detect import detect
-from inference.detectors import DetectSettings, measure_prompts
-from inference.explain import explain
-from inference.explain_page import as_text
-from inference.generate import generate, sampling_scheduler
-from inference.guard import MemorizationGuard, MemorizationRefused
-from inference.guided import open_model
-from inference.inspect_prompt import Inspector
-from inference.minimize import draw, minimize
-from inference.similarity import PixelL2
-from inference.words import token_table
+from memsieve.filtering.denoisers.registry import denoiser_of
+from memsieve.inference.attack import AttackSettings, Target, attack_embedding, attack_pairs
+from memsieve.inference.copying import CopyJudge
+from memsieve.inference.detect import detect
+from memsieve.inference.detectors import DetectSettings, measure_prompts
+from memsieve.inference.explain import explain
+from memsieve.inference.explain_page import as_text
+from memsieve.inference.generate import generate, sampling_scheduler
+from memsieve.inference.guard import MemorizationGuard, MemorizationRefused
+from memsieve.inference.guided import open_model
+from memsieve.inference.inspect_prompt import Inspector
+from memsieve.inference.minimize import draw, minimize
+from memsieve.inference.similarity import PixelL2
+from memsieve.inference.words import token_table
 from tests.tiny_models import TINY_FAMILIES, tiny_family
 
 MEASURED = tuple(name for name in TINY_FAMILIES if name != "flux")

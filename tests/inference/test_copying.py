@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from inference.copying import CopyJudge, CopyVerdict, copy_rate, wilson_interval
-from inference.similarity import build_similarity
+from memsieve.inference.copying import CopyJudge, CopyVerdict, copy_rate, wilson_interval
+from memsieve.inference.similarity import build_similarity
 
 
 def pictures(count: int, seed: int) -> torch.Tensor:

@@ -22,11 +22,11 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from inference.detect import detect
-from inference.detectors import DETECTORS, DetectSettings, Measurement, measure_prompts
-from inference.guided import GuidedModel, open_model
-from inference.prompts import ordinary_prompts
-from inference.reference import PathReference, Reference
+from memsieve.inference.detect import detect
+from memsieve.inference.detectors import DETECTORS, DetectSettings, Measurement, measure_prompts
+from memsieve.inference.guided import GuidedModel, open_model
+from memsieve.inference.prompts import ordinary_prompts
+from memsieve.inference.reference import PathReference, Reference
 from tests.tiny_models import tiny_family
 
 PROMPTS = ["cat", "a dog on a log", "z"]

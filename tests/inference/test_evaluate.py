@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inference.detectors import DetectSettings, measure_prompts
-from inference.evaluate import auc, evaluate_detector, tpr_at_fpr
-from inference.guided import open_model
+from memsieve.inference.detectors import DetectSettings, measure_prompts
+from memsieve.inference.evaluate import auc, evaluate_detector, tpr_at_fpr
+from memsieve.inference.guided import open_model
 
 
 def test_auc_counts_pairs() -> None:

@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from inference.detectors import DetectSettings
-from inference.explain import explain
-from inference.explain_page import as_text, write_page, write_picture
-from inference.guided import open_model
-from inference.words import token_table
+from memsieve.inference.detectors import DetectSettings
+from memsieve.inference.explain import explain
+from memsieve.inference.explain_page import as_text, write_page, write_picture
+from memsieve.inference.guided import open_model
+from memsieve.inference.words import token_table
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, PNDMScheduler, StableDiffusionPipeline
 
-from inference.generate import generate, image_seed, load_pipeline
+from memsieve.inference.generate import generate, image_seed, load_pipeline
 from tests.tiny_models import tiny_pipeline
 
 PROMPTS = ["cat", "a dog", "tac"]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import memsieve
-from inference.guard import MemorizationGuard, MemorizationRefused, MemorizationWarning
+from memsieve.inference.guard import MemorizationGuard, MemorizationRefused, MemorizationWarning
 
 OPTIONS: dict[str, Any] = {"num_inference_steps": 10, "guidance_scale": 3.0, "output_type": "latent"}
 

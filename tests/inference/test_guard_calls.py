@@ -13,15 +13,15 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, PixArtTransformer2DModel
 from diffusers.callbacks import SD3CFGCutoffCallback, SDCFGCutoffCallback, SDXLCFGCutoffCallback
 
-from filtering.denoisers.registry import denoiser_of
-from inference.attack import AttackSettings, Target, attack_embedding
-from inference.detect import detect
-from inference.detectors import DetectSettings
-from inference.explain import explain
-from inference.guard import MemorizationGuard
-from inference.guard_branches import BranchReader
-from inference.guided import open_model
-from inference.minimize import draw_from, minimize
+from memsieve.filtering.denoisers.registry import denoiser_of
+from memsieve.inference.attack import AttackSettings, Target, attack_embedding
+from memsieve.inference.detect import detect
+from memsieve.inference.detectors import DetectSettings
+from memsieve.inference.explain import explain
+from memsieve.inference.guard import MemorizationGuard
+from memsieve.inference.guard_branches import BranchReader
+from memsieve.inference.guided import open_model
+from memsieve.inference.minimize import draw_from, minimize
 from tests.tiny_models import TINY_FAMILIES, tiny_family
 
 MEASURED = tuple(name for name in TINY_FAMILIES if name != "flux")

@@ -14,9 +14,9 @@ import webdataset
 from PIL import Image
 from typer.testing import CliRunner
 
-from inference.index import TrainingIndex, build_index, load_pixels
-from inference.verify import load_files, square, verify_images, write_matches
 from memsieve.cli import app
+from memsieve.inference.index import TrainingIndex, build_index, load_pixels
+from memsieve.inference.verify import load_files, square, verify_images, write_matches
 
 
 def picture(number: int, size: int = 40) -> bytes:
@@ -88,7 +88,7 @@ def test_faiss_gives_the_same(index: TrainingIndex) -> None:
 def test_building_again_does_only_what_is_missing(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import inference.index as module
+    import memsieve.inference.index as module
 
     done: list[str] = []
     real = module._embed_shard

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from inference.detectors import DETECTORS, DetectSettings, measure_prompts
-from inference.guided import open_model
-from inference.minimize import METHODS, draw, minimize, minimize_embeddings, ordinary_target, suggest_edits
-from inference.reference import Reference
+from memsieve.inference.detectors import DETECTORS, DetectSettings, measure_prompts
+from memsieve.inference.guided import open_model
+from memsieve.inference.minimize import METHODS, draw, minimize, minimize_embeddings, ordinary_target, suggest_edits
+from memsieve.inference.reference import Reference
 
 SETTINGS = DetectSettings(schedule_steps=10, guidance_scale=3.0)
 

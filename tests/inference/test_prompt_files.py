@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import webdataset
 
-from inference import prompt_rows
-from inference.prompts import read_names, read_prompts
+from memsieve.inference import prompt_rows
+from memsieve.inference.prompts import read_names, read_prompts
 
 PROMPTS = ["a cat", "Mothers influence on her young hippo", "ein Bär, 猫", "🙂 dog"]
 
@@ -136,7 +136,7 @@ def test_columns_are_found_whatever_their_capitals(tmp_path: Path) -> None:
 def test_files_and_lists_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "p.txt").write_text("a\nb\nc\n")
     pq.write_table(pa.table({"text": ["a", "b", "c"]}), tmp_path / "p.parquet")
-    monkeypatch.setattr("inference.prompts.MAX_ROWS", 2)
+    monkeypatch.setattr("memsieve.inference.prompts.MAX_ROWS", 2)
     for name in ("p.txt", "p.parquet"):
         with pytest.raises(ValueError, match="holds more than 2 prompts; split it"):
             read_prompts(tmp_path / name)

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import webdataset
 
-from inference.prompts import prompt_groups, read_prompts
+from memsieve.inference.prompts import prompt_groups, read_prompts
 
 
 def test_text(tmp_path: Path) -> None:

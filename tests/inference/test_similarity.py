@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from inference.similarity import build_similarity, register_similarity, similarity_names
+from memsieve.inference.similarity import build_similarity, register_similarity, similarity_names
 
 FREE = ["pixel_l2", "tiled_l2", "phash"]
 

@@ -19,10 +19,10 @@ import pytest
 import torch
 import webdataset
 
-from inference.guided import open_model
-from inference.index import build_index
-from inference.inspect_prompt import MAX_CHARACTERS, Inspector, limited, pictures
 from memsieve.cli import main
+from memsieve.inference.guided import open_model
+from memsieve.inference.index import build_index
+from memsieve.inference.inspect_prompt import MAX_CHARACTERS, Inspector, limited, pictures
 
 HOSTILE = "<img src=x onerror=alert(1)> cat"
 

@@ -17,10 +17,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from filtering.audit.records import SCORES_SCHEMA
-from filtering.audit.summary import summarise
 from memsieve.audit_page import build_audit_report
 from memsieve.cli import app
+from memsieve.filtering.audit.records import SCORES_SCHEMA
+from memsieve.filtering.audit.summary import summarise
 from tests.train.conftest import picture, save_tiny_model, write_shards
 
 ROOT = Path(__file__).parents[2]

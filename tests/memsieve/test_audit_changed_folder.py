@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from filtering.settings import SettingsError
 from memsieve.cli import app
+from memsieve.filtering.settings import SettingsError
 from tests.train.conftest import picture
 
 

@@ -14,8 +14,8 @@ import webdataset
 from PIL import Image
 from typer.testing import CliRunner
 
-from inference.resume import ImageStore, generate_kept
 from memsieve.cli import app
+from memsieve.inference.resume import ImageStore, generate_kept
 from tests.offline_wandb import logged_rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,14 +93,14 @@ def test_verify_and_probe_go_to_offline_runs(tmp_path: Path, monkeypatch: pytest
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("nothing is left to draw")
 
-    monkeypatch.setattr("inference.resume.generate", never)
+    monkeypatch.setattr("memsieve.inference.resume.generate", never)
     run(*words, "--resume")
     assert (out / "matches.json").read_text() == before
     assert "another steps" in run(*[*words[:8], "3", *words[9:]], "--resume", code=2)
 
 
 def test_probe_goes_to_an_offline_run_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from filtering.data.openmoji import build_openmoji
+    from memsieve.filtering.data.openmoji import build_openmoji
 
     build_openmoji(tmp_path / "data", size=32, plant=["2x3"], limit=240)
     words = ["probe", "--model", str(TINY), "--data", str(tmp_path / "data"), "--images-per-prompt", "1",
@@ -113,7 +113,9 @@ def test_probe_goes_to_an_offline_run_and_resumes(tmp_path: Path, monkeypatch: p
     assert values["probe/held-out_controls/attack/generations"] == 1
     assert 0 <= values["probe/chosen_pairs/caption/copy_rate"] <= 1
     before = (tmp_path / "o" / "p.json").read_text()
-    monkeypatch.setattr("inference.attack.attack_embedding", lambda *_: pytest.fail("nothing is left to attack"))
+    monkeypatch.setattr(
+        "memsieve.inference.attack.attack_embedding", lambda *_: pytest.fail("nothing is left to attack")
+    )
     run(*words, "--resume")
     assert (tmp_path / "o" / "p.json").read_text() == before
 
@@ -138,7 +140,7 @@ def test_evaluate_detector_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_part_of_a_list_is_drawn_as_in_the_whole(tmp_path: Path) -> None:
-    from inference.generate import load_pipeline
+    from memsieve.inference.generate import load_pipeline
 
     pipe = load_pipeline(TINY)
     prompts = ["red apple", "green tree", "red apple"]

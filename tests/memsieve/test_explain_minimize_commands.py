@@ -12,9 +12,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from inference.minimize import TARGET_QUANTILE, minimize
 from memsieve import cli_inference
 from memsieve.cli import app
+from memsieve.inference.minimize import TARGET_QUANTILE, minimize
 
 BASE = ["--model", str(Path(__file__).parents[2] / "assets" / "tiny-sd"), "--schedule-steps", "10"]
 

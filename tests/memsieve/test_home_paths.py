@@ -13,18 +13,18 @@ import yaml
 from pydantic import BaseModel, TypeAdapter
 from typer.testing import CliRunner
 
-from filtering.audit.config import AuditRun
-from filtering.settings import SettingsError, expand_home, parse_settings
 from memsieve.cli import app
 from memsieve.cli_paths import PathTyper
+from memsieve.filtering.audit.config import AuditRun
+from memsieve.filtering.settings import SettingsError, expand_home, parse_settings
+from memsieve.train.config import RunConfig
 from tests.train.conftest import picture, save_tiny_model, write_shards
-from train.config import RunConfig
 
 NO_PATHS = {
     "data.image_key", "data.caption_key", "data.split", "validation.prompts", "tracking.project", "tracking.name",
     "filter.never_drop", "filter.always_drop", "model.lora.target_modules", "ray_address", "device",
 }  # fmt: skip
-"""Settings that hold text and no path. A new one is a path (see filtering.settings) or is named here."""
+"""Settings that hold text and no path. A new one is a path (see memsieve.filtering.settings) or is named here."""
 NO_PATH_OPTIONS = {
     "set", "plant", "similarity", "score", "wandb", "wandb_project", "ray_address", "device", "dtype", "detector",
     "space", "scheduler", "steps", "images_per_prompt", "at_steps", "prompt", "method", "tokens", "replace", "engine",

@@ -10,8 +10,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from filtering.data.openmoji import build_openmoji
 from memsieve.cli import app, main
+from memsieve.filtering.data.openmoji import build_openmoji
 from tests.memsieve.test_report import write_run
 from tests.train.conftest import write_shards
 

@@ -20,11 +20,11 @@ import webdataset
 from diffusers import DDPMScheduler
 from PIL import Image
 
+from memsieve.train.config import RunConfig
+from memsieve.train.loop import _batches
+from memsieve.train.setup import set_up
 from tests.conftest import SEED, THREADS
 from tests.tiny_models import LETTERS, tiny_pipeline
-from train.config import RunConfig
-from train.loop import _batches
-from train.setup import set_up
 
 ROOT = Path(__file__).parents[2]
 

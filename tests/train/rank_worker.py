@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from accelerate.state import AcceleratorState, GradientState
 
-from filtering.data import sources
-from filtering.data.rows import RawRow
-from train.config import RunConfig
-from train.engine import full_weights
-from train.loop import BadDataError, fit
-from train.setup import Session, set_up
-from train.step import NonFiniteError, WindowTrainer
+from memsieve.filtering.data import sources
+from memsieve.filtering.data.rows import RawRow
+from memsieve.train.config import RunConfig
+from memsieve.train.engine import full_weights
+from memsieve.train.loop import BadDataError, fit
+from memsieve.train.setup import Session, set_up
+from memsieve.train.step import NonFiniteError, WindowTrainer
 
 
 def per_rank_mean(session: Session) -> None:

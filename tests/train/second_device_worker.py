@@ -12,21 +12,21 @@ from typing import Any, Final
 import pytest
 import torch
 
-from filtering.audit.config import AuditConfig
-from filtering.audit.score import score_shards
-from filtering.audit.table import load_scores
-from inference.detect import detect
-from inference.detectors import DetectSettings
-from inference.explain import explain
-from inference.guard import MemorizationGuard
-from inference.guided import open_model
-from inference.minimize import minimize
+from memsieve.filtering.audit.config import AuditConfig
+from memsieve.filtering.audit.score import score_shards
+from memsieve.filtering.audit.table import load_scores
+from memsieve.inference.detect import detect
+from memsieve.inference.detectors import DetectSettings
+from memsieve.inference.explain import explain
+from memsieve.inference.guard import MemorizationGuard
+from memsieve.inference.guided import open_model
+from memsieve.inference.minimize import minimize
+from memsieve.train.loop import fit
+from memsieve.train.setup import set_up
 from tests import second_device
 from tests.inference.test_guard_calls import guidance
 from tests.tiny_models import tiny_family
 from tests.train.conftest import tiny_config, write_shards
-from train.loop import fit
-from train.setup import set_up
 
 JOBS: Final[dict[str, dict[str, Any]]] = {
     "batch": {"filter": {"record": ["magnitude"]}, "train": {"noise_offset": 0.1}, "model": {"ema": True},

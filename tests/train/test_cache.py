@@ -12,17 +12,17 @@ import torch
 from diffusers import AutoencoderKL
 from safetensors import safe_open
 
-from filtering.denoisers import cache as cache_module
-from filtering.denoisers.cache import image_key
-from filtering.denoisers.cached import CachedDenoiser
-from filtering.denoisers.latent import LatentDenoiser
-from filtering.ledger import read_ledger
-from filtering.settings import SettingsError
+from memsieve.filtering.denoisers import cache as cache_module
+from memsieve.filtering.denoisers.cache import image_key
+from memsieve.filtering.denoisers.cached import CachedDenoiser
+from memsieve.filtering.denoisers.latent import LatentDenoiser
+from memsieve.filtering.ledger import read_ledger
+from memsieve.filtering.settings import SettingsError
+from memsieve.train.config import RunConfig
+from memsieve.train.loop import fit
+from memsieve.train.setup import Session, set_up
 from tests.tiny_models import TINY_FAMILIES, tiny_family
 from tests.train.conftest import save_tiny_model, tiny_config
-from train.config import RunConfig
-from train.loop import fit
-from train.setup import Session, set_up
 
 MakeConfig = Callable[..., RunConfig]
 RULE = {"signals": ["magnitude"], "calibrator": "fixed", "threshold": 0.5, "decide": "visit", "ledger_kept": True}

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from train.batches import build_batch
-from train.calibrating import HeldOutTurns, held_out_per_window
-from train.config import RunConfig
-from train.loop import fit
-from train.setup import Session, set_up
+from memsieve.train.batches import build_batch
+from memsieve.train.calibrating import HeldOutTurns, held_out_per_window
+from memsieve.train.config import RunConfig
+from memsieve.train.loop import fit
+from memsieve.train.setup import Session, set_up
 
 MakeConfig = Callable[..., RunConfig]
 

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import webdataset
 
-from filtering.audit.config import AuditConfig
-from filtering.audit.score import score_shards
-from filtering.data.loader import WindowLoader
+from memsieve.filtering.audit.config import AuditConfig
+from memsieve.filtering.audit.score import score_shards
+from memsieve.filtering.data.loader import WindowLoader
+from memsieve.train.config import RunConfig
+from memsieve.train.loop import fit
+from memsieve.train.setup import set_up
 from tests.filtering.data.ranks import ThreadExchange, on_ranks
 from tests.train.conftest import picture
-from train.config import RunConfig
-from train.loop import fit
-from train.setup import set_up
 
 MakeConfig = Callable[..., RunConfig]
 KEY = {"caption_key": "json.captions"}

@@ -19,7 +19,7 @@ import yaml
 from typer.testing import CliRunner
 
 from memsieve.cli import app
-from train.config import RunConfig
+from memsieve.train.config import RunConfig
 
 MakeConfig = Callable[..., RunConfig]
 runner = CliRunner()
@@ -99,7 +99,7 @@ def test_dry_run_prints_the_config_and_keeps_nothing(make_config: MakeConfig, tm
 def test_ctrl_c_saves_and_the_same_command_goes_on(make_config: MakeConfig, tmp_path: Path) -> None:
     """Under a scheduler: each process of the job is signalled, loader workers too, and more than once."""
     config = make_config(train={"steps": 400}, data={"workers": 2})
-    command = [sys.executable, "-m", "train", str(written(config, tmp_path / "c.yaml"))]
+    command = [sys.executable, "-m", "memsieve.train", str(written(config, tmp_path / "c.yaml"))]
     root = Path(__file__).parents[2]
     process = subprocess.Popen(
         command, cwd=root, env=os.environ, stderr=subprocess.PIPE, text=True, start_new_session=True

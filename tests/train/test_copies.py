@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from filtering.data.held_out import held_out_rows
-from filtering.settings import SettingsError
-from train.config import RunConfig
-from train.copies import CopyProbe, training_bank
+from memsieve.filtering.data.held_out import held_out_rows
+from memsieve.filtering.settings import SettingsError
+from memsieve.train.config import RunConfig
+from memsieve.train.copies import CopyProbe, training_bank
 
 MakeConfig = Callable[..., RunConfig]
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from filtering.settings import SettingsError
-from train.checkpoint import load_extra
-from train.config import RunConfig
-from train.engine import Engine, _plugin, cast_inputs, make_accelerator
+from memsieve.filtering.settings import SettingsError
+from memsieve.train.checkpoint import load_extra
+from memsieve.train.config import RunConfig
+from memsieve.train.engine import Engine, _plugin, cast_inputs, make_accelerator
 
 MakeConfig = Callable[..., RunConfig]
 
@@ -99,7 +99,7 @@ def test_a_checkpoint_of_other_ranks_or_another_engine(tmp_path: Path) -> None:
 
 
 def test_a_half_precision_model_takes_and_gives_float32(tiny_model: Path) -> None:
-    from filtering.denoisers.registry import open_denoiser
+    from memsieve.filtering.denoisers.registry import open_denoiser
 
     denoiser = open_denoiser(str(tiny_model))
     model = denoiser.model.to(torch.bfloat16)

@@ -18,9 +18,9 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from typer.testing import CliRunner
 
 from memsieve.cli import app
-from train.config import RunConfig
-from train.loop import fit
-from train.setup import set_up
+from memsieve.train.config import RunConfig
+from memsieve.train.loop import fit
+from memsieve.train.setup import set_up
 
 MakeConfig = Callable[..., RunConfig]
 runner = CliRunner()

@@ -20,15 +20,15 @@ import yaml
 from accelerate.state import AcceleratorState, GradientState
 from typer.testing import CliRunner
 
-from filtering.ledger import read_ledger
-from filtering.settings import SettingsError
 from memsieve.cli import app
-from train.checkpoint import saved_steps
-from train.config import OptimizerConfig, RunConfig, TrainConfig
-from train.loop import BadDataError, fit
-from train.resume import FREE
-from train.setup import Session, set_up
-from train.step import NonFiniteError
+from memsieve.filtering.ledger import read_ledger
+from memsieve.filtering.settings import SettingsError
+from memsieve.train.checkpoint import saved_steps
+from memsieve.train.config import OptimizerConfig, RunConfig, TrainConfig
+from memsieve.train.loop import BadDataError, fit
+from memsieve.train.resume import FREE
+from memsieve.train.setup import Session, set_up
+from memsieve.train.step import NonFiniteError
 
 MakeConfig = Callable[..., RunConfig]
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from train.config import RunConfig
+from memsieve.train.config import RunConfig
 
 pytestmark = pytest.mark.timeout(600)
 MakeConfig = Callable[..., RunConfig]
@@ -44,7 +44,7 @@ def test_two_steps(path: Path, make_config: MakeConfig, tmp_path: Path) -> None:
     ranks = 1 if path.stem == "one_gpu" else 2  # a config for one process stays one
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(path),
                "--num_processes", str(ranks), "--num_machines", "1", "--mixed_precision", "no",
-               "--main_process_port", "0", "-m", "train", str(tmp_path / "c.yaml")]  # fmt: skip
+               "--main_process_port", "0", "-m", "memsieve.train", str(tmp_path / "c.yaml")]  # fmt: skip
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=560, check=False)
     assert done.returncode == 0, done.stderr[-4000:]

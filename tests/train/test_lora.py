@@ -14,15 +14,15 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig
 from safetensors.torch import load_file
 
-from filtering.data.openmoji import build_openmoji
-from filtering.denoisers.lora import LORA_FILE, AdapterOff, adapter_off, trained_parameters
-from filtering.denoisers.registry import open_denoiser
-from filtering.ledger import read_ledger
-from filtering.settings import SettingsError
-from train.batches import build_batch
-from train.config import RunConfig
-from train.loop import fit
-from train.setup import Session, set_up
+from memsieve.filtering.data.openmoji import build_openmoji
+from memsieve.filtering.denoisers.lora import LORA_FILE, AdapterOff, adapter_off, trained_parameters
+from memsieve.filtering.denoisers.registry import open_denoiser
+from memsieve.filtering.ledger import read_ledger
+from memsieve.filtering.settings import SettingsError
+from memsieve.train.batches import build_batch
+from memsieve.train.config import RunConfig
+from memsieve.train.loop import fit
+from memsieve.train.setup import Session, set_up
 
 pytestmark = pytest.mark.trains
 ROOT = Path(__file__).parents[2]

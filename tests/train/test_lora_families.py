@@ -11,14 +11,14 @@ import torch
 from diffusers import DiffusionPipeline
 from peft import PeftModel
 
-from filtering.denoisers.lora import LORA_FILE, trained_parameters
-from filtering.denoisers.registry import open_denoiser
-from filtering.signals import SIGNALS
-from inference.generate import load_pipeline
+from memsieve.filtering.denoisers.lora import LORA_FILE, trained_parameters
+from memsieve.filtering.denoisers.registry import open_denoiser
+from memsieve.filtering.signals import SIGNALS
+from memsieve.inference.generate import load_pipeline
+from memsieve.train.loop import _batches, fit
+from memsieve.train.setup import set_up
 from tests.tiny_models import TINY_FAMILIES, tiny_family
 from tests.train.conftest import tiny_config
-from train.loop import _batches, fit
-from train.setup import set_up
 
 
 @pytest.mark.parametrize("name", TINY_FAMILIES)

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from filtering.ledger import read_ledger
-from filtering.verdict import Reason
+from memsieve.filtering.ledger import read_ledger
+from memsieve.filtering.verdict import Reason
+from memsieve.train.config import RunConfig
+from memsieve.train.loop import fit
+from memsieve.train.setup import Session, set_up
 from tests.train.conftest import middle_magnitude
-from train.config import RunConfig
-from train.loop import fit
-from train.setup import Session, set_up
 
 pytestmark = pytest.mark.trains
 MakeConfig = Callable[..., RunConfig]

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from filtering.settings import SettingsError
-from train.config import OptimizerConfig, RunConfig
-from train.engine import Engine
-from train.loop import _batches, fit
-from train.optimizers import make_optimizer
-from train.setup import Session, set_up
+from memsieve.filtering.settings import SettingsError
+from memsieve.train.config import OptimizerConfig, RunConfig
+from memsieve.train.engine import Engine
+from memsieve.train.loop import _batches, fit
+from memsieve.train.optimizers import make_optimizer
+from memsieve.train.setup import Session, set_up
 
 MakeConfig = Callable[..., RunConfig]
 

@@ -20,11 +20,11 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
-from filtering.ledger import read_ledger
+from memsieve.filtering.ledger import read_ledger
+from memsieve.train.config import RunConfig
+from memsieve.train.loop import fit
+from memsieve.train.setup import set_up
 from tests.train.conftest import write_shards
-from train.config import RunConfig
-from train.loop import fit
-from train.setup import set_up
 
 pytestmark = pytest.mark.timeout(900)  # the first test of an engine waits for all of its runs
 ROWS, TAU = 24, 0.5

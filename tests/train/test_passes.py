@@ -13,11 +13,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from filtering.ledger import read_ledger
+from memsieve.filtering.ledger import read_ledger
+from memsieve.train.config import RunConfig
+from memsieve.train.loop import fit
+from memsieve.train.setup import Session, set_up
 from tests.train.conftest import write_shards
-from train.config import RunConfig
-from train.loop import fit
-from train.setup import Session, set_up
 
 MakeConfig = Callable[..., RunConfig]
 COUNT = 7 * 6 + 2

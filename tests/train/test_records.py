@@ -15,15 +15,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from filtering.data.rows import FailedRow, Row, SkippedRow
-from filtering.exchange import Exchange
-from filtering.filter import MemorizationFilter
-from filtering.shares import group_name
-from filtering.signals import Predictions
-from filtering.verdict import Visit
+from memsieve.filtering.data.rows import FailedRow, Row, SkippedRow
+from memsieve.filtering.exchange import Exchange
+from memsieve.filtering.filter import MemorizationFilter
+from memsieve.filtering.shares import group_name
+from memsieve.filtering.signals import Predictions
+from memsieve.filtering.verdict import Visit
+from memsieve.train.records import Records
+from memsieve.train.seen import GroupCounts, SeenSamples, read_seen
 from tests.filtering.data.ranks import ThreadExchange, on_ranks
-from train.records import Records
-from train.seen import GroupCounts, SeenSamples, read_seen
 
 LONG = "a name that is longer than what travels between ranks: " + "x" * 40
 

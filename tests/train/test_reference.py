@@ -11,14 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from filtering.audit.config import AuditConfig
-from filtering.audit.score import score_shards
-from filtering.ledger import read_ledger
-from train.batches import build_batch
-from train.config import RunConfig
-from train.loop import fit
-from train.scoring import Scorer, frozen_copy
-from train.setup import Session, set_up
+from memsieve.filtering.audit.config import AuditConfig
+from memsieve.filtering.audit.score import score_shards
+from memsieve.filtering.ledger import read_ledger
+from memsieve.train.batches import build_batch
+from memsieve.train.config import RunConfig
+from memsieve.train.loop import fit
+from memsieve.train.scoring import Scorer, frozen_copy
+from memsieve.train.setup import Session, set_up
 
 pytestmark = pytest.mark.trains
 MakeConfig = Callable[..., RunConfig]

@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from filtering.data.sieve import RECORD_BYTES, group_digest
-from filtering.ledger import read_ledger
-from filtering.verdict import Reason
-from train.config import RunConfig
-from train.loop import fit
-from train.setup import set_up
+from memsieve.filtering.data.sieve import RECORD_BYTES, group_digest
+from memsieve.filtering.ledger import read_ledger
+from memsieve.filtering.verdict import Reason
+from memsieve.train.config import RunConfig
+from memsieve.train.loop import fit
+from memsieve.train.setup import set_up
 
 pytestmark = pytest.mark.trains
 MakeConfig = Callable[..., RunConfig]

@@ -17,8 +17,8 @@ import yaml
 from safetensors.torch import load_file
 from torch.distributed.launcher.api import LaunchConfig
 
-from train.config import RunConfig
-from train.stopping import ECHO, Stop, interruptible
+from memsieve.train.config import RunConfig
+from memsieve.train.stopping import ECHO, Stop, interruptible
 
 MakeConfig = Callable[..., RunConfig]
 ROOT = Path(__file__).parents[2]
@@ -84,7 +84,7 @@ def launched(config: RunConfig, path: Path, port: int, *options: str, **environm
     path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file",
                str(ROOT / "configs/accelerate/cpu_2ranks.yaml"), "--main_process_port", str(port),
-               "-m", "train", str(path), *options]  # fmt: skip
+               "-m", "memsieve.train", str(path), *options]  # fmt: skip
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT),
                    **environment}  # fmt: skip
     return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,

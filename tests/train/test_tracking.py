@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from memsieve.train.config import RunConfig
+from memsieve.train.loop import fit
+from memsieve.train.setup import set_up
 from tests.offline_wandb import logged_rows
-from train.config import RunConfig
-from train.loop import fit
-from train.setup import set_up
 
 MakeConfig = Callable[..., RunConfig]
 

@@ -10,16 +10,16 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler, FluxPipeline
 
-from filtering.denoisers.registry import denoiser_of
-from filtering.ledger import read_ledger
-from filtering.settings import SettingsError
+from memsieve.filtering.denoisers.registry import denoiser_of
+from memsieve.filtering.ledger import read_ledger
+from memsieve.filtering.settings import SettingsError
+from memsieve.train.config import RunConfig
+from memsieve.train.engine import cast_inputs
+from memsieve.train.loop import _batches, fit
+from memsieve.train.setup import Session, set_up
+from memsieve.train.validation import validation_images
 from tests.tiny_models import TINY_FAMILIES, tiny_family
 from tests.train.conftest import tiny_config
-from train.config import RunConfig
-from train.engine import cast_inputs
-from train.loop import _batches, fit
-from train.setup import Session, set_up
-from train.validation import validation_images
 
 FLOW = ("sd3", "flux", "flux_guided")
 DISTILLED = {"signals": ["reference_residual"], "record": []}
@@ -106,7 +106,7 @@ def example_loss(name: str, pipe: Any, batch: Any) -> torch.Tensor:
 
 def raw_latents(pipe: Any, session: Session, batch: Any, rows: list[Any]) -> torch.Tensor:
     """The batch's latents once more: VAE and its scale and shift as in the examples."""
-    from filtering.data.draws import normal_like, row_generator
+    from memsieve.filtering.data.draws import normal_like, row_generator
 
     noises = []
     for row in rows:

@@ -58,9 +58,9 @@ SCRIPT = f"""
     from typer.testing import CliRunner
     from memsieve.check_upload import upload_check
     from memsieve.cli import app
-    from train.config import RunConfig
-    from train.tracking import Tracker
-    from train.wandb_start import start_wandb
+    from memsieve.train.config import RunConfig
+    from memsieve.train.tracking import Tracker
+    from memsieve.train.wandb_start import start_wandb
 
     folder, cases = Path(sys.argv[1]), json.loads(sys.argv[2])
 

@@ -17,8 +17,8 @@ import pytest
 import torch.distributed as dist
 import yaml
 
-from train.config import RunConfig
-from train.watch import RankFailure, Watch
+from memsieve.train.config import RunConfig
+from memsieve.train.watch import RankFailure, Watch
 
 pytestmark = pytest.mark.timeout(600)
 MakeConfig = Callable[..., RunConfig]
@@ -135,7 +135,7 @@ def start(paths: list[Path], port: int) -> list[subprocess.Popen[str]]:
               "LOCAL_WORLD_SIZE": str(len(paths))}  # fmt: skip
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "train", str(path)],
+            [sys.executable, "-m", "memsieve.train", str(path)],
             cwd=ROOT,
             env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stderr=subprocess.PIPE,

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from filtering.audit.config import AuditConfig
-from filtering.audit.score import Outcome, score_shards
+from memsieve.filtering.audit.config import AuditConfig
+from memsieve.filtering.audit.score import Outcome, score_shards
 from tests.train.conftest import picture, save_tiny_model, write_shards
 
 Audit = Callable[..., Outcome]

@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from filtering.audit.ahead import run_ahead
-from filtering.audit.score import Outcome
-from filtering.data.shards import read_shard
+from memsieve.filtering.audit.ahead import run_ahead
+from memsieve.filtering.audit.score import Outcome
+from memsieve.filtering.data.shards import read_shard
 
 Audit = Callable[..., Outcome]
 Read = Callable[[Path], pa.Table]
@@ -86,7 +86,7 @@ def test_the_next_shard_is_read_while_one_is_scored(
         opened.append((Path(path).name, threading.current_thread() is threading.main_thread()))
         return read_shard(path, config)
 
-    monkeypatch.setattr("filtering.audit.tasks.read_shard", noted)
+    monkeypatch.setattr("memsieve.filtering.audit.tasks.read_shard", noted)
     at_first: list[int] = []
     audit(
         data, tmp_path / "run", draws=1, prefetch=6, advance=lambda *_: (time.sleep(0.3), at_first.append(len(opened)))

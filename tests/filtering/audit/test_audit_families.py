@@ -10,18 +10,18 @@ import pyarrow as pa
 import pytest
 import torch
 
-from filtering.audit.config import AuditConfig
-from filtering.audit.score import score_shards
-from filtering.audit.select import Rule, select_rows
-from filtering.audit.summary import summarise
-from filtering.audit.table import load_scores
-from filtering.data.config import DataConfig
-from filtering.data.decode import centred_pixels, decode_image
-from filtering.data.draws import visit_draw
-from filtering.data.rows import content_id
-from filtering.data.shards import read_shard
-from filtering.denoisers.registry import open_denoiser
-from filtering.settings import SettingsError
+from memsieve.filtering.audit.config import AuditConfig
+from memsieve.filtering.audit.score import score_shards
+from memsieve.filtering.audit.select import Rule, select_rows
+from memsieve.filtering.audit.summary import summarise
+from memsieve.filtering.audit.table import load_scores
+from memsieve.filtering.data.config import DataConfig
+from memsieve.filtering.data.decode import centred_pixels, decode_image
+from memsieve.filtering.data.draws import visit_draw
+from memsieve.filtering.data.rows import content_id
+from memsieve.filtering.data.shards import read_shard
+from memsieve.filtering.denoisers.registry import open_denoiser
+from memsieve.filtering.settings import SettingsError
 from tests.tiny_models import TINY_FAMILIES, tiny_family
 
 Read = Callable[[Path], pa.Table]

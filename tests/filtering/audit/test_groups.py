@@ -12,13 +12,13 @@ import pytest
 import webdataset
 from PIL import Image, ImageEnhance, ImageOps
 
-from filtering.audit.groups import BITS, group_audit, joined, mirrored
-from filtering.audit.score import Outcome
-from filtering.data.group_table import group_table
-from filtering.data.openmoji import draw_pictures
-from filtering.data.openmoji_names import list_emoji, miniature
-from filtering.data.rows import content_id
-from filtering.settings import SettingsError
+from memsieve.filtering.audit.groups import BITS, group_audit, joined, mirrored
+from memsieve.filtering.audit.score import Outcome
+from memsieve.filtering.data.group_table import group_table
+from memsieve.filtering.data.openmoji import draw_pictures
+from memsieve.filtering.data.openmoji_names import list_emoji, miniature
+from memsieve.filtering.data.rows import content_id
+from memsieve.filtering.settings import SettingsError
 
 Audit = Callable[..., Outcome]
 

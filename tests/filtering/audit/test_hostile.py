@@ -21,11 +21,11 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from filtering.audit.score import Outcome
-from filtering.audit.status import audit_status
-from filtering.data.config import DataConfig
-from filtering.data.fields import STATUSES
-from filtering.data.shards import read_shard
+from memsieve.filtering.audit.score import Outcome
+from memsieve.filtering.audit.status import audit_status
+from memsieve.filtering.data.config import DataConfig
+from memsieve.filtering.data.fields import STATUSES
+from memsieve.filtering.data.shards import read_shard
 
 Audit = Callable[..., Outcome]
 Read = Callable[[Path], pa.Table]

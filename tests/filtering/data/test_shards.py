@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import webdataset as wds
 
-from filtering.data.config import DataConfig
-from filtering.data.shards import expand_paths, read_shard
-from filtering.data.sources import ShardSource
-from filtering.settings import SettingsError
+from memsieve.filtering.data.config import DataConfig
+from memsieve.filtering.data.shards import expand_paths, read_shard
+from memsieve.filtering.data.sources import ShardSource
+from memsieve.filtering.settings import SettingsError
 
 
 def config(**values: Any) -> DataConfig:

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import webdataset as wds
 
-from filtering.data.config import DataConfig
-from filtering.data.dealing import Piece
-from filtering.data.draws import row_generator
-from filtering.data.rows import RawRow
-from filtering.data.shuffle import ShuffleBuffer, shuffled_rows
-from filtering.data.sources import ShardSource
+from memsieve.filtering.data.config import DataConfig
+from memsieve.filtering.data.dealing import Piece
+from memsieve.filtering.data.draws import row_generator
+from memsieve.filtering.data.rows import RawRow
+from memsieve.filtering.data.shuffle import ShuffleBuffer, shuffled_rows
+from memsieve.filtering.data.sources import ShardSource
 
 
 class Counted:

@@ -13,11 +13,11 @@ import pytest
 import webdataset as wds
 from PIL import Image
 
-from filtering.data.config import DataConfig
-from filtering.data.loader import Window, WindowLoader
-from filtering.data.rows import content_id
-from filtering.data.sieve import RECORD_BYTES, Sieve, Sieved, SieveFile
-from filtering.data.sources import ShardSource
+from memsieve.filtering.data.config import DataConfig
+from memsieve.filtering.data.loader import Window, WindowLoader
+from memsieve.filtering.data.rows import content_id
+from memsieve.filtering.data.sieve import RECORD_BYTES, Sieve, Sieved, SieveFile
+from memsieve.filtering.data.sources import ShardSource
 from tests.filtering.data.ranks import ThreadExchange, on_ranks
 
 ROWS = 8

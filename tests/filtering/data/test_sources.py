@@ -10,13 +10,13 @@ import datasets
 import pytest
 from PIL import Image
 
-from filtering.data.config import DataConfig
-from filtering.data.folder import FolderSource
-from filtering.data.hf import HFSource
-from filtering.data.loader import WindowLoader
-from filtering.data.rows import RawRow
-from filtering.data.sources import ShardSource, open_source
-from filtering.settings import SettingsError
+from memsieve.filtering.data.config import DataConfig
+from memsieve.filtering.data.folder import FolderSource
+from memsieve.filtering.data.hf import HFSource
+from memsieve.filtering.data.loader import WindowLoader
+from memsieve.filtering.data.rows import RawRow
+from memsieve.filtering.data.sources import ShardSource, open_source
+from memsieve.filtering.settings import SettingsError
 
 
 def config(**values: Any) -> DataConfig:

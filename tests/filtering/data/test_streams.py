@@ -12,13 +12,13 @@ import pytest
 import webdataset as wds
 from PIL import Image
 
-from filtering.data.config import DataConfig
-from filtering.data.dealing import measure_parts
-from filtering.data.decode import group_of
-from filtering.data.held_out import held_out_groups, held_out_rows, is_held_out
-from filtering.data.rows import Chunk, Place, RawRow
-from filtering.data.sources import Source, open_source
-from filtering.data.streams import LOOKED_AT, RowStream
+from memsieve.filtering.data.config import DataConfig
+from memsieve.filtering.data.dealing import measure_parts
+from memsieve.filtering.data.decode import group_of
+from memsieve.filtering.data.held_out import held_out_groups, held_out_rows, is_held_out
+from memsieve.filtering.data.rows import Chunk, Place, RawRow
+from memsieve.filtering.data.sources import Source, open_source
+from memsieve.filtering.data.streams import LOOKED_AT, RowStream
 
 
 def png(number: int) -> bytes:

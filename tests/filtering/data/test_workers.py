@@ -11,8 +11,8 @@ import pytest
 import webdataset as wds
 from PIL import Image
 
-from filtering.data.config import DataConfig
-from filtering.data.loader import WindowLoader
+from memsieve.filtering.data.config import DataConfig
+from memsieve.filtering.data.loader import WindowLoader
 
 
 @pytest.fixture

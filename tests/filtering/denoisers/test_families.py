@@ -11,11 +11,11 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 
-from filtering.denoisers.base import Conditioning
-from filtering.denoisers.fingerprint import model_hashes
-from filtering.denoisers.registry import denoiser_of, open_denoiser
-from filtering.denoisers.spaces import RectifiedFlow
-from filtering.denoisers.stable_diffusion import StableDiffusionDenoiser
+from memsieve.filtering.denoisers.base import Conditioning
+from memsieve.filtering.denoisers.fingerprint import model_hashes
+from memsieve.filtering.denoisers.registry import denoiser_of, open_denoiser
+from memsieve.filtering.denoisers.spaces import RectifiedFlow
+from memsieve.filtering.denoisers.stable_diffusion import StableDiffusionDenoiser
 from tests.tiny_models import TINY_FAMILIES, tiny_family
 
 Folder = Callable[[str], Path]

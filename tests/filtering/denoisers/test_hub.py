@@ -14,7 +14,7 @@ import pytest
 import torch
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RemoteEntryNotFoundError, RepositoryNotFoundError
 
-from filtering.denoisers.registry import FAMILIES, denoiser_of, open_denoiser
+from memsieve.filtering.denoisers.registry import FAMILIES, denoiser_of, open_denoiser
 
 Folder = Callable[[str], Path]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -29,11 +29,11 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from filtering.denoisers.cache import CacheFolder
-from filtering.denoisers.cached import CachedDenoiser
-from filtering.denoisers.registry import denoiser_of, open_denoiser
-from filtering.denoisers.supported import no_beta_schedule
-from inference.generate import generate, load_pipeline, sampling_scheduler
+from memsieve.filtering.denoisers.cache import CacheFolder
+from memsieve.filtering.denoisers.cached import CachedDenoiser
+from memsieve.filtering.denoisers.registry import denoiser_of, open_denoiser
+from memsieve.filtering.denoisers.supported import no_beta_schedule
+from memsieve.inference.generate import generate, load_pipeline, sampling_scheduler
 from tests.tiny_models import TINY_FAMILIES, tiny_family
 
 LEARNED = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}

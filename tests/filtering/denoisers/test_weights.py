@@ -16,8 +16,8 @@ from diffusers import StableDiffusionPipeline
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from transformers import CLIPConfig, CLIPImageProcessor
 
-from filtering.denoisers.registry import open_denoiser
-from inference.generate import generate, load_pipeline
+from memsieve.filtering.denoisers.registry import open_denoiser
+from memsieve.inference.generate import generate, load_pipeline
 from tests.tiny_models import tiny_family
 
 Folder = Callable[[str], Path]
