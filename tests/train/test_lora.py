@@ -103,7 +103,8 @@ def test_the_adapter_off_is_a_frozen_copy(make_config: MakeConfig, tiny_model: P
         expected = frozen(*inputs).sample
         off = session.scorer.reference(*inputs).sample
         on = session.model.eval()(*inputs).sample
-    assert float((off - expected).abs().max()) < 1e-6 < 1e-3 < float((on - expected).abs().max())
+    # The same operations in other kernels: some last bits of values around 1.
+    assert float((off - expected).abs().max()) < 1e-5 < 1e-3 < float((on - expected).abs().max())
     measured = session.scorer.measure(batch).signals
     session.scorer.reference = frozen
     for name, value in session.scorer.measure(batch).signals.items():
