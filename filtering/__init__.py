@@ -5,7 +5,7 @@ from memsieve.filtering.decision import Decision, Measurement, finite_rows
 from memsieve.filtering.filter import MemorizationFilter
 from memsieve.filtering.ledger import Ledger, read_ledger
 from memsieve.filtering.signals import SIGNALS, Predictions
-from memsieve.filtering.verdict import Action, Reason, Verdict, Visit
+from memsieve.filtering.types import Action, Reason, Verdict, Visit
 
 __all__ = [
     "SIGNALS",

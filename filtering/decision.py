@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from memsieve.filtering.policy import KEPT_FLOOR
-from memsieve.filtering.verdict import Verdict
+from memsieve.filtering.types import Verdict
 
 __all__ = ["Decision", "Measurement", "finite_rows"]
 

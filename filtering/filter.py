@@ -16,20 +16,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from memsieve.filtering.calibration import Calibrator
 from memsieve.filtering.config import FilterConfig
 from memsieve.filtering.decision import Decision, Measurement
+from memsieve.filtering.evidence.calibration import Calibrator
+from memsieve.filtering.evidence.held_out import HeldOutPanel
+from memsieve.filtering.evidence.sharing import Standing, group_name, look_up, owner, top_groups
+from memsieve.filtering.evidence.state import local_state, restore, whole_state
+from memsieve.filtering.evidence.table import EvidenceTable
+from memsieve.filtering.evidence.window import VisitRecord, WindowVisits
 from memsieve.filtering.exchange import Exchange
-from memsieve.filtering.history import EvidenceTable
 from memsieve.filtering.judgement import Judge, Reading
-from memsieve.filtering.panel import HeldOutPanel
-from memsieve.filtering.rulings import Rulings
+from memsieve.filtering.rules.evidence import Rulings
 from memsieve.filtering.schedule import Candidate, Schedule, WindowPlan
-from memsieve.filtering.shares import Standing, group_name, look_up, owner, top_groups
 from memsieve.filtering.signals import Predictions, measure, required_passes
-from memsieve.filtering.state import local_state, restore, whole_state
-from memsieve.filtering.verdict import Action, Reason, Verdict, Visit
-from memsieve.filtering.window import VisitRecord, WindowVisits
+from memsieve.filtering.types import Action, Reason, Verdict, Visit
 
 __all__ = ["MemorizationFilter"]
 

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 
 from memsieve.filtering.config import FilterConfig
+from memsieve.filtering.evidence.sharing import Standing
 from memsieve.filtering.policy import Finding, apply_policy
-from memsieve.filtering.shares import Standing
-from memsieve.filtering.verdict import Action, Reason, Verdict, Visit
+from memsieve.filtering.types import Action, Reason, Verdict, Visit
 
 __all__ = ["Judge", "Reading"]
 

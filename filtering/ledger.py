@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from memsieve.filtering.signals import SIGNALS
-from memsieve.filtering.verdict import Verdict
+from memsieve.filtering.types import Verdict
 
 __all__ = ["LEDGER_SCHEMA", "Ledger", "read_ledger"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from memsieve.filtering.config import FilterConfig
-from memsieve.filtering.verdict import Action, Reason
+from memsieve.filtering.types import Action, Reason
 
 __all__ = ["KEPT_FLOOR", "Finding", "apply_policy"]
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from memsieve.filtering.config import FilterConfig
-from memsieve.filtering.shares import Standing
+from memsieve.filtering.evidence.sharing import Standing
 from memsieve.filtering.signals import required_passes
 
 __all__ = ["TRAINING_COST", "Candidate", "Schedule", "WindowPlan"]

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from memsieve.filtering.attention import without_cudnn
+from memsieve.filtering.denoisers.attention import without_cudnn
 
 __all__ = ["check_differentiable", "frozen"]
 

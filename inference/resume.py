@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from memsieve.inference.detect import progress_bar
-from memsieve.inference.detect_run import append_rows, read_json_lines
-from memsieve.inference.detectors import Measurement
+from memsieve.inference.detect.detect import progress_bar
+from memsieve.inference.detect.detectors import Measurement
+from memsieve.inference.detect.run import append_rows, read_json_lines
 from memsieve.inference.generate import generate
 
 __all__ = ["ImageStore", "generate_kept", "measurements_on_disk"]

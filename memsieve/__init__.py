@@ -15,10 +15,10 @@ from memsieve.filtering import Decision, FilterConfig, MemorizationFilter, Predi
 
 if TYPE_CHECKING:
     from memsieve.filtering.denoisers.lora import adapter_off
-    from memsieve.inference.detect import detect
-    from memsieve.inference.explain import explain
-    from memsieve.inference.guard import MemorizationGuard
-    from memsieve.inference.minimize import minimize
+    from memsieve.inference.detect.detect import detect
+    from memsieve.inference.explain.explain import explain
+    from memsieve.inference.guard.guard import MemorizationGuard
+    from memsieve.inference.minimize.minimize import minimize
 
 __all__ = [
     "Decision",
@@ -39,11 +39,11 @@ __version__ = "0.1.0"
 
 # Loaded when first asked for: they import diffusers and transformers, which take seconds.
 _LATER = {
-    "MemorizationGuard": "memsieve.inference.guard",
+    "MemorizationGuard": "memsieve.inference.guard.guard",
     "adapter_off": "memsieve.filtering.denoisers.lora",
-    "detect": "memsieve.inference.detect",
-    "explain": "memsieve.inference.explain",
-    "minimize": "memsieve.inference.minimize",
+    "detect": "memsieve.inference.detect.detect",
+    "explain": "memsieve.inference.explain.explain",
+    "minimize": "memsieve.inference.minimize.minimize",
 }
 
 

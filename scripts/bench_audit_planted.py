@@ -20,11 +20,11 @@ from memsieve.filtering.audit.select import Rule, select_rows, write_selection
 from memsieve.filtering.audit.summary import summarise
 from memsieve.filtering.data.openmoji import build_openmoji
 from memsieve.filtering.settings import load_settings
-from memsieve.inference.copying import copy_rate
-from memsieve.inference.probe import Prompt, judge_for, probe_model, prompts_of
+from memsieve.inference.copies.judge import copy_rate
+from memsieve.inference.copies.probe import Prompt, judge_for, probe_model, prompts_of
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import fit
-from memsieve.train.setup import set_up
+from memsieve.train.session import set_up
 
 __all__ = ["Planted"]
 

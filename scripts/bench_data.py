@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from memsieve.inference.copying import CopyJudge
+from memsieve.inference.copies.judge import CopyJudge
+from memsieve.inference.copies.probe import judge_for, prompts_of
 from memsieve.inference.guided import GuidedModel, open_model
-from memsieve.inference.probe import judge_for, prompts_of
 
 __all__ = ["Bench"]
 

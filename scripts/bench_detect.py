@@ -24,13 +24,13 @@ from bench_data import Bench
 from bench_encoder import choices, train_encoder
 from bench_page import write_page
 
-from memsieve.inference.copying import copy_rate
-from memsieve.inference.detect_run import model_identity
-from memsieve.inference.detectors import DetectSettings
-from memsieve.inference.evaluate import evaluate_detector, seconds_to_generate
+from memsieve.inference.copies.judge import copy_rate
+from memsieve.inference.copies.probe import shard_images
+from memsieve.inference.detect.detectors import DetectSettings
+from memsieve.inference.detect.evaluate import evaluate_detector, seconds_to_generate
+from memsieve.inference.detect.run import model_identity
 from memsieve.inference.generate import generate
-from memsieve.inference.minimize import draw_from, minimize, ordinary_target
-from memsieve.inference.probe import shard_images
+from memsieve.inference.minimize.minimize import draw_from, minimize, ordinary_target
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = DetectSettings(schedule_steps=50, guidance_scale=3.0)

@@ -20,15 +20,15 @@ import typer
 import yaml
 from bench_data import Bench
 
-from memsieve.inference.copying import copy_rate
-from memsieve.inference.detect import detect_rows
-from memsieve.inference.detect_run import model_identity
-from memsieve.inference.detectors import DetectSettings, Measurement
-from memsieve.inference.evaluate import auc, evaluate_detector, seconds_to_generate
+from memsieve.inference.copies.judge import copy_rate
+from memsieve.inference.detect.detect import detect_rows
+from memsieve.inference.detect.detectors import DetectSettings, Measurement
+from memsieve.inference.detect.evaluate import auc, evaluate_detector, seconds_to_generate
+from memsieve.inference.detect.ordinary import PathReference
+from memsieve.inference.detect.run import model_identity
 from memsieve.inference.generate import generate
 from memsieve.inference.guided import GuidedModel, open_model
-from memsieve.inference.prompts import PromptRow
-from memsieve.inference.reference import PathReference
+from memsieve.inference.prompts.lists import PromptRow
 from memsieve.inference.resume import measurements_on_disk
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -20,12 +20,12 @@ import typer
 from bench_alignment import Alignment
 from bench_data import Bench
 
-from memsieve.inference.detect_run import model_identity
-from memsieve.inference.detectors import DetectSettings
+from memsieve.inference.copies.probe import shard_images
+from memsieve.inference.detect.detectors import DetectSettings
+from memsieve.inference.detect.run import model_identity
 from memsieve.inference.generate import generate
 from memsieve.inference.guided import open_model
-from memsieve.inference.minimize import draw_from, minimize, ordinary_target
-from memsieve.inference.probe import shard_images
+from memsieve.inference.minimize.minimize import draw_from, minimize, ordinary_target
 
 ROOT = Path(__file__).resolve().parent.parent
 _CLOSEST = {"method": "closest", "iterations": 30, "lr": 0.1}

@@ -18,11 +18,11 @@ from memsieve.filtering.data.group_table import group_table
 from memsieve.filtering.data.held_out import held_out_rows
 from memsieve.filtering.denoisers.stable_diffusion import StableDiffusionDenoiser
 from memsieve.filtering.ledger import read_ledger
-from memsieve.inference.copying import CopyJudge
+from memsieve.inference.copies.judge import CopyJudge
+from memsieve.inference.copies.probe import shard_images
+from memsieve.inference.copies.similarity import build_similarity
 from memsieve.inference.generate import generate, load_pipeline
-from memsieve.inference.probe import shard_images
-from memsieve.inference.similarity import build_similarity
-from memsieve.train.batches import build_batch
+from memsieve.train.batch import build_batch
 from memsieve.train.config import RunConfig
 
 __all__ = ["copies", "decisions", "held_out_losses", "machine", "thresholds", "write"]

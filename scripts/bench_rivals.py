@@ -13,8 +13,8 @@ from memsieve.filtering.decision import Decision, Measurement
 from memsieve.filtering.exchange import Exchange
 from memsieve.filtering.filter import MemorizationFilter
 from memsieve.filtering.judgement import Reading
-from memsieve.filtering.verdict import Action, Reason, Verdict, Visit
-from memsieve.train.setup import Session
+from memsieve.filtering.types import Action, Reason, Verdict, Visit
+from memsieve.train.session import Session
 
 __all__ = ["LossBelowAverage", "RandomDrop", "RivalFilter", "VisitRule", "install"]
 

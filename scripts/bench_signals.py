@@ -24,7 +24,7 @@ from signals_data import build_same, build_shifted
 from signals_page import write_page
 from signals_run import DRAWS, fine_tune, score
 
-from memsieve.filtering.calibration import Calibrator
+from memsieve.filtering.evidence.calibration import Calibrator
 from memsieve.filtering.signals import COMBINED, SIGNALS, measured_for
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -14,7 +14,7 @@ from memsieve.filtering.data.loader import Window
 from memsieve.filtering.settings import load_settings
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import train_window
-from memsieve.train.setup import Session, set_up
+from memsieve.train.session import Session, set_up
 
 __all__ = ["LIMITS", "PASS_LIMITS", "VARIANTS", "TimedRun", "planted_groups"]
 

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from memsieve.filtering.config import FilterConfig
+from memsieve.filtering.evidence.held_out import HeldOutPanel
+from memsieve.filtering.evidence.sharing import top_groups
+from memsieve.filtering.evidence.table import EvidenceTable
 from memsieve.filtering.exchange import Exchange
-from memsieve.filtering.history import EvidenceTable
-from memsieve.filtering.panel import HeldOutPanel
-from memsieve.filtering.shares import top_groups
 
 __all__ = ["history_of", "peak_resident"]
 

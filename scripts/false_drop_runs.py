@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from memsieve.filtering.data.openmoji import build_openmoji
+from memsieve.filtering.evidence.table import EvidenceTable
 from memsieve.filtering.exchange import Exchange
-from memsieve.filtering.history import EvidenceTable
 from memsieve.filtering.settings import load_settings
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import fit
-from memsieve.train.setup import Session, set_up
+from memsieve.train.session import Session, set_up
 
 __all__ = ["RATES", "build_data", "real_cell"]
 

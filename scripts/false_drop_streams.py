@@ -18,7 +18,7 @@ import torch
 from memsieve.filtering.config import FilterConfig
 from memsieve.filtering.decision import Measurement
 from memsieve.filtering.filter import MemorizationFilter
-from memsieve.filtering.verdict import Visit
+from memsieve.filtering.types import Visit
 
 __all__ = ["RATES", "Outcome", "Setting", "simulate"]
 

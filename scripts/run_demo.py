@@ -19,13 +19,13 @@ from rich.table import Table
 
 from memsieve.filtering.data.openmoji import build_openmoji
 from memsieve.filtering.settings import load_settings
-from memsieve.inference.copying import CopyJudge
-from memsieve.inference.probe import ProbeResult, Prompt, judge_for, probe_model, prompts_of
-from memsieve.report import build_report
+from memsieve.inference.copies.judge import CopyJudge
+from memsieve.inference.copies.probe import ProbeResult, Prompt, judge_for, probe_model, prompts_of
+from memsieve.pages.run import build_report
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import fit
 from memsieve.train.records import write_json
-from memsieve.train.setup import set_up
+from memsieve.train.session import set_up
 
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS = 4
@@ -104,7 +104,7 @@ def picture(
 
 def training_images(data: Path, prompts: list[Prompt]) -> dict[str, torch.Tensor]:
     """The image of each prompt's group."""
-    from memsieve.inference.probe import shard_images
+    from memsieve.inference.copies.probe import shard_images
 
     wanted = {prompt.key: prompt.group for prompt in prompts}
     return {wanted[key]: pixels for key, pixels in shard_images(data / "train") if key in wanted}

@@ -25,13 +25,13 @@ from memsieve.filtering.audit.config import AuditConfig
 from memsieve.filtering.audit.score import score_shards
 from memsieve.filtering.audit.table import load_scores
 from memsieve.filtering.denoisers.registry import denoiser_of
-from memsieve.inference.detect import detect
-from memsieve.inference.detectors import DetectSettings
+from memsieve.inference.detect.detect import detect
+from memsieve.inference.detect.detectors import DetectSettings
 from memsieve.inference.guided import open_model
-from memsieve.inference.prompts import ordinary_prompts
+from memsieve.inference.prompts.lists import ordinary_prompts
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import fit
-from memsieve.train.setup import set_up
+from memsieve.train.session import set_up
 
 console = Console(emoji=False, width=None if sys.stdout.isatty() else 110)
 

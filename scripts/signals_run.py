@@ -16,11 +16,11 @@ from memsieve.filtering.data.rows import Row
 from memsieve.filtering.denoisers.stable_diffusion import StableDiffusionDenoiser
 from memsieve.filtering.settings import load_settings
 from memsieve.filtering.signals import SIGNALS, Predictions, measure
-from memsieve.inference.probe import shard_images
-from memsieve.train.batches import Batch, build_batch
+from memsieve.inference.copies.probe import shard_images
+from memsieve.train.batch import Batch, build_batch
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import fit
-from memsieve.train.setup import set_up
+from memsieve.train.session import set_up
 
 __all__ = ["BASE", "DRAWS", "fine_tune", "score"]
 

@@ -15,6 +15,7 @@ os.environ["WANDB_MODE"] = "offline"
 # Tests compare bits and tensors of the processor; scripts/gpu_checks is the check of a GPU.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -25,6 +26,9 @@ SEED = int(os.environ.get("MEMSIEVE_TEST_SEED", "0"))
 """Of everything that the tests train: their results must not hang on it, nor on the number of threads."""
 THREADS = int(os.environ.get("MEMSIEVE_TEST_THREADS", "1"))
 torch.set_num_threads(THREADS)
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as shells start what runs behind; tests of Ctrl-C need it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

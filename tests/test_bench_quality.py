@@ -20,7 +20,7 @@ from memsieve.filtering.config import FilterConfig
 from memsieve.filtering.decision import Measurement
 from memsieve.filtering.filter import MemorizationFilter
 from memsieve.filtering.ledger import Ledger
-from memsieve.filtering.verdict import Action, Reason, Verdict, Visit
+from memsieve.filtering.types import Action, Reason, Verdict, Visit
 
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 

@@ -32,11 +32,11 @@ def run(
     try:
         settings = load_settings(RunConfig, config, set)
         refuse_other_kind(settings.output, TRAINING, "output")
-        from memsieve.train.exporting import ExportError
+        from memsieve.train.export import ExportError
         from memsieve.train.loop import BadDataError, fit
-        from memsieve.train.setup import set_up
+        from memsieve.train.session import set_up
         from memsieve.train.step import NonFiniteError
-        from memsieve.train.watch import RankFailure
+        from memsieve.train.watchdog import RankFailure
 
         if dry_run:
             from memsieve.train.dry_run import dry_run as rehearse

@@ -16,8 +16,8 @@ def dry_run(config: RunConfig) -> str:
     Raises:
         ValueError: whatever would stop the real run at its start.
     """
-    from memsieve.train.batches import build_batch
-    from memsieve.train.setup import set_up
+    from memsieve.train.batch import build_batch
+    from memsieve.train.session import set_up
 
     trial = config.model_copy(deep=True)
     trial.output = config.output.parent / f".{config.output.name}-dry-run"  # one folder, which all ranks must see

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, InitProcessGroupKwargs
 
-from memsieve.filtering.attention import leave_out_cudnn
+from memsieve.filtering.denoisers.attention import leave_out_cudnn
 from memsieve.filtering.settings import SettingsError
 from memsieve.train.config import RunConfig
 

@@ -17,13 +17,13 @@ from memsieve.filtering.data.loader import NoUsableRowError, Window
 from memsieve.filtering.data.rows import Row
 from memsieve.filtering.denoisers.lora import trained_parameters
 from memsieve.filtering.schedule import WindowPlan
-from memsieve.filtering.verdict import Visit
-from memsieve.train.batches import Batch, build_batch, caption_dropped, drawn_timesteps, measurable, plan_of, visit_of
-from memsieve.train.closing import finish, save, save_what_stands, validate
+from memsieve.filtering.types import Visit
+from memsieve.train.batch import Batch, build_batch, caption_dropped, drawn_timesteps, measurable, plan_of, visit_of
+from memsieve.train.finish import finish, save, save_what_stands, validate
 from memsieve.train.metrics import log_sweep, log_window
-from memsieve.train.setup import Session
+from memsieve.train.session import Session
 from memsieve.train.step import NonFiniteError, WindowResult
-from memsieve.train.stopping import Stop, interruptible
+from memsieve.train.stop import Stop, interruptible
 
 __all__ = ["BadDataError", "Stop", "fit", "train_window"]
 

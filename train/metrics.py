@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from memsieve.filtering.shares import Standing
-from memsieve.train.setup import Session
+from memsieve.filtering.evidence.sharing import Standing
+from memsieve.train.session import Session
 from memsieve.train.step import WindowResult
 
 __all__ = ["log_suspects", "log_sweep", "log_window"]

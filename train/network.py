@@ -12,7 +12,7 @@ from memsieve.filtering.settings import SettingsError
 from memsieve.train.checkpoint import leave_out_frozen
 from memsieve.train.config import RunConfig
 from memsieve.train.engine import Engine, cast_inputs
-from memsieve.train.scoring import frozen_copy
+from memsieve.train.measure import frozen_copy
 
 __all__ = ["frozen_reference", "make_network", "needs_reference"]
 

@@ -13,7 +13,7 @@ from memsieve.train.config import RunConfig
 from memsieve.train.records import write_text
 
 if TYPE_CHECKING:
-    from memsieve.train.setup import Session
+    from memsieve.train.session import Session
 
 __all__ = ["FREE", "FREE_SECTIONS", "keep_config", "restore"]
 

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from memsieve.filtering.names import Names
-from memsieve.filtering.shares import group_name
+from memsieve.filtering.evidence.key_index import Names
+from memsieve.filtering.evidence.sharing import group_name
 
 __all__ = ["GroupCounts", "SeenSamples", "read_seen"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from memsieve.filtering.data.sieve import Sieve, SieveFile
+from memsieve.filtering.data.loader_sieve import Sieve, SieveFile
 from memsieve.train.config import RunConfig
 
 __all__ = ["as_bytes_tensor", "open_sieve"]

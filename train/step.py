@@ -19,9 +19,9 @@ from memsieve.filtering.decision import Decision
 from memsieve.filtering.exchange import Exchange
 from memsieve.filtering.filter import MemorizationFilter
 from memsieve.filtering.policy import KEPT_FLOOR
-from memsieve.filtering.verdict import Verdict
-from memsieve.train.batches import Batch
-from memsieve.train.scoring import Scorer, drops_out
+from memsieve.filtering.types import Verdict
+from memsieve.train.batch import Batch
+from memsieve.train.measure import Scorer, drops_out
 
 __all__ = ["NonFiniteError", "WindowResult", "WindowTrainer"]
 

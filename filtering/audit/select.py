@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from memsieve.filtering.audit.records import write_whole
 from memsieve.filtering.audit.table import Array, Scores, default_signals, load_scores, pair_scores
 from memsieve.filtering.data.keep_list import KEEP_SCHEMA, METADATA
-from memsieve.filtering.ordinary import ordinary_cutoff
+from memsieve.filtering.evidence.null import ordinary_cutoff
 from memsieve.filtering.settings import SettingsError
 
 __all__ = ["Rule", "Selection", "select_rows", "write_selection"]
@@ -81,7 +81,7 @@ def select_rows(
     With ``false_drop_rate`` A and a ``held_out`` audit (the same model on pairs it was not trained on), a pair is
     taken out where (1 + held-out pairs that score as high) / (1 + held-out pairs) <= A. Whatever was trained on scores
     higher than held-out pairs do, so the audit's own pairs are first moved and scaled until their median and upper
-    quartile are the held-out pairs' (``filtering/ordinary.py``; from 50 pairs on). Without such an audit, ordinary
+    quartile are the held-out pairs' (``filtering/evidence/null.py``; from 50 pairs on). Without such an audit, ordinary
     pairs are taken to be normally distributed with the median and MAD of the audit's own pairs, which is rough.
 
     Args:

@@ -11,10 +11,10 @@ import torch
 from memsieve.filtering.data.config import DataConfig
 from memsieve.filtering.data.dealing import resolve_streams
 from memsieve.filtering.data.held_out import held_out_groups
+from memsieve.filtering.data.loader_sieve import Sieve
 from memsieve.filtering.data.mark import Mark, check_same_data
 from memsieve.filtering.data.pool import Found, Pool, Tick
 from memsieve.filtering.data.rows import Chunk, FailedRow, Place, Row, SkippedRow
-from memsieve.filtering.data.sieve import Sieve
 from memsieve.filtering.data.sources import open_source
 from memsieve.filtering.data.turns import Passes, Turns, chunks_ahead
 from memsieve.filtering.exchange import Exchange

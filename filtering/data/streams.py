@@ -12,9 +12,9 @@ from memsieve.filtering.data.decode import BadSample, decode_row, group_of
 from memsieve.filtering.data.draws import row_generator
 from memsieve.filtering.data.held_out import is_held_out
 from memsieve.filtering.data.keep_list import KeptSource
+from memsieve.filtering.data.loader_sieve import Sieve, Sieved
 from memsieve.filtering.data.rows import Chunk, FailedRow, Place, RawRow, Row, SkippedRow
 from memsieve.filtering.data.shuffle import shuffled_rows
-from memsieve.filtering.data.sieve import Sieve, Sieved
 from memsieve.filtering.data.sources import Shards, Source
 
 __all__ = ["RowStream"]

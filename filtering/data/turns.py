@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from memsieve.filtering.data.config import DataConfig
 from memsieve.filtering.data.dealing import PartSizes
+from memsieve.filtering.data.loader_sieve import Sieve
 from memsieve.filtering.data.rows import Chunk, Place
-from memsieve.filtering.data.sieve import Sieve
 from memsieve.filtering.data.sources import Source
 from memsieve.filtering.data.streams import RowStream
 from memsieve.filtering.data.workers import keep_until_parent_ends

@@ -11,7 +11,7 @@ from torch.nn import functional
 from memsieve.filtering.decision import Decision, finite_rows
 from memsieve.filtering.filter import MemorizationFilter
 from memsieve.filtering.signals import Predictions
-from memsieve.filtering.verdict import Action, Visit
+from memsieve.filtering.types import Action, Visit
 
 
 def network() -> torch.nn.Module:

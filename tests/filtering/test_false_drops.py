@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from memsieve.filtering.config import FilterConfig
+from memsieve.filtering.evidence.held_out import HeldOutPanel
+from memsieve.filtering.evidence.null import MIN_GROUPS, Means, Ordinary, ordinary_of
+from memsieve.filtering.evidence.table import EvidenceTable
 from memsieve.filtering.exchange import Exchange
-from memsieve.filtering.history import EvidenceTable
-from memsieve.filtering.ordinary import MIN_GROUPS, Means, Ordinary, ordinary_of
-from memsieve.filtering.panel import HeldOutPanel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 from false_drop_streams import Outcome, Run, Setting, simulate

@@ -11,15 +11,15 @@ import torch
 
 from memsieve.filtering.config import FilterConfig
 from memsieve.filtering.decision import Decision
+from memsieve.filtering.evidence.sharing import Standing
+from memsieve.filtering.evidence.table import EvidenceTable, spread_of_clean_pairs
 from memsieve.filtering.exchange import Exchange
 from memsieve.filtering.filter import MemorizationFilter
-from memsieve.filtering.history import EvidenceTable, spread_of_clean_pairs
 from memsieve.filtering.judgement import Judge, Reading
 from memsieve.filtering.ledger import Ledger, read_ledger
 from memsieve.filtering.settings import SettingsError, parse_settings
-from memsieve.filtering.shares import Standing
 from memsieve.filtering.signals import Predictions
-from memsieve.filtering.verdict import Action, Reason, Visit
+from memsieve.filtering.types import Action, Reason, Visit
 
 
 def batch(losses: list[float], dim: int = 64) -> Predictions:

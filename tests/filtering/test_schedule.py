@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from memsieve.filtering.config import FilterConfig
+from memsieve.filtering.evidence.sharing import Standing
 from memsieve.filtering.schedule import Candidate, Schedule
-from memsieve.filtering.shares import Standing
 
 
 def config(**values: Any) -> FilterConfig:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-from memsieve.inference.detectors import DetectSettings, measure_prompts
+from memsieve.inference.detect.detectors import DetectSettings, measure_prompts
 from memsieve.inference.guided import open_model
 from tests.tiny_models import LETTERS, tiny_pipeline
 

@@ -10,19 +10,19 @@ import pytest
 import torch
 
 from memsieve.filtering.denoisers.registry import denoiser_of
-from memsieve.inference.attack import AttackSettings, Target, attack_embedding, attack_pairs
-from memsieve.inference.copying import CopyJudge
-from memsieve.inference.detect import detect
-from memsieve.inference.detectors import DetectSettings, measure_prompts
-from memsieve.inference.explain import explain
-from memsieve.inference.explain_page import as_text
+from memsieve.inference.copies.attack import AttackSettings, Target, attack_embedding, attack_pairs
+from memsieve.inference.copies.judge import CopyJudge
+from memsieve.inference.copies.similarity import PixelL2
+from memsieve.inference.detect.detect import detect
+from memsieve.inference.detect.detectors import DetectSettings, measure_prompts
+from memsieve.inference.explain.explain import explain
+from memsieve.inference.explain.page import as_text
+from memsieve.inference.explain.words import token_table
 from memsieve.inference.generate import generate, sampling_scheduler
-from memsieve.inference.guard import MemorizationGuard, MemorizationRefused
+from memsieve.inference.guard.guard import MemorizationGuard, MemorizationRefused
 from memsieve.inference.guided import open_model
-from memsieve.inference.inspect_prompt import Inspector
-from memsieve.inference.minimize import draw, minimize
-from memsieve.inference.similarity import PixelL2
-from memsieve.inference.words import token_table
+from memsieve.inference.minimize.minimize import draw, minimize
+from memsieve.inference.ui.inspect import Inspector
 from tests.tiny_models import TINY_FAMILIES, tiny_family
 
 MEASURED = tuple(name for name in TINY_FAMILIES if name != "flux")

@@ -22,7 +22,7 @@ from PIL import Image
 
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import _batches
-from memsieve.train.setup import set_up
+from memsieve.train.session import set_up
 from tests.conftest import SEED, THREADS
 from tests.tiny_models import LETTERS, tiny_pipeline
 

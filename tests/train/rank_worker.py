@@ -23,7 +23,7 @@ from memsieve.filtering.data.rows import RawRow
 from memsieve.train.config import RunConfig
 from memsieve.train.engine import full_weights
 from memsieve.train.loop import BadDataError, fit
-from memsieve.train.setup import Session, set_up
+from memsieve.train.session import Session, set_up
 from memsieve.train.step import NonFiniteError, WindowTrainer
 
 

@@ -15,16 +15,16 @@ import torch
 from memsieve.filtering.audit.config import AuditConfig
 from memsieve.filtering.audit.score import score_shards
 from memsieve.filtering.audit.table import load_scores
-from memsieve.inference.detect import detect
-from memsieve.inference.detectors import DetectSettings
-from memsieve.inference.explain import explain
-from memsieve.inference.guard import MemorizationGuard
+from memsieve.inference.detect.detect import detect
+from memsieve.inference.detect.detectors import DetectSettings
+from memsieve.inference.explain.explain import explain
+from memsieve.inference.guard.guard import MemorizationGuard
 from memsieve.inference.guided import open_model
-from memsieve.inference.minimize import minimize
+from memsieve.inference.minimize.minimize import minimize
 from memsieve.train.loop import fit
-from memsieve.train.setup import set_up
+from memsieve.train.session import set_up
 from tests import second_device
-from tests.inference.test_guard_calls import guidance
+from tests.inference.guard.test_call import guidance
 from tests.tiny_models import tiny_family
 from tests.train.conftest import tiny_config, write_shards
 

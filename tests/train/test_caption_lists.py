@@ -17,7 +17,7 @@ from memsieve.filtering.audit.score import score_shards
 from memsieve.filtering.data.loader import WindowLoader
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import fit
-from memsieve.train.setup import set_up
+from memsieve.train.session import set_up
 from tests.filtering.data.ranks import ThreadExchange, on_ranks
 from tests.train.conftest import picture
 

@@ -27,7 +27,7 @@ from memsieve.train.checkpoint import saved_steps
 from memsieve.train.config import OptimizerConfig, RunConfig, TrainConfig
 from memsieve.train.loop import BadDataError, fit
 from memsieve.train.resume import FREE
-from memsieve.train.setup import Session, set_up
+from memsieve.train.session import Session, set_up
 from memsieve.train.step import NonFiniteError
 
 MakeConfig = Callable[..., RunConfig]
@@ -251,9 +251,9 @@ def test_half_precision_can_be_left_after_a_loss_that_is_not_finite(
 # -- what may change ------------------------------------------------------------------------------------------------
 
 SPEAKS_WHILE_TRAINING = [
-    *(f"train/{name}.py" for name in ("loop", "step", "closing", "exporting", "stopping", "watch", "batches")),
+    *(f"train/{name}.py" for name in ("loop", "step", "finish", "export", "stop", "watchdog", "batch")),
     *(f"filtering/data/{name}.py" for name in ("archives", "decode", "fields", "rows")),
-    "filtering/rulings.py",
+    "filtering/rules/evidence.py",
 ]
 NAMED_NOT_ADVISED = {"filter.max_drop_fraction"}
 CHANGED: dict[str, Any] = {

@@ -17,7 +17,7 @@ from memsieve.filtering.ledger import read_ledger
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import BadDataError, _batches, fit
 from memsieve.train.optimizers import make_optimizer
-from memsieve.train.setup import set_up
+from memsieve.train.session import set_up
 from memsieve.train.step import NonFiniteError
 from tests.train.conftest import middle_magnitude
 
@@ -158,7 +158,7 @@ def test_bad_config_of_a_resume_is_refused(make_config: MakeConfig) -> None:
 
 def test_a_gradient_of_the_unfiltered_step_is_the_plain_one(make_config: MakeConfig) -> None:
     """Against a straightforward computation as in the diffusers example."""
-    from memsieve.train.batches import build_batch
+    from memsieve.train.batch import build_batch
 
     config = make_config(filter={"enabled": False}, train={"steps": 1}, optimizer={"name": "sgd", "lr": 1.0,
                          "weight_decay": 0.0, "max_grad_norm": 1e9})  # fmt: skip
@@ -187,7 +187,7 @@ def test_min_snr_goes_with_drops(
     """The weight of each kept sample is its own, whatever was dropped beside it."""
     from diffusers.training_utils import compute_snr
 
-    from memsieve.train.batches import build_batch
+    from memsieve.train.batch import build_batch
 
     model_path = tiny_model if prediction_type == "epsilon" else tiny_v_model
     config = make_config(

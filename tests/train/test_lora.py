@@ -19,10 +19,10 @@ from memsieve.filtering.denoisers.lora import LORA_FILE, AdapterOff, adapter_off
 from memsieve.filtering.denoisers.registry import open_denoiser
 from memsieve.filtering.ledger import read_ledger
 from memsieve.filtering.settings import SettingsError
-from memsieve.train.batches import build_batch
+from memsieve.train.batch import build_batch
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import fit
-from memsieve.train.setup import Session, set_up
+from memsieve.train.session import Session, set_up
 
 pytestmark = pytest.mark.trains
 ROOT = Path(__file__).parents[2]

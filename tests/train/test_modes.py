@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from memsieve.filtering.ledger import read_ledger
-from memsieve.filtering.verdict import Reason
+from memsieve.filtering.types import Reason
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import fit
-from memsieve.train.setup import Session, set_up
+from memsieve.train.session import Session, set_up
 from tests.train.conftest import middle_magnitude
 
 pytestmark = pytest.mark.trains

@@ -14,7 +14,7 @@ from memsieve.train.config import OptimizerConfig, RunConfig
 from memsieve.train.engine import Engine
 from memsieve.train.loop import _batches, fit
 from memsieve.train.optimizers import make_optimizer
-from memsieve.train.setup import Session, set_up
+from memsieve.train.session import Session, set_up
 
 MakeConfig = Callable[..., RunConfig]
 

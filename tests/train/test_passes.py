@@ -16,7 +16,7 @@ import pytest
 from memsieve.filtering.ledger import read_ledger
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import fit
-from memsieve.train.setup import Session, set_up
+from memsieve.train.session import Session, set_up
 from tests.train.conftest import write_shards
 
 MakeConfig = Callable[..., RunConfig]

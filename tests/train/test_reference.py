@@ -14,11 +14,11 @@ import torch
 from memsieve.filtering.audit.config import AuditConfig
 from memsieve.filtering.audit.score import score_shards
 from memsieve.filtering.ledger import read_ledger
-from memsieve.train.batches import build_batch
+from memsieve.train.batch import build_batch
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import fit
-from memsieve.train.scoring import Scorer, frozen_copy
-from memsieve.train.setup import Session, set_up
+from memsieve.train.measure import Scorer, frozen_copy
+from memsieve.train.session import Session, set_up
 
 pytestmark = pytest.mark.trains
 MakeConfig = Callable[..., RunConfig]

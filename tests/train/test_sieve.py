@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from memsieve.filtering.data.sieve import RECORD_BYTES, group_digest
+from memsieve.filtering.data.loader_sieve import RECORD_BYTES, group_digest
 from memsieve.filtering.ledger import read_ledger
-from memsieve.filtering.verdict import Reason
+from memsieve.filtering.types import Reason
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import fit
-from memsieve.train.setup import set_up
+from memsieve.train.session import set_up
 
 pytestmark = pytest.mark.trains
 MakeConfig = Callable[..., RunConfig]

@@ -56,7 +56,7 @@ SCRIPT = f"""
     import wandb
     from accelerate import Accelerator
     from typer.testing import CliRunner
-    from memsieve.check_upload import upload_check
+    from memsieve.trackers.checks import upload_check
     from memsieve.cli import app
     from memsieve.train.config import RunConfig
     from memsieve.train.tracking import Tracker

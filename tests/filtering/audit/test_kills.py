@@ -140,7 +140,7 @@ def test_two_ranks_are_one_process(
         "torchrun": ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0"],
         "accelerate": ["-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/cpu_2ranks.yaml"],
     }[launcher]  # fmt: skip
-    command = [sys.executable, *launch, "-m", "memsieve.cli", *score_command(data, tmp_path / "two", tiny_model)]
+    command = [sys.executable, *launch, "-m", "memsieve", *score_command(data, tmp_path / "two", tiny_model)]
     done = subprocess.run(
         command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=240, check=False
     )
@@ -158,7 +158,7 @@ def test_two_ray_workers_are_one_process_though_one_is_killed(
     pytest.importorskip("ray")
     psutil = pytest.importorskip("psutil")
     data = make_shards(tmp_path / "data", 600, per_shard=10)
-    command = [sys.executable, "-m", "memsieve.cli", *score_command(data, tmp_path / "ray", tiny_model)]
+    command = [sys.executable, "-m", "memsieve", *score_command(data, tmp_path / "ray", tiny_model)]
     log = (tmp_path / "log").open("w+")
     driver = subprocess.Popen(
         [*command, "--engine", "ray", "--workers", "2"], cwd=ROOT, env=environment(), stdout=log, stderr=log

@@ -67,7 +67,7 @@ def test_a_lost_node_costs_only_its_shards(
     words += ["--engine", "ray", "--ray-address", ray.address, "--workers", 2]
     log = (tmp_path / "log").open("w+")
     driver = subprocess.Popen(
-        [sys.executable, "-m", "memsieve.cli", *map(str, words)],
+        [sys.executable, "-m", "memsieve", *map(str, words)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=log,

@@ -1,0 +1,238 @@
+"""The held-out groups as a panel: they get the same kind of visits, accumulate the same evidence, and so say what
+clean pairs come to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import astuple
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from memsieve.filtering.config import FilterConfig
+from memsieve.filtering.evidence.calibration import conformal_p_value
+from memsieve.filtering.evidence.null import Ordinary, ordinary_of
+from memsieve.filtering.evidence.table import PATHS, EvidenceTable, spread_of_clean_pairs, whole_life_maxima
+from memsieve.filtering.exchange import Exchange
+
+__all__ = ["HeldOutPanel"]
+
+Array = npt.NDArray[np.float64]
+SWEEPS_KEPT: Final = 16
+FRESH: Final = 2
+"""Of a held-out pair's paths, those that are drawn anew in a sweep: a bar that jumped would condemn when it dips."""
+PACES: Final = (1, 2, 4, 8, 16)
+"""Visits a sweep that paths are drawn with; a group is ranked among those of the next one above its own."""
+
+
+class HeldOutPanel:
+    """Held-out groups' evidence, and the bar that training groups are held to.
+
+    Attributes:
+        table: evidence of the held-out groups.
+        sweep: how often every held-out group has been scored.
+        due: a sweep has ended, and what clean pairs come to was not brought up to date since.
+        ordinary: what the evidence of ordinary training groups was found to be then.
+        spared: share of the groups measured by then whose looks do not count (``spare_above``).
+    """
+
+    def __init__(self, config: FilterConfig) -> None:
+        self.config = config
+        self.table = EvidenceTable(config.half_life, config.min_sweeps)
+        self.sweep = 0
+        self.due = False
+        self._sweeps: list[dict[str, float]] = []
+        self._this_sweep: dict[str, float] = {}
+        self._since_new = 0
+        self.ordinary = Ordinary()
+        self.spared = 0.0
+        self._spread = (0.0, 1.0)
+        self._whole_life: dict[int, Array] = {}
+        self._horizon = 0
+        self._bars: dict[int, float] = {}
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def observe(self, groups: Sequence[str], scores: Array, step: int) -> None:
+        """Take in visits of held-out groups; a sweep is complete when a group comes round again."""
+        for group, score in zip(groups, scores, strict=True):
+            if group in self._this_sweep:
+                self._sweeps = [*self._sweeps, self._this_sweep][-SWEEPS_KEPT:]
+                self._this_sweep = {}
+                self.sweep += 1
+                self.due = True
+            self._this_sweep[group] = float(score)
+            known = len(self.table)
+            self.table.observe([group], np.array([score]), np.array([np.nan]), step, self.sweep)
+            self._since_new = 0 if len(self.table) > known else self._since_new + 1
+
+    @property
+    def ready(self) -> bool:
+        """Groups can be compared."""
+        return bool(self._whole_life)
+
+    def judge(self, groups: EvidenceTable, exchange: Exchange) -> npt.NDArray[np.int64]:
+        """After a sweep: learn anew what clean pairs come to, and compare all ``groups``; the rows that pass the bar
+        and were not condemned before. All ranks together, each with its own share.
+        """
+        self.due = False
+        config = self.config
+        if self.sweep < config.min_sweeps or config.calibrator != "conformal":
+            return np.zeros(0, dtype=np.int64)
+        scores = np.array([[sweep.get(name, np.nan) for sweep in self._sweeps] for name in self.table.names])
+        self._spread = spread_of_clean_pairs(scores)
+        held_out = self.table.means_now(*self._spread)
+        self.table.look(np.where(self.table["scored"] >= self.table.first, held_out.evidence, np.nan))
+        often = groups["exposures"] >= groups.first
+        # also those measured too little to be compared: a schedule measures suspicious groups first
+        rows = np.flatnonzero(often & (groups["w1"] > 0))  # of millions, most may not have come round yet
+        known = groups.means_now(*self._spread, rows)
+        spared, measured = exchange.sum([float((groups.level(rows) < config.spared_below).sum()), float(len(rows))])
+        self.spared = spared / max(measured, 1.0)
+        self.ordinary = ordinary_of(known, held_out, exchange, int(often.sum()), int((~often).sum()))
+        self._draw(scores, self._fastest(groups, exchange))
+        return self.compare(groups, rows)
+
+    def compare(self, groups: EvidenceTable, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Between sweeps: those of the ``rows``, which have just been measured, that pass the bar and were not
+        condemned before.
+
+        A spared group's p-value is the rank of its present evidence: it is measured as that deserves, and the look is
+        not kept.
+        """
+        rows = rows[(groups["scored"][rows] >= groups.first) & (groups["w1"][rows] > 0)]
+        now = groups.means_now(*self._spread, rows)
+        evidence, spared = self.ordinary(now.evidence, now.spreads), groups.level(rows) < self.config.spared_below
+        groups.look(evidence, rows, spared)
+        maxima = np.where(spared, evidence, groups["evidence_max"][rows])
+        p_values = self._ranks(maxima, groups.visits_a_sweep(self.sweep, rows))
+        groups["p_value"][rows] = p_values
+        passed = (p_values <= self.config.false_drop_rate) & ~spared & (groups["condemned_step"][rows] < 0)
+        return rows[passed]
+
+    def _ranks(self, maxima: Array, paces: Array) -> Array:
+        """p-values: the rank of each running maximum among the held-out groups' and among those that clean pairs of
+        the same pace reach in a whole life, the larger of both, never below the resolution 1 / (n + 1)."""
+        maxima = np.where(np.isfinite(maxima), maxima, -1e9)
+        p_values = conformal_p_value(maxima, self.table["evidence_max"].astype(np.float64))
+        pace_of = self._pace_of(paces)
+        for pace, reached in self._whole_life.items():
+            mine = pace_of == pace
+            p_values[mine] = np.maximum(p_values[mine], conformal_p_value(maxima[mine], reached))
+        return p_values
+
+    def _pace_of(self, visits_a_sweep: Array) -> npt.NDArray[np.int64]:
+        known = np.array(sorted(self._whole_life) or [1])
+        return known[np.minimum(np.searchsorted(known, visits_a_sweep), len(known) - 1)]
+
+    def _fastest(self, groups: EvidenceTable, exchange: Exchange) -> float:
+        """Visits a sweep of the group of all ranks that has most, condemned ones apart."""
+        mine = groups.visits_a_sweep(self.sweep)[groups["condemned_step"] < 0]
+        return float(exchange.gather(torch.tensor([[mine.max(initial=0.0)]], dtype=torch.float64)).max())
+
+    def _draw(self, scores: Array, fastest: float) -> None:
+        """Bring the whole-life maxima up to date: all drawn anew for a longer life, else some at a time."""
+        horizon, config = self.config.horizon, self.config
+        while horizon < self.sweep:
+            horizon *= 2
+        if horizon != self._horizon:
+            self._whole_life = dict.fromkeys(self._whole_life, np.zeros(0))
+        self._horizon, self._bars = horizon, {}
+        wanted = PACES[: 1 + int(np.searchsorted(PACES, fastest))]
+        for pace in sorted({*self._whole_life, *wanted}):
+            before = self._whole_life.get(pace, np.zeros(0))
+            drawn = whole_life_maxima(
+                scores,
+                *self._spread,
+                half_life=config.half_life,
+                visits=pace,
+                horizon=horizon,
+                first=config.min_sweeps,
+                paths=FRESH if len(before) else PATHS,
+                seed=self.sweep,
+            )
+            self._whole_life[pace] = np.concatenate([before, drawn])[-PATHS * len(scores) :]
+
+    def bar(self, visits_a_sweep: float = 1.0) -> float:
+        """Evidence that a running maximum must exceed to be condemned now; inf before the first comparison."""
+        if not self.ready:
+            return math.inf
+        pace = int(self._pace_of(np.array([visits_a_sweep]))[0])
+        if pace not in self._bars:  # kept: every verdict asks for one
+            self._bars[pace] = max(self._least(self.table["evidence_max"]), self._least(self._whole_life[pace]))
+        return self._bars[pace]
+
+    def _least(self, maxima: Array) -> float:
+        ordered = np.sort(maxima)[::-1]
+        allowed = math.floor(self.config.false_drop_rate * (len(ordered) + 1) + 1e-9) - 1
+        return float(ordered[allowed]) if 0 <= allowed < len(ordered) else math.inf
+
+    def check(self, count: int) -> None:
+        """Refuse a held-out set whose resolution 1 / (n + 1) cannot express the false-drop rate.
+
+        Raises:
+            ValueError: fewer groups than the rate needs.
+        """
+        if self.config.calibrator == "conformal" and count < self._needed:
+            raise ValueError(
+                f"{self._too_few(count)}; hold out more (data.held_out_path, data.held_out_fraction){_rate_for(count)}"
+            )
+
+    @property
+    def shortage(self) -> str | None:
+        """That there are too few groups for the rate, in words, once they have all been met: two rounds brought no new
+        one (the end of a sweep does not say so, where a set holds a picture twice or is drawn from at random)."""
+        config, count = self.config, len(self.table)
+        compares = config.calibrator == "conformal" and config.decide == "group" and config.policy != "cap"
+        if not compares or count >= self._needed or self._since_new < 2 * max(count, 1):
+            return None
+        return f"{self._too_few(count)}, so that nobody is condemned; give calibrate more of them{_rate_for(count)}"
+
+    @property
+    def _needed(self) -> int:
+        return math.ceil(1.0 / self.config.false_drop_rate - 1e-9) - 1
+
+    def _too_few(self, count: int) -> str:
+        return (
+            f"filter.false_drop_rate: {self.config.false_drop_rate} needs at least {self._needed} held-out groups "
+            f"(resolution 1/(n+1)), and there are {count}"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that later comparisons depend on."""
+        return {
+            "table": self.table.state_dict(),
+            "sweep": self.sweep,
+            "due": self.due,
+            "sweeps": [dict(sweep) for sweep in self._sweeps],
+            "this_sweep": dict(self._this_sweep),
+            "since_new": self._since_new,
+            "spread": list(self._spread),
+            "whole_life": {pace: torch.from_numpy(maxima.copy()) for pace, maxima in self._whole_life.items()},
+            "horizon": self._horizon,
+            "ordinary": list(astuple(self.ordinary)),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore exactly."""
+        self.table.load_state_dict(state["table"])
+        self.sweep, self.due = int(state["sweep"]), bool(state["due"])
+        self._sweeps = [dict(sweep) for sweep in state["sweeps"]]
+        self._this_sweep, self._since_new = dict(state["this_sweep"]), int(state["since_new"])
+        within, between = state["spread"]
+        self._spread = (float(within), float(between))
+        self._whole_life = {int(pace): maxima.numpy().copy() for pace, maxima in state["whole_life"].items()}
+        self._horizon, self.ordinary = int(state["horizon"]), Ordinary(*state["ordinary"])
+        self._bars = {}
+
+
+def _rate_for(count: int) -> str:
+    """The rate that ``count`` groups can express, rounded up."""
+    if count == 0:
+        return ""
+    scale = 10 ** (len(str(count)) + 2)
+    return f", or set false_drop_rate to {math.ceil(scale / (count + 1)) / scale:g} or more"

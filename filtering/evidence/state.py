@@ -1,0 +1,93 @@
+"""What a filter saves and restores: whole, or a rank's share of the groups, on the same or another number of ranks."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from memsieve.filtering.evidence.sharing import join_shares, share_of
+
+if TYPE_CHECKING:
+    from memsieve.filtering.filter import MemorizationFilter
+
+__all__ = ["local_state", "restore", "whole_state"]
+
+FREE: Final = frozenset({"never_drop", "always_drop", "record", "ledger_kept", "enabled"})
+"""Settings that may differ from the saved ones: what was decided before does not depend on them."""
+
+
+def local_state(filter: MemorizationFilter) -> dict[str, Any]:
+    """The state with this rank's share of the groups, as tensors and plain values."""
+    return {
+        "config": filter.config.model_dump(mode="json"),
+        "calibrator": filter.calibrator.state_dict(),
+        "groups": filter.groups.state_dict(),
+        "rank": filter.exchange.rank,
+        "ranks": filter.exchange.world_size,
+        "condemned": dict(filter.condemned),
+        "n_groups": filter.n_groups,
+        "panel": filter.panel.state_dict(),
+        "step": filter.step,
+        "overfitting": filter.overfitting,
+    }
+
+
+def whole_state(filter: MemorizationFilter) -> dict[str, Any]:
+    """The state as one process would save it, the same on all ranks; a collective.
+
+    Libraries that checkpoint objects (accelerate's ``register_for_checkpointing``) ask every rank for its state, keep
+    the first rank's, and hand that to every rank.
+
+    Raises:
+        RuntimeError: rank 0 calls it alone.
+    """
+    local = filter.local_state_dict()
+    if filter.exchange.world_size == 1:
+        return local
+    filter.exchange.meet("MemorizationFilter.state_dict")
+    written = io.BytesIO()
+    torch.save(local["groups"], written)
+    shares = filter.exchange.gather_bytes(written.getvalue())
+    groups = join_shares([torch.load(io.BytesIO(share), weights_only=True) for share in shares])
+    return {**local, "groups": groups, "rank": 0, "ranks": 1}
+
+
+def restore(filter: MemorizationFilter, states: list[dict[str, Any]]) -> None:
+    """Restore from a whole state, from this rank's own share, or from the shares of all ranks that saved.
+
+    Raises:
+        ValueError: other settings that decide, another rank's share, or the shares of some ranks only.
+    """
+    state = states[0]
+    saved, mine = state["config"], filter.config.model_dump(mode="json")
+    changed = [name for name in mine if name not in FREE and saved.get(name) != mine[name]]
+    if changed:
+        first = changed[0]
+        raise ValueError(
+            f"filter.{first} is {mine[first]!r} but the checkpoint was written with {saved.get(first)!r}; resume "
+            "with the saved value, or start a new run folder"
+        )
+    _restore_groups(filter, states)
+    filter.calibrator.load_state_dict(state["calibrator"])
+    filter.rulings.condemned = {str(name): int(step) for name, step in state["condemned"].items()}
+    filter.n_groups = int(state["n_groups"])
+    filter.panel.load_state_dict(state["panel"])
+    filter.step, filter.rulings.overfitting = int(state["step"]), bool(state["overfitting"])
+
+
+def _restore_groups(filter: MemorizationFilter, states: list[dict[str, Any]]) -> None:
+    saved, ranks, rank = int(states[0]["ranks"]), filter.exchange.world_size, filter.exchange.rank
+    held = sorted(int(state["rank"]) for state in states)
+    if saved == ranks and held == [rank]:
+        filter.groups.load_state_dict(states[0]["groups"])
+    elif held == list(range(saved)):
+        filter.groups = share_of([state["groups"] for state in states], rank, ranks, filter.config.half_life)
+        filter.groups.first = filter.config.min_sweeps
+    else:
+        whose = f"rank{'s' if len(held) > 1 else ''} {', '.join(map(str, held))} of {saved}"
+        raise ValueError(
+            f"the history is that of {whose}, and this is rank {rank} of {ranks}: give load_state_dict the states of "
+            f"all {saved}, or what state_dict returned on any of them, which holds all groups"
+        )

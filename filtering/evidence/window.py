@@ -1,0 +1,76 @@
+"""The visits of one window, gathered from all ranks into one order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from memsieve.filtering.evidence.sharing import NAME_NUMBERS, packed, unpacked
+from memsieve.filtering.exchange import Exchange
+
+__all__ = ["VisitRecord", "WindowVisits"]
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class VisitRecord:
+    """What the history keeps of one visit. ``signals``: what was measured to decide, a value for each of
+    ``Calibrator.columns``. ``group`` is "" for padding and samples that could not be used. ``drawn``: the schedule had
+    it measured."""
+
+    group: str
+    score: float
+    magnitude: float
+    weight: float
+    timestep: int
+    drawn: bool
+    signals: list[float]
+
+
+class WindowVisits:
+    """Collects a rank's visits, equally many on all ranks, until the window is closed."""
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[tuple[int, int, int], VisitRecord]] = []
+
+    def add(
+        self,
+        position: tuple[int, int, int],
+        group: str,
+        score: float,
+        magnitude: float,
+        weight: float,
+        timestep: int,
+        drawn: bool,
+        signals: Array,
+    ) -> None:
+        """One visit at (stream, epoch, offset)."""
+        record = VisitRecord(group, score, magnitude, weight, timestep, drawn, signals.tolist())
+        self._rows.append((position, record))
+
+    def close(self, exchange: Exchange) -> list[VisitRecord]:
+        """The visits of all ranks in the order of their positions, and start anew; one collective."""
+        rows, self._rows = self._rows, []
+        if not rows:
+            return []
+        if exchange.world_size == 1:  # names need not travel
+            return [record for _, record in sorted(rows, key=lambda row: row[0])]
+        numbers = np.array([_packed(position, record) for position, record in rows], dtype=np.float64)
+        table = exchange.gather(torch.tensor(numbers)).tolist()
+        return [_record(row) for row in sorted(table, key=lambda row: row[:3])]
+
+
+def _packed(position: tuple[int, int, int], record: VisitRecord) -> list[float]:
+    told = [record.score, record.magnitude, record.weight, float(record.timestep), float(record.drawn)]
+    return [*position, *told, *packed(record.group), *record.signals]
+
+
+def _record(row: Sequence[float]) -> VisitRecord:
+    names = 8 + NAME_NUMBERS
+    signals = list(row[names:])
+    return VisitRecord(unpacked(row[8:names]), row[3], row[4], row[5], int(row[6]), bool(row[7]), signals)

@@ -1,0 +1,1 @@
+"""Who is condemned: each rule in a file of its own."""

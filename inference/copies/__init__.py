@@ -1,0 +1,1 @@
+"""Which training images come back: by similarity, by caption, by an attack."""

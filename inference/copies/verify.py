@@ -1,0 +1,165 @@
+"""Is an image a copy of a training image? The nearest training pairs of an index, with pictures."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from memsieve.filtering.data.decode import BadSample
+from memsieve.filtering.data.folder_walk import LeftOut, walk
+from memsieve.inference.copies.index import Neighbour, TrainingIndex, load_pixels
+from memsieve.inference.templates import render
+
+__all__ = ["Match", "image_files", "picture_uri", "square", "verify_images", "write_matches"]
+
+SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
+MAX_BYTES: Final = 64 * 2**20
+THUMB: Final = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """One image. ``p`` is the share of held-out images that lie as near to a training image; ``copy`` is None where
+    neither held-out images nor a threshold can decide. With an ``error`` there are no neighbours."""
+
+    name: str
+    neighbours: list[Neighbour]
+    p: float | None
+    copy: bool | None
+    error: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def square(images: Tensor, side: int) -> Tensor:
+    """Images [N, 3, H, W] resized and centre-cropped to [N, 3, side, side], as the index's own were."""
+    height, width = images.shape[-2:]
+    scale = side / min(height, width)
+    size = (max(round(height * scale), side), max(round(width * scale), side))
+    if size != (height, width):
+        images = F.interpolate(images, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
+    top, left = (size[0] - side) // 2, (size[1] - side) // 2
+    return images[..., top : top + side, left : left + side]
+
+
+def image_files(path: Path) -> list[Path]:
+    """The image files that ``path`` is or holds, sorted; linked folders too, hidden and system ones not.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if path.is_file():
+        return [path]
+    below = walk(path, LeftOut()) if path.is_dir() else ()
+    found = sorted(folder / name for folder, names in below for name in names if _is_image(name))
+    if not found:
+        raise ValueError(f"--images: '{path}' is neither an image nor a folder that holds one ({', '.join(SUFFIXES)})")
+    return found
+
+
+def _is_image(name: str) -> bool:
+    return Path(name).suffix.lower() in SUFFIXES
+
+
+def load_files(paths: Sequence[Path], side: int) -> tuple[list[str], list[Tensor | str]]:
+    """Names, and pixels [3, side, side] or the reason why a file cannot be used."""
+    loaded: list[Tensor | str] = []
+    for path in paths:
+        try:
+            if path.stat().st_size > MAX_BYTES:
+                raise BadSample(f"the file has {path.stat().st_size} bytes, over {MAX_BYTES}")
+            loaded.append(load_pixels(path.read_bytes(), side, path.name))
+        except (BadSample, OSError) as error:
+            loaded.append(f"{path}: {error}")
+    return [str(path) for path in paths], loaded
+
+
+def verify_images(
+    index: TrainingIndex,
+    names: Sequence[str],
+    images: Sequence[Tensor | str],
+    *,
+    k: int = 3,
+    alpha: float = 0.05,
+    threshold: float | None = None,
+    engine: str = "auto",
+    batch: int = 64,
+) -> list[Match]:
+    """One match for each image [3, side, side] (or the text of its error).
+
+    An image is a copy where its nearest training image is nearer than ``threshold``, or, without one, than a share
+    ``alpha`` of held-out images is to theirs.
+
+    Raises:
+        ValueError: alpha is out of range, or finer than the held-out images can tell.
+    """
+    if not 0 < alpha < 1:
+        raise ValueError(f"--alpha = {alpha:g}: must lie between 0 and 1")
+    if threshold is None and index.null is not None and (len(index.null) + 1) * alpha < 1 - 1e-9:
+        raise ValueError(
+            f"--alpha = {alpha:g} needs at least {round(1 / alpha) - 1} held-out images, the index has "
+            f"{len(index.null)}"
+        )
+    usable = [i for i, image in enumerate(images) if not isinstance(image, str)]
+    found: dict[int, list[Neighbour]] = {}
+    for start in range(0, len(usable), batch):
+        part = usable[start : start + batch]
+        stacked = torch.stack([image for i in part if isinstance(image := images[i], Tensor)])
+        found.update(zip(part, index.nearest(stacked, k, engine), strict=True))
+    matches = []
+    for i, name in enumerate(names):
+        if i not in found:
+            matches.append(Match(name, [], None, None, str(images[i])))
+            continue
+        distance = found[i][0].distance
+        p = index.p_value(distance)
+        copy = None if p is None else p <= alpha + 1e-12
+        matches.append(Match(name, found[i], p, distance < threshold if threshold is not None else copy))
+    return matches
+
+
+def write_matches(
+    out: Path, index: TrainingIndex, matches: Sequence[Match], images: Sequence[Tensor | str], most: int = 200
+) -> None:
+    """``matches.json`` with everything, and ``matches.html`` with the ``most`` nearest, side by side with their pairs.
+
+    The page is self-contained; captions and names are escaped.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    rows = [match.as_dict() for match in matches]
+    (out / "matches.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    order = [i for i in range(len(matches)) if matches[i].neighbours]
+    order.sort(key=lambda i: matches[i].neighbours[0].distance)
+    shown = []
+    for i in order[:most]:
+        image = images[i]
+        assert isinstance(image, Tensor)
+        pairs = [(n, picture_uri(load_pixels(index.image_bytes(n), index.side))) for n in matches[i].neighbours]
+        shown.append({"match": matches[i], "picture": picture_uri(image), "pairs": pairs})
+    page = render(
+        "matches.html",
+        shown=shown, total=len(matches), failed=[m for m in matches if m.error], similarity=index.name,
+        entries=len(index), copies=sum(bool(m.copy) for m in matches), decided=any(m.copy is not None for m in matches),
+    )  # fmt: skip
+    (out / "matches.html").write_text(page, encoding="utf-8")
+
+
+def picture_uri(pixels: Tensor) -> str:
+    """A PNG data URI of at most ``THUMB`` pixels a side; small images are enlarged pixel by pixel."""
+    array = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    image = Image.fromarray(array).resize((THUMB, THUMB), Image.Resampling.LANCZOS)
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

@@ -1,0 +1,152 @@
+"""Ordinary prompts measured in the same way: how a measurement becomes a score and a p-value beside them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from memsieve.filtering.evidence.calibration import MAD_TO_SIGMA, conformal_p_value
+from memsieve.inference.detect.detectors import Detector, DetectSettings, Measurement
+from memsieve.inference.guided import GuidedModel, Step
+
+__all__ = ["PathReference", "Reference"]
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(slots=True)
+class Reference:
+    """Ordinary prompts measured in the same way: from a prompt's components to a score and a p-value.
+
+    One component is its own score; several are summed as median / MAD z-scores.
+    """
+
+    names: list[str]
+    values: Array
+    _scores: Array = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.values = self.values[np.isfinite(self.values).all(axis=1)]
+        if not len(self.values):
+            raise ValueError("the reference holds no finite measurement: the model gives values that are not finite")
+        self._centre = np.median(self.values, axis=0)
+        spread = MAD_TO_SIGMA * np.median(np.abs(self.values - self._centre), axis=0)
+        self._scale = np.maximum(spread, 1e-9)
+        self._scores = self.scores(self.values)
+
+    _centre: Array = field(init=False, repr=False)
+    _scale: Array = field(init=False, repr=False)
+
+    @classmethod
+    def of(cls, detector: Detector, measurements: Sequence[Measurement]) -> Reference:
+        """From measurements of ordinary prompts."""
+        names = list(detector.components)
+        rows = [[detector.evidence(m)[name] for name in names] for m in measurements]
+        return cls(names, np.asarray(rows, dtype=np.float64).reshape(len(rows), len(names)))
+
+    def evidence(self, detector: Detector, measurement: Measurement) -> dict[str, float]:
+        """The named numbers of a measurement; those in ``names`` make the score."""
+        return detector.evidence(measurement)
+
+    def scores(self, values: Array) -> Array:
+        """Scores [N] of component values [N, C]."""
+        if len(self.names) == 1:
+            return values[:, 0]
+        total: Array = ((values - self._centre) / self._scale).sum(axis=1)
+        return total
+
+    def p_values(self, scores: Array) -> Array:
+        """p = (1 + ordinary prompts that score at least as high) / (1 + ordinary prompts), [N]; NaN stays NaN."""
+        return conformal_p_value(scores, self._scores)
+
+    @property
+    def ordinary_scores(self) -> Array:
+        """The reference prompts' own scores, [N]."""
+        return self._scores
+
+    def threshold(self, false_positive_rate: float) -> float:
+        """The lowest score that no more than this share of ordinary prompts reaches: above it, p <= the rate.
+
+        Raises:
+            ValueError: the reference is too small for the rate.
+        """
+        needed = math.ceil(1 / false_positive_rate - 1e-9) - 1
+        if len(self._scores) < needed:
+            raise ValueError(
+                f"--false-positive-rate = {false_positive_rate:g} needs at least {needed} ordinary prompts, the "
+                f"reference has {len(self._scores)}: give more with --ordinary, or take a higher rate"
+            )
+        allowed = math.floor(false_positive_rate * (len(self._scores) + 1) + 1e-9) - 1
+        return float(np.sort(self._scores)[len(self._scores) - 1 - allowed])
+
+
+class PathReference(Reference):
+    """Ordinary prompts after each step: what the mean magnitude so far is beside theirs, and how far it ever gets.
+
+    Looking after every step gives a prompt many chances. So the level is not that of one step: it is what the wanted
+    share of ordinary prompts exceeds at any of their steps, in median / MAD units of each step's log mean magnitude.
+
+    Args:
+        measurements: of ordinary prompts, all steps.
+        false_positive_rate: the wanted share, over the whole path.
+
+    Raises:
+        ValueError: too few prompts for the rate.
+    """
+
+    def __init__(self, measurements: Sequence[Measurement], false_positive_rate: float) -> None:
+        logs = np.stack([_so_far(m.magnitudes) for m in measurements])
+        logs = logs[np.isfinite(logs).all(axis=1)]
+        if not len(logs):
+            raise ValueError("the reference holds no finite measurement: the model gives values that are not finite")
+        self.steps_centre = np.median(logs, axis=0)
+        self.steps_scale = np.maximum(MAD_TO_SIGMA * np.median(np.abs(logs - self.steps_centre), axis=0), 1e-9)
+        path = ((logs - self.steps_centre) / self.steps_scale).max(axis=1)
+        super().__init__(["path"], path[:, None])
+        self.limit = self.threshold(false_positive_rate)
+
+    def path(self, magnitudes: Array) -> float:
+        """The highest place of magnitudes [n, k] after any of their k steps; NaN where one is not finite."""
+        logs = _so_far(magnitudes)
+        return float(((logs - self.steps_centre[: len(logs)]) / self.steps_scale[: len(logs)]).max())
+
+    def evidence(self, detector: Detector, measurement: Measurement) -> dict[str, float]:
+        """The detector's numbers over the steps that were run, and the path."""
+        return {**detector.evidence(measurement), "path": self.path(measurement.magnitudes)}
+
+    def until_beyond(
+        self, model: GuidedModel, steps: Generator[Step, Tensor | None, None], count: int, settings: DetectSettings
+    ) -> list[Array]:
+        """Magnitudes [k] of each of ``count`` images, prompt by prompt, until the prompt is beyond the limit."""
+        n = settings.images_per_prompt
+        found: list[list[float]] = [[] for _ in range(count)]
+        running, kept = list(range(count // n)), None
+        try:
+            while running:
+                step = steps.send(kept)
+                norms = model.magnitude(step, settings.space).double().cpu().numpy().reshape(len(running), n)
+                for prompt, values in zip(running, norms, strict=True):
+                    for j, value in enumerate(values):
+                        found[prompt * n + j].append(float(value))
+                places = [self.path(np.asarray(found[prompt * n : (prompt + 1) * n])) for prompt in running]
+                stay = [index for index, place in enumerate(places) if not place > self.limit]
+                kept = None
+                if len(stay) < len(running):
+                    kept = torch.tensor([index * n + j for index in stay for j in range(n)], device=model.device)
+                running = [running[index] for index in stay]
+        except StopIteration:
+            pass
+        return [np.asarray(values) for values in found]
+
+
+def _so_far(magnitudes: Array) -> Array:
+    """Log of the mean over images and over the steps so far, [K]."""
+    steps = magnitudes.mean(axis=0)
+    logs: Array = np.log(np.maximum(np.cumsum(steps) / np.arange(1, len(steps) + 1), 1e-12))
+    return logs

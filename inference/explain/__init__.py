@@ -1,0 +1,1 @@
+"""Which words of a prompt move the magnitude."""

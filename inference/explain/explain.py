@@ -1,0 +1,222 @@
+"""Which words make a model regurgitate? The gradient of the magnitude with respect to each token's embedding.
+
+SS_i = mean over steps and images of ||d d / d e_i||_2 (Wen et al., ICLR 2024, section 4.2), where d is the magnitude of
+one image and e the conditioning that the network sees. The trajectory is the sampler's own guided one, and gradients
+are taken image by image: neither depends on how many images are measured together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from memsieve.filtering.denoisers.base import Conditioning, TextPart
+from memsieve.inference.detect.detectors import DetectSettings
+from memsieve.inference.explain.words import TokenTable, cut_text, token_table
+from memsieve.inference.gradients import check_differentiable, frozen
+from memsieve.inference.guided import GuidedModel, norm_of, open_model
+
+__all__ = [
+    "EncoderSignificance",
+    "Explanation",
+    "TokenScore",
+    "WordScore",
+    "explain",
+    "magnitude_and_gradient",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScore:
+    """One position of an encoder's sequence. ``kind`` is start, word, end or padding."""
+
+    position: int
+    text: str
+    kind: str
+    word: int | None
+    significance: float
+
+
+@dataclass(frozen=True, slots=True)
+class WordScore:
+    """A word of the prompt as it was written; ``significance`` is the root of its tokens' summed squares, the norm of
+    the gradient over all of them together. 0 for a word beyond the encoder's end."""
+
+    index: int
+    text: str
+    significance: float
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderSignificance:
+    """One text encoder: every position, the words, and specials and padding apart, each as one norm."""
+
+    encoder: str
+    tokens: list[TokenScore]
+    words: list[WordScore]
+    start: float
+    end: float
+    padding: float
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """``words`` over all encoders; ``encoders`` one by one; ``magnitude`` is the mean over steps and images.
+
+    ``pooled`` is the norm of the gradient with respect to the pooled embedding, which belongs to no word; None where
+    the family has none.
+    """
+
+    prompt: str
+    magnitude: float
+    steps: list[int]
+    images: int
+    words: list[WordScore]
+    encoders: list[EncoderSignificance]
+    cut: str
+    pooled: float | None = None
+
+    def heaviest(self, count: int) -> list[WordScore]:
+        """The ``count`` most significant words, heaviest first."""
+        return sorted(self.words, key=lambda word: -word.significance)[:count]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+@torch.inference_mode(False)
+def explain(
+    model: Any,
+    prompt: str,
+    *,
+    settings: DetectSettings | None = None,
+    at_steps: Sequence[int] | None = None,
+    batch: int = 4,
+    scheduler: str = "auto",
+) -> Explanation:
+    """How much each word of ``prompt`` moves the magnitude.
+
+    Args:
+        settings: as in detection; ``steps`` is how far the trajectory runs.
+        at_steps: the steps, from 0, at which gradients are taken; all of ``settings.steps`` if left out.
+        batch: images at a time.
+
+    Raises:
+        ValueError: an empty prompt, a step outside the schedule, or a setting or model that does not fit.
+    """
+    settings = settings or DetectSettings()
+    opened = open_model(model, scheduler=scheduler)
+    prompt = prompt.strip()
+    if not prompt:
+        raise ValueError("the prompt is empty: there is no word to explain")
+    chosen = sorted(set(range(settings.steps) if at_steps is None else at_steps))
+    if not chosen or chosen[0] < 0 or chosen[-1] >= settings.schedule_steps:
+        raise ValueError(
+            f"--at-steps = {chosen}: must be from 0 to {settings.schedule_steps - 1} (--schedule-steps - 1)"
+        )
+    layout = opened.denoiser.text_layout()
+    found = _Gradients([[] for _ in layout], [], [])
+    for start in range(0, settings.images_per_prompt, batch):
+        numbers = list(range(start, min(start + batch, settings.images_per_prompt)))
+        _accumulate(opened, layout, prompt, numbers, chosen, settings, found)
+    significance = [np.mean(np.concatenate(norms), axis=0) for norms in found.parts]
+    if not all(np.isfinite(values).all() for values in significance):
+        raise ValueError("the gradients are not finite in this precision; take --dtype float32 or bfloat16")
+    encoders = [
+        _encoder(part.encoder, token_table(part, prompt), values)
+        for part, values in zip(layout, significance, strict=True)
+    ]
+    words = _over_encoders(encoders)
+    pooled = float(np.mean(found.pooled)) if found.pooled else None
+    return Explanation(
+        prompt, float(np.mean(found.magnitudes)), chosen, settings.images_per_prompt, words, encoders,
+        cut_text(layout, prompt), pooled,
+    )  # fmt: skip
+
+
+@torch.inference_mode(False)
+def magnitude_and_gradient(
+    model: GuidedModel, model_input: Tensor, timestep: Tensor, cond: Conditioning, uncond: Conditioning, space: str
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """d of each image [B] float32, and d d_b / d cond_b for each image, float32, by the embedding's name.
+
+    Image b depends on its own row of ``cond`` alone, so the gradient of the sum holds each image's own, with neither a
+    factor 1/B nor 1/sqrt(B).
+    """
+    check_differentiable(model.model)
+    leaves = {name: value.detach().float().requires_grad_(True) for name, value in cond.embeddings.items()}
+    with torch.enable_grad(), frozen(model.model):
+        with_, without = model.predict(model_input.detach(), timestep, cond.with_embeddings(leaves), uncond)
+        magnitude = norm_of(with_ - without) * model.factor(timestep, space)
+        # A network may ignore an embedding (Flux's own example drops none); its gradient is zero then.
+        grads = torch.autograd.grad(magnitude.sum(), list(leaves.values()), materialize_grads=True)
+    return magnitude.detach(), dict(zip(leaves, grads, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class _Gradients:
+    """Norms gathered over steps and images: ``parts[k]`` a list of [n, L_k], ``pooled`` and ``magnitudes`` one each."""
+
+    parts: list[list[npt.NDArray[np.float64]]]
+    pooled: list[float]
+    magnitudes: list[float]
+
+
+def _accumulate(
+    model: GuidedModel, layout: list[TextPart], prompt: str, numbers: list[int], chosen: list[int],
+    settings: DetectSettings, found: _Gradients,
+) -> None:  # fmt: skip
+    count = len(numbers)
+    noise = model.noise([prompt] * count, numbers, settings.seed, settings.resolution)
+    cond = model.encode([prompt]).expand(count)
+    uncond = model.unconditional(count)
+    steps = model.trajectory(
+        noise, cond, uncond, steps=chosen[-1] + 1, schedule_steps=settings.schedule_steps,
+        guidance_scale=settings.guidance_scale,
+    )  # fmt: skip
+    for step in steps:
+        if step.index not in chosen:
+            continue
+        magnitude, gradient = magnitude_and_gradient(
+            model, step.model_input, step.timestep, cond, uncond, settings.space
+        )  # fmt: skip
+        states = gradient["encoder_hidden_states"].double()
+        for part, norms in zip(layout, found.parts, strict=True):
+            own = states[:, part.first : part.first + part.length, slice(*part.features)]
+            norms.append(torch.linalg.vector_norm(own, dim=-1).cpu().numpy())
+        if "pooled" in gradient:
+            found.pooled.extend(norm_of(gradient["pooled"]).tolist())
+        found.magnitudes.extend(magnitude.tolist())
+
+
+def _encoder(name: str, table: TokenTable, significance: npt.NDArray[np.float64]) -> EncoderSignificance:
+    tokens = [
+        TokenScore(token.position, token.text, token.kind, token.word, float(value))
+        for token, value in zip(table.tokens, significance, strict=True)
+    ]
+
+    def joined(chosen: list[TokenScore]) -> float:
+        return float(np.sqrt(sum(token.significance**2 for token in chosen)))
+
+    words = [
+        WordScore(index, text, joined([t for t in tokens if t.word == index])) for index, text in enumerate(table.words)
+    ]
+    apart = {kind: joined([t for t in tokens if t.kind == kind]) for kind in ("start", "end", "padding")}
+    return EncoderSignificance(name, tokens, words, apart["start"], apart["end"], apart["padding"])
+
+
+def _over_encoders(encoders: list[EncoderSignificance]) -> list[WordScore]:
+    """A word over all encoders that split the prompt into the same words; else the first encoder's."""
+    texts = [word.text for word in encoders[0].words]
+    alike = [e for e in encoders if [word.text for word in e.words] == texts]
+    return [
+        WordScore(i, text, float(np.sqrt(sum(e.words[i].significance ** 2 for e in alike))))
+        for i, text in enumerate(texts)
+    ]

@@ -1,0 +1,1 @@
+"""A pipeline that measures each call, and warns, refuses, minimises or delays."""

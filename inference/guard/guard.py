@@ -1,0 +1,299 @@
+"""A diffusers pipeline that notices a memorised prompt while it samples, and does what its user chose.
+
+    guarded = MemorizationGuard(pipe, action="minimize")
+    image = guarded("a prompt").images[0]
+    guarded.report.flagged
+
+Guided sampling computes both branches anyway, so measuring costs nothing: a forward hook on the denoising network reads
+them. The pipeline is called as it is, with its own arguments. Steps without guidance, after a callback has switched it
+off, are not measured.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from memsieve.filtering.denoisers.base import Conditioning
+from memsieve.inference.detect.detect import check_rate, progress_bar
+from memsieve.inference.gradients import check_differentiable
+from memsieve.inference.guard.branches import Branches, BranchReader, Seen
+from memsieve.inference.guard.call import PROMPTS, bound, guided_by, images_of, refuse_unmeasured
+from memsieve.inference.guard.report import (
+    GuardReport,
+    MemorizationRefused,
+    MemorizationWarning,
+    random_state,
+    restore_random_state,
+)
+from memsieve.inference.guided import norm_of, open_model
+from memsieve.inference.minimize.minimize import TARGET_QUANTILE, minimize_embeddings
+from memsieve.inference.prompts.lists import ordinary_prompts
+
+__all__ = ["ACTIONS", "GuardReport", "MemorizationGuard", "MemorizationRefused", "MemorizationWarning"]
+
+ACTIONS: Final = ("warn", "refuse", "minimize", "delay")
+
+
+class _Stop(Exception):
+    """Ends a pipeline's call at its first step, with what the network saw there."""
+
+    def __init__(self, seen: Seen) -> None:
+        super().__init__()
+        self.seen = seen
+
+
+class MemorizationGuard:
+    """Wrap ``pipe``; call the guard as the pipeline would be called.
+
+    What the call gives the network besides the prompt (SDXL's sizes) is given to it in measuring and minimising too.
+    Flux is guided only where a negative prompt is given; the guard gives it the empty one where it is left out.
+
+    Args:
+        action: ``warn``; ``refuse`` raises ``MemorizationRefused`` before an image exists; ``minimize`` changes the
+            embeddings of flagged images (Wen et al., 2024) and samples from the same noise; ``delay`` leaves guidance
+            off for flagged images until the magnitude has fallen and passes a local minimum (Jain et al., CVPR 2025).
+        threshold: magnitude at the first step above which an image is flagged. Left out, it is the level that
+            ``false_positive_rate`` of ``ordinary`` prompts exceed, measured once for each first timestep and size.
+        ordinary: prompts known not to be memorised; the shipped list if left out.
+        target: for ``minimize``; a low quantile of the ordinary prompts if left out, or half of a given
+            ``threshold``.
+        iterations, lr, method: of ``minimize``.
+        fall: for ``delay``, the share of its peak below which the magnitude counts as fallen.
+        space: as in detection.
+
+    Raises:
+        ValueError: a setting out of range, or a model that cannot be guarded (guidance-distilled, unknown family).
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        action: str = "warn",
+        *,
+        threshold: float | None = None,
+        false_positive_rate: float = 0.01,
+        ordinary: Sequence[str] | None = None,
+        target: float | None = None,
+        iterations: int = 30,
+        lr: float | None = None,
+        method: str = "adamw",
+        fall: float = 0.7,
+        space: str = "auto",
+        progress: bool = True,
+    ) -> None:
+        if action not in ACTIONS:
+            raise ValueError(f"action = '{action}': must be one of {', '.join(ACTIONS)}")
+        if threshold is not None and not threshold > 0:
+            raise ValueError(f"threshold = {threshold:g}: must be above 0")
+        if not 0 < fall <= 1:
+            raise ValueError(f"fall = {fall:g}: must be above 0 and at most 1")
+        self.ordinary = list(dict.fromkeys(ordinary_prompts() if ordinary is None else ordinary))
+        if threshold is None:
+            check_rate(false_positive_rate, len(self.ordinary))
+        self.pipe, self.action, self.space, self.progress = pipe, action, space, progress
+        self.threshold, self.false_positive_rate, self.target = threshold, false_positive_rate, target
+        self.iterations, self.lr, self.method, self.fall = iterations, lr, method, fall
+        self.report = GuardReport()
+        self._model = open_model(pipe, scheduler="own")
+        if action == "minimize":
+            check_differentiable(self._model.model)
+        self._levels: dict[tuple[Any, ...], np.ndarray] = {}
+        self._off, self._may_stop, self._scale = False, False, 1.0
+        self._reader = BranchReader(self._model.denoiser, 1)
+        self._held = torch.zeros(0, dtype=torch.bool)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The pipeline's own result.
+
+        Raises:
+            MemorizationRefused: a prompt is flagged and the action is ``refuse``.
+            ValueError: the call is not guided, so that there is nothing to measure, or has an argument that would
+                make the measurement wrong.
+        """
+        call = bound(self.pipe, args, kwargs)
+        self._scale = guided_by(self._model.denoiser, type(self.pipe), call)
+        refuse_unmeasured(type(self.pipe), call, self.threshold is not None)
+        if call.get("negative_prompt") or call.get("negative_prompt_embeds") is not None:
+            warnings.warn(
+                "with a negative prompt the magnitude is measured against it, not against the empty prompt: the "
+                "threshold then holds only roughly",
+                stacklevel=2,
+            )
+        before = random_state(call.get("generator"))
+        self._may_stop = self.action == "minimize"
+        hook = self._model.model.register_forward_hook(self._hook, with_kwargs=True)
+        try:
+            try:
+                output = self._run(call)
+            except _Stop as stop:
+                restore_random_state(before, call.get("generator"))
+                self._may_stop = False
+                again = self._minimized(call, stop.seen)
+                first = self.report
+                output = self._run(again)
+                first.magnitudes += self.report.magnitudes[1:]
+                self.report = first
+        finally:
+            hook.remove()
+        if self.action == "warn" and any(self.report.flagged):
+            warnings.warn(self._sentence(), MemorizationWarning, stacklevel=2)
+        return output
+
+    def _run(self, call: dict[str, Any]) -> Any:
+        """The pipeline, with a new report."""
+        self.report = GuardReport()
+        self._reader = BranchReader(self._model.denoiser, images_of(call))
+        output = self.pipe(**call)
+        self._reader.finish()
+        return output
+
+    def _hook(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        """Measure one step of the pipeline; for ``delay`` the network's output with guidance taken out."""
+        if self._off:
+            return None
+        both = self._reader.read(args, kwargs, output)
+        if both is None:
+            return None
+        measured = norm_of(both.delta) * self._model.factor(both.seen.timestep, self.space)
+        if not self.report.magnitudes:
+            self._judge(measured, both.seen)
+        elif self.action == "delay":
+            self._release(measured)
+        self.report.magnitudes.append(measured.tolist())
+        if self.action != "delay" or not self._held.any():
+            return None
+        changed = self._unguided(both)
+        return (changed, *output[1:]) if isinstance(output, tuple) else type(output)(sample=changed)
+
+    def _unguided(self, both: Branches) -> Tensor:
+        """What the network returns so that the guided prediction of the images that are held is the unconditional."""
+        without, with_ = both.without, both.with_
+        keep = self._held.to(with_.device).view(-1, *([1] * (with_.ndim - 1)))
+        if not self._model.denoiser.separate_branches:
+            # cond := uncond makes uncond + scale (cond - uncond) the unguided prediction
+            return torch.cat([without, torch.where(keep, without, with_)])
+        # cond has been returned already: uncond := u' with u' + scale (cond - u') = uncond
+        instead = (self._scale * with_ - without) / (self._scale - 1.0)
+        return torch.where(keep, instead, without)
+
+    def _judge(self, measured: Tensor, seen: Seen) -> None:
+        """The first step: who is flagged, and what follows at once."""
+        self.report.threshold = self._threshold(seen)
+        flags = measured > self.report.threshold
+        self.report.flagged = flags.tolist()
+        self.report.minimized = [math.nan] * len(flags)
+        self._held = flags.cpu().clone()
+        self.report.released = [None if held else 0 for held in self.report.flagged]
+        if not flags.any():
+            return
+        if self.action == "refuse":
+            self.report.magnitudes.append(measured.tolist())
+            raise MemorizationRefused(self._sentence() + "; the guard refuses to draw it", self.report)
+        if self.action == "minimize" and self._may_stop:
+            self.report.magnitudes.append(measured.tolist())
+            raise _Stop(seen)
+
+    def _release(self, measured: Tensor) -> None:
+        """Guidance comes back where the magnitude has fallen from its peak and now rises again."""
+        past = np.asarray(self.report.magnitudes)
+        now = measured.cpu().numpy()
+        fallen = past[-1] <= self.fall * past.max(axis=0)
+        for image in np.flatnonzero(self._held.numpy() & fallen & (now > past[-1])):
+            self._held[image] = False
+            self.report.released[image] = len(past)
+
+    def _minimized(self, call: dict[str, Any], seen: Seen) -> dict[str, Any]:
+        """The same call with the flagged images' embeddings minimised."""
+        flagged, model = self.report.flagged, self._model
+        rows = torch.tensor(flagged, device=seen.model_input.device).nonzero().flatten()
+        self._off = True
+        try:
+            fitted = minimize_embeddings(
+                model, seen.model_input[rows], seen.timestep, seen.cond.rows(rows), seen.uncond.rows(rows),
+                self._target(seen), iterations=self.iterations, lr=self.lr,
+                method=self.method, space=self.space,
+            )  # fmt: skip
+        finally:
+            self._off = False
+        states = seen.cond.map(torch.Tensor.clone)
+        for name, value in states.embeddings.items():
+            value[rows] = fitted.cond.embeddings[name].to(value.dtype)
+        for row, magnitude in zip(rows.tolist(), fitted.magnitude, strict=True):
+            self.report.minimized[row] = magnitude
+        # Only what says what is drawn is changed: size, guidance and all else stay the call's own.
+        again = {name: value for name, value in call.items() if not name.startswith(PROMPTS)}
+        given = model.denoiser.call_arguments(states, seen.uncond, self._scale)
+        drawn = {name: value for name, value in given.items() if name.startswith(PROMPTS)}
+        return {**again, **drawn, "num_images_per_prompt": 1}
+
+    def _threshold(self, seen: Seen) -> float:
+        if self.threshold is not None:
+            return self.threshold
+        ordered = np.sort(self._ordinary_levels(seen))
+        allowed = math.floor(self.false_positive_rate * (len(ordered) + 1) + 1e-9) - 1
+        return float(ordered[len(ordered) - 1 - max(allowed, 0)])
+
+    def _target(self, seen: Seen) -> float:
+        if self.target is not None:
+            return self.target
+        if self.threshold is not None:
+            return self.threshold / 2
+        return float(np.quantile(self._ordinary_levels(seen), TARGET_QUANTILE))
+
+    def _ordinary_levels(self, seen: Seen) -> np.ndarray:
+        """First-step magnitudes of the ordinary prompts at this timestep, size and size conditioning, measured once."""
+        told = [states.time_ids for states in (seen.cond, seen.uncond)]
+        key = (
+            round(float(seen.timestep), 3), tuple(seen.model_input.shape[1:]),
+            *(None if ids is None else tuple(ids[0].tolist()) for ids in told),
+        )  # fmt: skip
+        if key not in self._levels:
+            self._off = True
+            try:
+                self._levels[key] = self._measure_ordinary(seen)
+            finally:
+                self._off = False
+        return self._levels[key]
+
+    @torch.no_grad()
+    def _measure_ordinary(self, seen: Seen) -> np.ndarray:
+        found = []
+        timestep, model_input = seen.timestep, seen.model_input
+        generator = torch.Generator("cpu").manual_seed(0)
+        with progress_bar(self.progress) as bar:
+            task = bar.add_task("the guard measures ordinary prompts", total=len(self.ordinary))
+            for start in range(0, len(self.ordinary), 8):
+                part = self.ordinary[start : start + 8]
+                # what any scheduler hands the network first: noise of unit variance
+                noise = torch.randn(len(part), *model_input.shape[1:], generator=generator).to(model_input.device)
+                cond = _told(self._model.encode(part), seen.cond)
+                uncond = _told(self._model.unconditional(len(part)), seen.uncond)
+                with_, without = self._model.predict(noise, timestep, cond, uncond)
+                found.append(norm_of(with_ - without) * self._model.factor(timestep, self.space))
+                bar.advance(task, len(part))
+        levels = torch.cat(found).double().cpu().numpy()
+        if not np.isfinite(levels).all():
+            raise ValueError("the model gives values that are not finite for ordinary prompts; take another precision")
+        return levels
+
+    def _sentence(self) -> str:
+        first, flagged = self.report.magnitudes[0], self.report.flagged
+        worst = max(value for value, flag in zip(first, flagged, strict=True) if flag)
+        return (
+            f"{sum(flagged)} of {len(flagged)} images come from a prompt that this model seems to have memorised: "
+            f"magnitude {worst:.3g} at the first step, above {self.report.threshold:.3g}"
+        )
+
+
+def _told(prompts: Conditioning, seen: Conditioning) -> Conditioning:
+    """``prompts`` with what the network was told in the call besides the prompt, the first image's for all."""
+    ids = seen.time_ids
+    return prompts if ids is None else replace(prompts, time_ids=ids[:1].expand(len(prompts), -1))

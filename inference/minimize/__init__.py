@@ -1,0 +1,1 @@
+"""Embeddings that no longer regurgitate."""

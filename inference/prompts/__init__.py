@@ -1,0 +1,1 @@
+"""Lists of prompts, from files of many kinds."""

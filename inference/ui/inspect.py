@@ -1,0 +1,207 @@
+"""What the web page shows of a prompt, without the page: score, words, images, minimised images, nearest pairs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from memsieve.inference.charts import heat_colour
+from memsieve.inference.copies.index import TrainingIndex, load_pixels
+from memsieve.inference.copies.verify import picture_uri, square, verify_images
+from memsieve.inference.detect.detect import measure_reference, progress_bar
+from memsieve.inference.detect.detectors import DETECTORS, DetectSettings, measure_prompts
+from memsieve.inference.explain.explain import WordScore, explain
+from memsieve.inference.generate import sampling_scheduler
+from memsieve.inference.guided import GuidedModel
+from memsieve.inference.minimize.minimize import TARGET_QUANTILE, Minimized, draw, minimize
+from memsieve.inference.templates import render
+
+__all__ = ["MAX_CHARACTERS", "MAX_IMAGES", "MAX_STEPS", "MAX_UPDATES", "Inspection", "Inspector", "pictures"]
+
+MAX_CHARACTERS: Final = 2000
+MAX_IMAGES: Final = 4
+MAX_STEPS: Final = 100
+MAX_UPDATES: Final = 100
+Report = Callable[[float, str], None]
+"""(share done, what is being done) -> None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """A prompt beside ordinary ones; ``cut`` is the end that the text encoder does not read."""
+
+    prompt: str
+    score: float
+    p: float
+    flagged: bool
+    words: list[WordScore]
+    cut: str
+
+
+class Inspector:
+    """One model with its ordinary prompts, measured once.
+
+    Args:
+        ordinary: prompts known not to be memorised.
+        index: training images to compare with, as ``build_index`` wrote it.
+
+    Raises:
+        ValueError: a setting does not fit, or there are too few ordinary prompts for the rate.
+    """
+
+    def __init__(
+        self,
+        model: GuidedModel,
+        ordinary: Sequence[str],
+        *,
+        settings: DetectSettings | None = None,
+        false_positive_rate: float = 0.01,
+        index: Path | None = None,
+        batch: int = 16,
+        progress: bool = True,
+    ) -> None:
+        self.model, self.rate = model, false_positive_rate
+        self.settings = replace(settings or DetectSettings(), detector="magnitude", early_exit=False)
+        self.index = None if index is None else TrainingIndex(index)
+        with progress_bar(progress) as bar:
+            measured, self.reference = measure_reference(
+                model, ordinary, self.settings, false_positive_rate, batch, bar
+            )  # fmt: skip
+        first = [m.magnitudes[:, 0].mean() for m in measured]
+        self.median, self.target = float(np.median(first)), float(np.quantile(first, TARGET_QUANTILE))
+
+    def inspect(self, prompt: str, noise_of: str | None = None) -> Inspection:
+        """Score and words of ``prompt``, measured with the noise of ``noise_of`` where another wording is compared.
+
+        Raises:
+            ValueError: the prompt is empty or too long.
+        """
+        prompt = checked(prompt)
+        (measured,) = measure_prompts(self.model, [prompt], self.settings, noise_of=noise_of)
+        score = DETECTORS["magnitude"].evidence(measured)["magnitude"]
+        p = float(self.reference.p_values(np.asarray([score]))[0])
+        explained = explain(self.model, prompt, settings=self.settings, at_steps=[0])
+        return Inspection(prompt, score, p, p <= self.rate + 1e-12, explained.words, explained.cut)
+
+    def draw(self, prompt: str, images: int, steps: int, report: Report, noise_of: str | None = None) -> Tensor:
+        """Images [n, 3, H, W] in [-1, 1] from the noise that the score was measured with."""
+        prompt, images, steps = checked(prompt), limited("images", images, MAX_IMAGES), limited("steps", steps)
+        noise = self.model.noise([noise_of or prompt] * images, range(images), self.settings.seed)
+        pipe = self.model.pipe
+
+        def after(_: Any, step: int, __: Any, values: dict[str, Any]) -> dict[str, Any]:
+            report((step + 1) / steps, f"drawing, step {step + 1} of {steps}")
+            return values
+
+        own, pipe.scheduler = pipe.scheduler, sampling_scheduler(pipe, self.model.scheduler_name)
+        try:
+            output = pipe(
+                **self._arguments(prompt, noise), num_inference_steps=steps, output_type="pt",
+                **_callback(pipe, after),
+            )  # fmt: skip
+        finally:
+            pipe.scheduler = own
+        return output.images.float().cpu().clamp(0, 1) * 2 - 1  # type: ignore[no-any-return]
+
+    def _arguments(self, prompt: str, noise: Tensor) -> dict[str, Any]:
+        model, count = self.model, len(noise)
+        cond = model.encode([prompt]).expand(count).to(dtype=model.dtype)
+        uncond = model.unconditional(count).to(dtype=model.dtype)
+        side, latents = model.pixels(noise), noise.to(model.dtype)
+        arguments = model.denoiser.call_arguments(cond, uncond, self.settings.guidance_scale, latents)
+        return {**arguments, "height": side, "width": side}
+
+    def minimise(
+        self, prompt: str, images: int, steps: int, updates: int, report: Report
+    ) -> tuple[Minimized, Tensor, Tensor]:
+        """The result with the images before and after; the target is a low magnitude among ordinary prompts'."""
+        prompt, images, steps = checked(prompt), limited("images", images, MAX_IMAGES), limited("steps", steps)
+        updates = limited("updates", updates, MAX_UPDATES)
+        settings = replace(self.settings, steps=1, schedule_steps=steps)
+        report(0.0, "minimising")
+        result = minimize(self.model, prompt, self.target, images=images, iterations=updates, settings=settings)
+        report(0.3, "drawing both")
+        before, after = draw(self.model, result, settings)
+        return result, before, after
+
+    def nearest(self, images: Tensor) -> str:
+        """The nearest training images as HTML; empty without an index."""
+        if self.index is None:
+            return ""
+        small = list(square(images, self.index.side))
+        matches = verify_images(
+            self.index, [f"image {i + 1}" for i in range(len(small))], small, k=3,
+            alpha=max(0.05, 0.0 if self.index.null is None else 1 / (len(self.index.null) + 1)),
+        )  # fmt: skip
+        rows = []
+        for match, pixels in zip(matches, small, strict=True):
+            pairs = [
+                (n, picture_uri(load_pixels(self.index.image_bytes(n), self.index.side))) for n in match.neighbours
+            ]
+            rows.append({"match": match, "picture": picture_uri(pixels), "pairs": pairs})
+        return render("ui_nearest.html", rows=rows, decided=any(m.copy is not None for m in matches))
+
+    def card(self, found: Inspection, beside: float = 0.0) -> str:
+        """Score and words as HTML, all text escaped; ``beside`` is a score that the bar's scale shall also hold."""
+        threshold = self.reference.threshold(self.rate)
+        top = max((word.significance for word in found.words), default=0.0) or 1.0
+        scale = max(found.score, beside, threshold, float(self.reference.ordinary_scores.max())) * 1.05
+        return render(
+            "ui_score.html", found=found, rate=self.rate, ordinary=len(self.reference.ordinary_scores),
+            threshold=threshold, median=self.median,
+            words=[(word.text, word.significance, heat_colour(word.significance / top)) for word in found.words],
+            places={
+                name: round(100 * value / scale, 2)
+                for name, value in (("score", found.score), ("threshold", threshold), ("median", self.median))
+            },
+        )  # fmt: skip
+
+
+def _callback(pipe: Any, after: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    """``after`` as the argument that the pipeline knows: PixArt's still has the older one."""
+    if "callback_on_step_end" in inspect.signature(type(pipe).__call__).parameters:
+        return {"callback_on_step_end": after}
+    return {"callback": lambda step, timestep, latents: after(pipe, step, timestep, {"latents": latents})}
+
+
+def checked(prompt: str) -> str:
+    """The prompt, stripped.
+
+    Raises:
+        ValueError: it is empty, or longer than the page takes.
+    """
+    prompt = prompt.strip()
+    if not prompt:
+        raise ValueError("the prompt is empty: type some text")
+    if len(prompt) > MAX_CHARACTERS:
+        raise ValueError(f"the prompt has {len(prompt)} characters, over {MAX_CHARACTERS}: shorten it")
+    return prompt
+
+
+def limited(name: str, value: float, most: int = MAX_STEPS) -> int:
+    """A whole number from 1 to ``most``: the page's sliders end there, but a request need not come from the page.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not 1 <= value <= most or int(value) != value:
+        raise ValueError(f"{name} = {value:g}: must be a whole number from 1 to {most}")
+    return int(value)
+
+
+def pictures(images: Tensor, least: int = 192) -> list[Image.Image]:
+    """Images [n, 3, H, W] in [-1, 1]; small ones are enlarged to ``least`` pixels."""
+    found = []
+    for pixels in images:
+        array = ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+        image = Image.fromarray(array)
+        factor = max(1, -(-least // image.width))
+        found.append(image.resize((image.width * factor, image.height * factor), Image.Resampling.LANCZOS))
+    return found

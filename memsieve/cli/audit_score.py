@@ -1,0 +1,171 @@
+"""``memsieve audit score``: settings from a file and from options, the progress bar, exit codes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from memsieve.cli.common import USELESS
+from memsieve.filtering.audit.config import AuditRun
+from memsieve.filtering.settings import apply_overrides, parse_settings, read_settings
+
+__all__ = ["DAMAGED", "score"]
+
+_console = Console(stderr=True, emoji=False)  # a key between colons is not an emoji
+
+DAMAGED = 3
+"""Exit code: everything was done, and some of the data is not whole."""
+
+
+def score(
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file; options below override it. See configs/audit/.")
+    ] = None,
+    shards: Annotated[
+        list[str] | None, typer.Option(help="Tar files, ranges, globs, folders or URLs. Repeatable.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the audit; the same command goes on with it.")] = None,
+    model: Annotated[str | None, typer.Option(help="A diffusers pipeline folder, or a hub id.")] = None,
+    data_only: Annotated[bool, typer.Option(help="No model: duplicates, captions and errors.")] = False,
+    draws: Annotated[int | None, typer.Option(help="(t, noise) draws per sample; 4 by default.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the draws; 0 by default.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples per forward; 16 by default.")] = None,
+    resolution: Annotated[int | None, typer.Option(help="Pixels; the model's own by default.")] = None,
+    format: Annotated[
+        Literal["webdataset", "hf", "folder"] | None, typer.Option(help="What --shards names; webdataset by default.")
+    ] = None,
+    set: Annotated[list[str] | None, typer.Option("--set", help="Override, as data.caption_key=json.text.")] = None,
+    engine: Annotated[
+        Literal["local", "ray"] | None, typer.Option(help="local by default; its ranks come from accelerate launch.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Ray actors; 0, the default: one per GPU or core.")] = None,
+    ray_address: Annotated[str | None, typer.Option(help="An existing Ray cluster.")] = None,
+    device: Annotated[str | None, typer.Option(help="As cuda:0; the first GPU by default.")] = None,
+    allow_pipe: Annotated[bool, typer.Option(help="Run 'pipe:' commands named in --shards.")] = False,
+    rescore: Annotated[bool, typer.Option(help="Replace scores of other settings or another model.")] = False,
+) -> None:
+    """Score every sample; only what is missing or stale is done.
+
+    Exit code 1 where a shard could not be done, 3 where all are done and some were found truncated or damaged, 4 where
+    all are done and no sample can be used.
+    """
+    from memsieve.filtering.audit.score import rank_of, score_shards
+    from memsieve.filtering.audit.status import why_useless
+
+    given = {"output": out, "model": model, "seed": seed, "draws": draws, "batch_size": batch_size, "engine": engine}
+    given |= {"workers": workers, "ray_address": ray_address, "device": device}
+    data = {"path": shards, "format": format, "resolution": resolution, "allow_pipe": allow_pipe or None}
+    run = _settings(config, given, data, data_only, set or [])
+    try:
+        with _progress(quiet=rank_of()[0] > 0) as watch:
+            outcome = score_shards(
+                run.audit(),
+                run.output,
+                engine=run.engine,
+                device=run.device,
+                rescore=rescore,
+                ray={"address": run.ray_address, "workers": run.workers},
+                **watch,
+            )
+    except KeyboardInterrupt:
+        _console.print("stopped; the shards that were finished stand, and the same command goes on", style="yellow")
+        raise typer.Exit(130) from None
+    except OSError as error:
+        _console.print(
+            f"error: {error}. The shards that were finished stand; run the same command again when that is repaired",
+            style="red",
+            markup=False,
+            highlight=False,
+        )
+        raise typer.Exit(1) from None
+    rows = sum(marker.rows for marker in outcome.done.values())
+    failed = sum(marker.failed for marker in outcome.done.values())
+    _console.print(
+        f"{len(outcome.done)} shards done now ({rows:,} samples, {failed:,} unusable), {outcome.skipped} before",
+        highlight=False,
+    )
+    for reason in list(outcome.failed.values())[:8]:
+        _console.print(f"not done: {reason}", style="red", markup=False, highlight=False)
+    if outcome.failed:
+        _console.print(f"{len(outcome.failed)} shards are not done; the same command tries them again", style="red")
+        raise typer.Exit(1)
+    if rows == failed and (why := why_useless(run.output)) is not None:
+        _console.print(why, style="red", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(USELESS)
+    truncated = [marker.task for marker in outcome.done.values() if marker.truncated]
+    if truncated:
+        _console.print(
+            f"truncated or damaged: {len(truncated)} of the shards, the first '{truncated[0]}'",
+            style="yellow",
+            markup=False,
+            highlight=False,
+        )
+        raise typer.Exit(DAMAGED)
+
+
+def _settings(
+    file: Path | None, given: dict[str, Any], data: dict[str, Any], data_only: bool, overrides: list[str]
+) -> AuditRun:
+    """The file's settings under the options that were given, under ``overrides``."""
+    raw = read_settings(file) if file is not None else {}
+    raw |= {name: value for name, value in given.items() if value is not None}
+    raw["data"] = section = raw.get("data") or {}
+    if isinstance(section, dict):
+        section |= {name: value for name, value in data.items() if value is not None}
+    raw = apply_overrides(raw, overrides)
+    if data_only and given["model"] is None:
+        raw["model"] = None
+    if "model" not in raw or (data_only and raw["model"] is not None):
+        raise ValueError("name a --model, or ask for --data-only to look at duplicates, captions and errors alone")
+    for name, missing in (
+        ("--shards", isinstance(section, dict) and "path" not in section),
+        ("--out", "output" not in raw),
+    ):
+        if missing:
+            raise ValueError(f"give {name}, or a --config file that names it (see configs/audit/)")
+    return parse_settings(AuditRun, raw, where=str(file or "audit"))
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[dict[str, Any]]:
+    """A bar over shards and a count of samples, with rate and ETA; the callbacks of ``score_shards``."""
+    columns = [
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+    ]
+    with Progress(*columns, console=_console, disable=quiet) as progress:
+        bar = progress.add_task("looking at what is done", total=None, note="")
+        state = {"total": 0, "before": 0, "shards": 0, "samples": 0, "inside": 0.0}
+
+        def show() -> None:
+            elapsed = progress.tasks[0].elapsed or 0.0
+            rate = f"  {state['samples'] / elapsed:,.1f}/s" if elapsed > 0 else ""
+            note = (
+                f"{state['before'] + state['shards']:,}/{state['total']:,} shards  {state['samples']:,} samples{rate}"
+            )
+            done = state["shards"] + state["inside"]
+            progress.update(bar, completed=done, note=note)
+
+        def begin(plan: Any) -> None:
+            state.update(total=plan.total, before=plan.total - len(plan.todo))
+            progress.reset(bar, total=len(plan.todo), description="scoring", note="")
+
+        def advance(task: Any, samples: int, share: float) -> None:
+            state.update(samples=state["samples"] + samples, inside=min(share, 0.999))
+            show()
+
+        def finished(task: Any, marker: Any) -> None:
+            state.update(shards=state["shards"] + 1, inside=0.0)
+            show()
+
+        yield {"begin": begin, "advance": advance, "finished": finished}

@@ -1,0 +1,118 @@
+"""What the commands that check a model share: options by name, opening a model, printing untrusted text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from memsieve.inference.prompts.lists import PromptRow
+
+__all__ = [
+    "USELESS",
+    "Batch",
+    "Device",
+    "Dtype",
+    "Guidance",
+    "Model",
+    "Scheduler",
+    "Seed",
+    "load_for",
+    "numbers",
+    "open_for",
+    "out_console",
+    "plain",
+    "say_unread",
+    "usable",
+    "warn",
+    "weights_of",
+]
+
+USELESS = 4
+"""Exit code: everything was done, and nothing that was read can be used."""
+
+_console = Console(stderr=True, emoji=False)
+out_console = Console(emoji=False)
+
+Model = Annotated[Path, typer.Option(help="A diffusers pipeline folder, or a hub id.")]
+Seed = Annotated[int, typer.Option(help="Of the initial noise.")]
+Guidance = Annotated[float, typer.Option(help="Of the trajectory; above 1.")]
+Scheduler = Annotated[str, typer.Option(help="auto (DDIM for diffusion models), ddim, or own.")]
+Batch = Annotated[int, typer.Option(help="Images at a time.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; a GPU where there is one.")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+
+
+def open_for(model: Path, scheduler: str, device: str | None, dtype: str) -> Any:
+    """The model of a command line, opened for measuring."""
+    from memsieve.inference.guided import open_model
+
+    return open_model(model, scheduler=scheduler, device=device, dtype=_dtype(dtype))
+
+
+def load_for(model: Path, device: str | None, dtype: str) -> Any:
+    """The pipeline of a command line, of any family, for generating."""
+    import torch
+
+    from memsieve.inference.generate import load_pipeline
+
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return load_pipeline(model, device=place, dtype=_dtype(dtype))
+
+
+def weights_of(pipe: Any) -> str:
+    """A digest of the weights of a pipeline's network."""
+    from memsieve.inference.detect.run import weights_identity
+
+    return weights_identity(getattr(pipe, "unet", None) or pipe.transformer)
+
+
+def _dtype(name: str) -> Any:
+    import torch
+
+    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in kinds:
+        raise ValueError(f"--dtype = '{name}': must be one of {', '.join(kinds)}")
+    return kinds[name]
+
+
+def numbers(text: str, option: str, least: int = 1) -> list[int]:
+    """Comma-separated whole numbers of at least ``least``."""
+    try:
+        found = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{option} = '{text}': must be whole numbers separated by commas") from None
+    if min(found) < least:
+        raise ValueError(f"{option} = '{text}': all must be at least {least}")
+    return found
+
+
+def usable(rows: Sequence[PromptRow], option: str) -> list[PromptRow]:
+    """The rows that can be used; the others are counted and said, the first few one by one."""
+    say_unread([row.error for row in rows if row.error is not None], len(rows), option)
+    return [row for row in rows if row.error is None]
+
+
+def say_unread(errors: Sequence[str], read: int, option: str, most: int = 5) -> None:
+    """Warn of the lines of a prompt file that could not be used, ``errors`` of ``read``."""
+    for error in errors[:most]:
+        warn(error)
+    if errors:
+        warn(f"{option}: {len(errors)} of {read} lines could not be used")
+
+
+def plain(text: str, most: int = 200) -> Any:
+    """Text for a table, its brackets no markup, its control characters visible, and no longer than ``most``."""
+    from rich.text import Text
+
+    shown = text if len(text) <= most else f"{text[: most - 1]}…"
+    return Text("".join(c if c.isprintable() else "�" for c in shown))
+
+
+def warn(sentence: str) -> None:
+    """A warning on standard error."""
+    _console.print(f"warning: {plain(sentence)}", style="yellow", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,182 @@
+"""One self-contained HTML page and a summary.json of an audit: scores, duplicates, the ranking, data errors."""
+
+from __future__ import annotations
+
+import base64
+import io
+import itertools
+import json
+import secrets
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+from memsieve.filtering.audit.config import AuditConfig
+from memsieve.filtering.audit.records import write_whole
+from memsieve.filtering.audit.summary import Pair, Summary, summarise
+from memsieve.filtering.data.decode import BadSample, decode_image
+from memsieve.filtering.data.rows import RawRow
+from memsieve.filtering.data.shards import read_shard
+from memsieve.filtering.data.sources import open_source
+from memsieve.filtering.folder_kind import AUDIT, refuse_other_kind
+from memsieve.pages.run_plots import Series, line_chart
+
+__all__ = ["build_audit_report"]
+
+THUMBNAIL = 112
+COLOURS = ("c0", "c2", "c3", "c1")
+NAMES = {
+    "magnitude": ("Magnitude", "How much the caption changes the prediction: ‖ε(caption) − ε(∅)‖."),
+    "loss": ("Loss", "Mean squared error of ε; a memorised pair has less of it."),
+    "loss_gap": ("Loss gap", "Loss without the caption minus loss with it."),
+}
+
+
+def build_audit_report(
+    run: Path, out: Path | None = None, *, samples: bool = True, **options: Any
+) -> tuple[Path, Summary]:
+    """Write the page of the audit in ``run`` to ``out`` (default: report.html in its folder), ``summary.json`` beside
+    it; the page's path and what it says.
+
+    Args:
+        samples: show captions and pictures.
+        options: of ``summarise``.
+
+    Raises:
+        ValueError: ``run`` is no audit, nothing of it is done, or ``out`` lies in the folder of another command.
+    """
+    summary = summarise(run, **options)
+    target = run / "report.html" if out is None else Path(out)
+    refuse_other_kind(target.parent, AUDIT, "--out")  # a summary.json goes beside the page
+    target.parent.mkdir(parents=True, exist_ok=True)
+    pictures = _pictures(summary) if samples else {}
+    context = {
+        "title": run.resolve().name,
+        "written": datetime.now().strftime("%Y-%m-%d %H:%M"),
+        "nonce": secrets.token_hex(12),
+        "numbers": summary.values,
+        "headline": _headline(summary),
+        "warnings": _warnings(summary),
+        "charts": _charts(summary),
+        "top": summary.top,
+        "duplicates": summary.duplicates,
+        "errors": summary.errors,
+        "pictures": pictures,
+        "samples": samples,
+        "config": json.dumps(summary.about["deciding"], indent=2),
+        "paths": summary.about["config"]["data"]["path"],
+        "versions": summary.about["versions"],
+    }
+    environment = Environment(loader=PackageLoader("memsieve.pages"), autoescape=True, undefined=StrictUndefined)
+    environment.filters.update(count=lambda value: f"{value:,}", sig=_sig, share=_share)
+    write_whole(target, environment.get_template("audit.html").render(context))
+    write_whole(target.with_name("summary.json"), json.dumps(summary.values, indent=2) + "\n")
+    return target, summary
+
+
+def _sig(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.3g}\u00a0%"
+
+
+def _headline(summary: Summary) -> str:
+    n = summary.values
+    text = f"{n['rows']:,} samples in {n['done']:,} shards hold {n['pairs']:,} distinct images"
+    if n["duplicate_samples"]:
+        text += f"; {n['duplicate_samples']:,} samples repeat one of {n['duplicate_groups']:,} of them"
+    if n["failed"]:
+        text += f"; {n['failed']:,} samples cannot be used"
+    text += "."
+    if "truth" in n:
+        truth = n["truth"]
+        text += (
+            f" The {truth['planted_pairs']:,} pairs planted {truth['planted_from']} times or more are ranked above the "
+            f"others with an AUC of {truth['auc']:.3f} by {n['signal'].replace('+', ' + ')}."
+        )
+    return text
+
+
+def _warnings(summary: Summary) -> list[str]:
+    n = summary.values
+    found = []
+    if not n["complete"]:
+        found.append(
+            f"This audit is not complete: {n['missing']:,} shards are missing, {n['stale']:,} stale and {n['gone']:,} "
+            f"gone, of {n['tasks']:,}. What follows is of the others."
+        )
+    if summary.status.useless:
+        found.append(f"No sample of {n['rows']:,} can be used; the reasons are below.")
+    if n["truncated"]:
+        shards = "1 shard is" if n["truncated"] == 1 else f"{n['truncated']:,} shards are"
+        found.append(f"{shards} truncated or damaged: samples behind the damage were never seen.")
+    return found
+
+
+def _charts(summary: Summary) -> list[dict[str, Any]]:
+    charts = []
+    for name in ("magnitude", "loss", "loss_gap"):
+        title, remark = NAMES[name]
+        series, legend = [], []
+        for style, (label, edges, counts) in zip(COLOURS, summary.histograms.get(name, []), strict=False):
+            middles = ((edges[:-1] + edges[1:]) / 2).tolist()
+            shares = (100 * counts / max(int(counts.sum()), 1)).tolist()
+            series.append(Series(label, middles, shares, style))
+            legend.append((style, label))
+        svg = line_chart(series, label=f"{title} by t. {remark}", y_label="% of draws", x_label=title.lower())
+        charts.append({"title": f"{title} by t", "svg": svg, "legend": legend, "remark": remark})
+    cuts, shares = summary.curve
+    shown = np.array(shares) <= 0.5
+    series = [Series("share", np.array(cuts)[shown].tolist(), (100 * np.array(shares)[shown]).tolist(), "c1")]
+    remark = "Share of pairs that --max-score would take out, by the cut-off."
+    svg = line_chart(series if cuts else [], label=remark, y_label="% of pairs", x_label="cut-off")
+    charts.append({"title": "Dropped against cut-off", "svg": svg, "legend": [], "remark": remark})
+    return charts
+
+
+def _pictures(summary: Summary) -> dict[str, Markup]:
+    """Small pictures of the top pairs, read from their shards once more, decoded and encoded anew."""
+    config = AuditConfig.model_validate(summary.about["config"]).data
+    wanted: dict[str, dict[int, Pair]] = defaultdict(dict)
+    for pair in summary.top:
+        wanted[pair.shard][pair.index] = pair
+    found: dict[str, Markup] = {}
+    if config.format != "webdataset":
+        source = open_source(config.path, config, "--shards")
+        rows = (raw for part in range(len(source)) for raw in source.read(part))
+        _collect(rows, {pair.sha256: pair for pair in summary.top}, found, config)
+        return found
+    for shard, pairs in wanted.items():
+        last = max(pairs) + 1
+        rows = (raw for raw in itertools.islice(read_shard(shard, config), last) if raw.index in pairs)
+        _collect(rows, {pair.sha256: pair for pair in pairs.values()}, found, config)
+    return found
+
+
+def _collect(rows: Iterator[RawRow], wanted: dict[str, Pair], found: dict[str, Markup], config: Any) -> None:
+    import hashlib
+
+    for raw in rows:
+        sha = hashlib.sha256(raw.image).hexdigest()
+        if raw.error is not None or sha not in wanted or sha in found:
+            continue
+        try:
+            image = decode_image(raw.image, config)
+        except BadSample:
+            continue
+        image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG", optimize=True) if max(image.size) <= 64 else image.save(buffer, "JPEG", quality=85)
+        kind = "png" if max(image.size) <= 64 else "jpeg"
+        found[sha] = Markup(f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}")
+        if len(found) >= len(wanted) and all(name in found for name in wanted):
+            return

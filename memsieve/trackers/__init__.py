@@ -1,0 +1,1 @@
+"""What audits and checks tell a tracker."""

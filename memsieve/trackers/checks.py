@@ -1,0 +1,121 @@
+"""Results of detect, verify and probe as a W&B run: numbers and histograms; prompts and pages only where asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import pyarrow.parquet as pq
+import typer
+
+if TYPE_CHECKING:
+    from memsieve.inference.copies.probe import ProbeResult
+    from memsieve.inference.copies.verify import Match
+
+__all__ = ["Wandb", "WandbSamples", "upload_check", "upload_detection", "upload_matches", "upload_probe"]
+
+Wandb = Annotated[str | None, typer.Option("--wandb", help="W&B project to send the results to; numbers only.")]
+WandbSamples = Annotated[
+    bool, typer.Option("--wandb-samples", help="Send prompts and the page with its pictures to W&B as well.")
+]
+ROWS = 200
+"""Rows of an uploaded table."""
+
+
+def upload_check(
+    kind: str,
+    project: str,
+    folder: Path,
+    *,
+    config: Mapping[str, Any],
+    scalars: Mapping[str, float],
+    histograms: Mapping[str, Sequence[float]],
+    table: tuple[Sequence[str], Sequence[Sequence[Any]]] | None = None,
+    files: Sequence[Path] = (),
+) -> None:
+    """Make one W&B run of a ``detect``, ``verify`` or ``probe``; offline where nobody is logged in, for ``wandb sync``.
+
+    Args:
+        folder: where an offline run is written.
+        table: columns and rows, of which ``ROWS`` go up; left out unless the user opted in to prompts.
+        files: as an artifact; likewise.
+    """
+    import wandb
+
+    from memsieve.train.wandb_start import start_wandb
+
+    folder.mkdir(parents=True, exist_ok=True)
+    name = folder.resolve().name
+    about: dict[str, Any] = {
+        "project": project,
+        "job_type": kind,
+        "name": name,
+        "dir": str(folder),
+        "config": dict(config),
+    }
+    with start_wandb(lambda more: wandb.init(**about, **more), "--wandb") as run:
+        logged: dict[str, Any] = {f"{kind}/{what}": value for what, value in scalars.items()}
+        for what, values in histograms.items():
+            finite = [float(value) for value in values if value == value]
+            if finite:
+                logged[f"{kind}/{what}"] = wandb.Histogram(finite)
+        if table is not None:
+            columns, rows = table
+            logged[f"{kind}/table"] = wandb.Table(columns=list(columns), data=[list(row) for row in rows[:ROWS]])
+        run.log(logged)
+        if files:
+            artifact = wandb.Artifact(f"{kind}-files", type="report")
+            for file in files:
+                artifact.add_file(str(file), name=file.name)
+            run.log_artifact(artifact)
+
+
+def upload_detection(project: str, out: Path, samples: bool) -> None:
+    """What ``memsieve detect`` left in ``out``."""
+    asked = json.loads((out / "settings.json").read_text(encoding="utf-8"))
+    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    rows = [row for row in pq.read_table(out / "scores.parquet").to_pylist() if row["error"] is None]
+    rows.sort(key=lambda row: -row["score"])
+    columns = ("line", "prompt", "score", "p", "flagged", "cut")
+    upload_check(
+        "detect", project, out, config=asked,
+        scalars={name: value for name, value in summary.items() if isinstance(value, int | float)},
+        histograms={"scores": [row["score"] for row in rows], "p_values": [row["p"] for row in rows]},
+        table=(columns, [[row[name] for name in columns] for row in rows]) if samples else None,
+        files=[out / "histogram.png"] if samples else [],
+    )  # fmt: skip
+
+
+def upload_matches(project: str, out: Path, matches: Sequence[Match], config: Mapping[str, Any], samples: bool) -> None:
+    """What ``memsieve verify`` found and left in ``out``."""
+    good = sorted((m for m in matches if m.neighbours), key=lambda m: m.neighbours[0].distance)
+    rows = [[m.name, m.neighbours[0].caption, m.neighbours[0].distance, m.p, m.copy] for m in good]
+    copies = sum(bool(m.copy) for m in matches)
+    decided = any(m.copy is not None for m in matches)
+    upload_check(
+        "verify", project, out, config=config,
+        scalars={
+            "read": len(matches), "compared": len(good), "failed": len(matches) - len(good),
+            **({"copies": copies, "copy_rate": copies / max(len(good), 1)} if decided else {}),
+        },
+        histograms={"distances": [m.neighbours[0].distance for m in good]},
+        table=(("image", "nearest training caption", "distance", "p", "copy"), rows) if samples else None,
+        files=[out / "matches.html"] if samples else [],
+    )  # fmt: skip
+
+
+def upload_probe(
+    project: str, folder: Path, results: Mapping[tuple[str, str], ProbeResult], config: Mapping[str, Any]
+) -> None:
+    """What ``memsieve probe`` found: a set of numbers for each kind of pairs and way of asking."""
+    scalars: dict[str, float] = {}
+    histograms: dict[str, list[float]] = {}
+    for (pairs, by), result in results.items():
+        name, rate = f"{pairs}/{by}".replace(" ", "_"), result.rate
+        found = {"copies": rate.copies, "generations": rate.generations, "copy_rate": rate.rate}
+        scalars |= {f"{name}/{what}": value for what, value in found.items()}
+        scalars |= {f"{name}/copy_rate_low": rate.low, f"{name}/copy_rate_high": rate.high}
+        histograms[f"{name}/own_distance"] = [verdict.own_distance for verdict in result.verdicts]
+    upload_check("probe", project, folder, config=config, scalars=scalars, histograms=histograms)

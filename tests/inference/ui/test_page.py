@@ -1,0 +1,211 @@
+"""The web page: what it shows of a prompt, its limits, and the whole of it driven in a real browser."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import webdataset
+
+from memsieve.cli import main
+from memsieve.inference.copies.index import build_index
+from memsieve.inference.guided import open_model
+from memsieve.inference.ui.inspect import MAX_CHARACTERS, Inspector, limited, pictures
+
+HOSTILE = "<img src=x onerror=alert(1)> cat"
+
+
+@pytest.fixture(scope="module")
+def inspector(memorised: Any) -> Inspector:
+    return Inspector(open_model(memorised.pipe), memorised.ordinary, false_positive_rate=0.07, progress=False)
+
+
+@pytest.mark.trains
+def test_a_memorised_prompt_is_flagged_and_an_ordinary_one_is_not(inspector: Inspector, memorised: Any) -> None:
+    quiet = memorised.ordinary[-1]
+    found, other = inspector.inspect(memorised.prompt), inspector.inspect(quiet)
+    assert found.flagged and not other.flagged and found.score > other.score
+    assert [word.text for word in found.words] == memorised.prompt.split()
+    assert "Flagged" in inspector.card(found) and "Not flagged" in inspector.card(other)
+    again = inspector.inspect(quiet, noise_of=memorised.prompt)
+    assert again.score != other.score, "another wording is measured with the original's noise"
+
+
+@pytest.mark.trains
+def test_text_stays_text(inspector: Inspector) -> None:
+    card = inspector.card(inspector.inspect(HOSTILE))
+    assert "<img" not in card and "&lt;img" in card
+
+
+@pytest.mark.trains
+def test_limits_hold_without_the_page(inspector: Inspector) -> None:
+    with pytest.raises(ValueError, match="empty"):
+        inspector.inspect("  ")
+    with pytest.raises(ValueError, match=f"{MAX_CHARACTERS + 1} characters"):
+        inspector.inspect("a" * (MAX_CHARACTERS + 1))
+    with pytest.raises(ValueError, match="images = 5: must be a whole number from 1 to 4"):
+        inspector.draw("a cat", 5, 2, lambda *_: None)
+    with pytest.raises(ValueError, match="steps = 1.5"):
+        limited("steps", 1.5)
+    with pytest.raises(ValueError, match="updates = 1000"):
+        inspector.minimise("a cat", 1, 2, 1000, lambda *_: None)
+
+
+@pytest.mark.trains
+def test_drawing_reports_and_uses_the_noise_of_the_score(inspector: Inspector, memorised: Any) -> None:
+    seen: list[float] = []
+    images = inspector.draw(memorised.prompt, 2, 3, lambda share, _: seen.append(share))
+    assert images.shape == (2, 3, 16, 16) and seen == pytest.approx([1 / 3, 2 / 3, 1])
+    assert not torch.equal(images[0], images[1])
+    result, before, after = inspector.minimise(memorised.prompt, 2, 3, 5, lambda *_: None)
+    assert torch.allclose(before, images, atol=1e-4) and not torch.allclose(after, before, atol=1e-4)
+    assert max(result.magnitude) < max(result.trace[0])
+    assert [image.size for image in pictures(images)] == [(192, 192)] * 2
+
+
+def test_the_command_says_what_is_missing(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.setattr(sys, "argv", ["memsieve", "ui", "--model", str(model_folder)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2 and "pip install 'memsieve[ui]'" in " ".join(capsys.readouterr().err.split())
+
+
+# --- in a browser -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def address(memorised: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`memsieve ui` in a process of its own, with an index."""
+    pytest.importorskip("gradio", reason="the page needs the extra ui")
+    folder = tmp_path_factory.mktemp("ui")
+    memorised.pipe.save_pretrained(folder / "model", safe_serialization=True)
+    (folder / "ordinary.txt").write_text("\n".join(memorised.ordinary), encoding="utf-8")
+    for split, count in (("train", 6), ("held_out", 20)):
+        (folder / split).mkdir()
+        with webdataset.TarWriter(str(folder / split / "0.tar")) as tar:
+            for i in range(count):
+                pixels = np.random.default_rng(len(split) * 100 + i).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+                tar.write({"__key__": f"{i:03d}", "png": pixels, "txt": f"<b>pair</b> {i}"})
+    build_index(str(folder / "train"), folder / "index", held_out=str(folder / "held_out"), progress=False)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable, "-m", "memsieve", "ui", "--model", str(folder / "model"), "--port", str(port),
+        "--ordinary", str(folder / "ordinary.txt"), "--false-positive-rate", "0.07", "--images-per-prompt", "1",
+        "--index", str(folder / "index"),
+    ]  # fmt: skip
+    log = (folder / "log").open("w")
+    server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        end = time.monotonic() + 180
+        while time.monotonic() < end and server.poll() is None:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).read()
+                break
+            except OSError:
+                time.sleep(0.5)
+        else:
+            pytest.fail((folder / "log").read_text())
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+        log.close()
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="driving a browser needs playwright")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no chromium on this machine")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        yield opened
+        opened.close()
+
+
+@pytest.mark.trains
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_in_a_browser(address: str, browser: Any, memorised: Any, tmp_path: Path) -> None:
+    """Check, edit a word, draw, minimise; then a prompt that is HTML, and one that is empty."""
+    shots = Path(os.environ.get("MEMSIEVE_SCREENSHOTS", tmp_path))
+    page = browser.new_page(viewport={"width": 1200, "height": 1500})
+    page.set_default_timeout(120_000)
+    asked, dialogs = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+    page.goto(address)
+
+    page.locator("#prompt textarea").wait_for()
+    page.screenshot(path=shots / "ui-first.png", full_page=True)
+
+    def fill(where: str, text: str) -> None:
+        page.locator(f"{where} textarea").fill(text)
+
+    def number(where: str) -> float:
+        return float(page.locator(f"{where} .ms-score").inner_text())
+
+    fill("#prompt", memorised.prompt)
+    page.locator("#check").click()
+    page.locator("#score .ms-word").first.wait_for()
+    assert page.locator("#score .ms-flagged").count() == 1
+    assert [re.split(r"\s", text)[0] for text in page.locator("#score .ms-word").all_inner_texts()] == ["q", "x", "z"]
+    colours = page.locator("#score .ms-word").evaluate_all("words => words.map(w => w.style.background)")
+    assert len(set(colours)) > 1, "words differ in colour"
+    assert page.locator("#edited textarea").input_value() == memorised.prompt
+
+    fill("#edited", "red x z")
+    page.locator("#compare").click()
+    page.locator("#other .ms-word").first.wait_for()
+    assert number("#other") < number("#score"), "without one of its words the prompt scores lower"
+    assert page.locator("#score .ms-score").count() == 1, "the first score stays beside the second"
+    page.screenshot(path=shots / "ui-edited.png", full_page=True)
+
+    page.locator("#draw").click()
+    page.locator("#right img").nth(1).wait_for()
+    assert page.locator("#left img").count() >= 2
+    page.locator("#nearest .ms-row").first.wait_for()
+    assert page.locator("#nearest .ms-row img").count() == 8, "two images, each with three pairs"
+    assert "<b>pair</b>" in page.locator("#nearest").inner_text(), "captions of the training set stay text"
+    page.locator("#minimise").click()
+    page.locator("#said", has_text="Magnitude").wait_for()
+    page.wait_for_timeout(500)
+    page.screenshot(path=shots / "ui-minimised.png", full_page=True)
+
+    page.locator("#check").click()
+    page.locator("#other .ms-word").first.wait_for(state="detached")
+    assert page.locator("#left img").count() >= 2, "checked again, the prompt keeps its images"
+    fill("#prompt", HOSTILE)
+    page.locator("#check").click()
+    page.locator("#score .ms-word", has_text="onerror").wait_for()
+    assert "<img" in page.locator("#score").inner_text()
+    assert page.locator("#score img").count() == 0 and not dialogs
+    page.locator("#nearest .ms-row").first.wait_for(state="detached")
+    assert page.locator("#left img").count() == 0, "images of another prompt are gone"
+    assert "Magnitude" not in page.locator("#said").inner_text()
+    page.screenshot(path=shots / "ui-html.png", full_page=True)
+    fill("#prompt", " ")
+    page.locator("#check").click()
+    page.get_by_text("the prompt is empty").first.wait_for()
+    fill("#prompt", "a" * (MAX_CHARACTERS + 50))
+    assert len(page.locator("#prompt textarea").input_value()) <= MAX_CHARACTERS + 50
+    elsewhere = [url for url in asked if not url.startswith((address, "data:", "blob:"))]
+    assert not elsewhere, f"the page asks elsewhere: {elsewhere[:5]}"

@@ -1,0 +1,119 @@
+"""``memsieve detect`` and ``memsieve evaluate-detector``: files left behind, resuming, and sentences for bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from memsieve.cli import app
+
+ROOT = Path(__file__).parents[3]
+BASE = ["--model", str(ROOT / "assets" / "tiny-sd"), "--schedule-steps", "10", "--batch", "8"]
+
+
+@pytest.fixture
+def lists(tmp_path: Path) -> tuple[Path, Path]:
+    prompts, ordinary = tmp_path / "prompts.txt", tmp_path / "ordinary.txt"
+    prompts.write_text("red apple\n\nblue car\n:cat: [bold]x[/bold] <b>y</b>\ngreen tree" + " x" * 300 + "\n")
+    ordinary.write_text(
+        "\n".join(f"{colour} {thing}" for colour in ("grey", "pink") for thing in ("cup", "dog", "sun", "ball"))
+    )
+    return prompts, ordinary
+
+
+def invoke(*words: object) -> str:
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
+    return result.output
+
+
+def test_detect_leaves_everything_behind(lists: tuple[Path, Path], tmp_path: Path) -> None:
+    prompts, ordinary = lists
+    out = tmp_path / "out"
+    arguments = ["detect", *BASE, "--prompts", prompts, "--ordinary", ordinary, "--false-positive-rate", 0.2]
+    text = invoke(*arguments, "--out", out, "--steps", 2, "--per-step")
+    assert "5 read = 4 scored + 1 failed" in text and "line 2: the prompt is empty" in text
+    assert ":cat: [bold]x[/bold] <b>y</b>" in text, "neither markup nor emoji"
+    assert text.count(" x") < 150 and "…" in text and "cut off" in text, "a long prompt does not flood the table"
+    rows = pq.read_table(out / "scores.parquet").to_pylist()
+    assert [row["line"] for row in rows] == [1, 2, 3, 4, 5] and all(len(rows[i]["per_step"]) == 2 for i in (0, 2, 3, 4))
+    assert rows[0]["score"] > 0 and rows[1]["error"] and rows[1]["score"] is None
+    assert Image.open(out / "histogram.png").size[0] > 500
+    assert json.loads((out / "summary.json").read_text())["read"] == 5
+
+    # cut in the middle of a line, as a kill would leave it: only what is missing is measured, the result is the same
+    lines = (out / "scores.jsonl").read_bytes().splitlines(keepends=True)
+    (out / "scores.jsonl").write_bytes(b"".join(lines[:3]) + lines[3][:20])
+    invoke(*arguments, "--out", out, "--steps", 2, "--per-step", "--resume")
+    again = pq.read_table(out / "scores.parquet").to_pylist()
+    for row in [*rows, *again]:
+        row.pop("seconds")
+    assert [row["line"] for row in again] == [1, 2, 3, 4, 5]
+    for before, after in zip(rows, again, strict=True):
+        assert after["score"] == (pytest.approx(before["score"], rel=1e-4) if before["score"] else None)
+    assert (out / "scores.jsonl").read_bytes().splitlines(keepends=True)[:3] == lines[:3], "kept as they were"
+
+    result = CliRunner().invoke(app, [str(w) for w in [*arguments, "--out", out, "--steps", 2, "--per-step"]])
+    assert isinstance(result.exception, ValueError) and "add --resume" in str(result.exception)
+    result = CliRunner().invoke(app, [str(w) for w in [*arguments, "--out", out, "--steps", 1, "--resume"]])
+    assert "was begun with another settings, per_step" in str(result.exception)
+
+
+def test_early_exit_on_a_list(lists: tuple[Path, Path], tmp_path: Path) -> None:
+    """Every prompt leaves where the ordinary ones are weaker than all of the list; a resumed run ends the same."""
+    prompts, _ = lists
+    weak = tmp_path / "weak.txt"
+    weak.write_text("red apple\nblue car\nx\ny\n")
+    out = tmp_path / "out"
+    arguments = ["detect", *BASE, "--prompts", prompts, "--ordinary", weak, "--false-positive-rate", 0.4, "--steps", 5,
+                 "--early-exit", "--per-step", "--out", out]  # fmt: skip
+    text = invoke(*arguments)
+    rows = pq.read_table(out / "scores.parquet").to_pylist()
+    scored = [row for row in rows if row["error"] is None]
+    assert all(len(row["per_step"]) == row["steps"] for row in scored)
+    assert all(row["steps"] == 5 for row in scored if not row["flagged"])
+    mean = sum(row["steps"] for row in scored) / len(scored)
+    assert f"{mean:.3g} of 5 steps each" in text
+    reference = (out / "reference.jsonl").read_bytes()
+    (out / "reference.jsonl").write_bytes(reference[: len(reference) // 2])
+    (out / "scores.jsonl").write_bytes((out / "scores.jsonl").read_bytes().splitlines(keepends=True)[0])
+    invoke(*arguments, "--resume")
+    again = pq.read_table(out / "scores.parquet").to_pylist()
+    for before, after in zip(rows, again, strict=True):
+        assert after["steps"] == before["steps"] and after["flagged"] == before["flagged"]
+        assert after["p"] == before["p"]
+
+
+def test_evaluate_detector(lists: tuple[Path, Path], tmp_path: Path) -> None:
+    prompts, ordinary = lists
+    out = tmp_path / "e.json"
+    text = invoke(
+        "evaluate-detector", *BASE, "--memorized", prompts, "--ordinary", ordinary, "--steps", "1,2",
+        "--images-per-prompt", "1", "--detector", "magnitude_cosine", "--out", out,
+    )  # fmt: skip
+    assert "4 memorised prompts in 4 groups" in text and "allows none of them" in text
+    found = json.loads(out.read_text())
+    assert len(found["results"]) == 2 and found["seconds_per_generation"] > 0
+    assert 0 <= found["results"][0]["auc"]["low"] <= found["results"][0]["auc"]["high"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--guidance-scale", "1"], "--guidance-scale = 1: must be above 1"),
+        (["--dtype", "int8"], "--dtype = 'int8'"),
+        (["--false-positive-rate", "0"], "must lie between 0 and 1"),
+        (["--prompts", "missing.txt"], "there is no file 'missing.txt'"),
+        (["--model", "missing"], "holds no diffusers pipeline"),
+        (["--batch", "0"], "--batch = 0"),
+    ],
+)
+def test_bad_input_is_one_sentence(lists: tuple[Path, Path], tmp_path: Path, words: list[str], message: str) -> None:
+    base = ["detect", *BASE, "--prompts", str(lists[0]), "--ordinary", str(lists[1]), "--false-positive-rate", "0.2"]
+    result = CliRunner().invoke(app, [*base, "--out", str(tmp_path / "o"), *words])
+    assert isinstance(result.exception, ValueError) and message in str(result.exception)

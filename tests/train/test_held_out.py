@@ -1,0 +1,133 @@
+"""Held-out pairs in turn: each by its own few draws, about which the reference is asked once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+
+from memsieve.train.batch import build_batch
+from memsieve.train.config import RunConfig
+from memsieve.train.held_out import HeldOutTurns, held_out_per_window
+from memsieve.train.loop import fit
+from memsieve.train.session import Session, set_up
+
+MakeConfig = Callable[..., RunConfig]
+
+
+def rows_through(model: torch.nn.Module) -> list[int]:
+    counted: list[int] = []
+    model.register_forward_pre_hook(lambda module, args: counted.append(len(args[0])))
+    return counted
+
+
+def turns_of(session: Session) -> HeldOutTurns:
+    assert session.turns is not None
+    return session.turns
+
+
+@pytest.mark.parametrize("filter", [{}, {"apply": "sieve", "record": [], "score_budget": 0.1}])
+def test_all_meet_all_their_draws_and_then_again(make_config: MakeConfig, filter: dict[str, Any]) -> None:
+    turns = turns_of(
+        set_up(make_config(filter={"held_out_per_window": 7, "held_out_draws": 3, "min_sweeps": 2, **filter}))
+    )
+    assert [len(part) for part in turns.parts] == [7, 7, 7, 3]
+    taken = [(step, turn) for step in range(400) if (turn := turns.at(step)) is not None]
+    order = [(part, draw) for draw in range(3) for part in range(4)]
+    assert [turn for _, turn in taken[:36]] == order * 3
+    gaps = [after[0] - before[0] for before, after in pairwise(taken)]
+    # 14 forwards, and 7 once all draws were met, of 0.1 x 3 x 8 = 2.4 a window before the first comparison, then half
+    expected = (1, 1, 1) if not filter else (6, 12, 6)
+    assert gaps[:8] == [expected[0]] * 8 and gaps[8:12] == [expected[1]] * 4 and set(gaps[12:]) == {expected[2]}
+
+
+def test_the_budget_is_the_held_out_pairs_until_the_first_comparison(make_config: MakeConfig) -> None:
+    session = set_up(
+        make_config(filter={"held_out_per_window": 8, "apply": "sieve", "record": [], "score_budget": 0.5})
+    )
+    assert session.filter is not None and session.filter.schedule is not None
+    schedule, window = session.filter.schedule, session.config.train.batch_size
+    turns = [step for step in range(400) if turns_of(session).at(step) is not None]
+    assert schedule.warmup == turns[session.filter.config.min_sweeps * 3]  # 24 pairs, 8 a turn
+    opened = [step for step in range(400) if schedule.room(window, step)[0] > 0]
+    assert opened[0] == schedule.warmup and len(opened) > 100
+
+
+def test_a_turn_takes_a_third_of_a_forward_by_default(make_config: MakeConfig) -> None:
+    def size(rows: int, **filter: Any) -> int:
+        session = set_up(make_config(filter={"held_out_per_window": None, **filter}))
+        assert session.filter is not None
+        return held_out_per_window(session.filter, rows, len(session.held_out))
+
+    assert size(16, signals=["reference_residual"]) == 5
+    assert size(16, signals=["magnitude"]) == 2
+    assert size(2, signals=["magnitude"]) == 1
+    assert size(1000, signals=["loss"]) == 24, "no more than there are"
+    assert size(16, apply="sieve", record=[]) == 8
+
+
+def test_the_reference_is_asked_once_about_each_draw(make_config: MakeConfig) -> None:
+    filter = {"signals": ["reference_residual"], "record": [], "held_out_draws": 2, "held_out_per_window": 8}
+    session = set_up(make_config(filter=filter, train={"caption_dropout": 1.0, "steps": 10}))
+    assert session.scorer is not None and session.scorer.reference is not None
+    asked = rows_through(session.scorer.reference)
+    fit(session)
+    # 24 pairs, 2 draws, 8 a turn; of the training rows, none of which is evidence, one each window
+    assert Counter(asked) == {8: 6, 1: 10}
+
+
+def test_what_is_remembered_is_what_a_pass_says(make_config: MakeConfig) -> None:
+    signals = ["loss", "reference_ratio", "magnitude_ratio"]
+    session = set_up(make_config(filter={"signals": signals, "record": [], "held_out_draws": 2}))
+    turns, scorer = turns_of(session), session.scorer
+    assert scorer is not None and session.filter is not None
+    seen: list[dict[str, torch.Tensor]] = []
+    calibrate = session.filter.calibrate
+    session.filter.calibrate = lambda groups, found: (seen.append(found.signals), calibrate(groups, found))[1]  # type: ignore[method-assign, assignment]
+    for step in (0, 6):  # three parts, two draws: the first part and draw again
+        turns.score(step, scorer)
+    batch = build_batch(
+        session.denoiser, turns.parts[0], seed=3, resolution=16,
+        positions=[("calibration", 0, i) for i in range(len(turns.parts[0]))], among=turns.timesteps,
+    )  # fmt: skip
+    assert max(turns.timesteps) == 749 and len(turns.timesteps) == 750
+    expected = scorer.measure(batch).signals
+    for name in signals:
+        assert torch.equal(seen[0][name], seen[1][name]), name
+        assert torch.allclose(seen[0][name], expected[name], atol=1e-5), name
+
+
+def test_extra_passes_leave_out_rows_that_are_no_evidence(make_config: MakeConfig) -> None:
+    session = set_up(make_config(filter={"signals": ["reference_residual"], "record": ["magnitude"]}))
+    assert session.scorer is not None and session.scorer.reference is not None
+    rows = next(iter(session.loader)).rows
+    batch = build_batch(session.denoiser, rows, seed=3, resolution=16)
+    with torch.no_grad():  # the model has moved
+        for parameter in session.scorer.model.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    with torch.no_grad():
+        whole_prediction = session.denoiser.predict(
+            session.scorer.model.eval(), batch.noisy, batch.timesteps, batch.conditioning
+        )
+        session.scorer.model.train()
+    whole = session.scorer.measure(batch, whole_prediction).signals
+    asked = rows_through(session.scorer.reference)
+    scored = [True, False, True, True, False, True, True, True]
+    readable = [True, False, True, True, True, True, True, True]  # the fifth is beyond max_timestep
+    own = rows_through(session.scorer.model)
+    part = session.scorer.measure(replace(batch, scored=scored, readable=readable), whole_prediction)
+    assert asked == [6] and own == [7] and part.usable.tolist() == scored
+    assert part.readable is not None and part.readable.tolist() == readable
+    assert torch.allclose(part.signals["loss"], whole["loss"])
+    for name, flags in (("reference_ratio", scored), ("magnitude", readable)):
+        mask = torch.tensor(flags)
+        assert torch.allclose(part.signals[name][mask], whole[name][mask], atol=1e-5), name
+        assert part.signals[name][~mask].isnan().all()
+    session.scorer.measure(replace(batch, scored=[False] * 8, readable=[False] * 8), whole_prediction)
+    assert asked == [6, 1] and own == [7, 1], "a forward all the same"
+    assert session.scorer.model.training

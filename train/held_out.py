@@ -1,0 +1,142 @@
+"""Held-out pairs beside the training windows: scored in turn, by a fixed set of draws each.
+
+They are never trained on, so that meeting the same (t, noise) again teaches the model nothing, and what the reference
+says of a draw is computed once. Training visits take fresh draws of the same distribution. A held-out pair's mean over
+many sweeps keeps what its few draws happen to be like, which a training pair's mean loses: held-out pairs look
+farther apart than they are, and the bar is, if anything, too high.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from memsieve.filtering.audit.looked_up import LookedUpReference
+from memsieve.filtering.data.rows import Row
+from memsieve.filtering.filter import MemorizationFilter
+from memsieve.filtering.settings import SettingsError
+from memsieve.train.batch import Batch, Encoded, build_batch, encode, measurable
+from memsieve.train.config import RunConfig
+from memsieve.train.measure import REFERENCE, Scorer
+
+__all__ = ["HeldOutTurns", "held_out_per_window"]
+
+
+def held_out_per_window(filter: MemorizationFilter, window_rows: int, held_out: int) -> int:
+    """Held-out pairs scored in one go: as the settings say, or by default so many that their forwards by the present
+    model come to a third of a forward of a rank's window; at the loader, where it is not every window, eight."""
+    asked = filter.config.held_out_per_window
+    if asked is None:
+        forwards = 1 + len(filter.deciding_passes - REFERENCE)
+        asked = 8 if filter.schedule is not None else max(1, window_rows // (3 * forwards))
+    return min(asked, held_out)
+
+
+class HeldOutTurns:
+    """Whose turn it is at a step, and what that costs.
+
+    Args:
+        denoiser: the model family's adapter.
+        filter: says which passes are needed, and what they may cost.
+        rows: the held-out pairs.
+        config: of the run; rows are noised as training's are.
+        looked_up: where given, its draws take the place of the fixed set.
+
+    Raises:
+        SettingsError: ``max_timestep`` leaves nothing to measure at.
+    """
+
+    def __init__(
+        self,
+        denoiser: Any,
+        filter: MemorizationFilter,
+        rows: list[Row],
+        config: RunConfig,
+        looked_up: LookedUpReference | None,
+    ) -> None:
+        self.denoiser, self.filter, self.rows, self.looked_up = denoiser, filter, rows, looked_up
+        self.config = config
+        window_rows = config.train.batch_size * config.train.accumulation
+        size = held_out_per_window(filter, window_rows, len(rows))
+        self.parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+        self.draws = looked_up.draws if looked_up is not None else filter.config.held_out_draws
+        every = denoiser.timesteps_at(torch.arange(denoiser.num_train_timesteps, device=denoiser.device))
+        self.timesteps = [i for i, ok in enumerate(measurable(denoiser, every, filter.config.measured_share)) if ok]
+        if not self.timesteps:
+            raise SettingsError(
+                f"filter.max_timestep: {filter.config.max_timestep} leaves none of the {denoiser.num_train_timesteps} "
+                "timesteps to measure at; raise it, 0.75 is usual"
+            )
+        self._encoded: dict[int, Encoded] = {}
+        self._reference: dict[tuple[int, int], dict[str, torch.Tensor]] = {}
+        reference = len(filter.deciding_passes & REFERENCE) if looked_up is None else 0
+        present = 1 + len(filter.deciding_passes - REFERENCE)
+        first, later = (self._interval(window_rows, size, n) for n in (present + reference, present))
+        # At the loader nobody can be condemned before the first comparison: until then the budget is theirs alone.
+        warm = 0 if filter.schedule is None else min(filter.config.min_sweeps, self.draws) * len(self.parts)
+        warming = self._interval(window_rows, size, present + reference, warming=True)
+        self._phases = ((warm, warming), (self.new_turns - warm, first), (math.inf, later))
+        if filter.schedule is not None:
+            filter.schedule.warmup = warm * warming
+
+    @property
+    def new_turns(self) -> int:
+        """Turns until every part has met each of its draws."""
+        return self.draws * len(self.parts)
+
+    def _interval(self, window_rows: int, size: int, forwards: int, warming: bool = False) -> int:
+        """Windows from one turn to the next: every window, or as the budget has it."""
+        schedule = self.filter.schedule
+        return 1 if schedule is None else schedule.calibration_interval(window_rows, size, forwards, warming)
+
+    def at(self, step: int) -> tuple[int, int] | None:
+        """(part, its draw) whose turn is at ``step``, a function of the step alone; None where it is nobody's.
+
+        While draws are new the reference is asked too, and the turns are farther apart.
+        """
+        before = 0
+        for turns, interval in self._phases:
+            if step < turns * interval:
+                turn, rest = divmod(step, interval)
+                turn += before
+                return None if rest else (turn % len(self.parts), turn // len(self.parts) % self.draws)
+            before, step = before + int(turns), step - int(turns) * interval
+        raise AssertionError("the last phase has no end")
+
+    def score(self, step: int, scorer: Scorer) -> None:
+        """Score those whose turn it is with the present model and hand them to the filter; all ranks the same."""
+        if (turn := self.at(step)) is None:
+            return
+        part, draw = turn
+        batch = self._batch(part, draw)
+        passes = self.filter.deciding_passes
+        if self.looked_up is None and passes & REFERENCE:
+            if turn not in self._reference:
+                self._reference[turn] = scorer.reference_values(batch, passes)
+            batch.reference = self._reference[turn]
+        measurement = scorer.measure(batch, passes=passes, signals=self.filter.config.deciding)
+        self.filter.calibrate([row.group for row in self.parts[part]], measurement)
+
+    def _batch(self, part: int, draw: int) -> Batch:
+        """The pairs of ``part``, noised by their draw ``draw``; images and captions are encoded at the first turn."""
+        rows, known = self.parts[part], self.looked_up
+        if part not in self._encoded:
+            self._encoded[part] = encode(self.denoiser, rows)
+        draws = [(draw, known.draw(row.group, draw)) for row in rows] if known is not None else None
+        first = part * len(self.parts[0])
+        positions = [("calibration", draw, first + i) for i in range(len(rows))]
+        return build_batch(
+            self.denoiser,
+            rows,
+            seed=self.config.train.seed,
+            resolution=self.config.data.resolution,
+            noise_offset=self.config.train.noise_offset,
+            input_perturbation=self.config.train.input_perturbation,
+            positions=positions,
+            draws=draws,
+            encoded=self._encoded[part],
+            max_timestep=self.filter.config.measured_share,
+            among=self.timesteps,
+        )

@@ -1,0 +1,258 @@
+"""Everything that a run needs, made once from its config."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate.utils import set_seed
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+
+from memsieve.filtering.audit.looked_up import LookedUpReference
+from memsieve.filtering.data.held_out import held_out_rows
+from memsieve.filtering.data.loader import WindowLoader
+from memsieve.filtering.data.loader_sieve import Sieve, SieveFile
+from memsieve.filtering.data.rows import Row
+from memsieve.filtering.denoisers.fingerprint import model_hashes, total_hash
+from memsieve.filtering.denoisers.lora import AdapterOff, trained_parameters
+from memsieve.filtering.exchange import Exchange
+from memsieve.filtering.filter import MemorizationFilter
+from memsieve.filtering.settings import SettingsError
+from memsieve.train.agreement import check_ranks_agree
+from memsieve.train.cache import cached
+from memsieve.train.checkpoint import latest_checkpoint, load_extra
+from memsieve.train.config import RunConfig
+from memsieve.train.copies import CopyProbe
+from memsieve.train.engine import Engine, make_accelerator
+from memsieve.train.family import open_family
+from memsieve.train.held_out import HeldOutTurns
+from memsieve.train.measure import Scorer
+from memsieve.train.network import frozen_reference, make_network, needs_reference
+from memsieve.train.optimizers import make_optimizer
+from memsieve.train.records import Records
+from memsieve.train.resume import keep_config, restore
+from memsieve.train.sieve import open_sieve
+from memsieve.train.step import WindowTrainer
+from memsieve.train.tracking import Tracker
+from memsieve.train.watchdog import Watch
+
+__all__ = ["Session", "set_up"]
+
+
+@dataclass(slots=True)
+class Session:
+    """The parts of a run, wired together, at the step they resume from."""
+
+    config: RunConfig
+    accelerator: Any
+    engine: Engine
+    watch: Watch
+    denoiser: Any
+    model: torch.nn.Module
+    optimizer: Any
+    schedule: Any
+    ema: EMAModel | None
+    loader: WindowLoader
+    held_out: list[Row]
+    filter: MemorizationFilter | None
+    scorer: Scorer | None
+    trainer: WindowTrainer
+    exchange: Exchange
+    records: Records
+    tracker: Tracker
+    copies: CopyProbe | None
+    sieve: SieveFile | None
+    looked_up: LookedUpReference | None
+    turns: HeldOutTurns | None
+    total_steps: int
+    """Exact with ``train.steps``; with ``train.epochs`` what it takes where every row is usable, so never too few."""
+    step: int = 0
+    updates: int = 0
+    skipped: int = 0
+    saved: int = 0
+    """The step of the newest checkpoint."""
+    validated: int = 0
+    """The step of the last validation."""
+    position: dict[str, Any] | None = None
+    """Where the data stands after the last window that was trained: the loader itself may be a window ahead."""
+    times: list[float] = field(default_factory=list)
+    ended: str = ""
+    """Why there was nothing left to train on, where it was not the end of the last pass."""
+
+
+def set_up(config: RunConfig) -> Session:
+    """Build a session, and restore the newest checkpoint of the run folder where there is one.
+
+    Raises:
+        ValueError: the config, the data or the model cannot be used; the message says what to change.
+        RankFailure: another rank could not be set up.
+    """
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    accelerator, engine = make_accelerator(config)
+    watch = Watch(accelerator.process_index, accelerator.num_processes, config.train.timeout)
+    with watch.guard():
+        return _build(config, accelerator, engine, watch)
+
+
+def _build(config: RunConfig, accelerator: Any, engine: Engine, watch: Watch) -> Session:
+    set_seed(config.train.seed)
+    checkpoint = latest_checkpoint(config.output)
+    extra = load_extra(accelerator, checkpoint, str(engine)) if checkpoint else {}
+    keep_config(config, accelerator, resumed=checkpoint is not None)
+    denoiser = open_family(config, accelerator.device)
+    sieve_file, sieve = open_sieve(config, accelerator.process_index, extra.get("sieve"))
+    loader = _loader(config, accelerator, extra, sieve, watch)
+    watch.show(lambda: loader.alive)
+    check_ranks_agree(accelerator, config, loader)
+    total = config.train.steps or loader.windows_per_pass() * (config.train.epochs or 1)
+    held_out = held_out_rows(
+        config.data, config.train.seed, audited=config.filter.enabled and bool(config.filter.audits)
+    )
+    denoiser = cached(config, denoiser, loader.source, held_out, accelerator, watch)
+    exchange = Exchange(accelerator.device)
+    looked_up = _looked_up(config, denoiser, held_out)
+    filter = _filter(config, denoiser, held_out, exchange, looked_up)
+    compared = needs_reference(filter)
+    reference = frozen_reference(denoiser, accelerator) if compared and config.model.lora is None else None
+    network = make_network(config, denoiser, accelerator, engine, filter)
+    trained = trained_parameters(network)
+    ema = EMAModel(trained, decay=config.model.ema_decay) if config.model.ema else None
+    model, optimizer = accelerator.prepare(network, make_optimizer(config.optimizer, trained, engine.precision))
+    model.train()
+    schedule = get_scheduler(
+        config.optimizer.scheduler,
+        optimizer=optimizer,
+        num_warmup_steps=config.optimizer.warmup_steps,
+        num_training_steps=total,
+    )
+    if ema is not None:
+        ema.to(accelerator.device)
+    # Where parameters are sharded every forward goes through the engine; elsewhere extra ones go past its hooks.
+    scored = model if engine.sharded else accelerator.unwrap_model(model)
+    if compared and config.model.lora is not None:
+        reference = AdapterOff(scored)
+    scorer = Scorer(denoiser, filter, scored, reference, looked_up) if filter else None
+    trainer = WindowTrainer(
+        accelerator,
+        model,
+        optimizer,
+        denoiser,
+        filter,
+        scorer,
+        exchange,
+        config.train.snr_gamma,
+        config.optimizer.max_grad_norm,
+    )
+    step = int(extra.get("step", 0))
+    records = Records(config.output, accelerator.process_index, step if checkpoint else None, config.filter.ledger_kept)
+    tracker = Tracker(config, accelerator, step)
+    session = Session(
+        config,
+        accelerator,
+        engine,
+        watch,
+        denoiser,
+        model,
+        optimizer,
+        schedule,
+        ema,
+        loader,
+        held_out,
+        filter,
+        scorer,
+        trainer,
+        exchange,
+        records,
+        tracker,
+        _copies(config, held_out),
+        sieve_file,
+        looked_up,
+        _turns(config, denoiser, filter, held_out, looked_up),
+        total,
+    )
+    if checkpoint:
+        restore(session, checkpoint, extra)
+    return session
+
+
+def _rows(config: RunConfig, accelerator: Any) -> int:
+    return int(config.train.batch_size * config.train.accumulation * accelerator.num_processes)
+
+
+def _loader(
+    config: RunConfig, accelerator: Any, extra: dict[str, Any], sieve: Sieve | None, watch: Watch
+) -> WindowLoader:
+    return WindowLoader(
+        config.data,
+        _rows(config, accelerator),
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        seed=config.train.seed,
+        max_epochs=config.train.epochs,
+        state=extra.get("data"),
+        sieve=sieve,
+        exchange=Exchange(accelerator.device),
+        meet=watch.meet,
+    )
+
+
+def _copies(config: RunConfig, held_out: list[Row]) -> CopyProbe | None:
+    if not config.validation.copy_groups:
+        return None
+    return CopyProbe(config.data, held_out, config.validation.copy_groups, config.validation.copy_bank)
+
+
+def _looked_up(config: RunConfig, denoiser: Any, held_out: list[Row]) -> LookedUpReference | None:
+    """The reference from audits; None where it is a copy, or no signal needs one.
+
+    Raises:
+        SettingsError: the audits are not of this model, data or seed, or lack held-out pairs.
+    """
+    options = config.filter
+    if not options.enabled or not options.audits:
+        return None
+    if config.train.random_tokens:
+        raise SettingsError(
+            "filter.reference: an audit scored plain captions, and train.random_tokens changes them; set it to 0, or "
+            "filter.reference: frozen"
+        )
+    model = {"hash": total_hash(model_hashes(denoiser)), "latent_shape": denoiser.latent_shape(config.data.resolution)}
+    reference = LookedUpReference(options.audits, model, config.data, config.train.seed)
+    missing = [row.key for row in held_out if not reference.knows(row.group, row.caption)]
+    if missing:
+        raise SettingsError(
+            f"filter.reference: {len(missing)} of {len(held_out)} held-out pairs are not in {options.audits}, the "
+            f"first '{missing[0]}'; audit data.held_out_path too, and name both audits"
+        )
+    return reference
+
+
+def _filter(
+    config: RunConfig, denoiser: Any, held_out: list[Row], exchange: Exchange, looked_up: LookedUpReference | None
+) -> MemorizationFilter | None:
+    if not config.filter.enabled:
+        return None
+    filter = MemorizationFilter(
+        config.filter,
+        num_train_timesteps=denoiser.num_train_timesteps,
+        exchange=exchange,
+        audited=looked_up.draws if looked_up is not None else None,
+    )
+    filter.panel.check(len(held_out))
+    return filter
+
+
+def _turns(
+    config: RunConfig,
+    denoiser: Any,
+    filter: MemorizationFilter | None,
+    held_out: list[Row],
+    looked_up: LookedUpReference | None,
+) -> HeldOutTurns | None:
+    """Held-out pairs are scored where something is compared with them."""
+    if filter is None or filter.config.calibrator == "fixed" or not held_out:
+        return None
+    return HeldOutTurns(denoiser, filter, held_out, config, looked_up)
