@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Final, Literal
 
 from pydantic import Field, model_validator
 
+from memsieve.filtering.conformal import smallest_reference
 from memsieve.filtering.settings import PathTexts, Settings
 from memsieve.filtering.signals import COMBINED, measured_for
 
@@ -127,7 +127,7 @@ class FilterConfig(Settings):
                 f"filter.calibrator: fixed compares one raw signal, not {self.signals}{made}; name one signal"
             )
         if self.calibrator == "conformal" and self.decide == "visit":
-            needed = math.ceil(1.0 / self.false_drop_rate - 1e-9) - 1
+            needed = smallest_reference(self.false_drop_rate)
             if self.bank_size < needed:
                 raise ValueError(
                     f"filter.false_drop_rate: {self.false_drop_rate} ranks a visit among at least {needed} "

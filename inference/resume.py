@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from memsieve.filtering.files import write_json
 from memsieve.inference.detect.detect import progress_bar
 from memsieve.inference.detect.detectors import Measurement
 from memsieve.inference.detect.run import append_rows, read_json_lines
@@ -50,7 +51,7 @@ class ImageStore:
                 raise ValueError(f"--out: '{folder}' exists and holds no images of this command; name another --out")
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
-        file.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+        write_json(file, wanted)
 
     def load(self, name: str) -> Tensor | None:
         """Images [n, 3, H, W] in [-1, 1], or None where there are none yet."""

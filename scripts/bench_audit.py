@@ -22,7 +22,7 @@ from bench_audit_page import write_page
 from bench_audit_planted import Planted
 from bench_audit_speed import cost_of_shards, throughput
 
-from memsieve.filtering.audit.records import write_whole
+from memsieve.filtering.files import write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -20,10 +20,11 @@ import typer
 import yaml
 from bench_data import Bench
 
+from memsieve.filtering.statistics import auc
 from memsieve.inference.copies.judge import copy_rate
 from memsieve.inference.detect.detect import detect_rows
 from memsieve.inference.detect.detectors import DetectSettings, Measurement
-from memsieve.inference.detect.evaluate import auc, evaluate_detector, seconds_to_generate
+from memsieve.inference.detect.evaluate import evaluate_detector, seconds_to_generate
 from memsieve.inference.detect.ordinary import PathReference
 from memsieve.inference.detect.run import model_identity
 from memsieve.inference.generate import generate

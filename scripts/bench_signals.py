@@ -26,6 +26,7 @@ from signals_run import DRAWS, fine_tune, score
 
 from memsieve.filtering.evidence.calibration import Calibrator
 from memsieve.filtering.signals import COMBINED, SIGNALS, measured_for
+from memsieve.filtering.statistics import auc as auc_of
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 0.75
@@ -145,10 +146,7 @@ def _calibrated(scores: dict[str, Any], names: tuple[str, ...], reference: Any) 
 
 def _auc(planted: Any, clean: Any) -> float:
     """Share of (planted, clean) couples in which the planted one scores higher, ties half; NaN is nobody."""
-    planted, clean = planted[np.isfinite(planted)], clean[np.isfinite(clean)]
-    ordered = np.sort(clean)
-    low, high = (np.searchsorted(ordered, planted, side=side) for side in ("left", "right"))
-    return float((low + high).mean() / (2 * len(ordered)))
+    return auc_of(planted[np.isfinite(planted)], clean[np.isfinite(clean)])
 
 
 def auc(planted: Any, clean: Any, resamples: int = 400) -> list[float]:

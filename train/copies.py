@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from memsieve.filtering.conformal import smallest_reference
 from memsieve.filtering.data.config import DataConfig
 from memsieve.filtering.data.decode import BadSample, decode_row, group_of
 from memsieve.filtering.data.held_out import HELD_OUT_STREAM
@@ -69,7 +70,7 @@ class CopyProbe:
     """
 
     def __init__(self, config: DataConfig, held_out: list[Row], groups: int, bank: int) -> None:
-        needed = round(1 / DEFAULT_ALPHA) - 1
+        needed = smallest_reference(DEFAULT_ALPHA)
         if len(held_out) < needed:
             raise SettingsError(
                 f"'validation.copy_groups' is {groups}, but a judge of copies needs at least {needed} held-out pairs "

@@ -12,11 +12,11 @@ from PIL import Image
 
 from memsieve.filtering.denoisers.lora import trained_parameters
 from memsieve.filtering.evidence.sharing import Standing
+from memsieve.filtering.files import write_json
 from memsieve.train.checkpoint import save_checkpoint, saved_steps
 from memsieve.train.copies import as_tensor
 from memsieve.train.export import export
 from memsieve.train.metrics import log_suspects
-from memsieve.train.records import write_json
 from memsieve.train.session import Session
 from memsieve.train.sieve import as_bytes_tensor
 from memsieve.train.validate import held_out_loss, image_grid, probe_magnitude, validation_images

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from itertools import islice
@@ -23,7 +22,7 @@ from memsieve.filtering.ledger import Ledger
 from memsieve.filtering.types import Action, Reason, Verdict, Visit
 from memsieve.train.seen import GroupCounts, SeenSamples, read_seen
 
-__all__ = ["Accounting", "Records", "write_json", "write_text"]
+__all__ = ["Accounting", "Records"]
 
 THUMBNAILS: Final = 500
 THUMBNAIL_SIDE: Final = 96
@@ -255,18 +254,6 @@ class Records:
         self.skips.load_state_dict(state["skips"])
         self.evidence = [list(row) for row in state["evidence"]]
         self._closed()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.rename(path)
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write whole or not at all."""
-    write_text(path, json.dumps(values, indent=2) + "\n")
 
 
 def _group_columns(filter: MemorizationFilter) -> pa.Table:

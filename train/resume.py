@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
+from memsieve.filtering.files import write_whole
 from memsieve.filtering.settings import SettingsError
 from memsieve.train.checkpoint import load_checkpoint, remove_unfinished
 from memsieve.train.config import RunConfig
-from memsieve.train.records import write_text
 
 if TYPE_CHECKING:
     from memsieve.train.session import Session
@@ -53,7 +53,7 @@ def keep_config(config: RunConfig, accelerator: Any, resumed: bool) -> None:
     if accelerator.is_main_process:
         config.output.mkdir(parents=True, exist_ok=True)
         remove_unfinished(config.output)
-        write_text(path, yaml.safe_dump(now, sort_keys=False, allow_unicode=True))
+        write_whole(path, yaml.safe_dump(now, sort_keys=False, allow_unicode=True))
     accelerator.wait_for_everyone()
 
 

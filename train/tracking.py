@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from memsieve.filtering.json_lines import read_json_lines
+from memsieve.filtering.files import read_json_lines, write_whole
 from memsieve.train.config import RunConfig
-from memsieve.train.records import write_text
 from memsieve.train.wandb_start import start_wandb
 
 __all__ = ["Tracker"]
@@ -41,14 +40,14 @@ class Tracker:
             return
         rows = read_json_lines(self.path, note=_say) if resume_step else []
         kept = [row for row in rows if row.get("step", 0) <= resume_step]
-        write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+        write_whole(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def _start_wandb(self) -> None:
         id_file = self.config.output / "wandb_id"
         if self.active and not id_file.exists():
             import secrets
 
-            write_text(id_file, secrets.token_hex(4))
+            write_whole(id_file, secrets.token_hex(4))
         options: dict[str, Any] = {"dir": str(self.config.output), "resume": "allow"}
         if self.active:
             options["id"] = id_file.read_text().strip()

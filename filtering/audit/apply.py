@@ -15,13 +15,13 @@ from typing import IO, Any, cast
 
 import pyarrow.parquet as pq
 
-from memsieve.filtering.audit.records import write_whole
 from memsieve.filtering.data.archives import open_archive, open_tar
 from memsieve.filtering.data.config import DataConfig
 from memsieve.filtering.data.fields import printable
 from memsieve.filtering.data.keep_list import KeepList
 from memsieve.filtering.data.rows import RawRow
 from memsieve.filtering.data.shards import read_shard
+from memsieve.filtering.files import write_json, write_whole
 from memsieve.filtering.settings import SettingsError
 
 __all__ = ["Applied", "apply_keep_list"]
@@ -83,7 +83,7 @@ def apply_keep_list(keep_list: Path, out: Path, note: Callable[[int, int], None]
             note(number + 1, len(names))
     values = {"keep_list": str(keep_list), "hash": keep.hash, "rule": keep.about["rule"], "kept": total.kept}
     values |= {"rejected": dict(total.rejected), "lost": total.lost, "shards": manifest}
-    write_whole(out / "manifest.json", json.dumps(values, indent=2) + "\n")
+    write_json(out / "manifest.json", values)
     return total
 
 

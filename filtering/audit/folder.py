@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from memsieve.filtering.audit.records import write_whole
 from memsieve.filtering.audit.tasks import Task
+from memsieve.filtering.files import write_json
 from memsieve.filtering.folder_kind import what_it_is
 from memsieve.filtering.settings import SettingsError
 
@@ -82,7 +82,7 @@ class AuditFolder:
         """Write ``audit.json`` and make the folders."""
         for name in ("scores", "markers"):
             (self.root / name).mkdir(parents=True, exist_ok=True)
-        write_whole(self.settings_file, json.dumps(values, indent=2) + "\n")
+        write_json(self.settings_file, values)
 
     def wait_for_settings(self, wanted: str, seconds: float = WAIT_SECONDS) -> None:
         """Wait until rank 0 has written the settings whose hash is ``wanted``.
@@ -110,7 +110,7 @@ class AuditFolder:
 
     def write_marker(self, task: Task, marker: Marker) -> None:
         """Write the marker: from then on the task is done."""
-        write_whole(self.marker_file(task), json.dumps(asdict(marker), indent=1) + "\n")
+        write_json(self.marker_file(task), asdict(marker))
 
     @contextmanager
     def lock(self, rank: int = 0) -> Iterator[None]:

@@ -17,7 +17,7 @@ from PIL import Image
 from memsieve.filtering.data.fields import printable
 from memsieve.filtering.data.rows import RawRow
 
-__all__ = ["MEASURES", "SCORES_SCHEMA", "RowWriter", "describe_image", "new_record", "write_whole"]
+__all__ = ["MEASURES", "SCORES_SCHEMA", "RowWriter", "describe_image", "new_record"]
 
 MEASURES: Final = ("loss", "magnitude", "loss_gap")
 """What is measured at every draw; see ``memsieve.filtering.signals``."""
@@ -115,18 +115,3 @@ class RowWriter:
                 self.temporary.replace(self.path)
         finally:
             self.temporary.unlink(missing_ok=True)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a small file under a temporary name, flush it to disk, rename it."""
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        leftover.unlink(missing_ok=True)  # of a process that was killed
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

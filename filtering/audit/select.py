@@ -14,11 +14,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from memsieve.filtering.audit.records import write_whole
 from memsieve.filtering.audit.table import Array, Scores, default_signals, load_scores, pair_scores
+from memsieve.filtering.conformal import critical_value, smallest_reference
 from memsieve.filtering.data.keep_list import KEEP_SCHEMA, METADATA
 from memsieve.filtering.evidence.null import ordinary_cutoff
+from memsieve.filtering.files import write_whole
 from memsieve.filtering.settings import SettingsError
+from memsieve.filtering.statistics import median_and_spread
 
 __all__ = ["Rule", "Selection", "select_rows", "write_selection"]
 
@@ -169,19 +171,15 @@ def _cutoff(best: Array, groups: Array, null: Array | None, rule: Rule) -> float
     assert rule.false_drop_rate is not None
     rate = rule.false_drop_rate
     if null is None:
-        middle = float(np.median(ordered))
-        spread = 1.4826 * float(np.median(np.abs(ordered - middle)))
-        return middle + NormalDist().inv_cdf(1.0 - rate) * spread
+        middle, spread = median_and_spread(ordered)
+        return float(middle + NormalDist().inv_cdf(1.0 - rate) * spread)
     held_out = np.sort(null[~np.isnan(null)])[::-1]
-    allowed = int(np.floor(rate * (1 + len(held_out)) + 1e-9)) - 1
-    if allowed < 0:
+    if len(held_out) < smallest_reference(rate):
         raise SettingsError(
-            f"--false-drop-rate {rate} needs at least {int(np.ceil(1 / rate)) - 1} held-out pairs with a score, and "
+            f"--false-drop-rate {rate} needs at least {smallest_reference(rate)} held-out pairs with a score, and "
             f"there are {len(held_out)}"
         )
-    # As many held-out pairs may score as high: a pair must be above the next one.
-    cut = float(held_out[allowed]) if allowed < len(held_out) else -np.inf
-    return ordinary_cutoff(ordered, held_out, cut)
+    return ordinary_cutoff(ordered, held_out, critical_value(held_out, rate))
 
 
 def _reasons(

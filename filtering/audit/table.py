@@ -15,6 +15,7 @@ from memsieve.filtering.audit.records import MEASURES
 from memsieve.filtering.audit.status import audit_status
 from memsieve.filtering.settings import SettingsError
 from memsieve.filtering.signals import SIGNALS
+from memsieve.filtering.statistics import median_and_spread
 
 __all__ = ["AUDIT_SIGNALS", "Array", "Scores", "distinct_rows", "load_scores", "pair_scores"]
 
@@ -235,9 +236,8 @@ def _spread(values: Array) -> tuple[float, float]:
     values = values[np.isfinite(values)]
     if not len(values):
         return 0.0, 1.0
-    middle = float(np.median(values))
-    # 1.4826 MAD is the standard deviation of a normal distribution.
-    return middle, max(1.4826 * float(np.median(np.abs(values - middle))), 1e-6)
+    middle, spread = median_and_spread(values)
+    return float(middle), max(float(spread), 1e-6)
 
 
 def _mean(evidence: list[Array]) -> Array:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from memsieve.filtering.audit.table import Array
 from memsieve.filtering.settings import SettingsError
+from memsieve.filtering.statistics import auc
 
 __all__ = ["judge_ranking", "repeats_of"]
 
@@ -47,25 +48,12 @@ def judge_ranking(scores: Array, repeats: Array, planted_from: int, truth: Path)
     by_repeats = {}
     for count in np.unique(repeats[hits]):
         alike = repeats == count
-        among = alike | ~hits
-        by_repeats[str(count)] = {"pairs": int(alike.sum()), "auc": _auc(scores[among], alike[among])}
+        others = ~(alike | hits)
+        by_repeats[str(count)] = {"pairs": int(alike.sum()), "auc": auc(scores[alike], scores[others])}
     return {
         "planted_from": planted_from,
         "planted_pairs": found,
-        "auc": _auc(scores, hits),
+        "auc": auc(scores[hits], scores[~hits]),
         "by_repeats": by_repeats,
         "precision_at": {str(k): float(hits[:k].mean()) for k in sorted({found, 10, 50, 100}) if k <= len(hits)},
     }
-
-
-def _auc(scores: Array, positive: Array) -> float:
-    """Chance that a planted pair scores higher than another, ties counting half (Mann-Whitney)."""
-    order = np.argsort(scores, kind="stable")
-    ranks = np.empty(len(scores))
-    ranks[order] = np.arange(1, len(scores) + 1)
-    unique, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    sums = np.zeros(len(unique))
-    np.add.at(sums, inverse, ranks)
-    ranks = (sums / counts)[inverse]
-    n = int(positive.sum())
-    return float((ranks[positive].sum() - n * (n + 1) / 2) / (n * (len(scores) - n)))

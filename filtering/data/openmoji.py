@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +26,7 @@ from memsieve.filtering.data.openmoji_names import (
     render_emoji,
 )
 from memsieve.filtering.data.rows import content_id
+from memsieve.filtering.files import write_json
 
 __all__ = [
     "ATTRIBUTION",
@@ -157,7 +157,7 @@ def build_openmoji(
         "train_shards": len(list((work / "train").glob("*.tar"))),
         "held_out_shards": len(list((work / "held_out").glob("*.tar"))),
     }
-    (work / "dataset.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    write_json(work / "dataset.json", summary)
     (work / "ATTRIBUTION.txt").write_text(ATTRIBUTION + "\n", encoding="utf-8")
     if out.exists():
         shutil.rmtree(out)

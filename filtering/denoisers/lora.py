@@ -16,6 +16,7 @@ import torch
 from pydantic import Field
 from safetensors.torch import save_file
 
+from memsieve.filtering.files import write_json
 from memsieve.filtering.settings import Settings, SettingsError, expand_home
 
 __all__ = [
@@ -163,7 +164,7 @@ def export_lora(
         module.peft_config[_ADAPTER].save_pretrained(str(folder))
         save_file({f"base_model.model.{name}": value for name, value in layers.items()}, folder / _PEFT_FILE)
     named = str(Path(base).resolve()) if Path(base).is_dir() else base
-    (folder / _BASE_FILE).write_text(json.dumps({"base_model": named}, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / _BASE_FILE, {"base_model": named})
 
 
 def base_of(folder: str, option: str = "model.path") -> str | None:

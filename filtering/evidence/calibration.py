@@ -13,30 +13,21 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from memsieve.filtering.conformal import conformal_p_value
 from memsieve.filtering.signals import COMBINED, SIGNALS, measured_for
+from memsieve.filtering.statistics import median_and_spread
 
-__all__ = ["MAD_TO_SIGMA", "Calibrator", "conformal_p_value"]
+__all__ = ["Calibrator"]
 
 Array = npt.NDArray[np.float64]
 MIN_PER_BIN: Final = 24
 Z_LIMIT: Final = 6.0  # one visit says at most this much: a single outlier cannot condemn a pair
-MAD_TO_SIGMA: Final = 1.4826
 SLOPES: Final = (0.0, 1.5)
 """Of log L on log L_ref: 1 before the first step, less as the model moves; beyond these only noise takes it."""
 MIN_SCALE: Final = 1e-4
 MIN_SPREAD: Final = 0.5
 """Before the first step under LoRA a held-out pair has the reference's loss to the last bit: what differs by rounding
 alone must not look far apart."""
-
-
-def conformal_p_value(scores: Array, reference: Array) -> Array:
-    """p = (1 + #{reference >= score}) / (1 + n) for each score; its resolution is 1 / (n + 1).
-
-    NaN scores give NaN. Vovk, Gammerman & Shafer, Algorithmic Learning in a Random World (2005), section 2.2.
-    """
-    ordered = np.sort(reference[np.isfinite(reference)])
-    at_least = len(ordered) - np.searchsorted(ordered, scores, side="left")
-    return np.where(np.isfinite(scores), (1.0 + at_least) / (1.0 + len(ordered)), np.nan)
 
 
 class Calibrator:
@@ -154,9 +145,8 @@ class Calibrator:
                     break
             self._slope[b] = self._slope_of(chosen)
             signals = self._combined(chosen, self._slope[b])
-            self._location[b] = np.median(signals, axis=0)
-            mad = np.median(np.abs(signals - self._location[b]), axis=0)
-            self._scale[b] = np.maximum(MAD_TO_SIGMA * mad, MIN_SCALE)
+            self._location[b], spread = median_and_spread(signals)
+            self._scale[b] = np.maximum(spread, MIN_SCALE)
         sums = self.z_scores(values, self._timesteps[: self._count]).sum(axis=1)
         self._spread = max(float(np.std(sums)), MIN_SPREAD) if self._count > 1 else 1.0
         self._reference = sums / self._spread

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from memsieve.filtering.config import FilterConfig
-from memsieve.filtering.evidence.calibration import conformal_p_value
+from memsieve.filtering.conformal import conformal_p_value, critical_value, smallest_rate, smallest_reference
 from memsieve.filtering.evidence.null import Ordinary, ordinary_of
 from memsieve.filtering.evidence.table import PATHS, EvidenceTable, spread_of_clean_pairs, whole_life_maxima
 from memsieve.filtering.exchange import Exchange
@@ -163,13 +163,9 @@ class HeldOutPanel:
             return math.inf
         pace = int(self._pace_of(np.array([visits_a_sweep]))[0])
         if pace not in self._bars:  # kept: every verdict asks for one
-            self._bars[pace] = max(self._least(self.table["evidence_max"]), self._least(self._whole_life[pace]))
+            references = (self.table["evidence_max"], self._whole_life[pace])
+            self._bars[pace] = max(critical_value(maxima, self.config.false_drop_rate) for maxima in references)
         return self._bars[pace]
-
-    def _least(self, maxima: Array) -> float:
-        ordered = np.sort(maxima)[::-1]
-        allowed = math.floor(self.config.false_drop_rate * (len(ordered) + 1) + 1e-9) - 1
-        return float(ordered[allowed]) if 0 <= allowed < len(ordered) else math.inf
 
     def check(self, count: int) -> None:
         """Refuse a held-out set whose resolution 1 / (n + 1) cannot express the false-drop rate.
@@ -194,7 +190,7 @@ class HeldOutPanel:
 
     @property
     def _needed(self) -> int:
-        return math.ceil(1.0 / self.config.false_drop_rate - 1e-9) - 1
+        return smallest_reference(self.config.false_drop_rate)
 
     def _too_few(self, count: int) -> str:
         return (
@@ -231,8 +227,4 @@ class HeldOutPanel:
 
 
 def _rate_for(count: int) -> str:
-    """The rate that ``count`` groups can express, rounded up."""
-    if count == 0:
-        return ""
-    scale = 10 ** (len(str(count)) + 2)
-    return f", or set false_drop_rate to {math.ceil(scale / (count + 1)) / scale:g} or more"
+    return f", or set false_drop_rate to {smallest_rate(count):g} or more" if count else ""

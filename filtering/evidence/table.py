@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from memsieve.filtering.evidence.calibration import conformal_p_value
+from memsieve.filtering.conformal import conformal_p_value
 from memsieve.filtering.evidence.key_index import Names
 from memsieve.filtering.evidence.null import Means
 

@@ -31,6 +31,7 @@ from memsieve.filtering.data.config import DataConfig
 from memsieve.filtering.data.decode import BadSample, decode_row
 from memsieve.filtering.data.rows import RawRow, content_id
 from memsieve.filtering.data.shards import expand_paths, read_shard
+from memsieve.filtering.files import write_json
 from memsieve.filtering.folder_kind import what_it_is
 from memsieve.inference.copies.similarity import Similarity, build_similarity
 from memsieve.inference.detect.detect import progress_bar
@@ -106,7 +107,7 @@ def build_index(
             entry["name"] = name
             bar.advance(task)
             # after every shard, so that a stopped build goes on with the next one
-            _write_json(file, {**described, "shards": entries[: number + 1], "complete": number + 1 == len(entries)})
+            write_json(file, {**described, "shards": entries[: number + 1], "complete": number + 1 == len(entries)})
     (out / "index.faiss").unlink(missing_ok=True)
     (out / "null.npy").unlink(missing_ok=True)
     index = TrainingIndex(out, kind)
@@ -356,8 +357,3 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise ValueError(f"'{path}' is not JSON: {error}; build the index again in a new folder") from None
     assert isinstance(value, dict)
     return value
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.with_suffix(".new").write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(path.with_suffix(".new"), path)

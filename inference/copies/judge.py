@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from memsieve.filtering.conformal import smallest_reference
 from memsieve.inference.copies.similarity import Similarity
 
 __all__ = ["DEFAULT_ALPHA", "CopyJudge", "CopyRate", "CopyVerdict", "copy_rate", "wilson_interval"]
@@ -117,7 +118,7 @@ class CopyJudge:
             ValueError: fewer than 1/alpha - 1 held-out images.
         """
         queries = self._embed(held_out_images)
-        needed = math.ceil(1 / self.alpha - 1e-9) - 1
+        needed = smallest_reference(self.alpha)
         if len(queries) < needed:
             raise ValueError(f"alpha = {self.alpha} needs at least {needed} held-out images, got {len(queries)}")
         names = [None] * len(queries) if groups is None else list(groups)

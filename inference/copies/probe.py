@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import tarfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
+from memsieve.filtering.files import write_json
 from memsieve.filtering.folder_kind import what_it_is
 from memsieve.inference.copies.judge import CopyJudge, CopyRate, CopyVerdict, copy_rate
 from memsieve.inference.copies.similarity import Similarity, build_similarity
@@ -147,4 +147,4 @@ def shard_images(folder: Path, resolution: int | None = None) -> list[tuple[str,
 
 def write_result(path: Path, **results: ProbeResult) -> None:
     """Named results as JSON."""
-    path.write_text(json.dumps({name: result.as_dict() for name, result in results.items()}, indent=1) + "\n")
+    write_json(path, {name: result.as_dict() for name, result in results.items()})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,8 +14,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from memsieve.filtering.conformal import smallest_reference
 from memsieve.filtering.data.decode import BadSample
 from memsieve.filtering.data.folder_walk import LeftOut, walk
+from memsieve.filtering.files import write_json
 from memsieve.inference.copies.index import Neighbour, TrainingIndex, load_pixels
 from memsieve.inference.templates import render
 
@@ -107,9 +108,9 @@ def verify_images(
     """
     if not 0 < alpha < 1:
         raise ValueError(f"--alpha = {alpha:g}: must lie between 0 and 1")
-    if threshold is None and index.null is not None and (len(index.null) + 1) * alpha < 1 - 1e-9:
+    if threshold is None and index.null is not None and len(index.null) < smallest_reference(alpha):
         raise ValueError(
-            f"--alpha = {alpha:g} needs at least {round(1 / alpha) - 1} held-out images, the index has "
+            f"--alpha = {alpha:g} needs at least {smallest_reference(alpha)} held-out images, the index has "
             f"{len(index.null)}"
         )
     usable = [i for i, image in enumerate(images) if not isinstance(image, str)]
@@ -139,7 +140,7 @@ def write_matches(
     """
     out.mkdir(parents=True, exist_ok=True)
     rows = [match.as_dict() for match in matches]
-    (out / "matches.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    write_json(out / "matches.json", rows)
     order = [i for i in range(len(matches)) if matches[i].neighbours]
     order.sort(key=lambda i: matches[i].neighbours[0].distance)
     shown = []

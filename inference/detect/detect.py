@@ -14,6 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from memsieve.filtering.conformal import smallest_reference
 from memsieve.inference.detect.detectors import DETECTORS, DetectSettings, Measurement, measure_prompts
 from memsieve.inference.detect.ordinary import PathReference, Reference
 from memsieve.inference.explain.words import cut_text
@@ -141,9 +142,9 @@ def check_rate(false_positive_rate: float, ordinary: int) -> None:
     """
     if not 0 < false_positive_rate < 1:
         raise ValueError(f"--false-positive-rate = {false_positive_rate:g}: must lie between 0 and 1")
-    if (ordinary + 1) * false_positive_rate < 1 - 1e-9:
+    if ordinary < (needed := smallest_reference(false_positive_rate)):
         raise ValueError(
-            f"--false-positive-rate = {false_positive_rate:g} needs at least {round(1 / false_positive_rate) - 1} "
+            f"--false-positive-rate = {false_positive_rate:g} needs at least {needed} "
             f"ordinary prompts, the reference has {ordinary}: give more with --ordinary, or take a higher rate"
         )
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from memsieve.filtering.statistics import auc
 from memsieve.inference.detect.detect import progress_bar
 from memsieve.inference.detect.detectors import DETECTORS, DetectSettings, Measurement, measure_prompts
 from memsieve.inference.detect.ordinary import Reference
@@ -49,14 +50,6 @@ class DetectorResult:
     tpr: Estimate
     fpr: float
     seconds_per_prompt: float
-
-
-def auc(memorized: Array, ordinary: Array) -> float:
-    """Probability that a memorised prompt scores above an ordinary one, ties counting half (Mann & Whitney, 1947)."""
-    ordered = np.sort(ordinary)
-    below = np.searchsorted(ordered, memorized, side="left")
-    not_above = np.searchsorted(ordered, memorized, side="right")
-    return float((below + not_above).sum() / (2 * len(memorized) * len(ordinary)))
 
 
 def tpr_at_fpr(memorized: Array, ordinary: Array, fpr: float = 0.01) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 
@@ -11,7 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from memsieve.filtering.evidence.calibration import MAD_TO_SIGMA, conformal_p_value
+from memsieve.filtering.conformal import conformal_p_value, critical_value, smallest_reference
+from memsieve.filtering.statistics import median_and_spread
 from memsieve.inference.detect.detectors import Detector, DetectSettings, Measurement
 from memsieve.inference.guided import GuidedModel, Step
 
@@ -35,8 +35,7 @@ class Reference:
         self.values = self.values[np.isfinite(self.values).all(axis=1)]
         if not len(self.values):
             raise ValueError("the reference holds no finite measurement: the model gives values that are not finite")
-        self._centre = np.median(self.values, axis=0)
-        spread = MAD_TO_SIGMA * np.median(np.abs(self.values - self._centre), axis=0)
+        self._centre, spread = median_and_spread(self.values)
         self._scale = np.maximum(spread, 1e-9)
         self._scores = self.scores(self.values)
 
@@ -76,14 +75,13 @@ class Reference:
         Raises:
             ValueError: the reference is too small for the rate.
         """
-        needed = math.ceil(1 / false_positive_rate - 1e-9) - 1
+        needed = smallest_reference(false_positive_rate)
         if len(self._scores) < needed:
             raise ValueError(
                 f"--false-positive-rate = {false_positive_rate:g} needs at least {needed} ordinary prompts, the "
                 f"reference has {len(self._scores)}: give more with --ordinary, or take a higher rate"
             )
-        allowed = math.floor(false_positive_rate * (len(self._scores) + 1) + 1e-9) - 1
-        return float(np.sort(self._scores)[len(self._scores) - 1 - allowed])
+        return critical_value(self._scores, false_positive_rate)
 
 
 class PathReference(Reference):
@@ -105,8 +103,8 @@ class PathReference(Reference):
         logs = logs[np.isfinite(logs).all(axis=1)]
         if not len(logs):
             raise ValueError("the reference holds no finite measurement: the model gives values that are not finite")
-        self.steps_centre = np.median(logs, axis=0)
-        self.steps_scale = np.maximum(MAD_TO_SIGMA * np.median(np.abs(logs - self.steps_centre), axis=0), 1e-9)
+        self.steps_centre, spread = median_and_spread(logs)
+        self.steps_scale = np.maximum(spread, 1e-9)
         path = ((logs - self.steps_centre) / self.steps_scale).max(axis=1)
         super().__init__(["path"], path[:, None])
         self.limit = self.threshold(false_positive_rate)

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from memsieve.filtering.json_lines import read_json_lines
+from memsieve.filtering.files import read_json_lines, write_json
 from memsieve.inference.charts import histogram
 from memsieve.inference.detect.detect import Detection, check_rate, detect_rows, progress_bar, reference_of
 from memsieve.inference.detect.detectors import DetectSettings, Measurement, measure_prompts
@@ -160,7 +160,7 @@ def _close(
         f"{settings.steps} of {settings.schedule_steps} steps, "
         f"{settings.images_per_prompt} image(s) per prompt",
     )
-    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    write_json(out / "summary.json", summary)
     if not scored:
         raise ValueError(f"--prompts: none of the {len(rows)} prompts could be scored; the first: {rows[0]['error']}")
     return summary
@@ -198,7 +198,7 @@ def _claim(out: Path, asked: dict[str, Any], resume: bool) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out: '{out}' exists and is no folder of results; name a new folder")
     out.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(asked, indent=1) + "\n", encoding="utf-8")
+    write_json(file, asked)
 
 
 @contextmanager

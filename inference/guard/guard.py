@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from memsieve.filtering.conformal import critical_value
 from memsieve.filtering.denoisers.base import Conditioning
 from memsieve.inference.detect.detect import check_rate, progress_bar
 from memsieve.inference.gradients import check_differentiable
@@ -237,9 +238,7 @@ class MemorizationGuard:
     def _threshold(self, seen: Seen) -> float:
         if self.threshold is not None:
             return self.threshold
-        ordered = np.sort(self._ordinary_levels(seen))
-        allowed = math.floor(self.false_positive_rate * (len(ordered) + 1) + 1e-9) - 1
-        return float(ordered[len(ordered) - 1 - max(allowed, 0)])
+        return critical_value(self._ordinary_levels(seen), self.false_positive_rate)
 
     def _target(self, seen: Seen) -> float:
         if self.target is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from memsieve.cli.common import (
     warn,
 )
 from memsieve.cli.common import out_console as _out
+from memsieve.filtering.files import write_json
 from memsieve.trackers.checks import Wandb, WandbSamples, upload_detection
 
 __all__ = ["register"]
@@ -200,7 +200,7 @@ def evaluate(
         warn(f"{some.ordinary} ordinary prompts: below 100, a false-positive rate of 1 % allows none of them")
     if out is not None:
         found = {"results": [asdict(r) for r in results], "seconds_per_generation": plainly}
-        out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write_json(out, found)
 
 
 def explain(
@@ -243,7 +243,7 @@ def explain(
     if out is not None and found:
         out.mkdir(parents=True, exist_ok=True)
         rows = [explanation.as_dict() for explanation in found]
-        (out / "explain.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        write_json(out / "explain.json", rows)
         write_page(out / "explain.html", found)
         for number, explanation in enumerate(found, 1):
             write_picture(out / f"explain-{number}.png", explanation)
@@ -319,7 +319,7 @@ def minimize(
     tensors = {name: value for name, value in result.arguments.items() if hasattr(value, "cpu")}
     save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, out / "embeddings.safetensors")
     written = {**result.as_dict(), "suggestions": [suggestion.as_dict() for suggestion in suggestions]}
-    (out / "minimize.json").write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    write_json(out / "minimize.json", written)
     table = Table("image", "before", "after", "updates", f"at most {target:.4g}")
     for i, (after, met) in enumerate(zip(result.magnitude, result.met, strict=True)):
         column = [row[i] for row in result.trace]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +23,7 @@ from memsieve.cli.common import (
     weights_of,
 )
 from memsieve.cli.common import out_console as _out
+from memsieve.filtering.files import write_json
 from memsieve.trackers.checks import Wandb, WandbSamples, upload_matches, upload_probe
 
 __all__ = ["register"]
@@ -190,7 +190,7 @@ def probe(
     if out is not None:
         written = {f"{name}, {by}": result.as_dict() for (name, by), result in results.items()}
         found = {"settings": asdict(settings), "results": written}
-        out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write_json(out, found)
     if wandb is not None:
         folder = Path("runs/probe") if out is None else out.parent
         upload_probe(wandb, folder, results, {**asdict(settings), "similarity": similarity, "data": str(dataset)})

@@ -19,12 +19,12 @@ from markupsafe import Markup
 from PIL import Image
 
 from memsieve.filtering.audit.config import AuditConfig
-from memsieve.filtering.audit.records import write_whole
 from memsieve.filtering.audit.summary import Pair, Summary, summarise
 from memsieve.filtering.data.decode import BadSample, decode_image
 from memsieve.filtering.data.rows import RawRow
 from memsieve.filtering.data.shards import read_shard
 from memsieve.filtering.data.sources import open_source
+from memsieve.filtering.files import write_json, write_whole
 from memsieve.filtering.folder_kind import AUDIT, refuse_other_kind
 from memsieve.pages.run_plots import Series, line_chart
 
@@ -77,7 +77,7 @@ def build_audit_report(
     environment = Environment(loader=PackageLoader("memsieve.pages"), autoescape=True, undefined=StrictUndefined)
     environment.filters.update(count=lambda value: f"{value:,}", sig=_sig, share=_share)
     write_whole(target, environment.get_template("audit.html").render(context))
-    write_whole(target.with_name("summary.json"), json.dumps(summary.values, indent=2) + "\n")
+    write_json(target.with_name("summary.json"), summary.values)
     return target, summary
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from memsieve.filtering.evidence.calibration import Calibrator, conformal_p_value
+from memsieve.filtering.conformal import conformal_p_value
+from memsieve.filtering.evidence.calibration import Calibrator
 
 
 def filled(count: int = 400, seed: int = 0) -> Calibrator:

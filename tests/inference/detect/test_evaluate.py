@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from memsieve.filtering.statistics import auc
 from memsieve.inference.detect.detectors import DetectSettings, measure_prompts
-from memsieve.inference.detect.evaluate import auc, evaluate_detector, tpr_at_fpr
+from memsieve.inference.detect.evaluate import evaluate_detector, tpr_at_fpr
 from memsieve.inference.guided import open_model
 
 

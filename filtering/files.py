@@ -1,14 +1,17 @@
-"""JSON Lines files of our own, read back after whatever stopped the process that was writing them."""
+"""Small files of our own: written whole or not at all, and read back after whatever stopped the one who wrote them."""
 
 from __future__ import annotations
 
+import glob
 import json
+import os
 import shlex
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["read_json_lines"]
+__all__ = ["read_json_lines", "write_json", "write_whole"]
 
 
 def read_json_lines(path: Path, note: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
@@ -42,3 +45,23 @@ def _row(path: Path, number: int, line: bytes) -> dict[str, Any]:
             f"remove that line (sed -i {number}d {shlex.quote(str(path))}), or restore the file"
         )
     return row
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a small file under a temporary name, flush it to disk, rename it."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        leftover.unlink(missing_ok=True)  # of a process that was killed
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """``write_whole`` of a value as JSON."""
+    write_whole(path, json.dumps(value, indent=2) + "\n")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from memsieve.filtering.json_lines import read_json_lines
+from memsieve.filtering.files import read_json_lines
 
 
 def test_a_last_line_that_was_cut_off_is_removed_and_told(tmp_path: Path) -> None:
