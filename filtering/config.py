@@ -51,15 +51,6 @@ class FilterConfig(Settings):
     delay: int = Field(default=4, ge=3)
     """``sieve``: windows from a decision to the first window that is read by it. Loader workers are up to two windows
     ahead; the same delay without workers makes the run independent of their number."""
-    retest_every: int = Field(default=16, ge=0)
-    """``sieve``: one visit of a condemned group in so many is let through, with weight 0, to be measured again; 0
-    lets none through."""
-    pardon_looks: int = Field(default=0, ge=0)
-    """Looks in a row, each with a new measured visit, at which a condemned group must be ordinary to be pardoned, once
-    and with its evidence forgotten; 0 pardons nobody."""
-    pardon_p: float = Field(default=0.5, gt=0.0, lt=1.0)
-    """What counts as ordinary then: the p-value of the group's present evidence among the held-out groups'. Far above
-    ``false_drop_rate``, so that nobody goes to and fro."""
     score_budget: float | None = Field(default=None, gt=0.0, le=1.0)
     """``sieve``: extra forwards (held-out pairs included) as a share of what training computes, a forward and backward
     counting three. None: 0.08, or 0.012 where measured visits take no forward (``reference`` looked up). In the batch
@@ -148,11 +139,6 @@ class FilterConfig(Settings):
             raise ValueError(
                 f"filter.reference: {self.reference} holds some draws of each pair, and filter.apply: batch measures "
                 "every visit; set filter.apply: sieve, or filter.reference: frozen"
-            )
-        if self.pardon_looks and self.pardon_p <= self.false_drop_rate:
-            raise ValueError(
-                f"filter.pardon_p: {self.pardon_p} must exceed filter.false_drop_rate: {self.false_drop_rate}, or one "
-                "and the same evidence would condemn a group and pardon it; 0.5 is usual"
             )
         both = set(self.never_drop) & set(self.always_drop)
         if both:

@@ -280,8 +280,6 @@ class MemorizationFilter:
         known, guilty, short = self.exchange.sum([len(self.groups), len(passed), self.panel.shortage is not None])
         self.n_groups = int(known)
         self._say_uncalibrated(short > 0)
-        if swept and self.config.pardon_looks:
-            self.rulings.pardon(self.groups, self.panel.table, self.exchange)
         if swept or guilty:  # on all ranks or on none
             self.rulings.condemn(passed, self.groups, self.panel, self.exchange, self.n_groups, self.step, note)
         return swept

@@ -111,12 +111,10 @@ class Schedule:
         visit, an ordinary one ever more rarely.
         """
         standing = candidate.standing
-        if not candidate.group or not candidate.eligible:
+        if not candidate.group or not candidate.eligible or candidate.condemned:
             return False
         if self.audited is not None and not self.copies and candidate.drawn >= self.audited:
             return False
-        if candidate.condemned:
-            return True
         if standing is None:
             return self.config.score_after == 0
         if standing.exposures < self.config.score_after:
@@ -147,8 +145,8 @@ class Schedule:
         return WindowPlan(visits[mine], paid[mine], forwards, shape)
 
 
-def _urgency(candidate: Candidate) -> tuple[bool, float, int, tuple[int, int, int]]:
+def _urgency(candidate: Candidate) -> tuple[float, int, tuple[int, int, int]]:
     standing = candidate.standing
     p_value = standing.p_value if standing is not None else 1.0
     waited = standing.exposures - standing.last_drawn if standing is not None else 0
-    return not candidate.condemned, p_value, -waited, candidate.position
+    return p_value, -waited, candidate.position

@@ -45,7 +45,7 @@ SETTINGS = [
     *(replace(SIEVE, correlation=c) for c in (0.0, 0.3)),
     *(replace(SIEVE, rate=rate) for rate in (0.01, 0.1)),
     replace(Setting(), visits=200), replace(SIEVE, visits=200),
-    Setting(budget=0.25, pardon_looks=3), Setting(budget=0.25, order="repeats"),
+    Setting(budget=0.25, order="repeats"),
     Setting(visits=60, clean=600), Setting(visits=60, clean=600, budget=1.0),  # a visit in every five sweeps
 ]  # fmt: skip
 """Around two settings, in the batch and at the loader, one thing changed at a time."""

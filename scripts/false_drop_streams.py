@@ -41,7 +41,6 @@ class Setting:
         budget: of the sieve; None is ``apply: batch``.
         gap: how far training pairs drift from held-out ones by the end, in standard deviations of a visit.
         visits: a pair's mean number of visits.
-        pardon_looks: as in ``FilterConfig``.
     """
 
     correlation: float = 0.1
@@ -55,7 +54,6 @@ class Setting:
     visits: int = 100
     clean: int = 192
     planted: int = 8
-    pardon_looks: int = 0
     dropout: float = CAPTION_DROPOUT
 
     @property
@@ -63,7 +61,7 @@ class Setting:
         """Says what differs from the defaults."""
         plain = Setting()
         names = ("correlation", "tails", "drift", "order", "held_out", "rate", "gap", "visits", "clean", "planted",
-                 "pardon_looks", "dropout")  # fmt: skip
+                 "dropout")  # fmt: skip
         said = [f"{name} {getattr(self, name)}" for name in names if getattr(self, name) != getattr(plain, name)]
         mode = "batch" if self.budget is None else f"sieve {self.budget}"
         return ", ".join([mode, *said])
@@ -142,7 +140,7 @@ class Run:
         self.sieve = setting.budget is not None
         chosen = {
             "signals": [SIGNAL], "record": [], "false_drop_rate": setting.rate, "held_out_per_window": ROWS,
-            "max_drop_fraction": 1.0, "pardon_looks": setting.pardon_looks, **options,
+            "max_drop_fraction": 1.0, **options,
         }  # fmt: skip
         if self.sieve:
             chosen |= {"apply": "sieve", "score_budget": setting.budget}
@@ -151,7 +149,7 @@ class Run:
         self.lowest: dict[str, float] = {}
         self.first: dict[str, int] = {}
         self._skipped: set[str] = set()
-        self._pending: deque[tuple[int, str, bool]] = deque()
+        self._pending: deque[tuple[int, str]] = deque()
         self._order = self.stream.order()
         self._turn = 0
         self._decisions = np.random.default_rng((seed, 1))
@@ -177,17 +175,15 @@ class Run:
         self._calibrate()
         self._look(self.stream.names if filter.end_window() else names)
         if self.sieve:
-            self._pending.extend((filter.step + filter.config.delay, *ruling) for ruling in filter.rulings.latest)
+            self._pending.extend((filter.step + filter.config.delay, name) for name in filter.rulings.latest)
 
     def _read(self) -> list[str]:
         while self._pending and self._pending[0][0] <= self.filter.step:
-            _, name, condemned = self._pending.popleft()
-            (self._skipped.add if condemned else self._skipped.discard)(name)
+            self._skipped.add(self._pending.popleft()[1])
         names: list[str] = []
         while len(names) < ROWS:
             name = next(self._order)
-            retest = self.filter.config.retest_every
-            if name not in self._skipped or (retest and self._decisions.integers(retest) == 0):
+            if name not in self._skipped:
                 names.append(name)
         return names
 
@@ -206,9 +202,8 @@ class Run:
         for name in dict.fromkeys(names):
             if (row := table.row(name)) >= 0:
                 self.lowest[name] = min(self.lowest.get(name, 1.0), float(table["p_value"][row]))
-        for name, condemned in self.filter.rulings.latest:
-            if condemned:
-                self.first.setdefault(name, int(table["exposures"][table.row(name)]))
+        for name in self.filter.rulings.latest:
+            self.first.setdefault(name, int(table["exposures"][table.row(name)]))
 
 
 def simulate(setting: Setting, seed: int, **options: Any) -> Outcome:

@@ -22,7 +22,7 @@ def open_sieve(config: RunConfig, rank: int, saved: torch.Tensor | None) -> tupl
         return None, None
     path = config.output / "sieve" / f"rank{rank}.bin"
     file = SieveFile(path, b"" if saved is None else saved.numpy().tobytes())
-    return file, Sieve(path, options.retest_every, options.never_drop, options.always_drop)
+    return file, Sieve(path, options.never_drop, options.always_drop)
 
 
 def as_bytes_tensor(data: bytes) -> torch.Tensor:

@@ -192,10 +192,10 @@ class WindowLoader:
         mine = [
             [
                 len(chunk.rows),
-                len(chunk.rows) - chunk.measured_only,
+                len(chunk.rows),
                 len(chunk.failed),
                 len(chunk.held_out),
-                len(chunk.skipped) + chunk.measured_only,
+                len(chunk.skipped),
                 chunk.ended,
             ]
             for chunk in chunks

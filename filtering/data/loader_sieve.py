@@ -21,7 +21,8 @@ __all__ = ["RECORD_BYTES", "Sieve", "SieveFile", "Sieved", "group_digest"]
 
 _RECORD: Final = struct.Struct("<16sq")
 RECORD_BYTES: Final = _RECORD.size
-"""A record: 16 bytes of digest, and 8 that hold the window times two, plus one where the group is condemned."""
+"""A record: 16 bytes of digest, and 8 that hold the window times two, plus one where the group is condemned; without
+the one it was freed again, as runs of 0.1 could."""
 
 
 def group_digest(group: str) -> bytes:
@@ -43,10 +44,10 @@ class SieveFile:
         self._file = path.open("wb", buffering=0)  # each write is seen by the workers when it returns
         self._file.write(records)
 
-    def append(self, rulings: Sequence[tuple[str, bool]], window: int) -> None:
-        """Note (group, condemned or pardoned) rulings that hold from ``window`` on."""
-        if rulings:
-            records = [_RECORD.pack(group_digest(group), window * 2 + condemned) for group, condemned in rulings]
+    def append(self, condemned: Sequence[str], window: int) -> None:
+        """Note groups that are skipped from ``window`` on."""
+        if condemned:
+            records = [_RECORD.pack(group_digest(group), window * 2 + 1) for group in condemned]
             self._file.write(b"".join(records))
 
     def records(self) -> bytes:
@@ -60,8 +61,6 @@ class Sieved(StrEnum):
     PASS = "pass"
     SKIP = "skip"
     """Its group is condemned."""
-    RETEST = "retest"
-    """Its group is condemned, and it is let through to be measured again."""
     BANNED = "banned"
     """Listed in ``always_drop``."""
 
@@ -71,14 +70,11 @@ class Sieve:
 
     Args:
         path: the file of this rank.
-        retest_every: one visit of a condemned group in so many is let through, drawn by its position; 0 lets none.
         never, always: keys and groups that a person has decided on.
     """
 
-    def __init__(
-        self, path: Path, retest_every: int = 0, never: Sequence[str] = (), always: Sequence[str] = ()
-    ) -> None:
-        self.path, self.retest_every = path, retest_every
+    def __init__(self, path: Path, never: Sequence[str] = (), always: Sequence[str] = ()) -> None:
+        self.path = path
         self.never, self.always = frozenset(never), frozenset(always)
         self._condemned: set[bytes] = set()
         self._pending: deque[tuple[bytes, int]] = deque()
@@ -86,7 +82,7 @@ class Sieve:
 
     def afresh(self) -> Sieve:
         """One that has read nothing yet, for windows before those that this one has seen."""
-        return Sieve(self.path, self.retest_every, tuple(self.never), tuple(self.always))
+        return Sieve(self.path, tuple(self.never), tuple(self.always))
 
     def __len__(self) -> int:
         return len(self._condemned)
@@ -104,21 +100,11 @@ class Sieve:
             digest, ruling = self._pending.popleft()
             (self._condemned.add if ruling & 1 else self._condemned.discard)(digest)
 
-    def judge(self, key: str, group: str, position: tuple[int, int, int]) -> Sieved:
-        """What becomes of the row at (stream, epoch, offset), by the rulings applied so far."""
+    def judge(self, key: str, group: str) -> Sieved:
+        """What becomes of a row, by the rulings applied so far."""
         names = {key, group}
         if names & self.never or not (self.always or self._condemned):
             return Sieved.PASS
         if names & self.always:
             return Sieved.BANNED
-        digest = group_digest(group)
-        if digest not in self._condemned:
-            return Sieved.PASS
-        return Sieved.RETEST if self._let_through(digest, position) else Sieved.SKIP
-
-    def _let_through(self, digest: bytes, position: tuple[int, int, int]) -> bool:
-        if not self.retest_every:
-            return False
-        data = digest + struct.pack("<3q", *position)
-        drawn = int.from_bytes(hashlib.blake2b(data, digest_size=8, person=b"re-test").digest(), "big")
-        return drawn % self.retest_every == 0
+        return Sieved.SKIP if group_digest(group) in self._condemned else Sieved.PASS

@@ -108,8 +108,6 @@ class Chunk:
     not_kept: dict[str, int] = field(default_factory=dict)
     skipped: list[SkippedRow] = field(default_factory=list)
     """What the sieve took out on the way."""
-    measured_only: int = 0
-    """How many of ``rows`` are condemned, and were let through to be measured again."""
 
     @property
     def place(self) -> Place:

@@ -118,14 +118,12 @@ class RowStream:
                 chunk.held_out.append(raw.key)
                 return
             position = (self.stream, self.epoch, self.offset)
-            fate = self.sieve.judge(raw.key, group, position) if self.sieve is not None else Sieved.PASS
+            fate = self.sieve.judge(raw.key, group) if self.sieve is not None else Sieved.PASS
             if fate in (Sieved.SKIP, Sieved.BANNED):
                 chunk.skipped.append(SkippedRow(raw.key, raw.shard, raw.index, group, *position, fate is Sieved.BANNED))
                 return
             row: Row = decode_row(raw, self.config, *position, self.seed)
             chunk.rows.append(row)
-            # One that is let through to be measured trains nothing, so it is no usable row.
-            chunk.measured_only += fate is Sieved.RETEST
         except BadSample as error:
             chunk.failed.append(FailedRow(raw.key, raw.shard, raw.index, str(error)))
 

@@ -59,7 +59,7 @@ class Standing:
 
     @property
     def compared(self) -> bool:
-        """The group was looked at since it was first read, or pardoned."""
+        """The group was looked at since it was first read."""
         return self.evidence != 0.0
 
     @classmethod

@@ -28,7 +28,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from memsieve.filtering.conformal import conformal_p_value
 from memsieve.filtering.evidence.key_index import Names
 from memsieve.filtering.evidence.null import Means
 
@@ -39,14 +38,13 @@ Rows = slice | npt.NDArray[np.int64]
 ALL: Final = slice(None)
 PATHS: Final = 32
 """Drawn paths a held-out pair, those of earlier looks included."""
-_FLOATS: Final = ("sum", "w1", "w2", "evidence", "evidence_max", "p_value", "magnitude_sum", "last_score",
-    "level_sum")  # fmt: skip
+_FLOATS: Final = ("sum", "w1", "w2", "evidence", "evidence_max", "p_value", "magnitude_sum", "level_sum")  # fmt: skip
 _INTS: Final = ("exposures", "trained", "scored", "dropped", "first_step", "last_step", "last_sweep", "condemned_step",
-    "drawn", "last_drawn", "calm", "calm_scored", "pardons")  # fmt: skip
+    "drawn", "last_drawn")  # fmt: skip
 
 
 class EvidenceTable:
-    """One row per group, in columns; 124 bytes of numbers a group besides its name (see ``Names``).
+    """One row per group, in columns; 104 bytes of numbers a group besides its name (see ``Names``).
 
     Args:
         half_life: later measured visits after which a visit counts half; of a condemned group, sweeps.
@@ -104,7 +102,6 @@ class EvidenceTable:
             c["w1"][row] = c["w1"][row] * decay + 1.0
             c["w2"][row] = c["w2"][row] * decay * decay + 1.0
             c["last_sweep"][row] = sweep
-            c["last_score"][row] = score
             c["scored"][row] += 1
             c["magnitude_sum"][row] += magnitude if np.isfinite(magnitude) else 0.0
 
@@ -140,29 +137,9 @@ class EvidenceTable:
         """Measured visits of each group in ``rows`` in one of ``sweeps``, mean, [N]."""
         return self["scored"][rows] / max(sweeps, 1)
 
-    def ordinary_again(self, held_out: EvidenceTable, p_value: float, looks: int) -> npt.NDArray[np.int64]:
-        """Rows of condemned groups to pardon: at ``looks`` looks in a row, each with a new measured visit, their
-        present evidence ranked at ``p_value`` or above among the held-out groups' present evidence. A group is
-        pardoned once."""
-        rows = np.flatnonzero(self["condemned_step"] >= 0)
-        present = conformal_p_value(self["evidence"][rows], held_out["evidence"].astype(np.float64))
-        fresh = self["scored"][rows] > self["calm_scored"][rows]
-        calm = np.where(present >= p_value, self["calm"][rows] + fresh, 0)
-        self["calm"][rows], self["calm_scored"][rows] = calm, self["scored"][rows]
-        return rows[(calm >= looks) & (self["pardons"][rows] == 0)]
-
     def condemn(self, row: int, step: int) -> None:
-        """Note that a group is condemned; its way to a pardon starts here."""
+        """Note that a group is condemned."""
         self.columns["condemned_step"][row] = step
-        self.columns["calm"][row], self.columns["calm_scored"][row] = 0, self.columns["scored"][row]
-
-    def pardon(self, row: int) -> None:
-        """Forget a group's evidence: what would condemn it again must be new."""
-        for name in ("sum", "w1", "w2", "evidence", "level_sum"):
-            self.columns[name][row] = 0.0
-        self.columns["evidence_max"][row] = -np.inf
-        self.columns["p_value"][row], self.columns["condemned_step"][row] = 1.0, -1
-        self.columns["pardons"][row] += 1
 
     def _grow(self) -> None:
         needed = len(self.names)

@@ -18,29 +18,20 @@ __all__ = ["Rulings"]
 
 
 class Rulings:
-    """Condemns and pardons groups, on all ranks alike.
+    """Condemns groups, on all ranks alike.
 
     Attributes:
         condemned: condemned groups of all ranks and the step of each.
-        latest: groups condemned (True) or pardoned (False) at the end of the last window, for the loader's sieve.
+        latest: groups condemned at the end of the last window, for the loader's sieve.
         overfitting: the run was found to overfit as a whole.
     """
 
     def __init__(self, config: FilterConfig) -> None:
         self.config = config
         self.condemned: dict[str, int] = {}
-        self.latest: list[tuple[str, bool]] = []
+        self.latest: list[str] = []
         self.overfitting = False
         self._told_spared = False
-
-    def pardon(self, groups: EvidenceTable, held_out: EvidenceTable, exchange: Exchange) -> None:
-        """Let condemned groups of all ranks go that have been ordinary for long enough."""
-        rows = groups.ordinary_again(held_out, self.config.pardon_p, self.config.pardon_looks)
-        for name in gather_groups(groups, exchange, rows):
-            del self.condemned[name]
-            self.latest.append((name, False))
-            if (row := groups.row(name)) >= 0:
-                groups.pardon(row)
 
     def condemn(
         self,
@@ -77,7 +68,7 @@ class Rulings:
             )
         for name in passed[:room]:
             self.condemned[name] = step
-            self.latest.append((name, True))
+            self.latest.append(name)
             if (row := groups.row(name)) >= 0:
                 groups.condemn(row, step)
 

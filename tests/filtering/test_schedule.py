@@ -58,7 +58,7 @@ def test_who_is_not_due() -> None:
     assert not schedule.is_due(visit("a", standing(5), ok=False)), "its caption was dropped"
     assert Schedule(config(score_after=0)).is_due(visit("a", None))
     assert schedule.is_due(visit("a", standing(5)))
-    assert schedule.is_due(visit("a", standing(0), condemned=True)), "let through for this"
+    assert not schedule.is_due(visit("a", standing(5), condemned=True)), "its ruling does not hold yet, and is taken"
     assert not schedule.is_due(visit("a", standing(9, 4, 8, 0.001))), "all audited draws are used"
     assert Schedule(config(beyond="frozen"), audited=4).is_due(visit("a", standing(9, 4, 8, 0.001)))
 

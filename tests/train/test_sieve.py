@@ -59,7 +59,7 @@ def metrics(config: RunConfig) -> list[dict[str, Any]]:
 
 def test_skipped_at_the_loader_the_same_with_workers_and_after_a_resume(make_config: MakeConfig) -> None:
     for steps in (14, 21, 28, 42):  # how soon a condemned pair comes round again is up to the model
-        part = {**sections(retest_every=0), "train": {"steps": steps}}
+        part = {**sections(), "train": {"steps": steps}}
         whole = make_config(f"whole-{steps}", **part)
         summary, turns = fit_and_count(whole)
         ledger = read_ledger(whole.output / "ledger")
@@ -119,53 +119,11 @@ def test_what_the_sieve_cannot_do_is_refused(make_config: MakeConfig) -> None:
             make_config(filter={"apply": "sieve", option: value})
 
 
-PARDONING: dict[str, Any] = {"false_drop_rate": 0.9, "pardon_looks": 1, "pardon_p": 0.905, "retest_every": 2,
-                             "delay": 3, "max_drop_fraction": 1.0, "held_out_per_window": 24}  # fmt: skip
-"""Condemned and pardoned at nearly the same evidence, and re-tested often: some go both ways within 40 steps."""
-
-
 def rulings(data: bytes) -> list[tuple[bytes, int, bool]]:
     """(digest, turn, condemned) of a sieve file."""
     assert len(data) % RECORD_BYTES == 0
     found = struct.iter_unpack("<16sq", data)
     return [(digest, number >> 1, bool(number & 1)) for digest, number in found]
-
-
-def test_pardons_reach_the_loader_and_a_resume_keeps_them(make_config: MakeConfig) -> None:
-    for steps in (40, 60, 80):  # when somebody is pardoned, and comes round again, is up to the model
-        part = {**sections(**PARDONING), "train": {"steps": steps}}
-        whole = make_config(f"whole-{steps}", **part)
-        _, turns = fit_and_count(whole)
-        written = rulings((whole.output / "sieve/rank0.bin").read_bytes())
-        pardons = [(digest, turn) for digest, turn, condemned in written if not condemned]
-        rows = read_ledger(whole.output / "ledger").to_pylist()
-        digests = {row["group"]: group_digest(row["group"]) for row in rows}
-        freed = dict(reversed(pardons))
-        later = [r for r in rows if r["weight"] == 1.0 and turns[r["step"]] >= freed.get(digests[r["group"]], 1e9)]
-        if pardons and later:
-            break
-    assert pardons, "nobody was pardoned: this test shows nothing"
-    for digest, window in pardons:
-        before = [w for d, w, condemned in written if d == digest and condemned and w < window]
-        assert before, "only who was condemned is pardoned"
-    for row in rows:  # every skip is as the file says for one of the turns that its window was read in
-        said = [(turn, condemned) for d, turn, condemned in written if d == digests[row["group"]]]
-        read_in = range(turns[row["step"] - 1] + 1, turns[row["step"]] + 1)
-        states = [[c for turn, c in said if turn <= now][-1:] for now in read_in]
-        if row["reason"] == Reason.SKIPPED:
-            assert [True] in states, "skipped although nothing holds it"
-    assert later, "who is pardoned is trained on again"
-    half = make_config("half", **part, checkpoint={"every": 5})
-    written_at = next(step for step, turn in turns.items() if turn == pardons[0][1] - whole.filter.delay)
-    half.train.steps = max(written_at, 6)  # just after the first pardon was written, before it holds
-    fit(set_up(half))
-    half.train.steps = steps
-    resumed = set_up(half)
-    assert 0 < resumed.step < steps
-    fit(resumed)
-    assert (half.output / "sieve/rank0.bin").read_bytes() == (whole.output / "sieve/rank0.bin").read_bytes()
-    assert read_ledger(half.output / "ledger").equals(read_ledger(whole.output / "ledger"))
-    assert metrics(half)[-10:] == metrics(whole)[-10:]
 
 
 @pytest.mark.slow
@@ -190,6 +148,7 @@ def test_two_ranks_sift_alike(make_shared_config: Callable[..., RunConfig], run_
     assert done.outcomes[0]["first"]["summary"]["remainder"] == 0
 
 
+LOOSER: dict[str, Any] = {"false_drop_rate": 0.9, "delay": 3, "max_drop_fraction": 1.0, "held_out_per_window": 24}
 SPENT: dict[str, Any] = {"signals": ["loss", "magnitude_ratio"], "record": []}
 """A measured visit takes three extra forwards, one of the model in training: half a budget of 1 pays for two of four
 rows."""
@@ -202,7 +161,7 @@ def under_ddp(make_shared_config: Callable[..., RunConfig], run_ranks: Callable[
 
 
 def two_ranks(make: Callable[..., RunConfig], run_ranks: Callable[..., Any], engine: str) -> tuple[Any, RunConfig]:
-    part = sections(**SPENT, **PARDONING, min_sweeps=1)
+    part = sections(**SPENT, **LOOSER, min_sweeps=1)
     part["train"] = {"steps": 48, "batch_size": 4}
     config = make(f"spent-{engine}", **part, data={"held_out_max": 12})
     return run_ranks(engine, [{"name": "run", "config": config.model_dump(mode="json"), "twist": ""}]), config
