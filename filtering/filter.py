@@ -1,42 +1,40 @@
-"""MemorizationFilter: signal -> calibrator -> history -> policy.
+"""MemorizationFilter: measure, calibrate, decide, and close the window.
 
 A training loop measures a batch, asks for a decision, multiplies its per-sample losses by the weights, and closes the
-window of accumulated batches. Group decisions rest on the evidence at the start of the window; evidence is updated and
-compared once a window, in a fixed order, from all ranks.
+window of accumulated batches. A rule (``rules/``) tests visits and condemns pairs; the policy (``policy.py``) makes
+weights of what it finds. Decisions about pairs rest on the evidence at the start of the window; evidence is added up
+and tested once a window, in a fixed order, from all ranks.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from memsieve.filtering.config import FilterConfig
-from memsieve.filtering.decision import Decision, Measurement
 from memsieve.filtering.evidence.calibration import Calibrator
-from memsieve.filtering.evidence.held_out import HeldOutPanel
-from memsieve.filtering.evidence.sharing import Standing, group_name, look_up, owner, top_groups
+from memsieve.filtering.evidence.held_out import HeldOutPairs
+from memsieve.filtering.evidence.sharing import Standing, look_up, owner, top_groups
 from memsieve.filtering.evidence.state import local_state, restore, whole_state
 from memsieve.filtering.evidence.table import EvidenceTable
+from memsieve.filtering.evidence.uncalibrated import Uncalibrated
 from memsieve.filtering.evidence.window import VisitRecord, WindowVisits
 from memsieve.filtering.exchange import Exchange
-from memsieve.filtering.judgement import Judge, Reading
-from memsieve.filtering.rules.evidence import Rulings
+from memsieve.filtering.policy import Policy
+from memsieve.filtering.rules import Reading, Rule, WindowEnd, rule_of
 from memsieve.filtering.schedule import Candidate, Schedule, WindowPlan
 from memsieve.filtering.signals import Predictions, measure, required_passes
-from memsieve.filtering.types import Action, Reason, Verdict, Visit
+from memsieve.filtering.types import Action, Decision, Measurement, Reason, Verdict, Visit
 
 __all__ = ["MemorizationFilter"]
 
 Array = npt.NDArray[np.float64]
 NOBODY = Visit(key="")  # stands for rows that leave no trace
-UNCALIBRATED: Final = 20
-"""Windows without a held-out pair after which a filter that needs some says so."""
 
 
 class MemorizationFilter:
@@ -47,6 +45,7 @@ class MemorizationFilter:
         num_train_timesteps: T of the noise scheduler.
         exchange: collectives over ranks; the default uses the process group where there is one.
         audited: draws per pair that a looked-up reference holds; None without one.
+        rule: tests visits and condemns pairs; the one that the settings name if left out.
 
     Raises:
         ValueError: settings that contradict each other. Too few held-out groups for ``false_drop_rate`` are known, and
@@ -60,6 +59,7 @@ class MemorizationFilter:
         num_train_timesteps: int = 1000,
         exchange: Exchange | None = None,
         audited: int | None = None,
+        rule: Rule | None = None,
         **options: Any,
     ) -> None:
         self.config = config if config is not None else FilterConfig(**options)
@@ -68,31 +68,31 @@ class MemorizationFilter:
             list(self.config.signals), self.config.t_bins, num_train_timesteps, self.config.bank_size
         )
         self.groups = EvidenceTable(self.config.half_life, self.config.min_sweeps)
-        self.panel = HeldOutPanel(self.config)
-        self.rulings = Rulings(self.config)
+        self.held_out = HeldOutPairs(self.config)
+        self.rule = rule if rule is not None else rule_of(self.config, self.held_out)
+        self.policy = Policy(self.config)
         self.n_groups = 0
         """Groups seen, on all ranks, at the end of the last window."""
         self.passes = required_passes(self.config.measured)
         self.deciding_passes = required_passes(self.config.signals)
         self.schedule = Schedule(self.config, audited) if self.config.apply == "sieve" else None
         self.step = 0
-        self._beyond = math.inf
+        self._max_timestep = math.inf
         if self.config.measured_share < 1.0:
-            self._beyond = self.config.measured_share * num_train_timesteps
+            self._max_timestep = self.config.measured_share * num_train_timesteps
         self._visits = WindowVisits()
         self._known: dict[str, Standing] | None = None
-        self._judge = Judge(self.config)
-        self._told_short = False
+        self._uncalibrated = Uncalibrated(self.config, self.held_out)
 
     @property
     def condemned(self) -> dict[str, int]:
         """Condemned groups of all ranks and the step of each."""
-        return self.rulings.condemned
+        return self.rule.condemned
 
     @property
     def overfitting(self) -> bool:
         """The run was found to overfit as a whole."""
-        return self.rulings.overfitting
+        return self.rule.overfitting
 
     # -- measuring ------------------------------------------------------------------------------------------------
 
@@ -110,7 +110,7 @@ class MemorizationFilter:
         readable = np.ones(len(timesteps), dtype=bool) if usable is None else np.asarray(usable, dtype=bool)
         values = measure(self.config.measured if signals is None else signals, predictions)
         host = timesteps.detach().cpu().numpy()
-        return Measurement(values, host.astype(np.int64), readable & (host < self._beyond), readable=readable)
+        return Measurement(values, host.astype(np.int64), readable & (host < self._max_timestep), readable=readable)
 
     def _evidence(self, measurement: Measurement) -> Array:
         evidence = self.calibrator.evidence_of(measurement.signals)
@@ -127,7 +127,7 @@ class MemorizationFilter:
             self.calibrator.add(evidence, measurement.timesteps)
         scores = self.calibrator.scores(evidence, measurement.timesteps)
         self.calibrator.add(evidence, measurement.timesteps)
-        self.panel.observe(groups, scores, self.step)
+        self.held_out.observe(groups, scores, self.step)
 
     # -- deciding -------------------------------------------------------------------------------------------------
 
@@ -143,10 +143,10 @@ class MemorizationFilter:
                 the loader, the plan of what to measure is returned.
             batch_size: of the batches that the window is trained in.
         """
-        if self.config.decide != "group" and self.config.policy != "cap":
+        if not self.rule.remembers and self.config.policy != "cap":
             self._known = {}
             return None
-        everyone = look_up(self.groups, self.exchange, [_group(visit) for visit in visits])
+        everyone = look_up(self.groups, self.exchange, [visit.identity for visit in visits])
         start = self.exchange.rank * len(visits)
         mine = everyone[start : start + len(visits)]
         self._known = {group: standing for group, standing in mine if standing is not None}
@@ -163,9 +163,7 @@ class MemorizationFilter:
 
     def without_caption(self, visit: Visit) -> bool:
         """Whether a visit is to be trained without its caption (``policy: caption``, its group is condemned)."""
-        if self.config.policy != "caption" or {visit.key, visit.group} & self._judge.never:
-            return False
-        return _group(visit) in self.condemned
+        return self.policy.takes_caption(visit, self.condemned)
 
     @property
     def begun(self) -> bool:
@@ -175,8 +173,8 @@ class MemorizationFilter:
     def decide(
         self, visits: Sequence[Visit], measurement: Measurement, valid: Sequence[bool] | None = None
     ) -> Decision:
-        """Weights and verdicts of one batch, from the evidence at the start of the window (and, with
-        ``decide: visit``, from this visit's own signals).
+        """Weights and verdicts of one batch, from the evidence at the start of the window (or, with a rule that tests
+        visits, from this visit's own signals).
 
         Rows that are not ``valid`` get weight 0 and leave no trace in the history: padding (a visit without a key)
         has no verdict, a sample with a non-finite input is a failed one (see ``finite_rows``).
@@ -186,26 +184,26 @@ class MemorizationFilter:
             self.begin_window(visits)
         evidence = self._evidence(measurement)
         scores = self.calibrator.scores(evidence, measurement.timesteps)
-        p_values = self.calibrator.p_values(scores)
-        host = {name: value.cpu().tolist() for name, value in measurement.signals.items()}
+        readings = self._readings(measurement, scores)
         verdicts = []
-        for i, visit in enumerate(visits):
+        for i, (visit, reading) in enumerate(zip(visits, readings, strict=True)):
             if valid is not None and not valid[i]:
-                verdicts.append(Verdict(visit, 0.0, Action.FAILED, Reason.BAD_INPUT, int(measurement.timesteps[i])))
-                nothing = np.full_like(evidence[i], np.nan)  # or ``robust`` would compare with what stands in for it
-                self._note(NOBODY, math.nan, math.nan, 0.0, int(measurement.timesteps[i]), False, nothing)
+                verdicts.append(Verdict(visit, 0.0, Action.FAILED, Reason.BAD_INPUT, reading.timestep))
+                nothing = np.full_like(evidence[i], np.nan)  # or training visits would calibrate by what stands for it
+                record = VisitRecord("", math.nan, math.nan, 0.0, reading.timestep, False, nothing.tolist())
+                self._visits.add(NOBODY, record)
                 continue
-            drawn = measurement.drawn is None or bool(measurement.drawn[i])
-            values = {name: column[i] for name, column in host.items() if drawn and column[i] == column[i]}
-            if not measurement.says_something(i):
-                values = {name: value for name, value in values.items() if name in ("loss", "reference_ratio")}
-            usable, why = bool(measurement.usable[i]), self._why_unusable(measurement, i)
-            reading = Reading(values, int(measurement.timesteps[i]), float(scores[i]), float(p_values[i]), usable, why)
-            verdict = self._verdict(visit, reading)
+            standing = (self._known or {}).get(visit.identity)
+            finding = self.rule.finding(visit, reading, standing)
+            verdict = self.policy.verdict(visit, reading, finding, standing)
             verdicts.append(verdict)
-            magnitude = values.get("magnitude", float("nan"))
-            drawn = drawn and measurement.drawn is not None
-            self._note(visit, float(scores[i]), magnitude, verdict.weight, verdict.timestep, drawn, evidence[i])
+            drawn = measurement.drawn is not None and bool(measurement.drawn[i])
+            magnitude = reading.values.get("magnitude", math.nan)
+            record = VisitRecord(
+                visit.identity, reading.score, magnitude, verdict.weight, reading.timestep, drawn, evidence[i].tolist()
+            )
+            self._visits.add(visit, record)
+        self.rule.learn(measurement)
         if not begun:
             self._known = None
         weights = torch.tensor([verdict.weight for verdict in verdicts], dtype=torch.float32)
@@ -213,95 +211,74 @@ class MemorizationFilter:
         named = [verdict for verdict in verdicts if verdict.visit.key]
         return Decision(weights.to(device), named, self.config.normalize, [visit.key for visit in visits])
 
-    def _verdict(self, visit: Visit, reading: Reading) -> Verdict:
-        group = _group(visit)
-        standing = (self._known or {}).get(group)
-        pace = standing.scored / max(self.panel.sweep, 1) if standing is not None else 1.0
-        return self._judge.verdict(visit, reading, standing, group in self.condemned, self.panel.bar(pace))
-
-    def _why_unusable(self, measurement: Measurement, row: int) -> Reason:
-        if measurement.drawn is not None and not measurement.drawn[row]:
-            return Reason.NOT_DUE
-        return Reason.NOT_SCORED if measurement.says_something(row) else Reason.NO_CAPTION
-
-    def _note(
-        self, visit: Visit, score: float, magnitude: float, weight: float, timestep: int, drawn: bool, signals: Array
-    ) -> None:
-        position = (visit.stream, visit.epoch, visit.offset)
-        self._visits.add(position, _group(visit), score, magnitude, weight, timestep, drawn, signals)
+    def _readings(self, measurement: Measurement, scores: Array) -> list[Reading]:
+        """What was read of each row; a value that means nothing at this t is left out."""
+        p_values = self.calibrator.p_values(scores)
+        host = {name: value.cpu().tolist() for name, value in measurement.signals.items()}
+        readings = []
+        for i, timestep in enumerate(measurement.timesteps):
+            drawn = measurement.drawn is None or bool(measurement.drawn[i])
+            values = {name: column[i] for name, column in host.items() if drawn and column[i] == column[i]}
+            if not measurement.says_something(i):
+                values = {name: value for name, value in values.items() if name in ("loss", "reference_ratio")}
+            why = Reason.NOT_SCORED if measurement.says_something(i) else Reason.NO_CAPTION
+            usable = bool(measurement.usable[i])
+            score, p_value = float(scores[i]), float(p_values[i])
+            readings.append(Reading(values, int(timestep), score, p_value, usable, why if drawn else Reason.NOT_DUE))
+        return readings
 
     @property
     def evidence_bar(self) -> float:
         """Evidence that a running maximum must exceed to be condemned now, for a group that is measured once a sweep;
         inf before the first comparison."""
-        return self.panel.bar()
+        return self.held_out.bar()
 
     # -- closing a window -----------------------------------------------------------------------------------------
+
+    def end_window(self, note: Callable[[str], None] | None = None) -> bool:
+        """Add the window's visits of all ranks to the history, in the order of their positions, and let the rule test
+        and condemn; True where a sweep over the held-out groups is complete, and all were tested. ``note`` is told in
+        words when the run overfits as a whole.
+
+        Raises:
+            ValueError: on all ranks, where all held-out groups have been met and are too few for ``false_drop_rate``;
+                ``policy: observe`` warns.
+        """
+        measured = self._remember(self._visits.close(self.exchange))
+        self._known = None
+        self.step += 1
+        swept, self.held_out.due = self.held_out.due, False
+        known, short = self.exchange.sum([len(self.groups), self.held_out.shortage is not None])
+        self.n_groups = int(known)
+        self._uncalibrated.say(self.step, short > 0)
+        window = WindowEnd(
+            self.groups, measured, self.held_out, self.exchange, swept, self.n_groups, self.step, note
+        )  # fmt: skip
+        self.rule.test_and_condemn(window)
+        return swept
+
+    def _remember(self, records: Sequence[VisitRecord]) -> npt.NDArray[np.int64]:
+        """Add the visits of this rank's groups to the history; the rows of those that were measured."""
+        rank, ranks = self.exchange.rank, self.exchange.world_size
+        mine = [record for record in records if record.group and owner(record.group, ranks) == rank]
+        scores, magnitudes = np.array([r.score for r in mine]), np.array([r.magnitude for r in mine])
+        levels = self.calibrator.levels(*self._read_of(mine))
+        self.groups.observe([r.group for r in mine], scores, magnitudes, self.step, self.held_out.sweep, levels)
+        for record in mine:
+            row = self.groups.row(record.group)
+            self.groups["trained" if record.weight > 0 else "dropped"][row] += 1
+            if record.drawn:
+                self.groups.note_drawn(record.group)
+        if self.rule.learns_from_training and len(self.held_out) == 0 and records:
+            self.calibrator.add(*self._read_of(records))
+        measured = {record.group: None for record in mine if math.isfinite(record.score)}
+        return np.array([self.groups.row(name) for name in measured], dtype=np.int64)
 
     def _read_of(self, records: Sequence[VisitRecord]) -> tuple[Array, npt.NDArray[np.int64]]:
         """What was measured of visits, [N, C], and their timesteps, [N]."""
         evidence = np.array([record.signals for record in records], dtype=np.float64)
         timesteps = np.array([record.timestep for record in records], dtype=np.int64)
         return evidence.reshape(-1, len(self.calibrator.columns)), timesteps
-
-    def end_window(self, note: Callable[[str], None] | None = None) -> bool:
-        """Add the window's visits of all ranks to the history, in the order of their positions, and compare the groups
-        that were measured; when a sweep over the held-out groups is complete, compare all, and return True. ``note``
-        is told in words when the run overfits as a whole.
-
-        Raises:
-            ValueError: on all ranks, where all held-out groups have been met and are too few for ``false_drop_rate``;
-                ``policy: observe`` warns.
-        """
-        self.rulings.latest = []
-        everything = self._visits.close(self.exchange)
-        rank, ranks = self.exchange.rank, self.exchange.world_size
-        mine = [record for record in everything if record.group and owner(record.group, ranks) == rank]
-        scores, magnitudes = np.array([r.score for r in mine]), np.array([r.magnitude for r in mine])
-        levels = self.calibrator.levels(*self._read_of(mine))
-        self.groups.observe([r.group for r in mine], scores, magnitudes, self.step, self.panel.sweep, levels)
-        for record in mine:
-            row = self.groups.row(record.group)
-            self.groups["trained" if record.weight > 0 else "dropped"][row] += 1
-            if record.drawn:
-                self.groups.note_drawn(record.group)
-        if self.config.calibrator == "robust" and len(self.panel) == 0 and everything:
-            self.calibrator.add(*self._read_of(everything))
-        self._known = None
-        self.step += 1
-        swept = self.panel.due
-        if swept:
-            passed = self.panel.judge(self.groups, self.exchange)
-        elif self.panel.ready:
-            measured = {record.group: None for record in mine if math.isfinite(record.score)}
-            passed = self.panel.compare(self.groups, np.array([self.groups.row(name) for name in measured], np.int64))
-        else:
-            passed = np.zeros(0, dtype=np.int64)
-        known, guilty, short = self.exchange.sum([len(self.groups), len(passed), self.panel.shortage is not None])
-        self.n_groups = int(known)
-        self._say_uncalibrated(short > 0)
-        if swept or guilty:  # on all ranks or on none
-            self.rulings.condemn(passed, self.groups, self.panel, self.exchange, self.n_groups, self.step, note)
-        return swept
-
-    def _say_uncalibrated(self, short: bool) -> None:
-        """Refuse, or where nobody would be dropped anyway say, that held-out pairs are too few (``short``, on some
-        rank) or missing."""
-        config, panel = self.config, self.panel
-        if config.calibrator == "conformal" and config.policy != "cap" and self.step == UNCALIBRATED and not len(panel):
-            warnings.warn(
-                f"no held-out pair was given in {self.step} windows, and filter.calibrator: conformal condemns nobody "
-                "without: call calibrate beside each batch, or set calibrator to 'robust' with a threshold and decide "
-                "to 'visit'",
-                stacklevel=3,
-            )
-        if not short or self._told_short:
-            return
-        why = panel.shortage or "too few held-out pairs on another rank: give calibrate the same ones on every rank"
-        if config.policy != "observe":
-            raise ValueError(why)
-        self._told_short = True
-        warnings.warn(why, stacklevel=3)
 
     def suspects(self, count: int) -> list[Standing]:
         """The most suspected groups of all ranks, the same on each; a collective."""
@@ -335,8 +312,3 @@ class MemorizationFilter:
                 some of the ranks.
         """
         restore(self, [state, *others])
-
-
-def _group(visit: Visit) -> str:
-    """The name that evidence accumulates under."""
-    return group_name(visit.group or visit.key)

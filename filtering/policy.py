@@ -1,60 +1,76 @@
-"""From a failed test to a weight: what each policy does about a pair."""
+"""From a finding to a verdict: what is done about a visit that fails its test, and who is exempt."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Final
 
 from memsieve.filtering.config import FilterConfig
-from memsieve.filtering.types import Action, Reason
+from memsieve.filtering.evidence.sharing import Standing
+from memsieve.filtering.rules.base import Finding, Reading
+from memsieve.filtering.types import KEPT_FLOOR, Action, Reason, Verdict, Visit
 
-__all__ = ["KEPT_FLOOR", "Finding", "apply_policy"]
+__all__ = ["Policy"]
 
-KEPT_FLOOR: Final = 1e-3
-"""A smaller weight is none: so a window's weights sum to 0 or to at least this, and gradients that were accumulated in
-a window without weights are exactly 0, whichever engine holds them."""
+Outcome = tuple[float, Action, Reason]
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What is known of one visit when its weight is decided.
+class Policy:
+    """Weight in [0, 1], action and reason of each visit.
 
-    ``guilty``: the test has failed. ``excess``: how far the deciding number lies beyond its threshold, in the units
-    that ``softness`` is stated in; NaN where nothing was compared. ``trained``: times the group was trained on.
+    Args:
+        config: the settings; ``never_drop`` and ``always_drop`` overrule every finding.
     """
 
-    guilty: bool
-    excess: float
-    trained: int
-    reason: Reason
+    def __init__(self, config: FilterConfig) -> None:
+        self.config = config
+        self.never, self.always = set(config.never_drop), set(config.always_drop)
 
+    def verdict(self, visit: Visit, reading: Reading, finding: Finding, standing: Standing | None) -> Verdict:
+        """The verdict on ``visit``; ``standing`` is what was known of its group before the window."""
+        names = {visit.key, visit.group}
+        if names & self.never:
+            weight, action, reason = 1.0, Action.KEEP, Reason.NEVER_DROP
+        elif names & self.always:
+            weight, action, reason = 0.0, Action.DROP, Reason.ALWAYS_DROP
+        else:
+            weight, action, reason = self._outcome(finding, standing.trained if standing else 0)
+            if action is Action.KEEP and not reading.usable:
+                reason = reading.unusable
+        return Verdict(
+            visit, weight, action, reason, reading.timestep, reading.values, reading.score, finding.p_value,
+            finding.evidence, finding.threshold,
+        )  # fmt: skip
 
-def apply_policy(config: FilterConfig, finding: Finding) -> tuple[float, Action, Reason]:
-    """Weight in [0, 1], action and reason of one visit."""
-    if config.policy == "cap":
-        if finding.trained >= config.max_exposures:
-            return 0.0, Action.CAP, Reason.CAPPED
-        return 1.0, Action.KEEP, Reason.CLEAN
-    if config.policy == "reweight":
-        return _soft(config, finding)
-    if not finding.guilty:
-        return 1.0, Action.KEEP, Reason.CLEAN
-    if config.policy == "observe":
-        return 1.0, Action.OBSERVE, finding.reason
-    if config.policy == "caption":
-        return 1.0, Action.CAPTION, finding.reason
-    return 0.0, Action.DROP, finding.reason
+    def takes_caption(self, visit: Visit, condemned: dict[str, int]) -> bool:
+        """Whether ``visit`` is to be trained without its caption (``policy: caption``, its group is condemned)."""
+        if self.config.policy != "caption" or {visit.key, visit.group} & self.never:
+            return False
+        return visit.identity in condemned
 
-
-def _soft(config: FilterConfig, finding: Finding) -> tuple[float, Action, Reason]:
-    """w = exp(-max(0, excess) / softness): 1 up to the threshold, then falling without a cliff.
-
-    For the raw magnitude, excess = log(m / tau), so with softness 1 this is min(1, tau / m).
-    """
-    if not math.isfinite(finding.excess) or finding.excess <= 0.0:
-        return 1.0, Action.KEEP, Reason.CLEAN
-    weight = math.exp(-finding.excess / config.softness)
-    if weight < KEPT_FLOOR:
+    def _outcome(self, finding: Finding, trained: int) -> Outcome:
+        config = self.config
+        if config.policy == "cap":
+            if trained >= config.max_exposures:
+                return 0.0, Action.CAP, Reason.CAPPED
+            return 1.0, Action.KEEP, Reason.CLEAN
+        if config.policy == "reweight":
+            return self._reweighted(finding)
+        if not finding.guilty:
+            return 1.0, Action.KEEP, Reason.CLEAN
+        if config.policy == "observe":
+            return 1.0, Action.OBSERVE, finding.reason
+        if config.policy == "caption":
+            return 1.0, Action.CAPTION, finding.reason
         return 0.0, Action.DROP, finding.reason
-    return weight, Action.REWEIGHT, finding.reason
+
+    def _reweighted(self, finding: Finding) -> Outcome:
+        """w = exp(-max(0, excess) / softness): 1 up to the threshold, then falling without a cliff.
+
+        For the raw magnitude, excess = log(m / tau), so with softness 1 this is min(1, tau / m).
+        """
+        if not math.isfinite(finding.excess) or finding.excess <= 0.0:
+            return 1.0, Action.KEEP, Reason.CLEAN
+        weight = math.exp(-finding.excess / self.config.softness)
+        if weight < KEPT_FLOOR:
+            return 0.0, Action.DROP, finding.reason
+        return weight, Action.REWEIGHT, finding.reason

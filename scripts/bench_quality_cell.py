@@ -15,7 +15,7 @@ import bench_quality_measure as measure
 from bench_code import code_of_decisions
 from bench_quality_data import Spec, build
 from bench_quality_methods import CONFIGS, METHODS, filter_of
-from bench_rivals import LossBelowAverage, RandomDrop, VisitRule, install
+from bench_rivals import LossBelowAverage, RandomDrop, Rival
 
 from memsieve.filtering.audit.config import AuditConfig
 from memsieve.filtering.audit.groups import group_audit
@@ -150,9 +150,10 @@ def _train(config: RunConfig, cell: Cell, tuned: float | None, note: Callable[[s
     """Train; the run's summary, and how long each step took: CPU seconds, since other work shares the machine."""
     checkpoint = latest_checkpoint(config.output)
     session = set_up(config)
-    if (rule := _rule(cell, tuned)) is not None:
-        saved = load_extra(session.accelerator, checkpoint, str(session.engine)) if checkpoint else None
-        install(session, rule, saved["filter"] if saved else None)
+    if (rule := _rule(cell, tuned)) is not None and session.filter is not None:
+        session.filter.rule = rule
+        if checkpoint:
+            rule.load_state_dict(load_extra(session.accelerator, checkpoint, str(session.engine))["filter"])
     before = session.step
     note(f"{cell.name}: training, step {before} of {session.total_steps}")
     wall, cpu = time.perf_counter(), time.process_time()
@@ -179,7 +180,7 @@ def _tuned(plan: Plan, cell: Cell) -> float | None:
     return float(sum(result["dropped"].values()) / result["read"])
 
 
-def _rule(cell: Cell, tuned: float | None) -> VisitRule | None:
+def _rule(cell: Cell, tuned: float | None) -> Rival | None:
     if cell.method == "iet_agc":
         return LossBelowAverage()
     if cell.method == "random_drop":

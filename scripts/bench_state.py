@@ -13,10 +13,11 @@ import numpy as np
 import torch
 
 from memsieve.filtering.config import FilterConfig
-from memsieve.filtering.evidence.held_out import HeldOutPanel
+from memsieve.filtering.evidence.held_out import HeldOutPairs
 from memsieve.filtering.evidence.sharing import top_groups
 from memsieve.filtering.evidence.table import EvidenceTable
 from memsieve.filtering.exchange import Exchange
+from memsieve.filtering.rules import EvidenceRule, WindowEnd
 
 __all__ = ["history_of", "peak_resident"]
 
@@ -39,12 +40,16 @@ def history_of(groups: int) -> dict[str, Any]:
     found["bytes_per_group_of_arrays"] = (
         table.names.nbytes + sum(column.nbytes for column in table.columns.values())
     ) / groups
-    panel = _panel(rng)
-    found["seconds_to_look"] = _seconds(lambda: panel.judge(table, Exchange()))
-    panel.due = True
-    found["seconds_to_look_again"] = _seconds(lambda: panel.judge(table, Exchange()))
-    rows = rng.integers(0, groups, 256)
-    found["milliseconds_to_compare_256"] = 1e3 * _seconds(lambda: panel.compare(table, rows))
+    held_out = _held_out(rng)
+    rule = EvidenceRule(held_out.config, held_out)
+
+    def window(swept: bool, rows: int = 0) -> WindowEnd:
+        measured = rng.integers(0, groups, rows)
+        return WindowEnd(table, measured, held_out, Exchange(), swept, groups, 1)
+
+    found["seconds_to_look"] = _seconds(lambda: rule.test_and_condemn(window(swept=True)))
+    found["seconds_to_look_again"] = _seconds(lambda: rule.test_and_condemn(window(swept=True)))
+    found["milliseconds_to_compare_256"] = 1e3 * _seconds(lambda: rule.test_and_condemn(window(False, 256)))
     found["seconds_to_find_the_top_12"] = _seconds(lambda: top_groups(table, Exchange(), 12))
     names = [hashlib.sha256(str(i).encode()).hexdigest()[:32] for i in range(0, groups, max(groups // 10_000, 1))]
     found["microseconds_to_find_a_group"] = 1e6 * _seconds(lambda: [table.row(name) for name in names]) / len(names)
@@ -61,13 +66,13 @@ def history_of(groups: int) -> dict[str, Any]:
     return found
 
 
-def _panel(rng: np.random.Generator) -> HeldOutPanel:
+def _held_out(rng: np.random.Generator) -> HeldOutPairs:
     """128 held-out groups after four sweeps."""
-    panel = HeldOutPanel(FilterConfig())
+    held_out = HeldOutPairs(FilterConfig())
     names = [str(i) for i in range(128)]
     for step in range(5):
-        panel.observe(names, rng.normal(size=len(names)), step)
-    return panel
+        held_out.observe(names, rng.normal(size=len(names)), step)
+    return held_out
 
 
 def peak_resident() -> int:

@@ -10,11 +10,12 @@ import numpy as np
 
 from memsieve.filtering.data.openmoji import build_openmoji
 from memsieve.filtering.evidence.table import EvidenceTable
-from memsieve.filtering.exchange import Exchange
+from memsieve.filtering.filter import MemorizationFilter
+from memsieve.filtering.rules import EvidenceRule, WindowEnd
 from memsieve.filtering.settings import load_settings
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import fit
-from memsieve.train.session import Session, set_up
+from memsieve.train.session import set_up
 
 __all__ = ["RATES", "build_data", "real_cell"]
 
@@ -47,7 +48,9 @@ def real_cell(mode: str, seed: int, steps: int, work: Path, overrides: tuple[str
         "validation.held_out_pairs=32", "checkpoint.export=false", "checkpoint.every=100", *overrides,
     ]  # fmt: skip
     session = set_up(load_settings(RunConfig, ROOT / "configs" / "train" / CONFIGS[mode], settings))
-    lowest = _watch(session, run / "lowest.json")
+    assert session.filter is not None
+    watched = _Watched(session.filter, run / "lowest.json", resumed=session.step > 0)
+    session.filter.rule = watched
     summary = fit(session)
     assert session.filter is not None
     table = session.filter.groups
@@ -55,40 +58,30 @@ def real_cell(mode: str, seed: int, steps: int, work: Path, overrides: tuple[str
     return {
         "mode": mode, "seed": seed, "steps": steps, "groups": len(table), "scored": len(scored),
         "visits_mean": float(np.mean(table["exposures"])), "measured_mean": float(np.mean(table["scored"])),
-        "held_out": len(session.filter.panel), "sweeps": session.filter.panel.sweep,
+        "held_out": len(session.filter.held_out), "sweeps": session.filter.held_out.sweep,
         "condemned": len(session.filter.condemned), "overfitting": session.filter.overfitting,
-        "passed": {str(rate): sum(p <= rate for p in lowest.values()) for rate in RATES},
-        "shift": _shift(table, session.filter.panel.table),
+        "passed": {str(rate): sum(p <= rate for p in watched.lowest.values()) for rate in RATES},
+        "shift": _shift(table, session.filter.held_out.table),
         "heldout_loss": summary["heldout_loss"], "step_seconds": summary["step_seconds_median"],
     }  # fmt: skip
 
 
-def _watch(session: Session, path: Path) -> dict[str, float]:
-    """The smallest p-value of each group at any look, also over a resume."""
-    assert session.filter is not None
-    panel = session.filter.panel
-    saved = json.loads(path.read_text()) if path.is_file() and session.step else {}
-    lowest: dict[str, float] = saved
-    judge, compare = panel.judge, panel.compare
+class _Watched(EvidenceRule):
+    """The rule, and the smallest p-value of each group at any look, kept in a file for a resume."""
 
-    def note(groups: EvidenceTable, rows: Any) -> None:
-        for row in rows:
-            name = groups.names[row]
-            lowest[name] = min(lowest.get(name, 1.0), float(groups["p_value"][row]))
+    def __init__(self, sieve: MemorizationFilter, path: Path, resumed: bool) -> None:
+        super().__init__(sieve.config, sieve.held_out)
+        self.load_state_dict(sieve.rule.state_dict())
+        self.path = path
+        self.lowest: dict[str, float] = json.loads(path.read_text()) if path.is_file() and resumed else {}
 
-    def judged(groups: EvidenceTable, exchange: Exchange) -> Any:
-        guilty = judge(groups, exchange)
-        note(groups, range(len(groups)))
-        path.write_text(json.dumps(lowest))
-        return guilty
-
-    def compared(groups: EvidenceTable, rows: Any) -> Any:
-        guilty = compare(groups, rows)
-        note(groups, rows)
-        return guilty
-
-    panel.judge, panel.compare = judged, compared  # type: ignore[method-assign]
-    return lowest
+    def test_and_condemn(self, window: WindowEnd) -> None:
+        super().test_and_condemn(window)
+        for row in range(len(window.groups)) if window.swept else window.measured:
+            name = window.groups.names[row]
+            self.lowest[name] = min(self.lowest.get(name, 1.0), float(window.groups["p_value"][row]))
+        if window.swept:
+            self.path.write_text(json.dumps(self.lowest))
 
 
 def _shift(groups: EvidenceTable, held_out: EvidenceTable) -> float:

@@ -16,9 +16,8 @@ import numpy as np
 import torch
 
 from memsieve.filtering.config import FilterConfig
-from memsieve.filtering.decision import Measurement
 from memsieve.filtering.filter import MemorizationFilter
-from memsieve.filtering.types import Visit
+from memsieve.filtering.types import Measurement, Visit
 
 __all__ = ["RATES", "Outcome", "Setting", "simulate"]
 
@@ -145,7 +144,7 @@ class Run:
         if self.sieve:
             chosen |= {"apply": "sieve", "score_budget": setting.budget}
         self.filter = MemorizationFilter(FilterConfig(**chosen))
-        self.filter.panel.check(setting.held_out)
+        self.filter.held_out.check(setting.held_out)
         self.lowest: dict[str, float] = {}
         self.first: dict[str, int] = {}
         self._skipped: set[str] = set()
@@ -175,7 +174,7 @@ class Run:
         self._calibrate()
         self._look(self.stream.names if filter.end_window() else names)
         if self.sieve:
-            self._pending.extend((filter.step + filter.config.delay, name) for name in filter.rulings.latest)
+            self._pending.extend((filter.step + filter.config.delay, name) for name in filter.rule.latest)
 
     def _read(self) -> list[str]:
         while self._pending and self._pending[0][0] <= self.filter.step:
@@ -202,7 +201,7 @@ class Run:
         for name in dict.fromkeys(names):
             if (row := table.row(name)) >= 0:
                 self.lowest[name] = min(self.lowest.get(name, 1.0), float(table["p_value"][row]))
-        for name in self.filter.rulings.latest:
+        for name in self.filter.rule.latest:
             self.first.setdefault(name, int(table["exposures"][table.row(name)]))
 
 
@@ -219,6 +218,6 @@ def simulate(setting: Setting, seed: int, **options: Any) -> Outcome:
         passed={str(rate): sum(run.lowest.get(n, 1.0) <= rate for n in clean) / max(len(clean), 1) for rate in RATES},
         exposures=[run.first.get(name) for name in run.stream.names if name.startswith("p")],
         measured=float(np.mean([table["scored"][table.row(name)] for name in clean])) if clean else 0.0,
-        sweeps=run.filter.panel.sweep,
+        sweeps=run.filter.held_out.sweep,
         overfitting=run.filter.overfitting,
     )

@@ -17,10 +17,9 @@ import pytest
 import torch
 
 from memsieve.filtering.config import FilterConfig
-from memsieve.filtering.decision import Measurement
 from memsieve.filtering.filter import MemorizationFilter
 from memsieve.filtering.ledger import Ledger
-from memsieve.filtering.types import Action, Reason, Verdict, Visit
+from memsieve.filtering.types import Action, Measurement, Reason, Verdict, Visit
 
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 
@@ -30,7 +29,7 @@ import bench_quality_cell
 from bench_quality_cell import Cell, Plan, Protocol, run_cell
 from bench_quality_data import Spec, build
 from bench_quality_measure import _margin, decisions, thresholds
-from bench_rivals import LossBelowAverage, RandomDrop, RivalFilter
+from bench_rivals import LossBelowAverage, RandomDrop
 
 SPEC = Spec(levels=((6, 2), (12, 2)), hard_pairs=1, hard_repeats=8, rare=6, clean=30, passes=2, shards=8, limit=400)
 PROTOCOL = Protocol(steps=4, held_out_max=100, held_out_draws=1, images=1, ordinary=2, sampling_steps=2)
@@ -110,7 +109,7 @@ def test_iet_agc_skips_losses_far_below_the_average_at_their_timestep() -> None:
     rule = LossBelowAverage(ratio=1.25, decay=0.8, timesteps=10)
     visit = Visit("a")
     assert rule.margin(visit, 0.001, 5) == -math.inf  # the average starts at 0
-    rule.learn([1.0, 1.0], [5, 5])
+    rule.learn(Measurement({"loss": torch.ones(2)}, np.array([5, 5]), np.ones(2, dtype=bool)))
     assert rule.average[5] == pytest.approx(0.8 * 0.2 + 0.2)  # 0.36
     assert rule.margin(visit, 0.28, 5) == pytest.approx(math.log(0.36 / 0.35))
     assert rule.margin(visit, 0.30, 5) < 0.0  # 0.375 > 0.36
@@ -126,7 +125,7 @@ def test_a_rival_decides_a_whole_batch_before_it_learns_from_it() -> None:
     )
     rule = LossBelowAverage(timesteps=1000)
     rule.average[7] = 0.5
-    rival = RivalFilter(MemorizationFilter(config), rule)
+    rival = MemorizationFilter(config, rule=rule)
     losses = torch.tensor([0.1, 0.45, 0.1])
     usable = np.array([True, True, False])
     decision = rival.decide(
@@ -140,7 +139,7 @@ def test_a_rival_decides_a_whole_batch_before_it_learns_from_it() -> None:
         average = 0.8 * average + 0.2 * loss
     assert rule.average[7] == pytest.approx(average)
     for state in (rival.state_dict(), rival.local_state_dict()):  # what a checkpoint of a run holds
-        again = RivalFilter(MemorizationFilter(config), LossBelowAverage(timesteps=1000))
+        again = MemorizationFilter(config, rule=LossBelowAverage(timesteps=1000))
         again.load_state_dict(state)
         assert again.rule.state_dict()["average"].tolist() == rule.average.tolist()
 
@@ -245,8 +244,8 @@ def test_a_stopped_cell_goes_on_where_it_stopped(data: Path, tmp_path: Path, mon
     plan = plan_at(tmp_path, data)
     learn, calls = LossBelowAverage.learn, []  # type: ignore[var-annotated]
 
-    def interrupted(self: Any, losses: list[float], timesteps: list[int]) -> None:
-        learn(self, losses, timesteps)
+    def interrupted(self: Any, measurement: Measurement) -> None:
+        learn(self, measurement)
         calls.append(1)
         if len(calls) == 2:
             signal.raise_signal(signal.SIGINT)

@@ -252,7 +252,7 @@ def _after_window(session: Session, window: Window, batches: list[Batch], result
         session.records.note_evidence(session.step, session.filter)
         log_sweep(session)
     if session.filter is not None and session.sieve is not None:
-        session.sieve.append(session.filter.rulings.latest, session.loader.ticks + session.filter.config.delay)
+        session.sieve.append(session.filter.rule.latest, session.loader.ticks + session.filter.config.delay)
     session.times.append(round(seconds, 4))
     log_window(session, result)
 

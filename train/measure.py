@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from memsieve.filtering.audit.looked_up import LookedUpReference
-from memsieve.filtering.decision import Measurement
 from memsieve.filtering.denoisers.base import Conditioning
 from memsieve.filtering.filter import MemorizationFilter
 from memsieve.filtering.signals import Predictions, required_passes
+from memsieve.filtering.types import Measurement
 from memsieve.train.batch import Batch
 
 __all__ = ["REFERENCE", "Scorer", "drops_out", "frozen_copy"]

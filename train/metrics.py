@@ -39,8 +39,8 @@ def log_window(session: Session, result: WindowResult) -> None:
 def log_sweep(session: Session) -> None:
     """What a sweep over the held-out pairs found, at the window that ended it: a resumed run has it from no other."""
     assert session.filter is not None
-    if session.filter.panel.ready:
-        session.tracker.log({"mem/spared": session.filter.panel.spared}, session.step)
+    if session.filter.held_out.ready:
+        session.tracker.log({"mem/spared": session.filter.rule.spared}, session.step)
 
 
 def _filter_values(session: Session, result: WindowResult, magnitudes: np.ndarray) -> dict[str, float]:

@@ -15,11 +15,10 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from memsieve.filtering.data.rows import FailedRow, Row, SkippedRow
-from memsieve.filtering.evidence.sharing import group_name
 from memsieve.filtering.exchange import Exchange
 from memsieve.filtering.filter import MemorizationFilter
 from memsieve.filtering.ledger import Ledger
-from memsieve.filtering.types import Action, Reason, Verdict, Visit
+from memsieve.filtering.types import Action, Reason, Verdict, Visit, group_name
 from memsieve.train.seen import GroupCounts, SeenSamples, read_seen
 
 __all__ = ["Accounting", "Records"]

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import torch
 
 from memsieve.filtering.evidence.key_index import Names
-from memsieve.filtering.evidence.sharing import group_name
+from memsieve.filtering.types import group_name
 
 __all__ = ["GroupCounts", "SeenSamples", "read_seen"]
 

@@ -241,7 +241,7 @@ def _filter(
         exchange=exchange,
         audited=looked_up.draws if looked_up is not None else None,
     )
-    filter.panel.check(len(held_out))
+    filter.held_out.check(len(held_out))
     return filter
 
 

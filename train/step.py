@@ -15,11 +15,9 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 
-from memsieve.filtering.decision import Decision
 from memsieve.filtering.exchange import Exchange
 from memsieve.filtering.filter import MemorizationFilter
-from memsieve.filtering.policy import KEPT_FLOOR
-from memsieve.filtering.types import Verdict
+from memsieve.filtering.types import KEPT_FLOOR, Decision, Verdict
 from memsieve.train.batch import Batch
 from memsieve.train.measure import Scorer, drops_out
 

@@ -15,7 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from memsieve.filtering.evidence.sharing import group_name
+from memsieve.filtering.types import group_name
 
 __all__ = ["RECORD_BYTES", "Sieve", "SieveFile", "Sieved", "group_digest"]
 

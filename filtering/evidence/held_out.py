@@ -1,5 +1,5 @@
-"""The held-out groups as a panel: they get the same kind of visits, accumulate the same evidence, and so say what
-clean pairs come to."""
+"""The held-out pairs: they get the same kind of visits, accumulate the same evidence, and so say what clean pairs come
+to."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ import torch
 
 from memsieve.filtering.config import FilterConfig
 from memsieve.filtering.conformal import conformal_p_value, critical_value, smallest_rate, smallest_reference
-from memsieve.filtering.evidence.null import Ordinary, ordinary_of
+from memsieve.filtering.evidence.null import Means, Ordinary
 from memsieve.filtering.evidence.table import PATHS, EvidenceTable, spread_of_clean_pairs, whole_life_maxima
-from memsieve.filtering.exchange import Exchange
 
-__all__ = ["HeldOutPanel"]
+__all__ = ["HeldOutPairs"]
 
 Array = npt.NDArray[np.float64]
 SWEEPS_KEPT: Final = 16
@@ -28,15 +27,15 @@ PACES: Final = (1, 2, 4, 8, 16)
 """Visits a sweep that paths are drawn with; a group is ranked among those of the next one above its own."""
 
 
-class HeldOutPanel:
+class HeldOutPairs:
     """Held-out groups' evidence, and the bar that training groups are held to.
 
     Attributes:
         table: evidence of the held-out groups.
         sweep: how often every held-out group has been scored.
-        due: a sweep has ended, and what clean pairs come to was not brought up to date since.
-        ordinary: what the evidence of ordinary training groups was found to be then.
-        spared: share of the groups measured by then whose looks do not count (``spare_above``).
+        due: a sweep has ended since the last window was closed.
+        ordinary: what the evidence of ordinary training groups was found to be at the last look.
+        spread: variance of scores within and between clean pairs, at the last look.
     """
 
     def __init__(self, config: FilterConfig) -> None:
@@ -48,8 +47,7 @@ class HeldOutPanel:
         self._this_sweep: dict[str, float] = {}
         self._since_new = 0
         self.ordinary = Ordinary()
-        self.spared = 0.0
-        self._spread = (0.0, 1.0)
+        self.spread = (0.0, 1.0)
         self._whole_life: dict[int, Array] = {}
         self._horizon = 0
         self._bars: dict[int, float] = {}
@@ -75,48 +73,21 @@ class HeldOutPanel:
         """Groups can be compared."""
         return bool(self._whole_life)
 
-    def judge(self, groups: EvidenceTable, exchange: Exchange) -> npt.NDArray[np.int64]:
-        """After a sweep: learn anew what clean pairs come to, and compare all ``groups``; the rows that pass the bar
-        and were not condemned before. All ranks together, each with its own share.
-        """
-        self.due = False
-        config = self.config
-        if self.sweep < config.min_sweeps or config.calibrator != "conformal":
-            return np.zeros(0, dtype=np.int64)
-        scores = np.array([[sweep.get(name, np.nan) for sweep in self._sweeps] for name in self.table.names])
-        self._spread = spread_of_clean_pairs(scores)
-        held_out = self.table.means_now(*self._spread)
-        self.table.look(np.where(self.table["scored"] >= self.table.first, held_out.evidence, np.nan))
-        often = groups["exposures"] >= groups.first
-        # also those measured too little to be compared: a schedule measures suspicious groups first
-        rows = np.flatnonzero(often & (groups["w1"] > 0))  # of millions, most may not have come round yet
-        known = groups.means_now(*self._spread, rows)
-        spared, measured = exchange.sum([float((groups.level(rows) < config.spared_below).sum()), float(len(rows))])
-        self.spared = spared / max(measured, 1.0)
-        self.ordinary = ordinary_of(known, held_out, exchange, int(often.sum()), int((~often).sum()))
-        self._draw(scores, self._fastest(groups, exchange))
-        return self.compare(groups, rows)
+    def look(self) -> Means:
+        """After a sweep: how far clean pairs spread, and what the held-out ones come to now, which is one look."""
+        self.spread = spread_of_clean_pairs(self._scores)
+        known = self.table.means_now(*self.spread)
+        self.table.look(np.where(self.table["scored"] >= self.table.first, known.evidence, np.nan))
+        return known
 
-    def compare(self, groups: EvidenceTable, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Between sweeps: those of the ``rows``, which have just been measured, that pass the bar and were not
-        condemned before.
+    @property
+    def _scores(self) -> Array:
+        """[groups, sweeps] of the sweeps that are kept, NaN where a group was not scored."""
+        return np.array([[sweep.get(name, np.nan) for sweep in self._sweeps] for name in self.table.names])
 
-        A spared group's p-value is the rank of its present evidence: it is measured as that deserves, and the look is
-        not kept.
-        """
-        rows = rows[(groups["scored"][rows] >= groups.first) & (groups["w1"][rows] > 0)]
-        now = groups.means_now(*self._spread, rows)
-        evidence, spared = self.ordinary(now.evidence, now.spreads), groups.level(rows) < self.config.spared_below
-        groups.look(evidence, rows, spared)
-        maxima = np.where(spared, evidence, groups["evidence_max"][rows])
-        p_values = self._ranks(maxima, groups.visits_a_sweep(self.sweep, rows))
-        groups["p_value"][rows] = p_values
-        passed = (p_values <= self.config.false_drop_rate) & ~spared & (groups["condemned_step"][rows] < 0)
-        return rows[passed]
-
-    def _ranks(self, maxima: Array, paces: Array) -> Array:
-        """p-values: the rank of each running maximum among the held-out groups' and among those that clean pairs of
-        the same pace reach in a whole life, the larger of both, never below the resolution 1 / (n + 1)."""
+    def p_values(self, maxima: Array, paces: Array) -> Array:
+        """The rank of each running maximum [N] among the held-out groups' and among those that clean pairs of the same
+        pace [N] reach in a whole life, the larger of both, never below the resolution 1 / (n + 1)."""
         maxima = np.where(np.isfinite(maxima), maxima, -1e9)
         p_values = conformal_p_value(maxima, self.table["evidence_max"].astype(np.float64))
         pace_of = self._pace_of(paces)
@@ -129,13 +100,10 @@ class HeldOutPanel:
         known = np.array(sorted(self._whole_life) or [1])
         return known[np.minimum(np.searchsorted(known, visits_a_sweep), len(known) - 1)]
 
-    def _fastest(self, groups: EvidenceTable, exchange: Exchange) -> float:
-        """Visits a sweep of the group of all ranks that has most, condemned ones apart."""
-        mine = groups.visits_a_sweep(self.sweep)[groups["condemned_step"] < 0]
-        return float(exchange.gather(torch.tensor([[mine.max(initial=0.0)]], dtype=torch.float64)).max())
-
-    def _draw(self, scores: Array, fastest: float) -> None:
-        """Bring the whole-life maxima up to date: all drawn anew for a longer life, else some at a time."""
+    def draw_lives(self, fastest: float) -> None:
+        """Bring the whole-life maxima up to date, for up to ``fastest`` visits a sweep: all drawn anew for a longer
+        life, else some at a time."""
+        scores = self._scores
         horizon, config = self.config.horizon, self.config
         while horizon < self.sweep:
             horizon *= 2
@@ -147,7 +115,7 @@ class HeldOutPanel:
             before = self._whole_life.get(pace, np.zeros(0))
             drawn = whole_life_maxima(
                 scores,
-                *self._spread,
+                *self.spread,
                 half_life=config.half_life,
                 visits=pace,
                 horizon=horizon,
@@ -207,7 +175,7 @@ class HeldOutPanel:
             "sweeps": [dict(sweep) for sweep in self._sweeps],
             "this_sweep": dict(self._this_sweep),
             "since_new": self._since_new,
-            "spread": list(self._spread),
+            "spread": list(self.spread),
             "whole_life": {pace: torch.from_numpy(maxima.copy()) for pace, maxima in self._whole_life.items()},
             "horizon": self._horizon,
             "ordinary": list(astuple(self.ordinary)),
@@ -220,7 +188,7 @@ class HeldOutPanel:
         self._sweeps = [dict(sweep) for sweep in state["sweeps"]]
         self._this_sweep, self._since_new = dict(state["this_sweep"]), int(state["since_new"])
         within, between = state["spread"]
-        self._spread = (float(within), float(between))
+        self.spread = (float(within), float(between))
         self._whole_life = {int(pace): maxima.numpy().copy() for pace, maxima in state["whole_life"].items()}
         self._horizon, self.ordinary = int(state["horizon"]), Ordinary(*state["ordinary"])
         self._bars = {}

@@ -17,12 +17,12 @@ import torch
 from memsieve.filtering.evidence.key_index import Names
 from memsieve.filtering.evidence.table import EvidenceTable
 from memsieve.filtering.exchange import Exchange
+from memsieve.filtering.types import NAME_BYTES
 
 __all__ = [
     "NAME_NUMBERS",
     "Standing",
     "gather_groups",
-    "group_name",
     "join_shares",
     "look_up",
     "owner",
@@ -32,7 +32,6 @@ __all__ = [
     "unpacked",
 ]
 
-NAME_BYTES: Final = 64
 NAME_NUMBERS: Final = NAME_BYTES // 4
 _TOLD: Final = (
     "evidence", "evidence_max", "p_value", "magnitude_mean", "level",
@@ -71,12 +70,6 @@ class Standing:
             group, evidence, evidence_max, p_value, magnitude_mean, exposures, trained, condemned_step, drawn,
             last_drawn, scored, level,
         )  # fmt: skip
-
-
-def group_name(name: str) -> str:
-    """``name``, or its hash where it is too long to travel."""
-    data = name.encode()
-    return name if len(data) <= NAME_BYTES else hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def owner(group: str, world_size: int) -> int:

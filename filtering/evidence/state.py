@@ -26,11 +26,10 @@ def local_state(filter: MemorizationFilter) -> dict[str, Any]:
         "groups": filter.groups.state_dict(),
         "rank": filter.exchange.rank,
         "ranks": filter.exchange.world_size,
-        "condemned": dict(filter.condemned),
         "n_groups": filter.n_groups,
-        "panel": filter.panel.state_dict(),
+        "panel": filter.held_out.state_dict(),
         "step": filter.step,
-        "overfitting": filter.overfitting,
+        **filter.rule.state_dict(),
     }
 
 
@@ -71,10 +70,9 @@ def restore(filter: MemorizationFilter, states: list[dict[str, Any]]) -> None:
         )
     _restore_groups(filter, states)
     filter.calibrator.load_state_dict(state["calibrator"])
-    filter.rulings.condemned = {str(name): int(step) for name, step in state["condemned"].items()}
-    filter.n_groups = int(state["n_groups"])
-    filter.panel.load_state_dict(state["panel"])
-    filter.step, filter.rulings.overfitting = int(state["step"]), bool(state["overfitting"])
+    filter.n_groups, filter.step = int(state["n_groups"]), int(state["step"])
+    filter.held_out.load_state_dict(state["panel"])
+    filter.rule.load_state_dict(state)
 
 
 def _restore_groups(filter: MemorizationFilter, states: list[dict[str, Any]]) -> None:

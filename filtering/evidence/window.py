@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from memsieve.filtering.evidence.sharing import NAME_NUMBERS, packed, unpacked
 from memsieve.filtering.exchange import Exchange
+from memsieve.filtering.types import Visit
 
 __all__ = ["VisitRecord", "WindowVisits"]
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +36,9 @@ class WindowVisits:
     def __init__(self) -> None:
         self._rows: list[tuple[tuple[int, int, int], VisitRecord]] = []
 
-    def add(
-        self,
-        position: tuple[int, int, int],
-        group: str,
-        score: float,
-        magnitude: float,
-        weight: float,
-        timestep: int,
-        drawn: bool,
-        signals: Array,
-    ) -> None:
-        """One visit at (stream, epoch, offset)."""
-        record = VisitRecord(group, score, magnitude, weight, timestep, drawn, signals.tolist())
-        self._rows.append((position, record))
+    def add(self, visit: Visit, record: VisitRecord) -> None:
+        """What is kept of one visit, at the visit's position."""
+        self._rows.append(((visit.stream, visit.epoch, visit.offset), record))
 
     def close(self, exchange: Exchange) -> list[VisitRecord]:
         """The visits of all ranks in the order of their positions, and start anew; one collective."""

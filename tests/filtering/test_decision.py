@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from memsieve.filtering.decision import Decision, finite_rows
 from memsieve.filtering.filter import MemorizationFilter
 from memsieve.filtering.signals import Predictions
-from memsieve.filtering.types import Action, Visit
+from memsieve.filtering.types import Action, Decision, Visit, finite_rows
 
 
 def network() -> torch.nn.Module:

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from memsieve.filtering.config import FilterConfig
-from memsieve.filtering.evidence.held_out import HeldOutPanel
+from memsieve.filtering.evidence.held_out import HeldOutPairs
 from memsieve.filtering.evidence.null import MIN_GROUPS, Means, Ordinary, ordinary_of
 from memsieve.filtering.evidence.table import EvidenceTable
 from memsieve.filtering.exchange import Exchange
+from memsieve.filtering.rules import EvidenceRule, WindowEnd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 from false_drop_streams import Outcome, Run, Setting, simulate
@@ -90,11 +91,17 @@ def test_the_move_is_as_large_as_a_groups_own_visits_make_it() -> None:
         assert np.mean(moved[visits == count] > 1.645) == pytest.approx(0.05, abs=0.012)
 
 
+def swept(groups: EvidenceTable, held_out: HeldOutPairs) -> WindowEnd:
+    """A window after which all groups are tested."""
+    return WindowEnd(groups, np.zeros(0, dtype=np.int64), held_out, Exchange(), True, len(groups), 4)
+
+
 def test_suspects_that_are_measured_most_are_not_taken_for_what_is_ordinary() -> None:
     """At the loader a schedule measures suspicious groups at every visit and ordinary ones once in a while."""
     rng = np.random.default_rng(2)
     config = FilterConfig(apply="sieve", signals=["loss"], record=[])
-    panel, groups = HeldOutPanel(config), EvidenceTable(config.half_life, config.min_sweeps)
+    panel, groups = HeldOutPairs(config), EvidenceTable(config.half_life, config.min_sweeps)
+    rule = EvidenceRule(config, panel)
     held_out = [f"held {i}" for i in range(128)]
     for sweep in range(5):
         panel.observe(held_out, rng.normal(size=128), sweep)
@@ -103,8 +110,8 @@ def test_suspects_that_are_measured_most_are_not_taken_for_what_is_ordinary() ->
         groups.observe(suspects, rng.normal(5.0, 1.0, 60), np.full(60, np.nan), visit, visit)
         scores = rng.normal(0.3, 1.0, 400) if visit == 3 else np.full(400, np.nan)
         groups.observe(others, scores, np.full(400, np.nan), visit, visit)
-    passed = panel.judge(groups, Exchange())
-    assert {groups.names[row] for row in passed} == set(suspects)
+    rule.test_and_condemn(swept(groups, panel))
+    assert set(rule.latest) == set(suspects)
     assert panel.ordinary.median < 1.0 and panel.ordinary.median < panel.bar()
 
 
@@ -113,22 +120,25 @@ def test_pairs_that_are_still_denoised_worse_than_most_are_spared() -> None:
     come down they are judged by what follows, not by looks that did not count."""
     rng = np.random.default_rng(6)
     for limit, expected in ((0.5, {"learned"}), (None, {"learned", "hard"})):
-        config = FilterConfig(spare_above=limit, record=[])
-        panel, groups = HeldOutPanel(config), EvidenceTable(config.half_life, config.min_sweeps)
+        config = FilterConfig(spare_above=limit, record=[], max_drop_fraction=1.0)
+        panel, groups = HeldOutPairs(config), EvidenceTable(config.half_life, config.min_sweeps)
+        rule = EvidenceRule(config, panel)
         for sweep in range(5):
             panel.observe([f"held {i}" for i in range(128)], rng.normal(size=128), sweep)
         nobody = np.full(2, np.nan)
         for visit in range(4):
             groups.observe(["learned", "hard"], np.full(2, 6.0), nobody, visit, visit, np.array([1.0, -2.0]))
-        assert {groups.names[row] for row in panel.judge(groups, Exchange())} == expected
+        rule.test_and_condemn(swept(groups, panel))
+        assert set(rule.latest) == expected
         if limit is None:
             continue
         row = np.array([groups.row("hard")])
         assert groups["evidence"][row] > panel.bar() and groups["p_value"][row] < 0.01, "measured at every visit"
-        assert panel.spared == 0.5
+        assert rule.spared == 0.5
         for visit in range(4, 60):
             groups.observe(["hard"], np.zeros(1), nobody[:1], visit, visit, np.array([2.0]))
-        assert groups.level(row) > 0.0 and not len(panel.compare(groups, row)), "what it was does not count now"
+        rule.test_and_condemn(WindowEnd(groups, row, panel, Exchange(), False, len(groups), 60))
+        assert groups.level(row) > 0.0 and not rule.latest, "what it was does not count now"
         assert groups["p_value"][row] > 0.1
 
 

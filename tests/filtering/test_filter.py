@@ -10,16 +10,17 @@ import pytest
 import torch
 
 from memsieve.filtering.config import FilterConfig
-from memsieve.filtering.decision import Decision
+from memsieve.filtering.evidence.held_out import HeldOutPairs
 from memsieve.filtering.evidence.sharing import Standing
 from memsieve.filtering.evidence.table import EvidenceTable, spread_of_clean_pairs
 from memsieve.filtering.exchange import Exchange
 from memsieve.filtering.filter import MemorizationFilter
-from memsieve.filtering.judgement import Judge, Reading
 from memsieve.filtering.ledger import Ledger, read_ledger
+from memsieve.filtering.policy import Policy
+from memsieve.filtering.rules import EvidenceRule, Reading
 from memsieve.filtering.settings import SettingsError, parse_settings
 from memsieve.filtering.signals import Predictions
-from memsieve.filtering.types import Action, Reason, Visit
+from memsieve.filtering.types import Action, Decision, Reason, Visit
 
 
 def batch(losses: list[float], dim: int = 64) -> Predictions:
@@ -190,11 +191,14 @@ def test_wens_rule() -> None:
 
 
 def test_reweighting_spares_too() -> None:
-    judge = Judge(FilterConfig(policy="reweight", record=[]))
+    config = FilterConfig(policy="reweight", record=[])
+    held_out = HeldOutPairs(config)
+    rule, policy, visit = EvidenceRule(config, held_out), Policy(config), Visit("a", group="g")
+    held_out.bar = lambda pace=1.0: 3.0  # type: ignore[method-assign]
     reading = Reading({}, 100, 5.0, 0.01, True, Reason.CLEAN)
     high = Standing("g", 12.0, 12.0, 0.008, 0.0, 9, 9, -1, level=1.0)
     verdicts = [
-        judge.verdict(Visit("a", group="g"), reading, standing, False, 3.0)
+        policy.verdict(visit, reading, rule.finding(visit, reading, standing), standing)
         for standing in (high, replace(high, level=-2.0))
     ]
     assert verdicts[0].weight < 0.01 and verdicts[1].weight == 1.0 and verdicts[1].action is Action.KEEP
@@ -286,8 +290,8 @@ def test_duplicates_in_one_pass_are_not_what_is_ordinary() -> None:
 
 def test_too_few_held_out_groups_are_refused() -> None:
     with pytest.raises(ValueError, match=r"filter\.false_drop_rate: 0\.01 needs at least 99 held-out groups"):
-        make(false_drop_rate=0.01).panel.check(98)
-    make(false_drop_rate=0.01).panel.check(99)
+        make(false_drop_rate=0.01).held_out.check(98)
+    make(false_drop_rate=0.01).held_out.check(99)
 
 
 @pytest.mark.parametrize(

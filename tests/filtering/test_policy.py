@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from memsieve.filtering.config import FilterConfig
-from memsieve.filtering.decision import Measurement
 from memsieve.filtering.filter import MemorizationFilter
-from memsieve.filtering.types import Action, Reason, Visit
+from memsieve.filtering.types import Action, Measurement, Reason, Visit
 
 HELD_OUT = [f"held{i}" for i in range(60)]
 

@@ -186,7 +186,7 @@ def test_a_warm_up_does_not_spoil_the_bar(make_config: MakeConfig) -> None:
     )
     fit(session)
     assert session.filter is not None
-    assert session.filter.panel.ready and session.filter.evidence_bar < 30.0
+    assert session.filter.held_out.ready and session.filter.evidence_bar < 30.0
 
 
 def test_the_sieve_and_the_adapter(make_config: MakeConfig) -> None:

@@ -16,11 +16,10 @@ import pytest
 import torch
 
 from memsieve.filtering.data.rows import FailedRow, Row, SkippedRow
-from memsieve.filtering.evidence.sharing import group_name
 from memsieve.filtering.exchange import Exchange
 from memsieve.filtering.filter import MemorizationFilter
 from memsieve.filtering.signals import Predictions
-from memsieve.filtering.types import Visit
+from memsieve.filtering.types import Visit, group_name
 from memsieve.train.records import Records
 from memsieve.train.seen import GroupCounts, SeenSamples, read_seen
 from tests.filtering.data.ranks import ThreadExchange, on_ranks

@@ -44,8 +44,8 @@ def test_too_few_held_out_pairs_are_refused_in_ones_own_loop_and_both_ways_out_w
         run(names(20), false_drop_rate=0.02)
     advised = float(re.search(r"set false_drop_rate to ([\d.]+) or more", str(refused.value)).group(1))  # type: ignore[union-attr]
     assert 1 / 21 <= advised < 1.01 / 21
-    assert run(names(20), false_drop_rate=advised).panel.bar() < float("inf"), "somebody can be condemned"
-    assert run(names(49), false_drop_rate=0.02).panel.bar() < float("inf")
+    assert run(names(20), false_drop_rate=advised).held_out.bar() < float("inf"), "somebody can be condemned"
+    assert run(names(49), false_drop_rate=0.02).held_out.bar() < float("inf")
     with pytest.raises(ValueError, match="at least 21 held-out groups"):  # any lower rate is refused again
         run(names(20), false_drop_rate=1 / 22)
 
@@ -62,7 +62,7 @@ def test_where_nobody_is_dropped_too_few_held_out_pairs_are_a_warning_once() -> 
 def test_a_held_out_set_is_counted_when_all_of_it_was_met() -> None:
     """A picture that comes twice ends a sweep early; that is not the whole set."""
     doubled = [name for name in names(60) for _ in range(2)]
-    assert run(doubled, false_drop_rate=0.02).panel.bar() < float("inf")
+    assert run(doubled, false_drop_rate=0.02).held_out.bar() < float("inf")
 
 
 def test_a_restored_filter_still_knows_what_it_has_met() -> None:

@@ -1,0 +1,157 @@
+"""What a rule is: it tests visits, and may condemn pairs for good.
+
+A rule plugs in by this protocol: ``MemorizationFilter(config, rule=...)``. Rules that test each visit for itself derive
+from ``VisitRule`` and give ``exceeds`` alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from memsieve.filtering.evidence.held_out import HeldOutPairs
+from memsieve.filtering.evidence.sharing import Standing
+from memsieve.filtering.evidence.table import EvidenceTable
+from memsieve.filtering.exchange import Exchange
+from memsieve.filtering.types import Measurement, Reason, Visit
+
+__all__ = ["Finding", "Reading", "Rule", "VisitRule", "WindowEnd"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What was read of one visit.
+
+    ``values``: raw signals by name. ``score`` and ``p_value``: of this visit alone, beside the pairs that calibrate.
+    ``usable``: it is evidence, and where it is not, ``unusable`` says why.
+    """
+
+    values: dict[str, float]
+    timestep: int
+    score: float
+    p_value: float
+    usable: bool
+    unusable: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a rule says of one visit; what is done about it is the policy's.
+
+    ``guilty``: the test has failed, for ``reason``. ``excess``: how far the deciding number lies beyond ``threshold``,
+    in evidence, in z, or as the logarithm of a ratio; NaN where nothing was compared. ``p_value`` and ``evidence``: of
+    the pair where the rule remembers it, else of the visit and NaN.
+    """
+
+    guilty: bool
+    excess: float
+    reason: Reason
+    threshold: float
+    p_value: float
+    evidence: float = math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class WindowEnd:
+    """What a rule may look at when a window is closed.
+
+    Attributes:
+        groups: this rank's share of the pairs.
+        measured: rows of those that were measured in the window.
+        held_out: the held-out pairs, the same on all ranks.
+        swept: every held-out pair has been scored once more.
+        n_groups: pairs seen, on all ranks.
+        step: windows closed so far.
+        note: is told in words what a person should know.
+    """
+
+    groups: EvidenceTable
+    measured: npt.NDArray[np.int64]
+    held_out: HeldOutPairs
+    exchange: Exchange
+    swept: bool
+    n_groups: int
+    step: int
+    note: Callable[[str], None] | None = None
+
+
+class Rule(Protocol):
+    """A rule, the same on all ranks.
+
+    Attributes:
+        remembers: pairs are tested, not visits: how each pair stands is looked up before a window.
+        learns_from_training: without held-out pairs, training visits say what is ordinary.
+        condemned: condemned pairs of all ranks and the step of each.
+        latest: pairs condemned at the end of the last window.
+        overfitting: the run was found to overfit as a whole.
+        spared: share of the pairs that are measured and not tested (``filter.spare_above``).
+    """
+
+    remembers: bool
+    learns_from_training: bool
+    condemned: dict[str, int]
+    latest: list[str]
+    overfitting: bool
+    spared: float
+
+    def finding(self, visit: Visit, reading: Reading, standing: Standing | None) -> Finding:
+        """What is found of one visit, from its ``reading``, or from how its pair stood before the window."""
+        ...
+
+    def learn(self, measurement: Measurement) -> None:
+        """Called after each batch, once everything in it is decided."""
+        ...
+
+    def test_and_condemn(self, window: WindowEnd) -> None:
+        """Called when a window is closed, on all ranks: who fails the test is condemned from the next window on."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that later findings depend on, as tensors and plain values."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore exactly."""
+        ...
+
+
+class VisitRule:
+    """A rule that tests each visit for itself, remembers nothing and condemns nobody."""
+
+    remembers = False
+    learns_from_training = False
+    overfitting = False
+    spared = 0.0
+
+    def __init__(self) -> None:
+        self.condemned: dict[str, int] = {}
+        self.latest: list[str] = []
+
+    def exceeds(self, visit: Visit, reading: Reading) -> tuple[bool, float, float]:
+        """(whether the visit fails the test, by how much, its threshold); asked of visits that are evidence."""
+        raise NotImplementedError
+
+    def finding(self, visit: Visit, reading: Reading, standing: Standing | None) -> Finding:
+        """By the reading alone."""
+        if not reading.usable:
+            return Finding(False, math.nan, Reason.CLEAN, math.nan, reading.p_value)
+        guilty, excess, threshold = self.exceeds(visit, reading)
+        return Finding(guilty, excess, Reason.THRESHOLD, threshold, reading.p_value)
+
+    def learn(self, measurement: Measurement) -> None:
+        """Nothing."""
+
+    def test_and_condemn(self, window: WindowEnd) -> None:
+        """Nobody."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """As of a rule that has condemned nobody."""
+        return {"condemned": {}, "overfitting": False}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to restore."""
