@@ -15,10 +15,16 @@ PATIENCE: Final = 20
 
 
 class Uncalibrated:
-    """Refuses, or where nobody would be dropped anyway says, that held-out pairs are too few."""
+    """Refuses, or where nobody would be dropped anyway says, that held-out pairs are too few.
 
-    def __init__(self, config: FilterConfig, held_out: HeldOutPairs) -> None:
-        self.config, self.held_out = config, held_out
+    Args:
+        config: the settings.
+        held_out: those that there are.
+        needed: by the rule.
+    """
+
+    def __init__(self, config: FilterConfig, held_out: HeldOutPairs, needed: bool) -> None:
+        self.config, self.held_out, self.needed = config, held_out, needed
         self._told = False
 
     def say(self, step: int, short: bool) -> None:
@@ -28,7 +34,7 @@ class Uncalibrated:
             ValueError: they are too few, and the policy acts.
         """
         config, count = self.config, len(self.held_out)
-        if config.calibrator == "conformal" and config.policy != "cap" and step == PATIENCE and not count:
+        if self.needed and config.policy != "cap" and step == PATIENCE and not count:
             warnings.warn(
                 f"no held-out pair was given in {step} windows, and filter.calibrator: conformal condemns nobody "
                 "without: call calibrate beside each batch, or set calibrator to 'robust' with a threshold and decide "

@@ -85,6 +85,7 @@ class Rule(Protocol):
 
     Attributes:
         remembers: pairs are tested, not visits: how each pair stands is looked up before a window.
+        needs_held_out: without held-out pairs nobody fails the test.
         learns_from_training: without held-out pairs, training visits say what is ordinary.
         condemned: condemned pairs of all ranks and the step of each.
         latest: pairs condemned at the end of the last window.
@@ -93,6 +94,7 @@ class Rule(Protocol):
     """
 
     remembers: bool
+    needs_held_out: bool
     learns_from_training: bool
     condemned: dict[str, int]
     latest: list[str]
@@ -124,6 +126,7 @@ class VisitRule:
     """A rule that tests each visit for itself, remembers nothing and condemns nobody."""
 
     remembers = False
+    needs_held_out = False
     learns_from_training = False
     overfitting = False
     spared = 0.0

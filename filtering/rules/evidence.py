@@ -39,6 +39,7 @@ class EvidenceRule:
     """
 
     remembers = True
+    needs_held_out = True
     learns_from_training = False
 
     def __init__(self, config: FilterConfig, held_out: HeldOutPairs) -> None:

@@ -54,6 +54,8 @@ class RankRule(VisitRule):
         rate: of clean visits that may be dropped.
     """
 
+    needs_held_out = True
+
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
