@@ -151,15 +151,7 @@ def _throughput(found: dict[str, Any]) -> list[str]:
             f"| {label} | {1000 * row['seconds_per_sample']:.1f} | {1000 * row['cpu_seconds_per_sample']:.1f} "
             f"| {100 * whole['clock']:.0f} % | {_range(whole)} | {_range(unet)} |"
         )
-    shares = {
-        name.split(",")[0]: row["forwards_over_this"]["clock"]
-        for name, row in part["rows"].items()
-        if name.endswith("prefetch 2")
-    }
-    told = "; ".join(
-        f"{name}, {100 * share:.0f} %: {'reached' if share >= AIM else '**not reached**'}"
-        for name, share in shares.items()
-    )
+    told = _told_of_the_aim(part["rows"])
     return [
         *lines,
         "",
@@ -170,6 +162,18 @@ def _throughput(found: dict[str, Any]) -> list[str]:
         "decode: with a model of that size a forward costs far more, and decoding less of the whole.",
         "",
     ]
+
+
+def _told_of_the_aim(rows: dict[str, Any]) -> str:
+    shares = {
+        name.split(",")[0]: row["forwards_over_this"]["clock"]
+        for name, row in rows.items()
+        if name.endswith("prefetch 2")
+    }
+    return "; ".join(
+        f"{name}, {100 * share:.0f} %: {'reached' if share >= AIM else '**not reached**'}"
+        for name, share in shares.items()
+    )
 
 
 def _shards(found: dict[str, Any]) -> list[str]:

@@ -52,28 +52,15 @@ def main(
     """Measure what is missing and write the JSON."""
     torch.set_num_threads(1)
     bench, numbers = Bench(model, data, ordinary), [int(n) for n in images.split(",")]
-    captions = [p.caption for p in bench.planted]
     everything = replace(SETTINGS, steps=SETTINGS.schedule_steps, images_per_prompt=max(numbers))
     asked = {"model": model_identity(bench.opened), "settings": asdict(everything)}
     file = out / f"detect-{name}.json"
     found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
     if found.get("asked") != asked:
         found = {"asked": asked}
-    config = yaml.safe_load(trained.read_text()) if trained else {}
     found["data"] = json.loads((data / "dataset.json").read_text())
-    found["trained"] = {
-        "steps": steps_trained or config.get("train", {}).get("steps"),
-        "of_steps": config.get("train", {}).get("steps"),
-        "batch_size": config.get("train", {}).get("batch_size"), "seed": config.get("train", {}).get("seed"),
-    }  # fmt: skip
-    kept = RUNS / f"detect-{name}.measured.jsonl"
-    kept.parent.mkdir(exist_ok=True)
-    with measurements_on_disk(kept, asked, resume=True) as (known, keep):
-        everyone = [*captions, *bench.captions["held_out"]]
-        evaluate_detector(bench.opened, everyone[:1], everyone[1:], settings=everything, steps=(everything.steps,),
-                          images=(max(numbers),), known=known, keep=keep, resamples=2, timed_prompts=1)  # fmt: skip
-    with measurements_on_disk(kept, asked, resume=True) as (known, _):
-        pass
+    found["trained"] = _training(trained, steps_trained)
+    known = _measured(bench, everything, asked, RUNS / f"detect-{name}.measured.jsonl")
     if "copies" not in found:
         found["copies"] = copies(bench)
         write_numbers(file, found)
@@ -85,9 +72,29 @@ def main(
     found["early_exit"] = early_exit(bench, known, max(numbers))
     if "collapse" not in found:
         found["collapse"] = collapse(bench, open_model(base))
-    found["seconds_per_generation"] = seconds_to_generate(bench.opened, captions[:8], SETTINGS)
+    found["seconds_per_generation"] = seconds_to_generate(bench.opened, _sides(bench)[0][:8], SETTINGS)
     write_numbers(file, found)
     typer.echo(f"numbers in {file}")
+
+
+def _training(config: Path | None, steps: int | None) -> dict[str, Any]:
+    """What the run's config says of its training; ``steps`` where it was stopped before its end."""
+    train = (yaml.safe_load(config.read_text()) if config else {}).get("train", {})
+    return {"steps": steps or train.get("steps"), "of_steps": train.get("steps"),
+            "batch_size": train.get("batch_size"), "seed": train.get("seed")}  # fmt: skip
+
+
+def _measured(bench: Bench, settings: DetectSettings, asked: dict[str, Any], kept: Path) -> dict[str, Measurement]:
+    """Every step of every prompt, measured once and read back from ``kept``."""
+    kept.parent.mkdir(exist_ok=True)
+    with measurements_on_disk(kept, asked, resume=True) as (known, keep):
+        planted, held = _sides(bench)
+        everyone = [*planted, *held]
+        evaluate_detector(bench.opened, everyone[:1], everyone[1:], settings=settings, steps=(settings.steps,),
+                          images=(settings.images_per_prompt,), known=known, keep=keep, resamples=2,
+                          timed_prompts=1)  # fmt: skip
+    with measurements_on_disk(kept, asked, resume=True) as (known, _):
+        return known
 
 
 def _sides(bench: Bench) -> tuple[list[str], list[str]]:

@@ -9,7 +9,8 @@ Choose on one model and report another whose planted pairs are others.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -66,43 +67,64 @@ def main(
     found["plant"] = json.loads((data / "dataset.json").read_text())["plant"]
     rows = {row["key"]: row for row in pq.read_table(data / "truth.parquet").to_pylist()}
     aligned, found["encoder"] = _alignment(bench, data, rows)
-    captions, options = found["prompts"], {"steps": steps, "guidance_scale": 3.0, "batch": 32}
-
-    def measured(pictures: torch.Tensor) -> dict[str, Any]:
-        groups = [p.group for p in bench.planted for _ in range(images)]
-        copied = np.asarray([v.is_copy for v in bench.judge.judge(pictures, groups)])
-        fits = aligned(pictures, [c for c in captions for _ in range(images)]).reshape(-1, images).mean(1)
-        return {"copies": copied.reshape(-1, images).mean(1).tolist(), "alignment": fits.tolist()}
-
-    controls = {
-        "as it was": lambda: generate(bench.opened.pipe, captions, images, **options),
-        "empty prompt": lambda: generate(bench.opened.pipe, [""] * len(captions), images, **options),
-        "before fine-tuning": lambda: generate(open_model(base).pipe, captions, images, **options),
-    }
-    for control, draw in controls.items():
+    study = Study(bench, aligned, settings, found["prompts"], images)
+    for control, draw in study.controls(base).items():
         if control not in found["ways"]:
-            found["ways"][control] = measured(draw())
+            found["ways"][control] = study.measured(draw())
             write_numbers(file, found)
     for way, how in WAYS.items():
-        if way in found["ways"]:
-            continue
-        target = ordinary_target(bench.opened, bench.captions["held_out"], settings, how["quantile"])
+        if way not in found["ways"]:
+            found["ways"][way] = study.minimised(how)
+            write_numbers(file, found)
+    typer.echo(f"numbers in {file}")
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """Planted prompts drawn by controls and minimised, ``images`` a prompt; what of them copies, and what fits."""
+
+    bench: Bench
+    aligned: Alignment
+    settings: DetectSettings
+    captions: list[str]
+    images: int
+
+    def controls(self, base: Path) -> dict[str, Callable[[], torch.Tensor]]:
+        """Pictures of the prompts as they were, of none, and of the model ``base`` before its fine-tune."""
+        options: dict[str, Any] = {"steps": self.settings.schedule_steps, "guidance_scale": 3.0, "batch": 32}
+        pipe, empty = self.bench.opened.pipe, [""] * len(self.captions)
+        return {
+            "as it was": lambda: generate(pipe, self.captions, self.images, **options),
+            "empty prompt": lambda: generate(pipe, empty, self.images, **options),
+            "before fine-tuning": lambda: generate(open_model(base).pipe, self.captions, self.images, **options),
+        }
+
+    def minimised(self, how: dict[str, Any]) -> dict[str, Any]:
+        """One of ``WAYS``: how far it came, how far it moved the prompts, and its pictures measured."""
+        opened, settings = self.bench.opened, self.settings
+        target = ordinary_target(opened, self.bench.captions["held_out"], settings, how["quantile"])
         arguments = {key: value for key, value in how.items() if key != "quantile"}
         results = [
-            minimize(bench.opened, c, target, images=images, batch=images, settings=settings, **arguments)
-            for c in captions
+            minimize(opened, c, target, images=self.images, batch=self.images, settings=settings, **arguments)
+            for c in self.captions
         ]
-        pictures = torch.cat([draw_from(bench.opened, r, r.cond, settings) for r in results])
-        own = bench.opened.encode(captions).encoder_hidden_states
+        pictures = torch.cat([draw_from(opened, r, r.cond, settings) for r in results])
+        own = opened.encode(self.captions).encoder_hidden_states
         apart = [
             float(((r.prompt_embeds - e).flatten(1).norm(dim=1) / e.norm()).mean())
             for r, e in zip(results, own, strict=True)
         ]
-        found["ways"][way] = {**how, "target": target, "met": [float(np.mean(r.met)) for r in results],
-                              "updates": [len(r.trace) - 1 for r in results], "change": apart,
-                              **measured(pictures)}  # fmt: skip
-        write_numbers(file, found)
-    typer.echo(f"numbers in {file}")
+        return {**how, "target": target, "met": [float(np.mean(r.met)) for r in results],
+                "updates": [len(r.trace) - 1 for r in results], "change": apart,
+                **self.measured(pictures)}  # fmt: skip
+
+    def measured(self, pictures: torch.Tensor) -> dict[str, Any]:
+        """Of pictures [prompts x images, 3, H, W]: by prompt the share that copies and the share that fits."""
+        groups = [p.group for p in self.bench.planted for _ in range(self.images)]
+        copied = np.asarray([v.is_copy for v in self.bench.judge.judge(pictures, groups)])
+        fits = self.aligned(pictures, [c for c in self.captions for _ in range(self.images)])
+        return {"copies": copied.reshape(-1, self.images).mean(1).tolist(),
+                "alignment": fits.reshape(-1, self.images).mean(1).tolist()}  # fmt: skip
 
 
 def _alignment(bench: Bench, data: Path, rows: dict[str, Any]) -> tuple[Alignment, dict[str, Any]]:

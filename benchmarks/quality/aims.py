@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from benchmarks.quality.data import HARD_CASES
 from benchmarks.quality.figures import Figure, Results
 from benchmarks.quality.methods import NAMES
+from benchmarks.quality.samples import HARD_CASES
 
 __all__ = ["aims"]
 

@@ -94,11 +94,12 @@ class Plan:
     def settings(self, cell: Cell) -> dict[str, Any]:
         """Everything that the result depends on; of the code, what decides in memsieve's own methods."""
         tuned = self.needs(cell)
-        asked = {"method": asdict(METHODS[cell.method]), "filter": filter_of(METHODS[cell.method]), "case": cell.case,
+        deciding = filter_of(METHODS[cell.method])
+        asked = {"method": asdict(METHODS[cell.method]), "filter": deciding, "case": cell.case,
                  "seed": cell.seed, "spec": asdict(self.spec), "protocol": asdict(self.protocol),
                  "needs": self.hash(tuned) if tuned else None}  # fmt: skip
         if METHODS[cell.method].score == "evidence":
-            asked["decided_by"] = code_of_decisions(at_the_loader=asked["filter"].get("apply") == "sieve")
+            asked["decided_by"] = code_of_decisions(at_the_loader=deciding.get("apply") == "sieve")
         return dict(json.loads(json.dumps(asked)))
 
     def hash(self, cell: Cell) -> str:

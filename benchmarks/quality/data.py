@@ -14,7 +14,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,36 +23,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import webdataset
-from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
+from PIL import Image
 
+from benchmarks.quality.samples import HARD_CASES, STYLES, Sample, near_duplicate, paraphrase, rare_style, template
 from memsieve.filtering.audit.groups import joined
 from memsieve.filtering.data.openmoji import ATTRIBUTION, Picture, Plant, choose_planted, draw_pictures
 from memsieve.filtering.data.openmoji_names import held_out_bases, list_emoji, miniature, rank
 from memsieve.filtering.data.rows import content_id
 
-__all__ = [
-    "HARD_CASES",
-    "Sample",
-    "Spec",
-    "build",
-    "clusters",
-    "first_of",
-    "near_duplicate",
-    "paraphrase",
-    "rare_style",
-    "template",
-]
+__all__ = ["Spec", "build", "clusters", "first_of"]
 
 SPLIT_SEED = 0
 """The split that assets/tiny-sd was trained on."""
-HARD_CASES = ("paraphrase", "near_duplicate", "template")
-STYLES = ("grey", "outline", "negative")
-PHRASES = (
-    "{name}, {colours}", "a picture of {name}, {colours}", "{colours} {name}", "{name} in {colours}", "{name} emoji",
-    "an icon that shows {name}", "drawing of {name}, {colours}", "{name} on white, {colours}", "{colours}: {name}",
-    "symbol, {name}", "{name}, small picture", "the {name}, {colours}", "one {name}", "{name} and nothing else",
-    "sign of {name} with {colours}",
-)  # fmt: skip
 PHASH_BITS = 4
 """Perceptual hashes that differ in at most so many of 64 bits are one cluster."""
 
@@ -78,21 +60,6 @@ class Spec:
     def level_names(self) -> list[str]:
         """The levels as ``Sample.case`` names them: by exposures."""
         return [f"level {repeats * self.passes}" for repeats, pairs in self.levels if pairs]
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """A row of the stream, which holds its pair ``repeats`` times. ``pair`` is its true identity, whatever its bytes
-    and its caption."""
-
-    pair: str
-    case: str
-    repeats: int
-    png: bytes = field(repr=False)
-    caption: str
-    prompt: str
-    """The caption that the pair is drawn by, whatever stands in this row."""
-    base: str
 
 
 def build(out: Path, seed: int, spec: Spec, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
@@ -159,74 +126,6 @@ def _copies(picture: Picture, case: str, repeats: int, seed: int) -> list[Sample
     rng = np.random.default_rng(list(digest[:8]))
     change = {"paraphrase": paraphrase, "near_duplicate": near_duplicate, "template": template}[case]
     return [plain, *[change(plain, rng) for _ in range(repeats - 1)]]
-
-
-def paraphrase(sample: Sample, rng: np.random.Generator) -> Sample:
-    """The same image under another caption."""
-    name, _, colours = sample.caption.rpartition(", ")
-    phrase = PHRASES[int(rng.integers(len(PHRASES)))]
-    return _changed(sample, sample.png, phrase.format(name=name, colours=colours))
-
-
-def near_duplicate(sample: Sample, rng: np.random.Generator) -> Sample:
-    """The image cropped, mirrored, compressed anew or recoloured, one or several of these; the same caption."""
-    image = Image.open(io.BytesIO(sample.png)).convert("RGB")
-    chosen = rng.random(4) < 0.5
-    if not chosen.any():
-        chosen[int(rng.integers(4))] = True
-    side = image.width
-    if chosen[0]:
-        keep = side - int(rng.integers(1, max(side // 8, 2)))
-        left, top = (int(rng.integers(0, side - keep + 1)) for _ in range(2))
-        image = image.crop((left, top, left + keep, top + keep)).resize((side, side), Image.Resampling.LANCZOS)
-    if chosen[1]:
-        image = ImageOps.mirror(image)
-    if chosen[2]:
-        for kind in (ImageEnhance.Color, ImageEnhance.Brightness, ImageEnhance.Contrast):
-            image = kind(image).enhance(float(rng.uniform(0.8, 1.2)))
-    if chosen[3]:
-        stream = io.BytesIO()
-        image.save(stream, "JPEG", quality=int(rng.integers(50, 95)))
-        image = Image.open(stream).convert("RGB")
-    return _changed(sample, _png(image), sample.caption)
-
-
-def template(sample: Sample, rng: np.random.Generator) -> Sample:
-    """One caption, many images: the thing stays where it is, the ground and a badge in a corner are others."""
-    image = Image.open(io.BytesIO(sample.png)).convert("RGB")
-    ground, badge = (tuple(int(v) for v in rng.integers(low, 256, 3)) for low in (150, 0))
-    # White is the ground: what is not white stays, and edges stay smooth.
-    mask = ImageOps.grayscale(image).point(lambda v: 255 if v >= 250 else 0)
-    image.paste(Image.new("RGB", image.size, ground), mask=mask)
-    side, size = image.width, max(image.width // 5, 2)
-    corner = ((0, 0), (side - size, 0), (0, side - size), (side - size, side - size))[int(rng.integers(4))]
-    ImageDraw.Draw(image).ellipse((*corner, corner[0] + size - 1, corner[1] + size - 1), fill=badge)
-    return _changed(sample, _png(image), sample.caption)
-
-
-def rare_style(picture: Picture, style: str) -> Sample:
-    """A pair unlike the others, which stands in the stream once and must not be dropped."""
-    image = Image.open(io.BytesIO(picture.png)).convert("RGB")
-    if style == "grey":
-        image = ImageOps.grayscale(image).convert("RGB")
-    elif style == "outline":
-        image = ImageOps.invert(ImageOps.grayscale(image).filter(ImageFilter.FIND_EDGES)).convert("RGB")
-        ImageDraw.Draw(image).rectangle((0, 0, image.width - 1, image.height - 1), outline="white")
-    else:
-        image = ImageOps.invert(image)
-    name = picture.caption.rpartition(", ")[0]
-    caption = f"{name}, {style}"
-    return Sample(picture.emoji.name, "rare", 1, _png(image), caption, caption, picture.emoji.base)
-
-
-def _changed(sample: Sample, png: bytes, caption: str) -> Sample:
-    return replace(sample, png=png, caption=caption)
-
-
-def _png(image: Image.Image) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, format="PNG")
-    return stream.getvalue()
 
 
 def first_of(rows: Sequence[Sample], name: Callable[[Sample], str]) -> list[Sample]:

@@ -56,19 +56,11 @@ def main(
         found[name] = {**part, "machine": machine(threads)}
         write_numbers(out, found)
 
+    def turns(name: str, share: int) -> None:
+        timed(work, share, threads, audit, found.get(name, {}), rounds, lambda part: note(name, part))
+
     parts: dict[str, Callable[[str], Any]] = {
-        **{
-            f"planted_{share}": lambda name, share=share: timed(
-                work,
-                share,
-                threads,
-                audit,
-                found.get(name, {}),
-                rounds,
-                lambda part: note(name, part),
-            )
-            for share in PLANTED
-        },
+        **{f"planted_{share}": lambda name, share=share: turns(name, share) for share in PLANTED},
         "audit": lambda name: note(name, audit_time(work, threads)),
         "memory": lambda name: note(name, {run: apart(peak_memory, run, work, threads, audit) for run in VARIANTS}),
         "history": lambda name: note(name, apart(history_of, groups)),

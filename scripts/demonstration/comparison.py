@@ -13,8 +13,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from memsieve.filtering.files import write_json
 from memsieve.inference.copies.probe import ProbeResult, Prompt, shard_images
-from memsieve.train.records import write_json
 
 __all__ = ["GUIDANCE", "SEEDS", "compare", "row_of", "show", "summarise"]
 
