@@ -49,7 +49,7 @@ def violations(source: str, package: str) -> list[str]:
             wrong.append(f"line {line}: {top} must not import {name}; the order is {' <- '.join(ORDER)}")
         elif root in banned:
             wrong.append(f"line {line}: {top} must not import {name}")
-        elif root in {"tests", "scripts"}:
+        elif root in {"tests", "scripts", "benchmarks"}:
             wrong.append(f"line {line}: {top} must not import {name}; it is no part of the package")
     return wrong
 
@@ -87,6 +87,7 @@ def test_package_imports_only_what_it_may(package: str) -> None:
         ("memsieve.inference", "from memsieve.train.fit import fit"),
         ("memsieve.train", "import memsieve"),
         ("memsieve", "from tests import helpers"),
+        ("memsieve.train", "from benchmarks.common import ROOT"),
     ],
 )
 def test_forbidden_imports_are_seen(package: str, source: str) -> None:

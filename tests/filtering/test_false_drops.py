@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
 import pytest
 
+from benchmarks.false_drops.streams import Outcome, Run, Setting, simulate
 from memsieve.filtering.config import FilterConfig
 from memsieve.filtering.evidence.held_out import HeldOutPairs
 from memsieve.filtering.evidence.null import MIN_GROUPS, Means, Ordinary, ordinary_of
 from memsieve.filtering.evidence.table import EvidenceTable
 from memsieve.filtering.exchange import Exchange
 from memsieve.filtering.rules import EvidenceRule, WindowEnd
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-from false_drop_streams import Outcome, Run, Setting, simulate
 
 SMALL = Setting(visits=64, clean=72, planted=8)
 

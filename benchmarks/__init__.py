@@ -1,0 +1,1 @@
+"""What the published numbers were measured with, one folder a benchmark."""

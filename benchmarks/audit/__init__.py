@@ -1,0 +1,1 @@
+"""Throughput of an audit, and an audit of a model that copies."""

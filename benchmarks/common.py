@@ -1,0 +1,58 @@
+"""What all benchmarks share: where things lie, how numbers are written, and what a page says of their age."""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+from typing import Any, Final
+
+from memsieve.filtering.files import write_whole
+
+__all__ = [
+    "CONFIGS",
+    "MEASURED_AT",
+    "MODEL",
+    "NUMBERS",
+    "PAGES",
+    "ROOT",
+    "RUNS",
+    "cpu_name",
+    "stamped",
+    "write_numbers",
+]
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+PAGES: Final = ROOT / "docs"
+NUMBERS: Final = PAGES / "benchmarks"
+"""The published numbers and plots."""
+RUNS: Final = ROOT / "runs"
+CONFIGS: Final = ROOT / "configs" / "train"
+MODEL: Final = ROOT / "assets" / "tiny-sd"
+"""The base model of every benchmark."""
+MEASURED_AT: Final = NUMBERS / "measured_at.txt"
+"""The revision that all published numbers are of, where the code that decides has changed since; gone once they are
+measured anew."""
+
+
+def write_numbers(path: Path, value: dict[str, Any]) -> None:
+    """``value`` as JSON, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(value, indent=1) + "\n")
+
+
+def stamped(page: str) -> str:
+    """``page`` with the revision that its numbers are of under its first headline."""
+    if not MEASURED_AT.is_file():
+        return page
+    revision = MEASURED_AT.read_text(encoding="utf-8").strip()
+    said = f"*All numbers on this page were measured with revision {revision}; the code has changed since.*"
+    return page.replace("\n\n", f"\n\n{said}\n\n", 1)
+
+
+def cpu_name() -> str:
+    """The processor's model, for people."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()

@@ -1,0 +1,1 @@
+"""Detection and minimisation on models that copy."""

@@ -1,0 +1,1 @@
+"""What the filter costs: time, memory, its state."""

@@ -1,0 +1,1 @@
+"""What the commands beside it run; nothing of it is installed."""

@@ -1,0 +1,1 @@
+"""How the tiny base pipeline of assets/tiny-sd was made."""

@@ -1,0 +1,1 @@
+"""Every model family, and loops of one's own, on the devices that there are."""

@@ -1,0 +1,1 @@
+"""The working tree against an earlier commit, bit by bit."""
