@@ -22,10 +22,12 @@ from bench_data import Bench
 
 from memsieve.inference.copies.probe import shard_images
 from memsieve.inference.detect.detectors import DetectSettings
-from memsieve.inference.detect.run import model_identity
-from memsieve.inference.generate import generate
+from memsieve.inference.generate import GenerateSettings, generate
 from memsieve.inference.guided import open_model
-from memsieve.inference.minimize.minimize import draw_from, minimize, ordinary_target
+from memsieve.inference.minimize.draw import draw_from
+from memsieve.inference.minimize.minimize import minimize, ordinary_target
+from memsieve.inference.minimize.settings import MinimizeSettings
+from memsieve.inference.weights import weights_identity
 
 ROOT = Path(__file__).resolve().parent.parent
 _CLOSEST = {"method": "closest", "iterations": 30, "lr": 0.1}
@@ -58,7 +60,12 @@ def main(
     bench = Bench(model, data, 120)
     bench.planted = [p for p in bench.planted if p.repeats >= repeats]
     settings = replace(DetectSettings(), schedule_steps=steps, guidance_scale=3.0)
-    asked = {"model": model_identity(bench.opened), "settings": asdict(settings), "images": images, "repeats": repeats}
+    asked = {
+        "model": weights_identity(bench.opened.model),
+        "settings": asdict(settings),
+        "images": images,
+        "repeats": repeats,
+    }
     file = out / f"minimize-{name}.json"
     found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
     if found.get("asked") != asked:
@@ -66,7 +73,7 @@ def main(
     found["plant"] = json.loads((data / "dataset.json").read_text())["plant"]
     rows = {row["key"]: row for row in pq.read_table(data / "truth.parquet").to_pylist()}
     aligned, found["encoder"] = _alignment(bench, data, rows)
-    captions, options = found["prompts"], {"steps": steps, "guidance_scale": 3.0, "batch": 32}
+    captions, drawing = found["prompts"], GenerateSettings(steps=steps, guidance_scale=3.0, batch=32)
 
     def measured(pictures: torch.Tensor) -> dict[str, Any]:
         groups = [p.group for p in bench.planted for _ in range(images)]
@@ -75,9 +82,9 @@ def main(
         return {"copies": copied.reshape(-1, images).mean(1).tolist(), "alignment": fits.tolist()}
 
     controls = {
-        "as it was": lambda: generate(bench.opened.pipe, captions, images, **options),
-        "empty prompt": lambda: generate(bench.opened.pipe, [""] * len(captions), images, **options),
-        "before fine-tuning": lambda: generate(open_model(base).pipe, captions, images, **options),
+        "as it was": lambda: generate(bench.opened.pipe, captions, images, drawing),
+        "empty prompt": lambda: generate(bench.opened.pipe, [""] * len(captions), images, drawing),
+        "before fine-tuning": lambda: generate(open_model(base).pipe, captions, images, drawing),
     }
     for control, draw in controls.items():
         if control not in found["ways"]:
@@ -87,9 +94,9 @@ def main(
         if way in found["ways"]:
             continue
         target = ordinary_target(bench.opened, bench.captions["held_out"], settings, how["quantile"])
-        arguments = {key: value for key, value in how.items() if key != "quantile"}
+        arguments = MinimizeSettings(**{key: value for key, value in how.items() if key != "quantile"})
         results = [
-            minimize(bench.opened, c, target, images=images, batch=images, settings=settings, **arguments)
+            minimize(bench.opened, c, target, images=images, batch=images, settings=settings, how=arguments)
             for c in captions
         ]
         pictures = torch.cat([draw_from(bench.opened, r, r.cond, settings) for r in results])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-import memsieve.cli.inference as cli_inference
 from memsieve.cli import app
+from memsieve.cli.minimize import minimize as command
 from memsieve.inference.minimize.minimize import TARGET_QUANTILE, minimize
+from memsieve.inference.minimize.settings import MinimizeSettings
 
 BASE = ["--model", str(Path(__file__).parents[3] / "assets" / "tiny-sd"), "--schedule-steps", "10"]
 
@@ -53,10 +55,10 @@ def test_minimize(tmp_path: Path) -> None:
 
 def test_the_commands_defaults_are_the_librarys() -> None:
     """They are written down twice, since the command line starts without torch."""
-    command, library = (inspect.signature(found).parameters for found in (cli_inference.minimize, minimize))
-    assert command["target_quantile"].default == TARGET_QUANTILE
-    for name in ("iterations", "lr", "method", "tokens", "batch"):
-        assert command[name].default == library[name].default, name
+    told, library = (inspect.signature(found).parameters for found in (command, minimize))
+    assert told["target_quantile"].default == TARGET_QUANTILE and told["batch"].default == library["batch"].default
+    for name, value in asdict(MinimizeSettings()).items():
+        assert told[name].default == value, name
 
 
 @pytest.mark.parametrize(

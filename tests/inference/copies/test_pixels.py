@@ -1,0 +1,29 @@
+"""Pixels of shards come in chunks with their rows, the unusable ones named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from memsieve.filtering.data.decode import BadSample
+from memsieve.inference.copies.pixels import load_pixels, pixel_chunks
+from tests.inference.copies.pictures import picture, write
+
+
+def test_chunks_hold_every_row_once(tmp_path: Path) -> None:
+    write(tmp_path / "s", list(range(5)), broken=True)
+    chunks = list(pixel_chunks(str(tmp_path / "s" / "00000.tar"), 16, 4))
+    assert [len(rows) for rows, _ in chunks] == [4, 2] and [len(pixels) for _, pixels in chunks] == [4, 1]
+    rows = [row for part, _ in chunks for row in part]
+    assert [row["key"] for row in rows] == [*(f"k{i:03d}" for i in range(5)), "bad"]
+    assert [row["error"] is None for row in rows] == [True] * 5 + [False] and rows[5]["error"].startswith("bad: ")
+    assert torch.equal(chunks[0][1][2], load_pixels(picture(2), 16))
+
+
+def test_one_image() -> None:
+    pixels = load_pixels(picture(1, 48), 24)
+    assert pixels.shape == (3, 24, 24) and pixels.dtype == torch.float32 and -1 <= pixels.min() < pixels.max() <= 1
+    with pytest.raises(BadSample):
+        load_pixels(b"no image", 24)
