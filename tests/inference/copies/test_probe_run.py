@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from memsieve.cli import app
 from memsieve.filtering.data.openmoji import build_openmoji
 from memsieve.inference.copies.attack import AttackSettings
 from memsieve.inference.copies.probe_run import ProbeSettings, probe_dataset, probe_store
 from memsieve.inference.guided import open_model
 
 TINY = Path(__file__).parents[3] / "assets" / "tiny-sd"
-
-
-@pytest.mark.slow
-def test_the_command(tmp_path: Path) -> None:
-    run = CliRunner().invoke
-    data = str(tmp_path / "data")
-    result = run(app, ["data", "openmoji", data, "--size", "32", "--plant", "2x4", "--limit", "300"])
-    assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
-    words = ["probe", "--model", str(TINY), "--data", data, "--images-per-prompt", "1", "--steps", "2"]
-    result = run(app, [*words, "--attack", "--updates", "2", "--controls", "2", "--out", str(tmp_path / "p.json")])
-    assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
-    found = json.loads((tmp_path / "p.json").read_text())["results"]
-    assert set(found) == {"chosen pairs, caption", "chosen pairs, attack", "held-out controls, attack"}
-    assert all(entry["rate"]["generations"] == 2 for entry in found.values())
-    (tmp_path / "g.txt").write_text("nobody\n")
-    result = run(app, [*words, "--groups", str(tmp_path / "g.txt")])
-    assert "'nobody' is no group" in str(result.exception)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""``memsieve explain`` and ``memsieve minimize``: what they print and leave behind."""
+"""``memsieve minimize``: what it prints and leaves behind."""
 
 from __future__ import annotations
 
@@ -19,20 +19,6 @@ from memsieve.inference.minimize.minimize import TARGET_QUANTILE, minimize
 from memsieve.inference.minimize.settings import MinimizeSettings
 
 BASE = ["--model", str(Path(__file__).parents[3] / "assets" / "tiny-sd"), "--schedule-steps", "10"]
-
-
-def test_explain(tmp_path: Path) -> None:
-    words = ["explain", *BASE, "--prompt", "a sleepy red panda", "--prompt", "<b>x</b>", "--out", str(tmp_path / "e")]
-    result = CliRunner().invoke(app, [*words, "--at-steps", "0,2", "--images-per-prompt", "2"])
-    assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
-    assert "sleepy" in result.output and "padding together" in result.output and "magnitude" in result.output
-    found = json.loads((tmp_path / "e" / "explain.json").read_text())
-    assert [w["text"] for w in found[0]["words"]] == ["a", "sleepy", "red", "panda"]
-    assert all(w["significance"] > 0 for w in found[0]["words"]) and found[0]["steps"] == [0, 2]
-    assert "&lt;b&gt;x&lt;/b&gt;" in (tmp_path / "e" / "explain.html").read_text()
-    assert Image.open(tmp_path / "e" / "explain-2.png").size[0] > 500
-    empty = CliRunner().invoke(app, ["explain", *BASE, "--prompt", " ", "--prompt", "cat"])
-    assert "1 of 2 prompts are empty" in str(empty.exception) and "cat" in empty.output, "the rest was done"
 
 
 def test_minimize(tmp_path: Path) -> None:
@@ -64,12 +50,10 @@ def test_the_commands_defaults_are_the_librarys() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["explain", "--prompt", "cat", "--at-steps", "x"], "--at-steps = 'x'"),
-        (["explain", "--prompt", "cat", "--at-steps", "10"], "must be from 0 to 9"),
-        (["minimize", "--prompt", " "], "--prompt: the prompt is empty"),
-        (["minimize", "--prompt", "cat", "--guidance-scale", "0.5"], "--guidance-scale = 0.5"),
+        (["--prompt", " "], "--prompt: the prompt is empty"),
+        (["--prompt", "cat", "--guidance-scale", "0.5"], "--guidance-scale = 0.5"),
     ],
 )
 def test_bad_input_is_one_sentence(words: list[str], message: str) -> None:
-    result = CliRunner().invoke(app, [words[0], *BASE, *words[1:]])
+    result = CliRunner().invoke(app, ["minimize", *BASE, *words])
     assert isinstance(result.exception, ValueError) and message in str(result.exception)
