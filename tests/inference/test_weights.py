@@ -21,8 +21,11 @@ def test_any_weight_changes_it() -> None:
         second[1].bias[1] += 1e-3
     assert weights_identity(first) != weights_identity(second)
     with torch.no_grad():
-        first[0].weight.copy_(first[0].weight.flip(0) * torch.tensor([[1.0], [1.0], [-1.0], [1.0]]))
-    assert weights_identity(first) != weights_identity(network())
+        first[0].weight.copy_(torch.arange(16.0).view(4, 4))
+        before = weights_identity(first)
+        first[0].weight[0, 0] += 1
+        first[0].weight[3, 3] -= 1
+    assert weights_identity(first) != before, "also where the sum stays"
 
 
 def test_of_a_pipeline_it_is_the_denoising_networks() -> None:
