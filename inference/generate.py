@@ -7,15 +7,16 @@ import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-__all__ = ["SCHEDULERS", "generate", "image_seed", "load_pipeline", "sampling_scheduler"]
+from memsieve.inference.progress import progress_bar
+
+__all__ = ["SCHEDULERS", "GenerateSettings", "generate", "image_seed", "load_pipeline", "sampling_scheduler"]
 
 SCHEDULERS = ("auto", "ddim", "own")
 
@@ -48,72 +49,89 @@ def load_pipeline(path: str | Path, *, device: str | None = None, dtype: torch.d
     return pipe if device is None else pipe.to(device)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateSettings:
+    """How images are drawn.
+
+    Args:
+        steps: of the sampler.
+        batch: images at a time.
+        seed: with the prompt's place and the image's number it fixes the noise.
+        scheduler: ``auto`` takes deterministic DDIM for diffusion models and the own scheduler for flow models;
+            ``ddim`` insists; ``own`` keeps the pipeline's.
+        call: passed to the pipeline's call, for example height and width.
+
+    Raises:
+        ValueError: a number below 1.
+    """
+
+    steps: int = 20
+    guidance_scale: float = 7.5
+    batch: int = 8
+    seed: int = 0
+    scheduler: str = "auto"
+    call: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: must be at least 1")
+
+
 def generate(
     pipe_or_path: Any,
     prompts: Sequence[str],
     seeds_per_prompt: int = 1,
+    settings: GenerateSettings | None = None,
     *,
-    steps: int = 20,
-    guidance_scale: float = 7.5,
-    batch: int = 8,
-    seed: int = 0,
-    scheduler: str = "auto",
-    device: str | None = None,
-    progress: bool = True,
     numbers: Sequence[int] | None = None,
-    **options: Any,
+    progress: bool = True,
 ) -> Tensor:
     """Generate ``seeds_per_prompt`` images for each prompt: float32 [N, 3, H, W] in [-1, 1] on the CPU.
 
     Image ``i * seeds_per_prompt + j`` belongs to prompt ``i``. Its noise comes from a CPU generator of its own, so that
-    it depends neither on ``batch`` nor on the device (but for rounding). The pipeline is given back as it came.
+    it depends neither on the batch nor on the device (but for rounding). The pipeline is given back as it came.
 
     Args:
-        scheduler: ``auto`` takes deterministic DDIM for diffusion models and the own scheduler for flow models;
-            ``ddim`` insists; ``own`` keeps the pipeline's.
         numbers: the prompts' places in a longer list, of which these are a part: they fix the noise.
-        options: passed to the pipeline's call, for example height and width.
 
     Raises:
         ValueError: no prompts, a number below 1, an unknown or impossible scheduler, a pipeline that takes no prompt.
     """
-    for name, value in (("seeds_per_prompt", seeds_per_prompt), ("steps", steps), ("batch", batch)):
-        if value < 1:
-            raise ValueError(f"{name} = {value}: must be at least 1")
+    settings = settings or GenerateSettings()
+    if seeds_per_prompt < 1:
+        raise ValueError(f"seeds_per_prompt = {seeds_per_prompt}: must be at least 1")
     if isinstance(prompts, str) or not prompts:
         raise ValueError("prompts must be a list of at least one string")
-    if isinstance(pipe_or_path, (str, Path)):
-        pipe = load_pipeline(pipe_or_path, device=device)
-    else:
-        pipe = pipe_or_path if device is None else pipe_or_path.to(device)
-    accepted = inspect.signature(type(pipe).__call__).parameters
-    if "prompt" not in accepted:
-        raise ValueError(f"{type(pipe).__name__} takes no prompt: it is not a text-to-image pipeline")
-    options = {"num_inference_steps": steps, "output_type": "pt", **options}
-    options = {**_guidance(pipe, accepted, guidance_scale), **options}
+    pipe = load_pipeline(pipe_or_path) if isinstance(pipe_or_path, (str, Path)) else pipe_or_path
+    options = _options(pipe, settings)
     places = list(range(len(prompts))) if numbers is None else list(numbers)
     jobs = [(index, j) for index in range(len(prompts)) for j in range(seeds_per_prompt)]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     images: list[Tensor] = []
     blanked = 0
-    with (
-        _prepared(pipe, scheduler),
-        Progress(*columns, console=Console(stderr=True, emoji=False), disable=not progress, transient=True) as bar,
-    ):
+    with _prepared(pipe, settings.scheduler), progress_bar(progress) as bar:
         task = bar.add_task("generating", total=len(jobs))
-        for start in range(0, len(jobs), batch):
-            part = jobs[start : start + batch]
-            generators = [torch.Generator("cpu").manual_seed(image_seed(seed, places[index], j)) for index, j in part]
+        for start in range(0, len(jobs), settings.batch):
+            part = jobs[start : start + settings.batch]
+            seeds = [image_seed(settings.seed, places[index], j) for index, j in part]
+            generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
             output = pipe(prompt=[prompts[index] for index, _ in part], generator=generators, **options)
             images.append(output.images.detach().to("cpu", torch.float32) * 2 - 1)
             blanked += sum(bool(flag) for flag in getattr(output, "nsfw_content_detected", None) or [])
             bar.advance(task, len(part))
     if blanked:
-        warnings.warn(
-            f"the pipeline's safety checker blanked {blanked} of {len(jobs)} images: rates measured on them are wrong",
-            stacklevel=2,
-        )
+        said = f"the pipeline's safety checker blanked {blanked} of {len(jobs)} images"
+        warnings.warn(f"{said}: rates measured on them are wrong", stacklevel=2)
     return torch.cat(images).clamp(-1, 1)
+
+
+def _options(pipe: Any, settings: GenerateSettings) -> dict[str, Any]:
+    """All arguments of ``pipe``'s call but the prompts and their generators."""
+    accepted = inspect.signature(type(pipe).__call__).parameters
+    if "prompt" not in accepted:
+        raise ValueError(f"{type(pipe).__name__} takes no prompt: it is not a text-to-image pipeline")
+    given = {"num_inference_steps": settings.steps, "output_type": "pt", **settings.call}
+    return {**_guidance(pipe, accepted, settings.guidance_scale), **given}
 
 
 def _guidance(pipe: Any, accepted: Mapping[str, Any], scale: float) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What gradients through a finished model need: weights without a graph of their own, made outside inference mode."""
+"""Gradients through a finished model: what its weights must be for them, and that of the magnitude."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 from memsieve.filtering.denoisers.attention import without_cudnn
+from memsieve.inference.guided import GuidedModel, Seen, norm_of
 
-__all__ = ["check_differentiable", "frozen"]
+__all__ = ["check_differentiable", "frozen", "magnitude_and_gradient"]
 
 
 def check_differentiable(module: torch.nn.Module) -> None:
@@ -38,3 +40,21 @@ def frozen(module: torch.nn.Module) -> Iterator[None]:
     finally:
         for parameter in wanted:
             parameter.requires_grad_(True)
+
+
+@torch.inference_mode(False)
+def magnitude_and_gradient(model: GuidedModel, seen: Seen, space: str) -> tuple[Tensor, dict[str, Tensor]]:
+    """d of each image [B] float32, and d d_b / d cond_b for each image, float32, by the embedding's name.
+
+    Image b depends on its own row of ``seen.cond`` alone, so the gradient of the sum holds each image's own, with
+    neither a factor 1/B nor 1/sqrt(B).
+    """
+    check_differentiable(model.model)
+    leaves = {name: value.detach().float().requires_grad_(True) for name, value in seen.cond.embeddings.items()}
+    with torch.enable_grad(), frozen(model.model):
+        cond = seen.cond.with_embeddings(leaves)
+        with_, without = model.predict(seen.model_input.detach(), seen.timestep, cond, seen.uncond)
+        magnitude = norm_of(with_ - without) * model.factor(seen.timestep, space)
+        # A network may ignore an embedding (Flux's own example drops none); its gradient is zero then.
+        grads = torch.autograd.grad(magnitude.sum(), list(leaves.values()), materialize_grads=True)
+    return magnitude.detach(), dict(zip(leaves, grads, strict=True))

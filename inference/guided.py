@@ -19,7 +19,7 @@ from memsieve.filtering.denoisers.base import EPSILON_FLOOR, Conditioning, Denoi
 from memsieve.filtering.denoisers.registry import denoiser_of, open_denoiser
 from memsieve.inference.generate import image_seed, sampling_scheduler
 
-__all__ = ["SPACES", "GuidedModel", "Step", "norm_of", "open_model", "pipeline_resolution"]
+__all__ = ["SPACES", "GuidedModel", "Seen", "Step", "norm_of", "open_model", "pipeline_resolution"]
 
 SPACES: Final = ("auto", "epsilon", "native")
 
@@ -37,6 +37,16 @@ class Step:
     model_input: Tensor
     cond: Tensor
     uncond: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the network saw at a step: its input [B, C, h, w], the timestep [], and both branches' conditioning."""
+
+    model_input: Tensor
+    timestep: Tensor
+    cond: Conditioning
+    uncond: Conditioning
 
 
 class GuidedModel:

@@ -1,4 +1,4 @@
-"""What a list command has done so far, on disk: images per item, or measurements per prompt, of one set of settings."""
+"""What a list command has done so far, on disk, of one set of settings: rows of a file, or images per item."""
 
 from __future__ import annotations
 
@@ -11,18 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from memsieve.filtering.files import write_json
-from memsieve.inference.detect.detect import progress_bar
-from memsieve.inference.detect.detectors import Measurement
-from memsieve.inference.detect.run import append_rows, read_json_lines
-from memsieve.inference.generate import generate
+from memsieve.inference.generate import GenerateSettings, generate
+from memsieve.inference.progress import progress_bar
 
-__all__ = ["ImageStore", "generate_kept", "measurements_on_disk"]
+__all__ = ["ImageStore", "append_rows", "generate_kept", "refuse_other_settings"]
 
 
 class ImageStore:
@@ -42,16 +39,15 @@ class ImageStore:
     def __init__(self, folder: Path, asked: dict[str, Any], resume: bool) -> None:
         self.folder = folder
         file = folder / "settings.json"
-        wanted = json.loads(json.dumps(asked))
         if file.is_file() and resume:
-            _same(json.loads(file.read_text(encoding="utf-8")), wanted, folder)
+            refuse_other_settings(json.loads(file.read_text(encoding="utf-8")), asked, folder)
             return
         if folder.exists():
             if not file.is_file() and any(folder.iterdir()):
                 raise ValueError(f"--out: '{folder}' exists and holds no images of this command; name another --out")
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
-        write_json(file, wanted)
+        write_json(file, asked)
 
     def load(self, name: str) -> Tensor | None:
         """Images [n, 3, H, W] in [-1, 1], or None where there are none yet."""
@@ -72,19 +68,24 @@ class ImageStore:
 
 
 def generate_kept(
-    pipe: Any, prompts: Sequence[str], seeds_per_prompt: int, store: ImageStore, *, batch: int = 8,
-    progress: bool = True, **options: Any,
-) -> Tensor:  # fmt: skip
+    pipe: Any,
+    prompts: Sequence[str],
+    seeds_per_prompt: int,
+    store: ImageStore,
+    settings: GenerateSettings | None = None,
+    *,
+    progress: bool = True,
+) -> Tensor:
     """As ``generate``, prompt by prompt through ``store``: what it holds is not drawn again."""
+    settings = settings or GenerateSettings()
     missing = [i for i, prompt in enumerate(prompts) if store.load(f"{i}:{prompt}") is None]
-    together = max(1, batch // seeds_per_prompt)
+    together = max(1, settings.batch // seeds_per_prompt)
     with progress_bar(progress) as bar:
         task = bar.add_task("generating", total=len(prompts), completed=len(prompts) - len(missing))
         for start in range(0, len(missing), together):
             part = missing[start : start + together]
-            new = generate(
-                pipe, [prompts[i] for i in part], seeds_per_prompt, numbers=part, batch=batch, progress=False, **options
-            )
+            chosen = [prompts[i] for i in part]
+            new = generate(pipe, chosen, seeds_per_prompt, settings, numbers=part, progress=False)
             for i, images in zip(part, new.split(seeds_per_prompt), strict=True):
                 store.save(f"{i}:{prompts[i]}", images)
             bar.advance(task, len(part))
@@ -93,38 +94,25 @@ def generate_kept(
 
 
 @contextmanager
-def measurements_on_disk(
-    path: Path, asked: dict[str, Any], resume: bool
-) -> Iterator[tuple[dict[str, Measurement], Callable[[Measurement], None]]]:
-    """The measurements that ``path`` holds by prompt, and a function that adds one; begun anew unless ``resume`` is on.
+def append_rows(path: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A function that appends one row as a line and flushes it."""
+    with path.open("a", encoding="utf-8") as stream:
+
+        def write(row: dict[str, Any]) -> None:
+            stream.write(json.dumps(row, allow_nan=False) + "\n")
+            stream.flush()
+
+        yield write
+
+
+def refuse_other_settings(before: dict[str, Any], asked: dict[str, Any], place: Path) -> None:
+    """Refuse to go on at ``place`` with other settings than it was begun with.
 
     Raises:
-        ValueError: they are of other settings.
+        ValueError: names the settings that differ.
     """
     wanted = json.loads(json.dumps(asked))
-    rows = read_json_lines(path) if resume else []
-    if rows:
-        _same(rows[0], wanted, path)
-    else:
-        path.unlink(missing_ok=True)
-    with append_rows(path) as write:
-        if not rows:
-            write(wanted)
-
-        def keep(m: Measurement) -> None:
-            cosine = None if m.cosine is None else m.cosine.tolist()
-            write({"prompt": m.prompt, "magnitudes": m.magnitudes.tolist(), "cosine": cosine, "seconds": m.seconds})
-
-        yield {row["prompt"]: _measurement(row) for row in rows[1:]}, keep
-
-
-def _measurement(row: dict[str, Any]) -> Measurement:
-    cosine = None if row["cosine"] is None else np.asarray(row["cosine"], dtype=np.float64)
-    return Measurement(row["prompt"], np.asarray(row["magnitudes"], dtype=np.float64), cosine, row["seconds"])
-
-
-def _same(before: dict[str, Any], asked: dict[str, Any], place: Path) -> None:
-    differing = [name for name in asked if before.get(name) != asked[name]]
+    differing = [name for name in wanted if before.get(name) != wanted[name]]
     if differing:
         raise ValueError(
             f"--resume: '{place}' was begun with another {', '.join(differing)}; ask the same, or name another --out"

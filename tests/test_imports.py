@@ -1,8 +1,10 @@
-"""Which package may import which: filtering <- inference <- train <- memsieve, and what filtering stays clear of."""
+"""Which package may import which: filtering <- inference <- train <- memsieve. No circles, no training in filtering."""
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -110,3 +112,90 @@ def test_forbidden_imports_are_seen(package: str, source: str) -> None:
 )
 def test_allowed_imports_pass(package: str, source: str) -> None:
     assert violations(source, package) == []
+
+
+FOR_THE_TYPE_ALONE = {
+    ("memsieve.filtering.evidence.state", "memsieve.filtering.filter"),
+    ("memsieve.train.resume", "memsieve.train.session"),
+}
+"""(importer, imported): a part taken out of a module, which still names that module's class in its signatures."""
+
+
+def executed(node: ast.AST) -> Iterator[ast.AST]:
+    """What runs, or is read by a type checker, when a module is imported: all of it but the bodies of functions."""
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield child
+            yield from executed(child)
+
+
+def needed(source: str, package: str, known: Mapping[str, str]) -> set[str]:
+    """The modules of ``known`` that ``source``, a module inside the dotted ``package``, imports at module level."""
+    found: set[str] = set()
+    for node in executed(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            ((_, base),) = imported_names(ast.unparse(node), package)
+            named = {f"{base}.{alias.name}" for alias in node.names}
+            found |= {name if name in known else base for name in named}
+    return found & set(known)
+
+
+def circle(sources: Mapping[str, str], packages: set[str]) -> list[str]:
+    """A circle among modules, each importing the one before it; empty where there is none.
+
+    ``sources`` are the modules by their dotted names, ``packages`` those of them that are an ``__init__.py``.
+    """
+    graph = {
+        name: {
+            other
+            for other in needed(source, name if name in packages else name.rpartition(".")[0], sources)
+            if (name, other) not in FOR_THE_TYPE_ALONE
+        }
+        for name, source in sources.items()
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_modules_import_each_other() -> None:
+    sources, packages = {}, set()
+    for package in ORDER:
+        for file in sorted(file for file in (ROOT / package).rglob("*.py") if file.resolve() == file):
+            parts = file.relative_to(ROOT).with_suffix("").parts
+            name = ".".join(parts if package == "memsieve" else ("memsieve", *parts))
+            if file.name == "__init__.py":
+                name = name.removesuffix(".__init__")
+                packages.add(name)
+            sources[name] = file.read_text(encoding="utf-8")
+    assert len(sources) > 100 and {f"memsieve.{package}" for package in ORDER[:-1]} <= packages
+    found = circle(sources, packages)
+    assert not found, f"a circle: {' <- '.join(found)}"
+
+
+CIRCLES = {
+    "two": {"m.a": "from m.b import x", "m.b": "import m.a"},
+    "for types": {"m.a": "if TYPE_CHECKING:\n    from m.b import X", "m.b": "from m.a import Y"},
+    "relative": {"m.a": "from . import b", "m.b": "from .a import x"},
+    "through a package": {"m": "from m.a import x", "m.a": "from m import y"},
+    "three": {
+        "m.a": "from m.b import x",
+        "m.b": "try:\n    import m.c\nexcept ImportError:\n    pass",
+        "m.c": "import m.a",
+    },
+    "in a class": {"m.a": "class A:\n    from m.b import x", "m.b": "import m.a"},
+}
+
+
+@pytest.mark.parametrize("name", CIRCLES)
+def test_circles_are_seen(name: str) -> None:
+    assert len(circle({"m.z": "import m.a", **CIRCLES[name]}, {"m"})) > 2
+
+
+def test_what_is_no_circle() -> None:
+    later = {"m.a": "from m.b import x", "m.b": "def late():\n    from m.a import y", "m.c": "from m import a, b"}
+    assert circle({"m": "import os", **later}, {"m"}) == []

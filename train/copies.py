@@ -16,7 +16,8 @@ from memsieve.filtering.data.held_out import HELD_OUT_STREAM
 from memsieve.filtering.data.rows import Row
 from memsieve.filtering.data.sources import open_source
 from memsieve.filtering.settings import SettingsError
-from memsieve.inference.copies.judge import DEFAULT_ALPHA, CopyJudge, copy_rate
+from memsieve.inference.copies.judge import DEFAULT_ALPHA, CopyJudge
+from memsieve.inference.copies.rate import copy_rate
 from memsieve.inference.copies.similarity import build_similarity
 
 __all__ = ["Bank", "CopyProbe", "as_tensor", "training_bank"]

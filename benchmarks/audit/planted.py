@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ from memsieve.filtering.audit.select import Rule, select_rows, write_selection
 from memsieve.filtering.audit.summary import summarise
 from memsieve.filtering.data.openmoji import build_openmoji
 from memsieve.filtering.settings import load_settings
-from memsieve.inference.copies.judge import copy_rate
-from memsieve.inference.copies.probe import Prompt, judge_for, probe_model, prompts_of
+from memsieve.inference.copies.probe import DRAWN, Prompt, judge_for, probe_model, prompts_of
+from memsieve.inference.copies.rate import copy_rate
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import fit
 from memsieve.train.session import set_up
@@ -87,7 +87,9 @@ class Planted:
         rates = {}
         for name, model in models.items():
             typer.echo(f"generating: {name}", err=True)
-            found = probe_model(str(model), [*planted, *ordinary], judge, seeds=SEEDS, guidance_scale=GUIDANCE, seed=0)
+            found = probe_model(
+                str(model), [*planted, *ordinary], judge, seeds=SEEDS, settings=replace(DRAWN, guidance_scale=GUIDANCE)
+            )
             rates[name] = _by_repeats([*planted, *ordinary], found.verdicts)
         return {
             "false_drop_rate": FALSE_DROP_RATE, "taken": taken, "kept_samples": done.kept,

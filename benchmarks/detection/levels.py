@@ -22,16 +22,16 @@ import yaml
 from benchmarks.common import MODEL, NUMBERS, RUNS, write_numbers
 from benchmarks.detection.data import Bench
 from memsieve.filtering.statistics import auc
-from memsieve.inference.copies.judge import copy_rate
+from memsieve.inference.copies.rate import copy_rate
 from memsieve.inference.detect.detect import detect_rows
-from memsieve.inference.detect.detectors import DetectSettings, Measurement
-from memsieve.inference.detect.evaluate import evaluate_detector, seconds_to_generate
-from memsieve.inference.detect.ordinary import PathReference
-from memsieve.inference.detect.run import model_identity
-from memsieve.inference.generate import generate
+from memsieve.inference.detect.detectors import DetectSettings, PromptMeasurement
+from memsieve.inference.detect.evaluate import EvaluationSettings, evaluate_detector, seconds_to_generate
+from memsieve.inference.detect.kept import KeptMeasurements, measurements_on_disk
+from memsieve.inference.detect.ordinary import OrdinaryPaths
+from memsieve.inference.generate import GenerateSettings, generate
 from memsieve.inference.guided import GuidedModel, open_model
 from memsieve.inference.prompts.lists import PromptRow
-from memsieve.inference.resume import measurements_on_disk
+from memsieve.inference.weights import weights_identity
 
 SETTINGS = DetectSettings(schedule_steps=10, guidance_scale=3.0)
 STEPS = {"magnitude": (1, 5, 10), "magnitude_fall": (5, 10)}
@@ -53,7 +53,7 @@ def main(
     torch.set_num_threads(1)
     bench, numbers = Bench(model, data, ordinary), [int(n) for n in images.split(",")]
     everything = replace(SETTINGS, steps=SETTINGS.schedule_steps, images_per_prompt=max(numbers))
-    asked = {"model": model_identity(bench.opened), "settings": asdict(everything)}
+    asked = {"model": weights_identity(bench.opened.model), "settings": asdict(everything)}
     file = out / f"detect-{name}.json"
     found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
     if found.get("asked") != asked:
@@ -84,15 +84,18 @@ def _training(config: Path | None, steps: int | None) -> dict[str, Any]:
             "batch_size": train.get("batch_size"), "seed": train.get("seed")}  # fmt: skip
 
 
-def _measured(bench: Bench, settings: DetectSettings, asked: dict[str, Any], kept: Path) -> dict[str, Measurement]:
+def _measured(
+    bench: Bench, settings: DetectSettings, asked: dict[str, Any], kept: Path
+) -> dict[str, PromptMeasurement]:
     """Every step of every prompt, measured once and read back from ``kept``."""
     kept.parent.mkdir(exist_ok=True)
-    with measurements_on_disk(kept, asked, resume=True) as (known, keep):
-        planted, held = _sides(bench)
-        everyone = [*planted, *held]
-        evaluate_detector(bench.opened, everyone[:1], everyone[1:], settings=settings, steps=(settings.steps,),
-                          images=(settings.images_per_prompt,), known=known, keep=keep, resamples=2,
-                          timed_prompts=1)  # fmt: skip
+    planted, held = _sides(bench)
+    everyone = [*planted, *held]
+    longest = EvaluationSettings(
+        detect=settings, steps=(settings.steps,), images=(settings.images_per_prompt,), resamples=2, timed_prompts=1
+    )
+    with measurements_on_disk(kept, asked, resume=True) as store:
+        evaluate_detector(bench.opened, everyone[:1], everyone[1:], longest, kept=store)
     with measurements_on_disk(kept, asked, resume=True) as (known, _):
         return known
 
@@ -105,8 +108,8 @@ def copies(bench: Bench) -> dict[str, Any]:
     """Share of generations that copy, by caption and by level, from the schedule that is measured."""
     captions, groups = [p.caption for p in bench.planted], [p.group for p in bench.planted for _ in range(DRAWN)]
     images = generate(
-        bench.opened.pipe, captions, DRAWN, steps=SETTINGS.schedule_steps, guidance_scale=SETTINGS.guidance_scale,
-        batch=32,
+        bench.opened.pipe, captions, DRAWN,
+        GenerateSettings(steps=SETTINGS.schedule_steps, guidance_scale=SETTINGS.guidance_scale, batch=32),
     )  # fmt: skip
     verdicts = bench.judge.judge(images, groups)
     each = np.asarray([v.is_copy for v in verdicts]).reshape(-1, DRAWN).mean(1)
@@ -123,7 +126,7 @@ def _of(bench: Bench, level: int) -> set[str]:
 
 
 def detection(
-    bench: Bench, known: dict[str, Measurement], images: Sequence[int], copied: dict[str, Any]
+    bench: Bench, known: dict[str, PromptMeasurement], images: Sequence[int], copied: dict[str, Any]
 ) -> dict[str, list[dict[str, Any]]]:
     """All planted pairs, those that copy, and each level, against held-out captions; groups are base emoji."""
     chosen = {"all": _sides(bench)[0], "that copy": [c for c, pair in copied["pairs"].items() if pair["rate"] > 0]}
@@ -135,21 +138,25 @@ def detection(
             asdict(result)
             for detector, steps in STEPS.items()
             for result in evaluate_detector(
-                bench.opened, captions, held, settings=replace(SETTINGS, detector=detector, steps=max(steps)),
-                steps=steps, images=images, known=known, progress=False, timed_prompts=8 if name == "all" else 1,
+                bench.opened, captions, held,
+                EvaluationSettings(
+                    detect=replace(SETTINGS, detector=detector, steps=max(steps)), steps=steps, images=images,
+                    timed_prompts=8 if name == "all" else 1,
+                ),
                 groups=([bench.base[c] for c in captions], [bench.base[c] for c in held]),
+                kept=KeptMeasurements(known, lambda _: None), progress=False,
             )
         ]  # fmt: skip
     return {name: rows for name, rows in results.items() if rows}
 
 
-def early_exit(bench: Bench, known: dict[str, Measurement], images: int) -> dict[str, Any]:
+def early_exit(bench: Bench, known: dict[str, PromptMeasurement], images: int) -> dict[str, Any]:
     """Planted prompts judged after every step beside held-out captions: how many are flagged, and how soon."""
     settings = replace(SETTINGS, steps=SETTINGS.schedule_steps, images_per_prompt=images, early_exit=True)
     planted, held = _sides(bench)
-    reference = PathReference([known[c] for c in held], 0.01)
+    ordinary = OrdinaryPaths([known[c] for c in held], 0.01)
     rows = [PromptRow(line, caption) for line, caption in enumerate(planted, 1)]
-    results = list(detect_rows(bench.opened, rows, settings, reference, 0.01))
+    results = list(detect_rows(bench.opened, rows, settings, ordinary, 0.01))
     for result in results:
         whole = known[result.prompt].magnitudes.mean(axis=0)[: result.steps]
         if not np.allclose(result.per_step, whole, rtol=1e-3):

@@ -24,10 +24,12 @@ from benchmarks.detection.alignment import Alignment
 from benchmarks.detection.data import Bench
 from memsieve.inference.copies.probe import shard_images
 from memsieve.inference.detect.detectors import DetectSettings
-from memsieve.inference.detect.run import model_identity
-from memsieve.inference.generate import generate
+from memsieve.inference.generate import GenerateSettings, generate
 from memsieve.inference.guided import open_model
-from memsieve.inference.minimize.minimize import draw_from, minimize, ordinary_target
+from memsieve.inference.minimize.draw import draw_from
+from memsieve.inference.minimize.minimize import minimize, ordinary_target
+from memsieve.inference.minimize.settings import MinimizeSettings
+from memsieve.inference.weights import weights_identity
 
 _CLOSEST = {"method": "closest", "iterations": 30, "lr": 0.1}
 WAYS: dict[str, dict[str, Any]] = {
@@ -59,7 +61,12 @@ def main(
     bench = Bench(model, data, 120)
     bench.planted = [p for p in bench.planted if p.repeats >= repeats]
     settings = replace(DetectSettings(), schedule_steps=steps, guidance_scale=3.0)
-    asked = {"model": model_identity(bench.opened), "settings": asdict(settings), "images": images, "repeats": repeats}
+    asked = {
+        "model": weights_identity(bench.opened.model),
+        "settings": asdict(settings),
+        "images": images,
+        "repeats": repeats,
+    }
     file = out / f"minimize-{name}.json"
     found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
     if found.get("asked") != asked:
@@ -91,21 +98,21 @@ class Study:
 
     def controls(self, base: Path) -> dict[str, Callable[[], torch.Tensor]]:
         """Pictures of the prompts as they were, of none, and of the model ``base`` before its fine-tune."""
-        options: dict[str, Any] = {"steps": self.settings.schedule_steps, "guidance_scale": 3.0, "batch": 32}
+        drawing = GenerateSettings(steps=self.settings.schedule_steps, guidance_scale=3.0, batch=32)
         pipe, empty = self.bench.opened.pipe, [""] * len(self.captions)
         return {
-            "as it was": lambda: generate(pipe, self.captions, self.images, **options),
-            "empty prompt": lambda: generate(pipe, empty, self.images, **options),
-            "before fine-tuning": lambda: generate(open_model(base).pipe, self.captions, self.images, **options),
+            "as it was": lambda: generate(pipe, self.captions, self.images, drawing),
+            "empty prompt": lambda: generate(pipe, empty, self.images, drawing),
+            "before fine-tuning": lambda: generate(open_model(base).pipe, self.captions, self.images, drawing),
         }
 
     def minimised(self, how: dict[str, Any]) -> dict[str, Any]:
         """One of ``WAYS``: how far it came, how far it moved the prompts, and its pictures measured."""
         opened, settings = self.bench.opened, self.settings
         target = ordinary_target(opened, self.bench.captions["held_out"], settings, how["quantile"])
-        arguments = {key: value for key, value in how.items() if key != "quantile"}
+        wanted = MinimizeSettings(**{key: value for key, value in how.items() if key != "quantile"})
         results = [
-            minimize(opened, c, target, images=self.images, batch=self.images, settings=settings, **arguments)
+            minimize(opened, c, target, images=self.images, batch=self.images, settings=settings, how=wanted)
             for c in self.captions
         ]
         pictures = torch.cat([draw_from(opened, r, r.cond, settings) for r in results])

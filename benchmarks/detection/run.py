@@ -24,13 +24,15 @@ from benchmarks.common import NUMBERS, PAGES, write_numbers
 from benchmarks.detection.data import Bench
 from benchmarks.detection.encoder import choices, train_encoder
 from benchmarks.detection.page import write_page
-from memsieve.inference.copies.judge import copy_rate
 from memsieve.inference.copies.probe import shard_images
+from memsieve.inference.copies.rate import copy_rate
 from memsieve.inference.detect.detectors import DetectSettings
-from memsieve.inference.detect.evaluate import evaluate_detector, seconds_to_generate
-from memsieve.inference.detect.run import model_identity
-from memsieve.inference.generate import generate
-from memsieve.inference.minimize.minimize import draw_from, minimize, ordinary_target
+from memsieve.inference.detect.evaluate import EvaluationSettings, evaluate_detector, seconds_to_generate
+from memsieve.inference.generate import GenerateSettings, generate
+from memsieve.inference.minimize.draw import draw_from
+from memsieve.inference.minimize.minimize import minimize, ordinary_target
+from memsieve.inference.minimize.settings import MinimizeSettings
+from memsieve.inference.weights import weights_identity
 
 SETTINGS = DetectSettings(schedule_steps=50, guidance_scale=3.0)
 STEPS = {
@@ -57,7 +59,10 @@ def main(
     """Measure what is missing in --out, and write the page."""
     torch.set_num_threads(1)
     bench = Bench(model, data, ordinary)
-    asked = {"model": model_identity(bench.opened), "data": json.loads((data / "dataset.json").read_text())["plant"]}
+    asked = {
+        "model": weights_identity(bench.opened.model),
+        "data": json.loads((data / "dataset.json").read_text())["plant"],
+    }
     found: dict[str, Any] = json.loads(out.read_text()) if out.is_file() else {}
     if found and any(found["asked"][name] != asked[name] for name in asked):
         raise ValueError(f"--out: '{out}' holds numbers of another model or dataset; name another file or remove it")
@@ -84,8 +89,8 @@ def copies(bench: Bench) -> dict[str, Any]:
     """How often the planted captions come back, by caption."""
     captions = [p.caption for p in bench.planted]
     images = generate(
-        bench.opened.pipe, captions, IMAGES, steps=SETTINGS.schedule_steps, guidance_scale=SETTINGS.guidance_scale,
-        batch=32,
+        bench.opened.pipe, captions, IMAGES,
+        GenerateSettings(steps=SETTINGS.schedule_steps, guidance_scale=SETTINGS.guidance_scale, batch=32),
     )  # fmt: skip
     verdicts = bench.judge.judge(images, [p.group for p in bench.planted for _ in range(IMAGES)])
     each = np.asarray([v.is_copy for v in verdicts]).reshape(-1, IMAGES).mean(1)
@@ -101,8 +106,10 @@ def detection(bench: Bench, detector: str, split: str) -> list[dict[str, Any]]:
     """Planted against ordinary captions, 1 and 4 images; groups are base emoji."""
     memorised, ordinary = [p.caption for p in bench.planted], bench.captions[split]
     results = evaluate_detector(
-        bench.opened, memorised, ordinary, settings=replace(SETTINGS, detector=detector),
-        steps=STEPS[detector][split], images=(1, 4), batch=32,
+        bench.opened, memorised, ordinary,
+        EvaluationSettings(
+            detect=replace(SETTINGS, detector=detector), steps=STEPS[detector][split], images=(1, 4), batch=32
+        ),
         groups=([bench.base[c] for c in memorised], [bench.base[c] for c in ordinary]),
     )  # fmt: skip
     return [asdict(result) for result in results]
@@ -133,8 +140,8 @@ class Minimisation:
     def empty(self) -> dict[str, Any]:
         """The empty prompt, as many images."""
         images = generate(
-            self.bench.opened.pipe, [""] * len(self.captions), IMAGES, steps=SETTINGS.schedule_steps,
-            guidance_scale=SETTINGS.guidance_scale, batch=32,
+            self.bench.opened.pipe, [""] * len(self.captions), IMAGES,
+            GenerateSettings(steps=SETTINGS.schedule_steps, guidance_scale=SETTINGS.guidance_scale, batch=32),
         )  # fmt: skip
         return self._measured(images)
 
@@ -142,7 +149,8 @@ class Minimisation:
         """Minimised so; with 0 iterations the prompts as they are."""
         opened = self.bench.opened
         target = ordinary_target(opened, self.bench.captions["held_out"], SETTINGS, quantile)
-        options: dict[str, Any] = {"method": "adamw", "iterations": iterations, "lr": lr, "settings": SETTINGS}
+        how = MinimizeSettings(method="adamw", iterations=iterations, lr=lr)
+        options: dict[str, Any] = {"how": how, "settings": SETTINGS}
         results = [minimize(opened, c, target, images=IMAGES, batch=IMAGES, **options) for c in self.captions]
         images = torch.cat([draw_from(opened, r, r.cond, SETTINGS) for r in results])
         alone, together = (minimize(opened, self.captions[0], target, images=n, **options) for n in (1, 4))

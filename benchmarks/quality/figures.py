@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from memsieve.inference.copies.judge import wilson_interval
+from memsieve.inference.copies.rate import wilson_interval
 
 __all__ = ["Figure", "Results", "auc_of", "found_at", "interval"]
 

@@ -22,7 +22,7 @@ from memsieve.filtering.ledger import read_ledger
 from memsieve.inference.copies.judge import CopyJudge
 from memsieve.inference.copies.probe import shard_images
 from memsieve.inference.copies.similarity import build_similarity
-from memsieve.inference.generate import generate, load_pipeline
+from memsieve.inference.generate import GenerateSettings, generate, load_pipeline
 from memsieve.train.batch import build_batch
 from memsieve.train.config import RunConfig
 
@@ -194,8 +194,10 @@ def _draw(pipeline: Path, captions: list[str], protocol: Any, seed: int) -> torc
 
     pipe = load_pipeline(pipeline)
     pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
-    return generate(pipe, captions, protocol.images, steps=protocol.sampling_steps, batch=24, seed=seed,
-        guidance_scale=protocol.guidance_scale, scheduler="own", progress=False)  # fmt: skip
+    settings = GenerateSettings(
+        steps=protocol.sampling_steps, batch=24, seed=seed, guidance_scale=protocol.guidance_scale, scheduler="own"
+    )
+    return generate(pipe, captions, protocol.images, settings, progress=False)
 
 
 def _judge(data: Path, rows: list[dict[str, Any]]) -> CopyJudge:

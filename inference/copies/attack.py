@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from memsieve.filtering.denoisers.base import Conditioning
-from memsieve.inference.copies.judge import CopyJudge, copy_rate
+from memsieve.inference.copies.judge import CopyJudge
 from memsieve.inference.copies.probe import ProbeResult
-from memsieve.inference.detect.detect import progress_bar
+from memsieve.inference.copies.rate import copy_rate
 from memsieve.inference.generate import image_seed, sampling_scheduler
 from memsieve.inference.gradients import check_differentiable, frozen
 from memsieve.inference.guided import GuidedModel
+from memsieve.inference.progress import progress_bar
 from memsieve.inference.resume import ImageStore
 
 __all__ = ["AttackSettings", "Target", "attack_embedding", "attack_pairs"]

@@ -6,14 +6,13 @@
     INDEX/null.npy             distances of held-out images to their nearest training image
     INDEX/index.faiss          where faiss is used
 
-Building again does only what is missing or has changed. Embeddings are read through memory maps.
+Embeddings are read through memory maps.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,24 +27,18 @@ import torch
 from torch import Tensor
 
 from memsieve.filtering.data.config import DataConfig
-from memsieve.filtering.data.decode import BadSample, decode_row
-from memsieve.filtering.data.rows import RawRow, content_id
-from memsieve.filtering.data.shards import expand_paths, read_shard
-from memsieve.filtering.files import write_json
+from memsieve.filtering.data.rows import content_id
+from memsieve.filtering.data.shards import read_shard
 from memsieve.filtering.folder_kind import what_it_is
+from memsieve.inference.copies.faiss_index import FLAT_BELOW, faiss_index, has_faiss
+from memsieve.inference.copies.pixels import pixel_chunks
 from memsieve.inference.copies.similarity import Similarity, build_similarity
-from memsieve.inference.detect.detect import progress_bar
+from memsieve.inference.progress import progress_bar
 
-__all__ = ["Neighbour", "TrainingIndex", "build_index", "load_pixels"]
+__all__ = ["Neighbour", "TrainingIndex", "read_description"]
 
-SIDES: Final = {"pixel_l2": 32, "tiled_l2": 64, "phash": 256, "sscd": 288}
-"""Pixels a side at which images are compared: the shorter side resized to it, the centre cropped."""
 CANDIDATES: Final = 16
 """faiss proposes this many times the wanted neighbours; the similarity itself decides among them."""
-FLAT_BELOW: Final = 50_000
-_SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("key", "shard", "group", "caption", "error")] + [("index", pa.int64())]
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,61 +52,6 @@ class Neighbour:
     caption: str
     distance: float
     copies: int
-
-
-def load_pixels(data: bytes, side: int, name: str = "image") -> Tensor:
-    """Encoded bytes as float32 [3, side, side] in [-1, 1], decoded as training rows are.
-
-    Raises:
-        BadSample: not an image, damaged, or over a limit.
-    """
-    config = DataConfig(path=name, resolution=side)
-    return decode_row(RawRow(key=name, shard="", index=0, image=data), config, 0, 0, 0, 0).pixels
-
-
-def build_index(
-    shards: str | list[str],
-    out: Path,
-    *,
-    similarity: str = "tiled_l2",
-    options: dict[str, Any] | None = None,
-    held_out: str | list[str] | None = None,
-    chunk: int = 64,
-    progress: bool = True,
-) -> TrainingIndex:
-    """Embed every image of ``shards`` (paths, globs, brace ranges, a folder), and those of ``held_out`` as a null.
-
-    Raises:
-        ValueError: no shards, an unknown similarity, or ``out`` holds an index of another similarity.
-    """
-    kind = build_similarity(similarity, **(options or {}))
-    side = SIDES.get(similarity, 256)
-    paths = expand_paths(shards, "--data")
-    out.mkdir(parents=True, exist_ok=True)
-    described = {"similarity": similarity, "options": options or {}, "side": side}
-    file = out / "index.json"
-    before = _read_json(file) if file.is_file() else {}
-    if before and {name: before.get(name) for name in described} != json.loads(json.dumps(described)):
-        raise ValueError(f"--out: '{out}' is an index with '{before.get('similarity')}' and its options; name another")
-    known = {entry["path"]: entry for entry in before.get("shards", [])}
-    entries = [{"path": path, "size": _size(path)} for path in paths]
-    with progress_bar(progress) as bar:
-        task = bar.add_task("shards", total=len(entries))
-        for number, entry in enumerate(entries):
-            name, old = f"{number:05d}", known.get(entry["path"])
-            done = old is not None and old == {**entry, "name": name} and (out / f"{name}.npy").is_file()
-            if not done:
-                _embed_shard(str(entry["path"]), out, name, kind, side, chunk)
-            entry["name"] = name
-            bar.advance(task)
-            # after every shard, so that a stopped build goes on with the next one
-            write_json(file, {**described, "shards": entries[: number + 1], "complete": number + 1 == len(entries)})
-    (out / "index.faiss").unlink(missing_ok=True)
-    (out / "null.npy").unlink(missing_ok=True)
-    index = TrainingIndex(out, kind)
-    if held_out is not None:
-        index.calibrate(expand_paths(held_out, "--held-out"), chunk, progress)
-    return index
 
 
 class TrainingIndex:
@@ -137,7 +75,7 @@ class TrainingIndex:
                 f"--index: '{folder}' holds no index{f', {known}' if known else ''}; build one with: memsieve index "
                 "--data SHARDS --out DIR"
             )
-        described = _read_json(self.folder / "index.json")
+        described = read_description(self.folder / "index.json")
         if not described.get("complete"):
             raise ValueError(
                 f"--index: '{folder}' was not finished; the command that began it goes on where it stopped"
@@ -179,7 +117,7 @@ class TrainingIndex:
             raise ValueError(f"--top = {k}: must be at least 1")
         queries = self.similarity.embed(images)
         k = min(k, len(self))
-        large = engine == "auto" and len(self) >= FLAT_BELOW and _has_faiss()
+        large = engine == "auto" and len(self) >= FLAT_BELOW and has_faiss()
         found = self._by_faiss(queries, k) if engine == "faiss" or large else self._exact(queries, k)
         return [[self._neighbour(int(entry), float(d)) for entry, d in zip(*pair, strict=True)] for pair in found]
 
@@ -195,7 +133,7 @@ class TrainingIndex:
         with progress_bar(progress) as bar:
             task = bar.add_task("held-out shards", total=len(shards))
             for shard in shards:
-                for rows, pixels in _chunks(shard, self.side, chunk):
+                for rows, pixels in pixel_chunks(shard, self.side, chunk):
                     mine = {row["group"] for row in rows}
                     for neighbours in self.nearest(pixels, 2) if len(pixels) else []:
                         others = [n.distance for n in neighbours if n.group not in mine]
@@ -246,8 +184,7 @@ class TrainingIndex:
         return [(owner[i].numpy(), best[i].numpy()) for i in range(len(queries))]
 
     def _by_faiss(self, queries: Tensor, k: int) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
-        faiss = _faiss()
-        index = self._faiss_index(faiss)
+        index = faiss_index(self.folder / "index.faiss", len(self), self._blocks)
         _, candidates = index.search(np.ascontiguousarray(queries.numpy()), min(CANDIDATES * k, len(self)))
         found = []
         for query, row in zip(queries, candidates, strict=True):
@@ -256,23 +193,6 @@ class TrainingIndex:
             best, chosen = distances.topk(min(k, len(entries)), largest=False)
             found.append((entries[chosen.numpy()], best.numpy()))
         return found
-
-    def _faiss_index(self, faiss: Any) -> Any:
-        path = self.folder / "index.faiss"
-        if path.is_file():
-            return faiss.read_index(str(path))
-        blocks = list(self._blocks()) if len(self) < FLAT_BELOW else None
-        sample = next(self._blocks())[1]
-        lists = int(4 * math.sqrt(len(self)))
-        index = faiss.index_factory(sample.shape[1], "Flat" if blocks is not None else f"IVF{lists},Flat")
-        if blocks is None:
-            index.train(np.concatenate([e.numpy()[:: max(1, len(self) // (64 * lists))] for _, e in self._blocks()]))
-            faiss.extract_index_ivf(index).nprobe = max(8, lists // 32)
-        for _, embeddings in blocks or self._blocks():
-            index.add(np.ascontiguousarray(embeddings.numpy()))
-        faiss.write_index(index, str(path.with_suffix(".new")))
-        os.replace(path.with_suffix(".new"), path)
-        return index
 
     def _embeddings(self, entries: npt.NDArray[np.int64]) -> Tensor:
         parts = np.searchsorted(self._starts, self._rows[entries], side="right") - 1
@@ -290,67 +210,12 @@ class TrainingIndex:
         )  # fmt: skip
 
 
-def _embed_shard(shard: str, out: Path, name: str, kind: Similarity, side: int, chunk: int) -> None:
-    """Both files of one shard, each under a temporary name first; the embeddings, by which it counts as done, last."""
-    rows: list[dict[str, Any]] = []
-    embedded: list[npt.NDArray[np.float32]] = []
-    for part, pixels in _chunks(shard, side, chunk):
-        rows += part
-        if len(pixels):
-            embedded.append(kind.embed(pixels).numpy())
-    (out / f"{name}.npy").unlink(missing_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), out / f"{name}.parquet.new")
-    os.replace(out / f"{name}.parquet.new", out / f"{name}.parquet")
-    with (out / f"{name}.npy.new").open("wb") as stream:
-        np.save(stream, np.concatenate(embedded) if embedded else np.empty((0, 0), np.float32))
-    os.replace(out / f"{name}.npy.new", out / f"{name}.npy")
+def read_description(path: Path) -> dict[str, Any]:
+    """What ``index.json`` says.
 
-
-def _chunks(shard: str, side: int, chunk: int) -> Iterator[tuple[list[dict[str, Any]], Tensor]]:
-    """Rows, unusable ones with their error, and the pixels of the usable ones among them."""
-    config = DataConfig(path=shard, resolution=side, allow_empty_caption=True)
-    rows: list[dict[str, Any]] = []
-    pixels: list[Tensor] = []
-    for raw in read_shard(shard, config):
-        row: dict[str, Any] = {
-            "key": raw.key,
-            "shard": raw.shard,
-            "index": raw.index,
-            "error": None,
-            "caption": raw.caption,
-        }
-        try:
-            pixels.append(decode_row(raw, config, 0, 0, 0, 0).pixels)
-            row["group"] = content_id(raw.image)
-        except BadSample as error:
-            row["error"] = f"{raw.key}: {error}"
-        rows.append(row)
-        if len(rows) == chunk:
-            yield rows, torch.stack(pixels) if pixels else torch.empty(0, 3, side, side)
-            rows, pixels = [], []
-    if rows:
-        yield rows, torch.stack(pixels) if pixels else torch.empty(0, 3, side, side)
-
-
-def _has_faiss() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("faiss") is not None
-
-
-def _faiss() -> Any:
-    if not _has_faiss():
-        raise ValueError("--engine = 'faiss' needs faiss: pip install 'memsieve[faiss]', or take 'exact'")
-    import faiss
-
-    return faiss
-
-
-def _size(path: str) -> int:
-    return -1 if "://" in path else os.path.getsize(path)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
+    Raises:
+        ValueError: it is not JSON.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,12 +16,27 @@ from PIL import Image
 
 from memsieve.filtering.files import write_json
 from memsieve.filtering.folder_kind import what_it_is
-from memsieve.inference.copies.judge import CopyJudge, CopyRate, CopyVerdict, copy_rate
+from memsieve.inference.copies.judge import CopyJudge, CopyVerdict
+from memsieve.inference.copies.rate import CopyRate, copy_rate
 from memsieve.inference.copies.similarity import Similarity, build_similarity
-from memsieve.inference.generate import generate
+from memsieve.inference.generate import GenerateSettings, generate
 from memsieve.inference.resume import ImageStore, generate_kept
 
-__all__ = ["ProbeResult", "Prompt", "judge_for", "probe_model", "prompts_of", "shard_images", "write_result"]
+__all__ = [
+    "DRAWN",
+    "ProbeResult",
+    "Prompt",
+    "judge_for",
+    "probe_model",
+    "probe_planted",
+    "prompts_of",
+    "shard_images",
+    "write_result",
+]
+
+
+DRAWN: Final = GenerateSettings(guidance_scale=3.0, batch=24)
+"""How a probe draws where nothing else is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +102,32 @@ def judge_for(data: Path, similarity: str | Similarity = "pixel_l2", resolution:
     return judge
 
 
+def probe_planted(
+    model: Any, data: Path, *, similarity: str = "pixel_l2", seeds: int = 3, guidance_scale: float = 3.0
+) -> dict[str, ProbeResult]:
+    """The planted pairs of a dataset folder, and ordinary ones beside them, each by its caption.
+
+    Raises:
+        ValueError: no truth.parquet, no shards, or no planted pair.
+    """
+    planted, ordinary = prompts_of(data)
+    if not planted:
+        raise ValueError(f"'{data}' has no planted pairs; build it with --plant, for example --plant 6x2000")
+    judge = judge_for(data, similarity)
+    settings = replace(DRAWN, guidance_scale=guidance_scale)
+    return {
+        name: probe_model(model, prompts, judge, seeds=seeds, settings=settings)
+        for name, prompts in (("planted", planted), ("ordinary", ordinary))
+    }
+
+
 def probe_model(
     model: Any,
     prompts: Sequence[Prompt],
     judge: CopyJudge,
     *,
     seeds: int = 3,
-    steps: int = 20,
-    guidance_scale: float = 3.0,
-    seed: int = 0,
+    settings: GenerateSettings = DRAWN,
     progress: bool = True,
     store: ImageStore | None = None,
 ) -> ProbeResult:
@@ -104,11 +136,10 @@ def probe_model(
     With a ``store`` images are kept there as they come, and those that it holds are not drawn again.
     """
     captions = [prompt.caption for prompt in prompts]
-    options: dict[str, Any] = {"steps": steps, "guidance_scale": guidance_scale, "seed": seed, "batch": 24}
     if store is None:
-        images = generate(model, captions, seeds, progress=progress, **options)
+        images = generate(model, captions, seeds, settings, progress=progress)
     else:
-        images = generate_kept(model, captions, seeds, store, progress=progress, **options)
+        images = generate_kept(model, captions, seeds, store, settings, progress=progress)
     groups = [prompt.group for prompt in prompts for _ in range(seeds)]
     verdicts = judge.judge(images, groups)
     return ProbeResult(images, verdicts, copy_rate(verdicts))

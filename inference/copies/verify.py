@@ -18,14 +18,29 @@ from memsieve.filtering.conformal import smallest_reference
 from memsieve.filtering.data.decode import BadSample
 from memsieve.filtering.data.folder_walk import LeftOut, walk
 from memsieve.filtering.files import write_json
-from memsieve.inference.copies.index import Neighbour, TrainingIndex, load_pixels
+from memsieve.inference.copies.index import Neighbour, TrainingIndex
+from memsieve.inference.copies.pixels import load_pixels
+from memsieve.inference.generate import GenerateSettings
+from memsieve.inference.resume import ImageStore, generate_kept
 from memsieve.inference.templates import render
+from memsieve.inference.weights import pipeline_identity
 
-__all__ = ["Match", "image_files", "picture_uri", "square", "verify_images", "write_matches"]
+__all__ = [
+    "Match",
+    "draw_images",
+    "image_files",
+    "load_files",
+    "picture_uri",
+    "square",
+    "verify_images",
+    "write_matches",
+]
 
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 MAX_BYTES: Final = 64 * 2**20
 THUMB: Final = 128
+TOGETHER: Final = 64
+"""Images that are compared at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +102,21 @@ def load_files(paths: Sequence[Path], side: int) -> tuple[list[str], list[Tensor
     return [str(path) for path in paths], loaded
 
 
+def draw_images(
+    pipe: Any, prompts: Sequence[str], count: int, folder: Path, settings: GenerateSettings, *, resume: bool = False
+) -> Tensor:
+    """``count`` images [N, 3, H, W] in [-1, 1] for each prompt, kept in ``folder`` for a run that goes on.
+
+    Raises:
+        ValueError: the images in ``folder`` are of other settings and ``resume`` is on, or it holds something else.
+    """
+    asked = {
+        "steps": settings.steps, "guidance_scale": settings.guidance_scale, "seed": settings.seed,
+        "images_per_prompt": count, "prompts": list(prompts), "model": pipeline_identity(pipe),
+    }  # fmt: skip
+    return generate_kept(pipe, prompts, count, ImageStore(folder, asked, resume), settings)
+
+
 def verify_images(
     index: TrainingIndex,
     names: Sequence[str],
@@ -96,7 +126,6 @@ def verify_images(
     alpha: float = 0.05,
     threshold: float | None = None,
     engine: str = "auto",
-    batch: int = 64,
 ) -> list[Match]:
     """One match for each image [3, side, side] (or the text of its error).
 
@@ -115,11 +144,11 @@ def verify_images(
         )
     usable = [i for i, image in enumerate(images) if not isinstance(image, str)]
     found: dict[int, list[Neighbour]] = {}
-    for start in range(0, len(usable), batch):
-        part = usable[start : start + batch]
+    for start in range(0, len(usable), TOGETHER):
+        part = usable[start : start + TOGETHER]
         stacked = torch.stack([image for i in part if isinstance(image := images[i], Tensor)])
         found.update(zip(part, index.nearest(stacked, k, engine), strict=True))
-    matches = []
+    matches: list[Match] = []
     for i, name in enumerate(names):
         if i not in found:
             matches.append(Match(name, [], None, None, str(images[i])))

@@ -11,17 +11,18 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from memsieve.filtering.conformal import smallest_reference
-from memsieve.inference.detect.detectors import DETECTORS, DetectSettings, Measurement, measure_prompts
-from memsieve.inference.detect.ordinary import PathReference, Reference
+from memsieve.inference.detect.detectors import DETECTORS, DetectSettings, PromptMeasurement
+from memsieve.inference.detect.measure import measure_prompts
+from memsieve.inference.detect.ordinary import OrdinaryPaths, OrdinaryPrompts
 from memsieve.inference.explain.words import cut_text
 from memsieve.inference.guided import GuidedModel, open_model
+from memsieve.inference.progress import progress_bar
 from memsieve.inference.prompts.lists import PromptRow, ordinary_prompts
 
-__all__ = ["Detection", "detect", "detect_rows", "measure_reference", "progress_bar", "reference_of"]
+__all__ = ["Detection", "check_rate", "detect", "detect_rows", "measure_ordinary", "ordinary_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,33 +58,34 @@ def detect(
     prompts: Sequence[str],
     *,
     settings: DetectSettings | None = None,
-    ordinary: Sequence[str] | Reference | None = None,
+    ordinary: Sequence[str] | OrdinaryPrompts | None = None,
     false_positive_rate: float = 0.01,
     batch: int = 16,
-    scheduler: str = "auto",
     progress: bool = False,
 ) -> list[Detection]:
-    """Score ``prompts`` with ``model``, a pipeline folder or a pipeline, against ordinary prompts; one result each.
+    """Score ``prompts`` with ``model`` against ordinary prompts; one result each.
 
     Args:
-        ordinary: prompts known not to be memorised, or a ``Reference`` measured before; the shipped list if left out.
+        model: a pipeline folder or a pipeline; what ``open_model`` gives, where another scheduler is wanted.
+        ordinary: prompts known not to be memorised, or ``OrdinaryPrompts`` measured before; the shipped list if left
+            out.
         false_positive_rate: share of ordinary prompts that may be flagged.
 
     Raises:
-        ValueError: a setting, the model, the kind or the size of the reference does not fit.
+        ValueError: a setting, the model, or the kind or number of ordinary prompts does not fit.
     """
     settings = settings or DetectSettings()
     if isinstance(prompts, str):
         raise ValueError("prompts must be a list of strings, not one string")
-    opened = open_model(model, scheduler=scheduler)
+    opened = open_model(model)
     with progress_bar(progress) as bar:
-        if not isinstance(ordinary, Reference):
+        if not isinstance(ordinary, OrdinaryPrompts):
             chosen = ordinary_prompts() if ordinary is None else list(ordinary)
-            _, ordinary = measure_reference(opened, chosen, settings, false_positive_rate, batch, bar)
-        if isinstance(ordinary, PathReference) != settings.early_exit:
+            _, ordinary = measure_ordinary(opened, chosen, settings, false_positive_rate, batch, bar)
+        if isinstance(ordinary, OrdinaryPaths) != settings.early_exit:
             raise ValueError(
-                "ordinary is a reference measured for another kind of detection: with early_exit it must be a "
-                "PathReference, without it a Reference; give the prompts themselves and it is made to fit"
+                "ordinary was measured for another kind of detection: with early_exit it must be OrdinaryPaths, "
+                "without it OrdinaryPrompts; give the prompts themselves and it is made to fit"
             )
         rows = [
             PromptRow(line, prompt.strip(), error=None if prompt.strip() else f"prompt {line} is empty")
@@ -97,14 +99,14 @@ def detect(
     return results
 
 
-def measure_reference(
+def measure_ordinary(
     model: GuidedModel,
     prompts: Sequence[str],
     settings: DetectSettings,
     false_positive_rate: float,
     batch: int = 16,
     bar: Progress | None = None,
-) -> tuple[list[Measurement], Reference]:
+) -> tuple[list[PromptMeasurement], OrdinaryPrompts]:
     """Ordinary prompts measured like those to be judged.
 
     Raises:
@@ -118,20 +120,20 @@ def measure_reference(
         measurements.append(measurement)
         if bar is not None and task is not None:
             bar.advance(task)
-    return measurements, reference_of(measurements, settings, false_positive_rate)
+    return measurements, ordinary_of(measurements, settings, false_positive_rate)
 
 
-def reference_of(
-    measurements: Sequence[Measurement], settings: DetectSettings, false_positive_rate: float
-) -> Reference:
-    """The reference that these settings judge by: ordinary prompts, measured over all their steps.
+def ordinary_of(
+    measurements: Sequence[PromptMeasurement], settings: DetectSettings, false_positive_rate: float
+) -> OrdinaryPrompts:
+    """Ordinary prompts as these settings judge by them, from measurements over all their steps.
 
     Raises:
         ValueError: no finite measurement, or with early exit too few for the rate.
     """
     if settings.early_exit:
-        return PathReference(measurements, false_positive_rate)
-    return Reference.of(DETECTORS[settings.detector], measurements)
+        return OrdinaryPaths(measurements, false_positive_rate)
+    return OrdinaryPrompts.of(DETECTORS[settings.detector], measurements)
 
 
 def check_rate(false_positive_rate: float, ordinary: int) -> None:
@@ -145,7 +147,7 @@ def check_rate(false_positive_rate: float, ordinary: int) -> None:
     if ordinary < (needed := smallest_reference(false_positive_rate)):
         raise ValueError(
             f"--false-positive-rate = {false_positive_rate:g} needs at least {needed} "
-            f"ordinary prompts, the reference has {ordinary}: give more with --ordinary, or take a higher rate"
+            f"ordinary prompts, and there are {ordinary}: give more with --ordinary, or take a higher rate"
         )
 
 
@@ -153,34 +155,34 @@ def detect_rows(
     model: GuidedModel,
     rows: Sequence[PromptRow],
     settings: DetectSettings,
-    reference: Reference,
+    ordinary: OrdinaryPrompts,
     false_positive_rate: float,
     batch: int = 16,
 ) -> Iterator[Detection]:
     """A result for every row, in order and as they come; rows with an error are passed on with it."""
-    leave = reference if isinstance(reference, PathReference) else None
+    leave = ordinary if isinstance(ordinary, OrdinaryPaths) else None
     usable = measure_prompts(model, [row.prompt for row in rows if row.error is None], settings, batch, leave=leave)
     for row in rows:
         if row.error is not None:
             yield _failed(row, row.error)
         else:
-            yield _judged(model, row, next(usable), settings, reference, false_positive_rate)
+            yield _judged(model, row, next(usable), settings, ordinary, false_positive_rate)
 
 
 def _judged(
     model: GuidedModel,
     row: PromptRow,
-    measurement: Measurement,
+    measurement: PromptMeasurement,
     settings: DetectSettings,
-    reference: Reference,
+    ordinary: OrdinaryPrompts,
     false_positive_rate: float,
 ) -> Detection:
-    components = reference.evidence(DETECTORS[settings.detector], measurement)
-    values = np.asarray([[components[name] for name in reference.names]], dtype=np.float64)
-    score = float(reference.scores(values)[0])
+    components = ordinary.component_values(DETECTORS[settings.detector], measurement)
+    values = np.asarray([[components[name] for name in ordinary.names]], dtype=np.float64)
+    score = float(ordinary.scores(values)[0])
     if not np.isfinite(score):
         return _failed(row, f"line {row.line}: the model gives values that are not finite for this prompt")
-    p = float(reference.p_values(np.asarray([score]))[0])
+    p = float(ordinary.p_values(np.asarray([score]))[0])
     return Detection(
         line=row.line,
         prompt=row.prompt,
@@ -197,9 +199,3 @@ def _judged(
 
 def _failed(row: PromptRow, error: str) -> Detection:
     return Detection(row.line, row.prompt, float("nan"), float("nan"), False, {}, 0, [], 0.0, error=error)
-
-
-def progress_bar(shown: bool) -> Progress:
-    """A bar with count and remaining time on standard error."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True, emoji=False), disable=not shown, transient=True)

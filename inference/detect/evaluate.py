@@ -6,7 +6,7 @@ Whole groups of near-identical prompts are resampled instead.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
@@ -15,13 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from memsieve.filtering.statistics import auc
-from memsieve.inference.detect.detect import progress_bar
-from memsieve.inference.detect.detectors import DETECTORS, DetectSettings, Measurement, measure_prompts
-from memsieve.inference.detect.ordinary import Reference
+from memsieve.inference.detect.detectors import DETECTORS, DetectSettings, PromptMeasurement
+from memsieve.inference.detect.kept import KeptMeasurements
+from memsieve.inference.detect.measure import measure_prompts
+from memsieve.inference.detect.ordinary import OrdinaryPrompts
 from memsieve.inference.guided import GuidedModel
-from memsieve.inference.prompts.lists import prompt_groups
+from memsieve.inference.progress import progress_bar
+from memsieve.inference.prompts.near_identical import prompt_groups
 
-__all__ = ["DetectorResult", "Estimate", "auc", "evaluate_detector", "seconds_to_generate", "tpr_at_fpr"]
+__all__ = ["DetectorResult", "Estimate", "EvaluationSettings", "evaluate_detector", "seconds_to_generate", "tpr_at_fpr"]
 
 Array = npt.NDArray[np.float64]
 
@@ -52,6 +54,34 @@ class DetectorResult:
     seconds_per_prompt: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationSettings:
+    """What is compared, and how closely.
+
+    Args:
+        detect: how prompts are measured; ``steps`` and ``images`` take the place of its own.
+        steps: numbers of steps, each a setting together with each of ``images``.
+        images: numbers of initial noises.
+        fpr: the false-positive rate at which the TPR is given.
+        resamples: of the bootstrap.
+        batch: images at a time.
+        timed_prompts: prompts that are measured once more at each setting, for its seconds.
+    """
+
+    detect: DetectSettings
+    steps: Sequence[int] = (1,)
+    images: Sequence[int] = (1,)
+    fpr: float = 0.01
+    resamples: int = 2000
+    batch: int = 16
+    timed_prompts: int = 16
+
+    @property
+    def longest(self) -> DetectSettings:
+        """The setting that all others are a part of."""
+        return replace(self.detect, steps=max(self.steps), images_per_prompt=max(self.images))
+
+
 def tpr_at_fpr(memorized: Array, ordinary: Array, fpr: float = 0.01) -> float:
     """Share of memorised prompts above a threshold that at most ``fpr`` of the ordinary ones reach.
 
@@ -66,25 +96,17 @@ def evaluate_detector(
     model: GuidedModel,
     memorized: Sequence[str],
     ordinary: Sequence[str],
+    settings: EvaluationSettings,
     *,
-    settings: DetectSettings,
-    steps: Sequence[int] = (1,),
-    images: Sequence[int] = (1,),
     groups: tuple[Sequence[str | None], Sequence[str | None]] | None = None,
-    fpr: float = 0.01,
-    resamples: int = 2000,
-    batch: int = 16,
-    timed_prompts: int = 16,
+    kept: KeptMeasurements | None = None,
     progress: bool = True,
-    known: dict[str, Measurement] | None = None,
-    keep: Callable[[Measurement], None] | None = None,
 ) -> list[DetectorResult]:
-    """One result for each pair of ``steps`` and ``images``; all come from one measurement of the longest.
+    """One result for each pair of ``settings.steps`` and ``settings.images``; all from one measurement of the longest.
 
     Args:
         groups: which prompts of each list belong together where this is known (None: by ``prompt_groups``).
-        timed_prompts: prompts that are measured once more at each setting, for its seconds.
-        known: measurements of the longest setting made before, by prompt; ``keep`` is called with each new one.
+        kept: measurements of the longest setting made before, to which each new one is added.
 
     Raises:
         ValueError: a list is empty, or a prompt is in both.
@@ -94,36 +116,34 @@ def evaluate_detector(
         raise ValueError(f"{len(both)} prompts are in --memorized and in --ordinary, '{sorted(both)[0]}' for one")
     if not memorized or not ordinary:
         raise ValueError("--memorized and --ordinary must both hold at least one prompt")
-    longest = replace(settings, steps=max(steps), images_per_prompt=max(images))
-    with progress_bar(progress) as bar:
-        found, prompts = dict(known or {}), [*memorized, *ordinary]
-        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in found]
-        task = bar.add_task("prompts", total=len(missing))
-        for measurement in measure_prompts(model, missing, longest, batch):
-            found[measurement.prompt] = measurement
-            if keep is not None:
-                keep(measurement)
-            bar.advance(task)
-    measured = [found[prompt] for prompt in prompts]
-    numbers = _group_numbers([*memorized, *ordinary], groups, len(memorized))
-    cut = len(memorized)
+    prompts, cut = [*memorized, *ordinary], len(memorized)
+    measured = _measured(model, prompts, settings, kept, progress)
+    numbers = _group_numbers(prompts, groups, cut)
     results = []
-    for k in steps:
-        for n in images:
-            setting = replace(settings, steps=k, images_per_prompt=n)
+    for k in settings.steps:
+        for n in settings.images:
+            setting = replace(settings.detect, steps=k, images_per_prompt=n)
             scores = _scores([_shortened(m, k, n) for m in measured], cut, setting.detector)
-            results.append(
-                _result(
-                    scores,
-                    numbers,
-                    cut,
-                    setting,
-                    fpr,
-                    resamples,
-                    _seconds(model, ordinary, setting, batch, timed_prompts),
-                )
-            )
+            seconds = _seconds(model, ordinary[: settings.timed_prompts], setting, settings.batch)
+            results.append(_result(scores, numbers, cut, setting, settings, seconds))
     return results
+
+
+def _measured(
+    model: GuidedModel, prompts: Sequence[str], settings: EvaluationSettings, kept: KeptMeasurements | None,
+    progress: bool,
+) -> list[PromptMeasurement]:  # fmt: skip
+    """The longest measurement of each prompt: of those that are kept, and of the missing ones."""
+    found = {} if kept is None else dict(kept.known)
+    missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in found]
+    with progress_bar(progress) as bar:
+        task = bar.add_task("prompts", total=len(missing))
+        for measurement in measure_prompts(model, missing, settings.longest, settings.batch):
+            found[measurement.prompt] = measurement
+            if kept is not None:
+                kept.keep(measurement)
+            bar.advance(task)
+    return [found[prompt] for prompt in prompts]
 
 
 def seconds_to_generate(model: GuidedModel, prompts: Sequence[str], settings: DetectSettings, batch: int = 16) -> float:
@@ -137,17 +157,17 @@ def seconds_to_generate(model: GuidedModel, prompts: Sequence[str], settings: De
     return (perf_counter() - began) / len(prompts)
 
 
-def _shortened(measurement: Measurement, steps: int, images: int) -> Measurement:
+def _shortened(measurement: PromptMeasurement, steps: int, images: int) -> PromptMeasurement:
     cosine = None if measurement.cosine is None else measurement.cosine[:images]
-    return Measurement(measurement.prompt, measurement.magnitudes[:images, :steps], cosine, measurement.seconds)
+    return PromptMeasurement(measurement.prompt, measurement.magnitudes[:images, :steps], cosine, measurement.seconds)
 
 
-def _scores(measured: Sequence[Measurement], cut: int, name: str) -> Array:
+def _scores(measured: Sequence[PromptMeasurement], cut: int, name: str) -> Array:
     """Scores of all prompts; a detector with several components is scaled by the ordinary ones."""
     detector = DETECTORS[name]
-    reference = Reference.of(detector, measured[cut:])
-    values = [[detector.evidence(m)[part] for part in reference.names] for m in measured]
-    scores = reference.scores(np.asarray(values, dtype=np.float64))
+    ordinary = OrdinaryPrompts.of(detector, measured[cut:])
+    values = [[detector.component_values(m)[part] for part in ordinary.names] for m in measured]
+    scores = ordinary.scores(np.asarray(values, dtype=np.float64))
     if not np.isfinite(scores).all():
         raise ValueError("the model gives values that are not finite for some prompts; nothing can be evaluated")
     return scores
@@ -168,9 +188,11 @@ def _group_numbers(
 
 
 def _result(
-    scores: Array, groups: npt.NDArray[np.int64], cut: int, setting: DetectSettings, fpr: float, resamples: int,
+    scores: Array, groups: npt.NDArray[np.int64], cut: int, setting: DetectSettings, settings: EvaluationSettings,
     seconds: float,
 ) -> DetectorResult:  # fmt: skip
+    """The estimates of one ``setting``, with intervals from resampled groups."""
+    fpr, resamples = settings.fpr, settings.resamples
     memorized, ordinary = scores[:cut], scores[cut:]
     rng = np.random.default_rng(setting.seed)
     drawn = np.empty((resamples, 2))
@@ -196,9 +218,8 @@ def _result(
     )
 
 
-def _seconds(model: GuidedModel, prompts: Sequence[str], setting: DetectSettings, batch: int, count: int) -> float:
-    part = list(prompts[:count])
+def _seconds(model: GuidedModel, prompts: Sequence[str], setting: DetectSettings, batch: int) -> float:
     began = perf_counter()
-    for _ in measure_prompts(model, part, setting, batch):
+    for _ in measure_prompts(model, prompts, setting, batch):
         pass
-    return (perf_counter() - began) / len(part)
+    return (perf_counter() - began) / len(prompts)

@@ -12,16 +12,16 @@ from torch import Tensor
 
 from memsieve.filtering.conformal import conformal_p_value, critical_value, smallest_reference
 from memsieve.filtering.statistics import median_and_spread
-from memsieve.inference.detect.detectors import Detector, DetectSettings, Measurement
+from memsieve.inference.detect.detectors import Detector, DetectSettings, PromptMeasurement
 from memsieve.inference.guided import GuidedModel, Step
 
-__all__ = ["PathReference", "Reference"]
+__all__ = ["OrdinaryPaths", "OrdinaryPrompts"]
 
 Array = npt.NDArray[np.float64]
 
 
 @dataclass(slots=True)
-class Reference:
+class OrdinaryPrompts:
     """Ordinary prompts measured in the same way: from a prompt's components to a score and a p-value.
 
     One component is its own score; several are summed as median / MAD z-scores.
@@ -34,7 +34,9 @@ class Reference:
     def __post_init__(self) -> None:
         self.values = self.values[np.isfinite(self.values).all(axis=1)]
         if not len(self.values):
-            raise ValueError("the reference holds no finite measurement: the model gives values that are not finite")
+            raise ValueError(
+                "the ordinary prompts have no finite measurement: the model gives values that are not finite"
+            )
         self._centre, spread = median_and_spread(self.values)
         self._scale = np.maximum(spread, 1e-9)
         self._scores = self.scores(self.values)
@@ -43,15 +45,15 @@ class Reference:
     _scale: Array = field(init=False, repr=False)
 
     @classmethod
-    def of(cls, detector: Detector, measurements: Sequence[Measurement]) -> Reference:
+    def of(cls, detector: Detector, measurements: Sequence[PromptMeasurement]) -> OrdinaryPrompts:
         """From measurements of ordinary prompts."""
         names = list(detector.components)
-        rows = [[detector.evidence(m)[name] for name in names] for m in measurements]
+        rows = [[detector.component_values(m)[name] for name in names] for m in measurements]
         return cls(names, np.asarray(rows, dtype=np.float64).reshape(len(rows), len(names)))
 
-    def evidence(self, detector: Detector, measurement: Measurement) -> dict[str, float]:
+    def component_values(self, detector: Detector, measurement: PromptMeasurement) -> dict[str, float]:
         """The named numbers of a measurement; those in ``names`` make the score."""
-        return detector.evidence(measurement)
+        return detector.component_values(measurement)
 
     def scores(self, values: Array) -> Array:
         """Scores [N] of component values [N, C]."""
@@ -66,25 +68,25 @@ class Reference:
 
     @property
     def ordinary_scores(self) -> Array:
-        """The reference prompts' own scores, [N]."""
+        """The ordinary prompts' own scores, [N]."""
         return self._scores
 
     def threshold(self, false_positive_rate: float) -> float:
         """The lowest score that no more than this share of ordinary prompts reaches: above it, p <= the rate.
 
         Raises:
-            ValueError: the reference is too small for the rate.
+            ValueError: there are too few of them for the rate.
         """
         needed = smallest_reference(false_positive_rate)
         if len(self._scores) < needed:
             raise ValueError(
-                f"--false-positive-rate = {false_positive_rate:g} needs at least {needed} ordinary prompts, the "
-                f"reference has {len(self._scores)}: give more with --ordinary, or take a higher rate"
+                f"--false-positive-rate = {false_positive_rate:g} needs at least {needed} ordinary prompts, and "
+                f"there are {len(self._scores)}: give more with --ordinary, or take a higher rate"
             )
         return critical_value(self._scores, false_positive_rate)
 
 
-class PathReference(Reference):
+class OrdinaryPaths(OrdinaryPrompts):
     """Ordinary prompts after each step: what the mean magnitude so far is beside theirs, and how far it ever gets.
 
     Looking after every step gives a prompt many chances. So the level is not that of one step: it is what the wanted
@@ -98,11 +100,13 @@ class PathReference(Reference):
         ValueError: too few prompts for the rate.
     """
 
-    def __init__(self, measurements: Sequence[Measurement], false_positive_rate: float) -> None:
+    def __init__(self, measurements: Sequence[PromptMeasurement], false_positive_rate: float) -> None:
         logs = np.stack([_so_far(m.magnitudes) for m in measurements])
         logs = logs[np.isfinite(logs).all(axis=1)]
         if not len(logs):
-            raise ValueError("the reference holds no finite measurement: the model gives values that are not finite")
+            raise ValueError(
+                "the ordinary prompts have no finite measurement: the model gives values that are not finite"
+            )
         self.steps_centre, spread = median_and_spread(logs)
         self.steps_scale = np.maximum(spread, 1e-9)
         path = ((logs - self.steps_centre) / self.steps_scale).max(axis=1)
@@ -114,9 +118,9 @@ class PathReference(Reference):
         logs = _so_far(magnitudes)
         return float(((logs - self.steps_centre[: len(logs)]) / self.steps_scale[: len(logs)]).max())
 
-    def evidence(self, detector: Detector, measurement: Measurement) -> dict[str, float]:
+    def component_values(self, detector: Detector, measurement: PromptMeasurement) -> dict[str, float]:
         """The detector's numbers over the steps that were run, and the path."""
-        return {**detector.evidence(measurement), "path": self.path(measurement.magnitudes)}
+        return {**detector.component_values(measurement), "path": self.path(measurement.magnitudes)}
 
     def until_beyond(
         self, model: GuidedModel, steps: Generator[Step, Tensor | None, None], count: int, settings: DetectSettings

@@ -12,26 +12,28 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from memsieve.filtering.files import read_json_lines, write_json
 from memsieve.inference.charts import histogram
-from memsieve.inference.detect.detect import Detection, check_rate, detect_rows, progress_bar, reference_of
-from memsieve.inference.detect.detectors import DetectSettings, Measurement, measure_prompts
-from memsieve.inference.detect.ordinary import Reference
+from memsieve.inference.detect.detect import Detection, check_rate, detect_rows, ordinary_of
+from memsieve.inference.detect.detectors import DetectSettings, PromptMeasurement
+from memsieve.inference.detect.measure import measure_prompts
+from memsieve.inference.detect.ordinary import OrdinaryPrompts
 from memsieve.inference.guided import GuidedModel
+from memsieve.inference.progress import progress_bar
 from memsieve.inference.prompts.lists import ordinary_prompts, read_prompts
+from memsieve.inference.resume import append_rows, refuse_other_settings
+from memsieve.inference.weights import weights_identity
 
-__all__ = ["append_rows", "detect_file", "model_identity", "read_json_lines", "weights_identity"]
+__all__ = ["DetectionRun", "detect_file"]
 
 SCHEMA = pa.schema(
     [
@@ -43,20 +45,46 @@ SCHEMA = pa.schema(
 )  # fmt: skip
 
 
-def detect_file(
-    model: GuidedModel,
-    prompts: Path,
-    out: Path,
-    *,
-    settings: DetectSettings,
-    ordinary: Path | None = None,
-    false_positive_rate: float = 0.01,
-    batch: int = 16,
-    resume: bool = False,
-    per_step: bool = True,
-    progress: bool = True,
-) -> dict[str, Any]:
-    """Judge every line of ``prompts`` and write the results under ``out``; returns the summary.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectionRun:
+    """A detection over a file.
+
+    Args:
+        prompts: as ``read_prompts`` takes it.
+        out: folder for the results.
+        ordinary: a file of prompts known not to be memorised; the shipped list if left out.
+        false_positive_rate: share of ordinary prompts that may be flagged.
+        batch: images at a time.
+        per_step: whether the magnitude of each step is kept.
+        resume: whether to go on with the results in ``out``.
+        progress: whether a bar is shown.
+    """
+
+    prompts: Path
+    out: Path
+    settings: DetectSettings
+    ordinary: Path | None = None
+    false_positive_rate: float = 0.01
+    batch: int = 16
+    per_step: bool = True
+    resume: bool = False
+    progress: bool = True
+
+    def asked(self, model: GuidedModel, known: Sequence[str]) -> dict[str, Any]:
+        """What the results depend on; ``known`` are the ordinary prompts."""
+        return {
+            "settings": asdict(self.settings),
+            "scheduler": model.scheduler_name,
+            "false_positive_rate": self.false_positive_rate,
+            "per_step": self.per_step,
+            "prompts": _digest(self.prompts),
+            "ordinary": hashlib.sha256("\n".join(known).encode()).hexdigest(),
+            "model": weights_identity(model.model),
+        }
+
+
+def detect_file(model: GuidedModel, run: DetectionRun) -> dict[str, Any]:
+    """Judge every line of ``run.prompts`` and write the results under ``run.out``; returns the summary.
 
     In the summary read = scored + failed. Stopped at any moment, the same call with ``resume`` measures only what is
     missing.
@@ -65,30 +93,21 @@ def detect_file(
         ValueError: a file or setting is wrong, ``out`` holds results and ``resume`` is off, or they are of another run;
             or not one prompt could be scored, which is known when the results are written.
     """
-    rows = read_prompts(prompts)
-    known, unread = _known(ordinary)
-    check_rate(false_positive_rate, len(known))
-    asked = {
-        "settings": asdict(settings),
-        "scheduler": model.scheduler_name,
-        "false_positive_rate": false_positive_rate,
-        "per_step": per_step,
-        "prompts": _digest(prompts),
-        "ordinary": hashlib.sha256("\n".join(known).encode()).hexdigest(),
-        "model": model_identity(model),
-    }
-    _claim(out, asked, resume)
-    measured = _ordinary(model, known, settings, batch, out / "reference.jsonl", progress)
-    reference = reference_of(measured, settings, false_positive_rate)
-    done = {int(row["line"]): row for row in read_json_lines(out / "scores.jsonl")}
-    with progress_bar(progress) as bar, append_rows(out / "scores.jsonl") as write:
+    rows = read_prompts(run.prompts)
+    known, unread = _known(run.ordinary)
+    check_rate(run.false_positive_rate, len(known))
+    _claim(run.out, run.asked(model, known), run.resume)
+    ordinary = ordinary_of(_measured_ordinary(model, known, run), run.settings, run.false_positive_rate)
+    scores = run.out / "scores.jsonl"
+    done = {int(row["line"]): row for row in read_json_lines(scores)}
+    with progress_bar(run.progress) as bar, append_rows(scores) as write:
         task = bar.add_task("prompts", total=len(rows), completed=len(done))
         missing = [row for row in rows if row.line not in done]
-        for result in detect_rows(model, missing, settings, reference, false_positive_rate, batch):
-            done[result.line] = _row_of(result, per_step)
+        for result in detect_rows(model, missing, run.settings, ordinary, run.false_positive_rate, run.batch):
+            done[result.line] = _row_of(result, run.per_step)
             write(done[result.line])
             bar.advance(task)
-    return _close(out, [done[row.line] for row in rows], reference, false_positive_rate, settings, unread)
+    return _close(run, [done[row.line] for row in rows], ordinary, unread)
 
 
 def _known(ordinary: Path | None) -> tuple[list[str], list[str]]:
@@ -100,15 +119,14 @@ def _known(ordinary: Path | None) -> tuple[list[str], list[str]]:
     return list(usable), [row.error for row in given if row.error is not None]
 
 
-def _ordinary(
-    model: GuidedModel, known: Sequence[str], settings: DetectSettings, batch: int, path: Path, progress: bool
-) -> list[Measurement]:
+def _measured_ordinary(model: GuidedModel, known: Sequence[str], run: DetectionRun) -> list[PromptMeasurement]:
     """Measurements of the ordinary prompts, each the mean of its images: of those on disk, and of the missing ones."""
+    path = run.out / "reference.jsonl"
     found = {row["prompt"]: row for row in read_json_lines(path)}
     missing = [prompt for prompt in known if prompt not in found]
-    with progress_bar(progress) as bar, append_rows(path) as write:
+    with progress_bar(run.progress) as bar, append_rows(path) as write:
         task = bar.add_task("ordinary prompts", total=len(known), completed=len(known) - len(missing))
-        for m in measure_prompts(model, missing, settings, batch):
+        for m in measure_prompts(model, missing, run.settings, run.batch):
             cosine = [] if m.cosine is None else [float(m.cosine.mean())]
             # JSON has no NaN: null, which numpy reads as NaN again
             row = {"per_step": m.magnitudes.mean(axis=0).tolist(), "cosine": cosine}
@@ -118,7 +136,7 @@ def _ordinary(
     measured = []
     for prompt in known:
         per_step, cosines = (np.asarray(found[prompt][name], dtype=np.float64) for name in ("per_step", "cosine"))
-        measured.append(Measurement(prompt, per_step[None], cosines if len(cosines) else None, 0.0))
+        measured.append(PromptMeasurement(prompt, per_step[None], cosines if len(cosines) else None, 0.0))
     return measured
 
 
@@ -130,9 +148,10 @@ def _row_of(result: Detection, per_step: bool) -> dict[str, Any]:
 
 
 def _close(
-    out: Path, rows: list[dict[str, Any]], reference: Reference, rate: float, settings: DetectSettings,
-    unread: list[str],
-) -> dict[str, Any]:  # fmt: skip
+    run: DetectionRun, rows: list[dict[str, Any]], ordinary: OrdinaryPrompts, unread: list[str]
+) -> dict[str, Any]:
+    """Write the table, the histogram and the summary; returns the summary."""
+    out, settings, threshold = run.out, run.settings, ordinary.threshold(run.false_positive_rate)
     table = pa.Table.from_pylist([{**row, "components": list(row["components"].items())} for row in rows], SCHEMA)
     pq.write_table(table, out / "scores.parquet.new")
     os.replace(out / "scores.parquet.new", out / "scores.parquet")
@@ -143,19 +162,19 @@ def _close(
         "failed": len(rows) - len(scored),
         "flagged": sum(row["flagged"] for row in scored),
         "cut": sum(bool(row["cut"]) for row in scored),
-        "ordinary": len(reference.ordinary_scores),
+        "ordinary": len(ordinary.ordinary_scores),
         "ordinary_failed": len(unread),
         "ordinary_errors": unread[:20],
-        "false_positive_rate": rate,
-        "threshold": reference.threshold(rate),
+        "false_positive_rate": run.false_positive_rate,
+        "threshold": threshold,
         "steps_per_prompt": float(np.mean([row["steps"] for row in scored])) if scored else None,
         "seconds_per_prompt": float(np.mean([row["seconds"] for row in scored])) if scored else None,
         "errors": [row["error"] for row in rows if row["error"] is not None][:20],
     }
     histogram(
         out / "histogram.png",
-        {"ordinary prompts": reference.ordinary_scores, "these prompts": np.asarray([r["score"] for r in scored])},
-        threshold=reference.threshold(rate),
+        {"ordinary prompts": ordinary.ordinary_scores, "these prompts": np.asarray([r["score"] for r in scored])},
+        threshold=threshold,
         label=f"{settings.detector}{' until beyond' if settings.early_exit else ''}, "
         f"{settings.steps} of {settings.schedule_steps} steps, "
         f"{settings.images_per_prompt} image(s) per prompt",
@@ -166,51 +185,18 @@ def _close(
     return summary
 
 
-def model_identity(model: GuidedModel) -> str:
-    """A digest of the network's weights, so that results of one model are never resumed with another."""
-    return weights_identity(model.model)
-
-
-def weights_identity(network: torch.nn.Module) -> str:
-    """The same of any network."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        # two sums instead of all bytes: seconds for billions of parameters, and any training step changes them
-        flat = tensor.detach().double().flatten()
-        digest.update(f"{float(flat.sum())!r} {float(flat.square().sum())!r}".encode())
-    return digest.hexdigest()
-
-
 def _claim(out: Path, asked: dict[str, Any], resume: bool) -> None:
     """Take ``out`` for this run, or go on in it."""
     file = out / "settings.json"
     if file.is_file():
         if not resume:
             raise ValueError(f"--out: '{out}' holds results already; add --resume to go on, or name another folder")
-        before = json.loads(file.read_text(encoding="utf-8"))
-        differing = [name for name in asked if before.get(name) != json.loads(json.dumps(asked[name]))]
-        if differing:
-            raise ValueError(
-                f"--resume: '{out}' was begun with another {', '.join(differing)}; ask the same, or name another --out"
-            )
+        refuse_other_settings(json.loads(file.read_text(encoding="utf-8")), asked, out)
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out: '{out}' exists and is no folder of results; name a new folder")
     out.mkdir(parents=True, exist_ok=True)
     write_json(file, asked)
-
-
-@contextmanager
-def append_rows(path: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """A function that appends one row as a line and flushes it."""
-    with path.open("a", encoding="utf-8") as stream:
-
-        def write(row: dict[str, Any]) -> None:
-            stream.write(json.dumps(row, allow_nan=False) + "\n")
-            stream.flush()
-
-        yield write
 
 
 def _digest(path: Path) -> str:

@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from memsieve.filtering.denoisers.base import Conditioning, TextPart
+from memsieve.filtering.denoisers.base import TextPart
 from memsieve.inference.detect.detectors import DetectSettings
 from memsieve.inference.explain.words import TokenTable, cut_text, token_table
-from memsieve.inference.gradients import check_differentiable, frozen
-from memsieve.inference.guided import GuidedModel, norm_of, open_model
+from memsieve.inference.gradients import magnitude_and_gradient
+from memsieve.inference.guided import GuidedModel, Seen, norm_of, open_model
 
 __all__ = [
     "EncoderSignificance",
@@ -28,7 +27,6 @@ __all__ = [
     "TokenScore",
     "WordScore",
     "explain",
-    "magnitude_and_gradient",
 ]
 
 
@@ -99,11 +97,11 @@ def explain(
     settings: DetectSettings | None = None,
     at_steps: Sequence[int] | None = None,
     batch: int = 4,
-    scheduler: str = "auto",
 ) -> Explanation:
     """How much each word of ``prompt`` moves the magnitude.
 
     Args:
+        model: a pipeline folder or a pipeline; what ``open_model`` gives, where another scheduler is wanted.
         settings: as in detection; ``steps`` is how far the trajectory runs.
         at_steps: the steps, from 0, at which gradients are taken; all of ``settings.steps`` if left out.
         batch: images at a time.
@@ -112,15 +110,10 @@ def explain(
         ValueError: an empty prompt, a step outside the schedule, or a setting or model that does not fit.
     """
     settings = settings or DetectSettings()
-    opened = open_model(model, scheduler=scheduler)
-    prompt = prompt.strip()
+    opened, prompt = open_model(model), prompt.strip()
     if not prompt:
         raise ValueError("the prompt is empty: there is no word to explain")
-    chosen = sorted(set(range(settings.steps) if at_steps is None else at_steps))
-    if not chosen or chosen[0] < 0 or chosen[-1] >= settings.schedule_steps:
-        raise ValueError(
-            f"--at-steps = {chosen}: must be from 0 to {settings.schedule_steps - 1} (--schedule-steps - 1)"
-        )
+    chosen = _chosen_steps(at_steps, settings)
     layout = opened.denoiser.text_layout()
     found = _Gradients([[] for _ in layout], [], [])
     for start in range(0, settings.images_per_prompt, batch):
@@ -133,31 +126,19 @@ def explain(
         _encoder(part.encoder, token_table(part, prompt), values)
         for part, values in zip(layout, significance, strict=True)
     ]
-    words = _over_encoders(encoders)
-    pooled = float(np.mean(found.pooled)) if found.pooled else None
     return Explanation(
-        prompt, float(np.mean(found.magnitudes)), chosen, settings.images_per_prompt, words, encoders,
-        cut_text(layout, prompt), pooled,
+        prompt, float(np.mean(found.magnitudes)), chosen, settings.images_per_prompt, _over_encoders(encoders),
+        encoders, cut_text(layout, prompt), float(np.mean(found.pooled)) if found.pooled else None,
     )  # fmt: skip
 
 
-@torch.inference_mode(False)
-def magnitude_and_gradient(
-    model: GuidedModel, model_input: Tensor, timestep: Tensor, cond: Conditioning, uncond: Conditioning, space: str
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """d of each image [B] float32, and d d_b / d cond_b for each image, float32, by the embedding's name.
-
-    Image b depends on its own row of ``cond`` alone, so the gradient of the sum holds each image's own, with neither a
-    factor 1/B nor 1/sqrt(B).
-    """
-    check_differentiable(model.model)
-    leaves = {name: value.detach().float().requires_grad_(True) for name, value in cond.embeddings.items()}
-    with torch.enable_grad(), frozen(model.model):
-        with_, without = model.predict(model_input.detach(), timestep, cond.with_embeddings(leaves), uncond)
-        magnitude = norm_of(with_ - without) * model.factor(timestep, space)
-        # A network may ignore an embedding (Flux's own example drops none); its gradient is zero then.
-        grads = torch.autograd.grad(magnitude.sum(), list(leaves.values()), materialize_grads=True)
-    return magnitude.detach(), dict(zip(leaves, grads, strict=True))
+def _chosen_steps(at_steps: Sequence[int] | None, settings: DetectSettings) -> list[int]:
+    chosen = sorted(set(range(settings.steps) if at_steps is None else at_steps))
+    if not chosen or chosen[0] < 0 or chosen[-1] >= settings.schedule_steps:
+        raise ValueError(
+            f"--at-steps = {chosen}: must be from 0 to {settings.schedule_steps - 1} (--schedule-steps - 1)"
+        )
+    return chosen
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +165,8 @@ def _accumulate(
     for step in steps:
         if step.index not in chosen:
             continue
-        magnitude, gradient = magnitude_and_gradient(
-            model, step.model_input, step.timestep, cond, uncond, settings.space
-        )  # fmt: skip
+        seen = Seen(step.model_input, step.timestep, cond, uncond)
+        magnitude, gradient = magnitude_and_gradient(model, seen, settings.space)
         states = gradient["encoder_hidden_states"].double()
         for part, norms in zip(layout, found.parts, strict=True):
             own = states[:, part.first : part.first + part.length, slice(*part.features)]

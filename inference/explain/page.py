@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from memsieve.filtering.files import write_json
 from memsieve.inference.charts import heat_colour, word_picture
 from memsieve.inference.explain.explain import EncoderSignificance, Explanation
 from memsieve.inference.templates import render
 
-__all__ = ["as_text", "write_page", "write_picture"]
+__all__ = ["as_text", "write_explanations", "write_page", "write_picture"]
 
 
 def as_text(explanation: Explanation, width: int = 30) -> str:
@@ -29,6 +30,15 @@ def as_text(explanation: Explanation, width: int = 30) -> str:
         return f"{shown:<{wide}}  {value:10.4g}  {'█' * round(width * value / top)}".rstrip()
 
     return "\n".join([*(line(*row) for row in rows), "-" * (wide + 14), *(line(*row) for row in apart)])
+
+
+def write_explanations(out: Path, explanations: Sequence[Explanation]) -> None:
+    """``explain.json``, ``explain.html`` and a picture ``explain-1.png`` ... of each."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "explain.json", [explanation.as_dict() for explanation in explanations])
+    write_page(out / "explain.html", explanations)
+    for number, explanation in enumerate(explanations, 1):
+        write_picture(out / f"explain-{number}.png", explanation)
 
 
 def write_page(path: Path, explanations: Sequence[Explanation]) -> None:

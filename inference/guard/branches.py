@@ -12,19 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memsieve.filtering.denoisers.base import Conditioning, Denoiser
+from memsieve.filtering.denoisers.base import Denoiser
+from memsieve.inference.guided import Seen
 
-__all__ = ["BranchReader", "Branches", "Seen"]
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What the network saw at a step: its input [B, C, h, w], the timestep [], and both branches' conditioning."""
-
-    model_input: Tensor
-    timestep: Tensor
-    cond: Conditioning
-    uncond: Conditioning
+__all__ = ["BranchReader", "Branches"]
 
 
 @dataclass(frozen=True, slots=True)

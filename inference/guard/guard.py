@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -22,11 +21,11 @@ import torch
 from torch import Tensor
 
 from memsieve.filtering.conformal import critical_value
-from memsieve.filtering.denoisers.base import Conditioning
-from memsieve.inference.detect.detect import check_rate, progress_bar
+from memsieve.inference.detect.detect import check_rate
 from memsieve.inference.gradients import check_differentiable
-from memsieve.inference.guard.branches import Branches, BranchReader, Seen
+from memsieve.inference.guard.branches import Branches, BranchReader
 from memsieve.inference.guard.call import PROMPTS, bound, guided_by, images_of, refuse_unmeasured
+from memsieve.inference.guard.levels import OrdinaryLevels
 from memsieve.inference.guard.report import (
     GuardReport,
     MemorizationRefused,
@@ -34,11 +33,13 @@ from memsieve.inference.guard.report import (
     random_state,
     restore_random_state,
 )
-from memsieve.inference.guided import norm_of, open_model
-from memsieve.inference.minimize.minimize import TARGET_QUANTILE, minimize_embeddings
+from memsieve.inference.guard.settings import GuardSettings
+from memsieve.inference.guided import Seen, norm_of, open_model
+from memsieve.inference.minimize.embeddings import minimize_embeddings
+from memsieve.inference.minimize.minimize import TARGET_QUANTILE
 from memsieve.inference.prompts.lists import ordinary_prompts
 
-__all__ = ["ACTIONS", "GuardReport", "MemorizationGuard", "MemorizationRefused", "MemorizationWarning"]
+__all__ = ["ACTIONS", "GuardReport", "GuardSettings", "MemorizationGuard", "MemorizationRefused", "MemorizationWarning"]
 
 ACTIONS: Final = ("warn", "refuse", "minimize", "delay")
 
@@ -64,11 +65,7 @@ class MemorizationGuard:
         threshold: magnitude at the first step above which an image is flagged. Left out, it is the level that
             ``false_positive_rate`` of ``ordinary`` prompts exceed, measured once for each first timestep and size.
         ordinary: prompts known not to be memorised; the shipped list if left out.
-        target: for ``minimize``; a low quantile of the ordinary prompts if left out, or half of a given
-            ``threshold``.
-        iterations, lr, method: of ``minimize``.
-        fall: for ``delay``, the share of its peak below which the magnitude counts as fallen.
-        space: as in detection.
+        settings: of ``minimize`` and ``delay``, and the space that is measured in.
 
     Raises:
         ValueError: a setting out of range, or a model that cannot be guarded (guidance-distilled, unknown family).
@@ -82,31 +79,23 @@ class MemorizationGuard:
         threshold: float | None = None,
         false_positive_rate: float = 0.01,
         ordinary: Sequence[str] | None = None,
-        target: float | None = None,
-        iterations: int = 30,
-        lr: float | None = None,
-        method: str = "adamw",
-        fall: float = 0.7,
-        space: str = "auto",
+        settings: GuardSettings | None = None,
         progress: bool = True,
     ) -> None:
         if action not in ACTIONS:
             raise ValueError(f"action = '{action}': must be one of {', '.join(ACTIONS)}")
         if threshold is not None and not threshold > 0:
             raise ValueError(f"threshold = {threshold:g}: must be above 0")
-        if not 0 < fall <= 1:
-            raise ValueError(f"fall = {fall:g}: must be above 0 and at most 1")
-        self.ordinary = list(dict.fromkeys(ordinary_prompts() if ordinary is None else ordinary))
+        known = list(dict.fromkeys(ordinary_prompts() if ordinary is None else ordinary))
         if threshold is None:
-            check_rate(false_positive_rate, len(self.ordinary))
-        self.pipe, self.action, self.space, self.progress = pipe, action, space, progress
-        self.threshold, self.false_positive_rate, self.target = threshold, false_positive_rate, target
-        self.iterations, self.lr, self.method, self.fall = iterations, lr, method, fall
+            check_rate(false_positive_rate, len(known))
+        self.pipe, self.action, self.settings = pipe, action, settings or GuardSettings()
+        self.threshold, self.false_positive_rate = threshold, false_positive_rate
         self.report = GuardReport()
         self._model = open_model(pipe, scheduler="own")
         if action == "minimize":
             check_differentiable(self._model.model)
-        self._levels: dict[tuple[Any, ...], np.ndarray] = {}
+        self._levels = OrdinaryLevels(self._model, known, self.settings.space, progress)
         self._off, self._may_stop, self._scale = False, False, 1.0
         self._reader = BranchReader(self._model.denoiser, 1)
         self._held = torch.zeros(0, dtype=torch.bool)
@@ -163,7 +152,7 @@ class MemorizationGuard:
         both = self._reader.read(args, kwargs, output)
         if both is None:
             return None
-        measured = norm_of(both.delta) * self._model.factor(both.seen.timestep, self.space)
+        measured = norm_of(both.delta) * self._model.factor(both.seen.timestep, self.settings.space)
         if not self.report.magnitudes:
             self._judge(measured, both.seen)
         elif self.action == "delay":
@@ -206,7 +195,7 @@ class MemorizationGuard:
         """Guidance comes back where the magnitude has fallen from its peak and now rises again."""
         past = np.asarray(self.report.magnitudes)
         now = measured.cpu().numpy()
-        fallen = past[-1] <= self.fall * past.max(axis=0)
+        fallen = past[-1] <= self.settings.fall * past.max(axis=0)
         for image in np.flatnonzero(self._held.numpy() & fallen & (now > past[-1])):
             self._held[image] = False
             self.report.released[image] = len(past)
@@ -217,11 +206,9 @@ class MemorizationGuard:
         rows = torch.tensor(flagged, device=seen.model_input.device).nonzero().flatten()
         self._off = True
         try:
-            fitted = minimize_embeddings(
-                model, seen.model_input[rows], seen.timestep, seen.cond.rows(rows), seen.uncond.rows(rows),
-                self._target(seen), iterations=self.iterations, lr=self.lr,
-                method=self.method, space=self.space,
-            )  # fmt: skip
+            chosen = Seen(seen.model_input[rows], seen.timestep, seen.cond.rows(rows), seen.uncond.rows(rows))
+            settings = self.settings
+            fitted = minimize_embeddings(model, chosen, self._target(seen), settings.minimize, space=settings.space)
         finally:
             self._off = False
         states = seen.cond.map(torch.Tensor.clone)
@@ -238,50 +225,21 @@ class MemorizationGuard:
     def _threshold(self, seen: Seen) -> float:
         if self.threshold is not None:
             return self.threshold
-        return critical_value(self._ordinary_levels(seen), self.false_positive_rate)
+        return critical_value(self._ordinary(seen), self.false_positive_rate)
 
     def _target(self, seen: Seen) -> float:
-        if self.target is not None:
-            return self.target
+        if self.settings.target is not None:
+            return self.settings.target
         if self.threshold is not None:
             return self.threshold / 2
-        return float(np.quantile(self._ordinary_levels(seen), TARGET_QUANTILE))
+        return float(np.quantile(self._ordinary(seen), TARGET_QUANTILE))
 
-    def _ordinary_levels(self, seen: Seen) -> np.ndarray:
-        """First-step magnitudes of the ordinary prompts at this timestep, size and size conditioning, measured once."""
-        told = [states.time_ids for states in (seen.cond, seen.uncond)]
-        key = (
-            round(float(seen.timestep), 3), tuple(seen.model_input.shape[1:]),
-            *(None if ids is None else tuple(ids[0].tolist()) for ids in told),
-        )  # fmt: skip
-        if key not in self._levels:
-            self._off = True
-            try:
-                self._levels[key] = self._measure_ordinary(seen)
-            finally:
-                self._off = False
-        return self._levels[key]
-
-    @torch.no_grad()
-    def _measure_ordinary(self, seen: Seen) -> np.ndarray:
-        found = []
-        timestep, model_input = seen.timestep, seen.model_input
-        generator = torch.Generator("cpu").manual_seed(0)
-        with progress_bar(self.progress) as bar:
-            task = bar.add_task("the guard measures ordinary prompts", total=len(self.ordinary))
-            for start in range(0, len(self.ordinary), 8):
-                part = self.ordinary[start : start + 8]
-                # what any scheduler hands the network first: noise of unit variance
-                noise = torch.randn(len(part), *model_input.shape[1:], generator=generator).to(model_input.device)
-                cond = _told(self._model.encode(part), seen.cond)
-                uncond = _told(self._model.unconditional(len(part)), seen.uncond)
-                with_, without = self._model.predict(noise, timestep, cond, uncond)
-                found.append(norm_of(with_ - without) * self._model.factor(timestep, self.space))
-                bar.advance(task, len(part))
-        levels = torch.cat(found).double().cpu().numpy()
-        if not np.isfinite(levels).all():
-            raise ValueError("the model gives values that are not finite for ordinary prompts; take another precision")
-        return levels
+    def _ordinary(self, seen: Seen) -> np.ndarray:
+        self._off = True
+        try:
+            return self._levels.at(seen)
+        finally:
+            self._off = False
 
     def _sentence(self) -> str:
         first, flagged = self.report.magnitudes[0], self.report.flagged
@@ -290,9 +248,3 @@ class MemorizationGuard:
             f"{sum(flagged)} of {len(flagged)} images come from a prompt that this model seems to have memorised: "
             f"magnitude {worst:.3g} at the first step, above {self.report.threshold:.3g}"
         )
-
-
-def _told(prompts: Conditioning, seen: Conditioning) -> Conditioning:
-    """``prompts`` with what the network was told in the call besides the prompt, the first image's for all."""
-    ids = seen.time_ids
-    return prompts if ids is None else replace(prompts, time_ids=ids[:1].expand(len(prompts), -1))

@@ -11,11 +11,10 @@ from typing import Final
 
 from memsieve.filtering.data.config import DataConfig
 from memsieve.filtering.data.shards import expand_paths, read_shard
-from memsieve.inference.detect.near_identical import prompt_groups
 from memsieve.inference.prompts.rows import MAX_ROWS, PromptRow, prompt_row, text_lines
 from memsieve.inference.prompts.tables import delimited_rows, json_rows, object_row, parquet_rows
 
-__all__ = ["PromptRow", "ordinary_prompts", "prompt_groups", "read_names", "read_prompts"]
+__all__ = ["PromptRow", "ordinary_prompts", "read_names", "read_prompts"]
 
 JSON_CAPTIONS: Final = ";".join(f"json.{name}" for name in ("caption", "text", "prompt", "Caption", "TEXT", "Prompt"))
 """Where a sample's caption is looked for that has no text of its own."""

@@ -13,14 +13,19 @@ from PIL import Image
 from torch import Tensor
 
 from memsieve.inference.charts import heat_colour
-from memsieve.inference.copies.index import TrainingIndex, load_pixels
+from memsieve.inference.copies.index import TrainingIndex
+from memsieve.inference.copies.pixels import load_pixels
 from memsieve.inference.copies.verify import picture_uri, square, verify_images
-from memsieve.inference.detect.detect import measure_reference, progress_bar
-from memsieve.inference.detect.detectors import DETECTORS, DetectSettings, measure_prompts
+from memsieve.inference.detect.detect import measure_ordinary
+from memsieve.inference.detect.detectors import DETECTORS, DetectSettings
+from memsieve.inference.detect.measure import measure_prompts
 from memsieve.inference.explain.explain import WordScore, explain
 from memsieve.inference.generate import sampling_scheduler
 from memsieve.inference.guided import GuidedModel
-from memsieve.inference.minimize.minimize import TARGET_QUANTILE, Minimized, draw, minimize
+from memsieve.inference.minimize.draw import draw
+from memsieve.inference.minimize.minimize import TARGET_QUANTILE, Minimized, minimize
+from memsieve.inference.minimize.settings import MinimizeSettings
+from memsieve.inference.progress import progress_bar
 from memsieve.inference.templates import render
 
 __all__ = ["MAX_CHARACTERS", "MAX_IMAGES", "MAX_STEPS", "MAX_UPDATES", "Inspection", "Inspector", "pictures"]
@@ -71,9 +76,7 @@ class Inspector:
         self.settings = replace(settings or DetectSettings(), detector="magnitude", early_exit=False)
         self.index = None if index is None else TrainingIndex(index)
         with progress_bar(progress) as bar:
-            measured, self.reference = measure_reference(
-                model, ordinary, self.settings, false_positive_rate, batch, bar
-            )  # fmt: skip
+            measured, self.ordinary = measure_ordinary(model, ordinary, self.settings, false_positive_rate, batch, bar)
         first = [m.magnitudes[:, 0].mean() for m in measured]
         self.median, self.target = float(np.median(first)), float(np.quantile(first, TARGET_QUANTILE))
 
@@ -85,8 +88,8 @@ class Inspector:
         """
         prompt = checked(prompt)
         (measured,) = measure_prompts(self.model, [prompt], self.settings, noise_of=noise_of)
-        score = DETECTORS["magnitude"].evidence(measured)["magnitude"]
-        p = float(self.reference.p_values(np.asarray([score]))[0])
+        score = DETECTORS["magnitude"].component_values(measured)["magnitude"]
+        p = float(self.ordinary.p_values(np.asarray([score]))[0])
         explained = explain(self.model, prompt, settings=self.settings, at_steps=[0])
         return Inspection(prompt, score, p, p <= self.rate + 1e-12, explained.words, explained.cut)
 
@@ -126,7 +129,8 @@ class Inspector:
         updates = limited("updates", updates, MAX_UPDATES)
         settings = replace(self.settings, steps=1, schedule_steps=steps)
         report(0.0, "minimising")
-        result = minimize(self.model, prompt, self.target, images=images, iterations=updates, settings=settings)
+        how = MinimizeSettings(iterations=updates)
+        result = minimize(self.model, prompt, self.target, images=images, how=how, settings=settings)
         report(0.3, "drawing both")
         before, after = draw(self.model, result, settings)
         return result, before, after
@@ -150,11 +154,11 @@ class Inspector:
 
     def card(self, found: Inspection, beside: float = 0.0) -> str:
         """Score and words as HTML, all text escaped; ``beside`` is a score that the bar's scale shall also hold."""
-        threshold = self.reference.threshold(self.rate)
+        threshold = self.ordinary.threshold(self.rate)
         top = max((word.significance for word in found.words), default=0.0) or 1.0
-        scale = max(found.score, beside, threshold, float(self.reference.ordinary_scores.max())) * 1.05
+        scale = max(found.score, beside, threshold, float(self.ordinary.ordinary_scores.max())) * 1.05
         return render(
-            "ui_score.html", found=found, rate=self.rate, ordinary=len(self.reference.ordinary_scores),
+            "ui_score.html", found=found, rate=self.rate, ordinary=len(self.ordinary.ordinary_scores),
             threshold=threshold, median=self.median,
             words=[(word.text, word.significance, heat_colour(word.significance / top)) for word in found.words],
             places={

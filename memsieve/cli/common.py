@@ -21,21 +21,24 @@ __all__ = [
     "Model",
     "Scheduler",
     "Seed",
+    "Wandb",
+    "WandbSamples",
+    "error_console",
     "load_for",
     "numbers",
     "open_for",
+    "ordinary_for",
     "out_console",
     "plain",
     "say_unread",
     "usable",
     "warn",
-    "weights_of",
 ]
 
 USELESS = 4
 """Exit code: everything was done, and nothing that was read can be used."""
 
-_console = Console(stderr=True, emoji=False)
+error_console = Console(stderr=True, emoji=False)  # a key between colons is not an emoji
 out_console = Console(emoji=False)
 
 Model = Annotated[Path, typer.Option(help="A diffusers pipeline folder, or a hub id.")]
@@ -45,6 +48,12 @@ Scheduler = Annotated[str, typer.Option(help="auto (DDIM for diffusion models), 
 Batch = Annotated[int, typer.Option(help="Images at a time.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; a GPU where there is one.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+
+
+Wandb = Annotated[str | None, typer.Option("--wandb", help="W&B project to send the results to; numbers only.")]
+WandbSamples = Annotated[
+    bool, typer.Option("--wandb-samples", help="Send prompts and the page with its pictures to W&B as well.")
+]
 
 
 def open_for(model: Path, scheduler: str, device: str | None, dtype: str) -> Any:
@@ -62,13 +71,6 @@ def load_for(model: Path, device: str | None, dtype: str) -> Any:
 
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return load_pipeline(model, device=place, dtype=_dtype(dtype))
-
-
-def weights_of(pipe: Any) -> str:
-    """A digest of the weights of a pipeline's network."""
-    from memsieve.inference.detect.run import weights_identity
-
-    return weights_identity(getattr(pipe, "unet", None) or pipe.transformer)
 
 
 def _dtype(name: str) -> Any:
@@ -97,6 +99,15 @@ def usable(rows: Sequence[PromptRow], option: str) -> list[PromptRow]:
     return [row for row in rows if row.error is None]
 
 
+def ordinary_for(file: Path | None) -> list[str]:
+    """The ordinary prompts of ``--ordinary``, or the shipped ones."""
+    from memsieve.inference.prompts.lists import ordinary_prompts, read_prompts
+
+    if file is None:
+        return ordinary_prompts()
+    return [row.prompt for row in usable(read_prompts(file, "--ordinary"), "--ordinary")]
+
+
 def say_unread(errors: Sequence[str], read: int, option: str, most: int = 5) -> None:
     """Warn of the lines of a prompt file that could not be used, ``errors`` of ``read``."""
     for error in errors[:most]:
@@ -115,4 +126,4 @@ def plain(text: str, most: int = 200) -> Any:
 
 def warn(sentence: str) -> None:
     """A warning on standard error."""
-    _console.print(f"warning: {plain(sentence)}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    error_console.print(f"warning: {plain(sentence)}", style="yellow", markup=False, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The command that opens the web page: ui."""
+"""``memsieve ui``: the web page of a model."""
 
 from __future__ import annotations
 
@@ -7,16 +7,22 @@ from typing import Annotated
 
 import typer
 
-from memsieve.cli.common import Device, Dtype, Guidance, Model, Scheduler, Seed, open_for, out_console, usable, warn
+from memsieve.cli.common import (
+    Device,
+    Dtype,
+    Guidance,
+    Model,
+    Scheduler,
+    Seed,
+    open_for,
+    ordinary_for,
+    out_console,
+    warn,
+)
 
-__all__ = ["register"]
+__all__ = ["ui"]
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to ``app``."""
-    app.command("ui")(ui)
 
 
 def ui(
@@ -35,13 +41,10 @@ def ui(
 ) -> None:
     """A web page: score a prompt, see its words, draw, edit, minimise and compare. Ctrl-C ends it."""
     from memsieve.inference.detect.detectors import DetectSettings
-    from memsieve.inference.prompts.lists import ordinary_prompts, read_prompts
     from memsieve.inference.ui.inspect import Inspector
     from memsieve.inference.ui.page import build_page, serve
 
-    known = ordinary_prompts()
-    if ordinary is not None:
-        known = [row.prompt for row in usable(read_prompts(ordinary, "--ordinary"), "--ordinary")]
+    known = ordinary_for(ordinary)
     settings = DetectSettings(images_per_prompt=images_per_prompt, guidance_scale=guidance_scale, seed=seed)
     opened = open_for(model, scheduler, device, dtype)
     inspector = Inspector(opened, known, settings=settings, false_positive_rate=false_positive_rate, index=index)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,60 +66,86 @@ def line_chart(
     xs = [float(value) for line in series for value in line.x]
     ys = [float(value) for line in series for value in line.y]
     ys += [float(value) for band in bands for edge in (band.low, band.high) for value in edge]
-    logarithmic = min(ys) > 0 and max(ys) / min(ys) > 300
-    x_ticks = _ticks(min(xs), max(xs), 5)
-    if logarithmic:
-        low, high = math.floor(math.log10(min(ys))), math.ceil(math.log10(max(ys)))
-        step = max(1, (high - low) // 5)
-        y_ticks, y_range = [10.0**power for power in range(low, high + 1, step)], (float(low), float(high))
-    else:
-        bottom, top = min(ys), max(ys)
-        bottom = 0.0 if 0 <= bottom < 0.4 * top else bottom
-        y_ticks = _ticks(bottom, top, 5)
-        pad = 0.06 * ((top - bottom) or abs(top) or 1.0)
-        y_range = (bottom if bottom == 0 else bottom - pad, top + pad)
-    x_range = (min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1)
-
-    def across(value: float) -> float:
-        return LEFT + (value - x_range[0]) / (x_range[1] - x_range[0]) * (WIDTH - LEFT - RIGHT)
-
-    def up(value: float) -> float:
-        value = math.log10(value) if logarithmic else value
-        return HEIGHT - BOTTOM - (value - y_range[0]) / (y_range[1] - y_range[0]) * (HEIGHT - TOP - BOTTOM)
-
-    def path(x: Sequence[float], y: Sequence[float]) -> str:
-        return " ".join(f"{across(float(a)):.1f},{up(float(b)):.1f}" for a, b in zip(x, y, strict=True))
-
+    axes = _Axes.around(xs, ys)
     out = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">']
-    for tick in y_ticks:
-        if y_range[0] <= (math.log10(tick) if logarithmic else tick) <= y_range[1]:
-            y = up(tick)
-            out.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-            out.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_short(tick)}</text>')
-    for tick in x_ticks:
-        out.append(
-            f'<text x="{across(tick):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{_short(tick)}</text>'
-        )
-    base = HEIGHT - BOTTOM
-    out.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{base}" y2="{base}"/>')
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    out.append(f'<text class="name" x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">{escape(x_label)}</text>')
-    half = (TOP + base) / 2
-    out.append(
-        f'<text class="name" transform="translate(11 {half}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>'
-    )
+    out += [*axes.grid(), *axes.names(x_label, y_label)]
     for band in bands:
-        points = path([*band.x, *reversed(band.x)], [*band.low, *reversed(band.high)])
+        points = axes.path([*band.x, *reversed(band.x)], [*band.low, *reversed(band.high)])
         out.append(f'<polygon class="band {escape(band.style)}" points="{points}"/>')
     for line in series:
         style = escape(line.style)
         if len(line.x) > 1:
-            out.append(f'<polyline class="line {style}" points="{path(line.x, line.y)}"/>')
+            out.append(f'<polyline class="line {style}" points="{axes.path(line.x, line.y)}"/>')
         if len(line.x) == 1 or "dots" in line.style:
             for a, b in zip(line.x, line.y, strict=True):
-                out.append(f'<circle class="dot {style}" cx="{across(float(a)):.1f}" cy="{up(float(b)):.1f}" r="3"/>')
+                x, y = axes.across(float(a)), axes.up(float(b))
+                out.append(f'<circle class="dot {style}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>')
     out.append("</svg>")
     return Markup("".join(out))
+
+
+@dataclass(frozen=True, slots=True)
+class _Axes:
+    """From values to places in the picture; the range of a logarithmic y axis is that of the powers of ten."""
+
+    x_range: tuple[float, float]
+    y_range: tuple[float, float]
+    x_ticks: list[float]
+    y_ticks: list[float]
+    logarithmic: bool
+
+    @classmethod
+    def around(cls, xs: Sequence[float], ys: Sequence[float]) -> _Axes:
+        """Axes that hold all of the values."""
+        logarithmic = min(ys) > 0 and max(ys) / min(ys) > 300
+        if logarithmic:
+            low, high = math.floor(math.log10(min(ys))), math.ceil(math.log10(max(ys)))
+            step = max(1, (high - low) // 5)
+            y_ticks, y_range = [10.0**power for power in range(low, high + 1, step)], (float(low), float(high))
+        else:
+            bottom, top = min(ys), max(ys)
+            bottom = 0.0 if 0 <= bottom < 0.4 * top else bottom
+            y_ticks = _ticks(bottom, top, 5)
+            pad = 0.06 * ((top - bottom) or abs(top) or 1.0)
+            y_range = (bottom if bottom == 0 else bottom - pad, top + pad)
+        x_range = (min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1)
+        return cls(x_range, y_range, _ticks(min(xs), max(xs), 5), y_ticks, logarithmic)
+
+    def across(self, value: float) -> float:
+        """Pixels from the left."""
+        low, high = self.x_range
+        return LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT)
+
+    def up(self, value: float) -> float:
+        """Pixels from the top."""
+        value, (low, high) = self._shown(value), self.y_range
+        return HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
+
+    def path(self, x: Sequence[float], y: Sequence[float]) -> str:
+        """The points of a line."""
+        return " ".join(f"{self.across(float(a)):.1f},{self.up(float(b)):.1f}" for a, b in zip(x, y, strict=True))
+
+    def grid(self) -> Iterator[str]:
+        """Lines and numbers at the ticks."""
+        for tick in self.y_ticks:
+            if self.y_range[0] <= self._shown(tick) <= self.y_range[1]:
+                y = self.up(tick)
+                yield f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+                yield f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_short(tick)}</text>'
+        for tick in self.x_ticks:
+            x, y = self.across(tick), HEIGHT - BOTTOM + 16
+            yield f'<text x="{x:.1f}" y="{y}" text-anchor="middle">{_short(tick)}</text>'
+
+    def names(self, x_label: str, y_label: str) -> Iterator[str]:
+        """The x axis, and what both axes are of."""
+        base, middle = HEIGHT - BOTTOM, (LEFT + WIDTH - RIGHT) / 2
+        yield f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{base}" y2="{base}"/>'
+        yield f'<text class="name" x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">{escape(x_label)}</text>'
+        turned = f'transform="translate(11 {(TOP + base) / 2}) rotate(-90)" text-anchor="middle"'
+        yield f'<text class="name" {turned}>{escape(y_label)}</text>'
+
+    def _shown(self, value: float) -> float:
+        return math.log10(value) if self.logarithmic else value
 
 
 def _ticks(low: float, high: float, wanted: int) -> list[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ from memsieve.filtering.data.openmoji import build_openmoji
 from memsieve.filtering.files import write_json
 from memsieve.filtering.settings import load_settings
 from memsieve.inference.copies.judge import CopyJudge
-from memsieve.inference.copies.probe import ProbeResult, Prompt, judge_for, probe_model, prompts_of
+from memsieve.inference.copies.probe import DRAWN, ProbeResult, Prompt, judge_for, probe_model, prompts_of
 from memsieve.pages.run import build_report
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import fit
@@ -99,7 +100,7 @@ def main(
 def probe(model: str, prompts: list[Prompt], judge: CopyJudge, name: str, seed: int) -> ProbeResult:
     """Generations of one model, judged."""
     console.print(f"generating: {name}", highlight=False)
-    return probe_model(model, prompts, judge, seeds=SEEDS, guidance_scale=GUIDANCE, seed=seed)
+    return probe_model(model, prompts, judge, seeds=SEEDS, settings=replace(DRAWN, guidance_scale=GUIDANCE, seed=seed))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-from memsieve.inference.detect.detectors import DetectSettings, measure_prompts
+from memsieve.inference.detect.detectors import DetectSettings
+from memsieve.inference.detect.measure import measure_prompts
 from memsieve.inference.guided import open_model
 from tests.tiny_models import LETTERS, tiny_pipeline
 
@@ -63,7 +64,7 @@ class Memorised:
 
     @property
     def threshold(self) -> float:
-        """Between ``prompt`` and all other captions, far from both. A caption that the reference has not seen may
+        """Between ``prompt`` and all other captions, far from both. A caption that and there are not seen may
         well lie above the largest of 15 ordinary ones: one in 16 does."""
         return self.magnitude / 2
 

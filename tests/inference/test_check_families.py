@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,19 +15,24 @@ from memsieve.inference.copies.attack import AttackSettings, Target, attack_embe
 from memsieve.inference.copies.judge import CopyJudge
 from memsieve.inference.copies.similarity import PixelL2
 from memsieve.inference.detect.detect import detect
-from memsieve.inference.detect.detectors import DetectSettings, measure_prompts
+from memsieve.inference.detect.detectors import DetectSettings
+from memsieve.inference.detect.measure import measure_prompts
 from memsieve.inference.explain.explain import explain
 from memsieve.inference.explain.page import as_text
 from memsieve.inference.explain.words import token_table
-from memsieve.inference.generate import generate, sampling_scheduler
+from memsieve.inference.generate import GenerateSettings, generate, sampling_scheduler
 from memsieve.inference.guard.guard import MemorizationGuard, MemorizationRefused
+from memsieve.inference.guard.settings import GuardSettings
 from memsieve.inference.guided import open_model
-from memsieve.inference.minimize.minimize import draw, minimize
+from memsieve.inference.minimize.draw import draw
+from memsieve.inference.minimize.minimize import minimize
+from memsieve.inference.minimize.settings import MinimizeSettings
 from memsieve.inference.ui.inspect import Inspector
 from tests.tiny_models import TINY_FAMILIES, tiny_family
 
 MEASURED = tuple(name for name in TINY_FAMILIES if name != "flux")
 FLOW = ("sd3", "flux_guided")
+SMALL = GenerateSettings(steps=2, call={"height": 16, "width": 16})
 SETTINGS = DetectSettings(steps=2, schedule_steps=4, guidance_scale=3.0, resolution=16)
 
 
@@ -101,12 +107,12 @@ def test_detect_explain_and_minimize(name: str) -> None:
         assert len(set(alone)) == encoders, "each encoder by its own features"
         assert told.words[0].significance == pytest.approx(float(np.linalg.norm(alone)), rel=1e-6)
     target = 0.6 * found[0].per_step[0]
-    result = minimize(model, "cat dog", target, images=2, iterations=60, settings=SETTINGS)
+    result = minimize(model, "cat dog", target, images=2, how=MinimizeSettings(iterations=60), settings=SETTINGS)
     assert all(result.met) and max(result.magnitude) <= target < min(result.trace[0])
     own = pipelines_own_arguments(model, result)
     assert own == pytest.approx(result.magnitude, rel=1e-3), "the pipeline, called with what was returned, sees it so"
-    some = minimize(model, "cat dog", 1e-3, iterations=2, tokens="words", settings=SETTINGS)
-    whole = minimize(model, "cat dog", 1e-3, iterations=2, settings=SETTINGS)
+    some = minimize(model, "cat dog", 1e-3, how=MinimizeSettings(iterations=2, tokens="words"), settings=SETTINGS)
+    whole = minimize(model, "cat dog", 1e-3, how=MinimizeSettings(iterations=2), settings=SETTINGS)
     start = model.encode(["cat dog"])
     moved, all_moved = (
         (m.prompt_embeds[0] != start.encoder_hidden_states[0]).any(1).nonzero().flatten().tolist()
@@ -161,14 +167,15 @@ def test_the_guard(name: str) -> None:
     assert between[0] < threshold < between[1]
     with pytest.raises(MemorizationRefused):
         run(threshold=threshold, action="refuse")
-    guard, held = run(threshold=threshold, action="delay", fall=1e-9)
+    guard, held = run(threshold=threshold, action="delay", settings=GuardSettings(fall=1e-9))
     flagged = guard.report.flagged.index(True)
     assert sum(guard.report.flagged) == 1 and guard.report.released[flagged] is None
     assert apart(held[1 - flagged], plain[1 - flagged]) < 1e-3
     empty = pipe(["", ""], generator=torch.Generator().manual_seed(0), **guided(pipe, 3.0), **call).images
     if name != "sdxl":  # which guides away from zeros, not from the empty caption
         assert apart(held[flagged], empty[flagged]) < 1e-3, "guidance never came back: the empty prompt's"
-    guard, changed = run(threshold=threshold, action="minimize", target=0.9 * threshold, iterations=60)
+    settings = GuardSettings(target=0.9 * threshold, minimize=MinimizeSettings(iterations=60))
+    guard, changed = run(threshold=threshold, action="minimize", settings=settings)
     assert guard.report.minimized[flagged] <= threshold and np.isnan(guard.report.minimized[1 - flagged])
     assert apart(changed[1 - flagged], plain[1 - flagged]) < 1e-3
     assert apart(changed[flagged], plain[flagged]) > 1e-2
@@ -189,9 +196,10 @@ def test_attack_and_generate(name: str) -> None:
     judge.calibrate(images[10:])
     result = attack_pairs(model, [target], judge, AttackSettings(updates=1, images=2, steps=2, batch=2), progress=False)
     assert result.generations.shape == (2, 3, 16, 16)
-    options: dict[str, Any] = {"steps": 2, "guidance_scale": 3.0, "progress": False, "height": 16, "width": 16}
-    drawn = generate(model.pipe, ["cat"], **options)
-    weak = generate(model.pipe, ["cat"], **{**options, "guidance_scale": 1.0})
+    drawn, weak = (
+        generate(model.pipe, ["cat"], settings=replace(SMALL, guidance_scale=scale), progress=False)
+        for scale in (3.0, 1.0)
+    )
     assert drawn.shape == (1, 3, 16, 16) and not torch.allclose(drawn, weak, atol=1e-4), "guidance reaches the pipeline"
 
 
@@ -217,7 +225,8 @@ def test_a_distilled_model_is_refused_by_name_and_drawn() -> None:
         open_model(pipe)
     with pytest.raises(ValueError, match=sentence):
         MemorizationGuard(pipe)
-    options: dict[str, Any] = {"steps": 2, "progress": False, "height": 16, "width": 16}
-    one, two = (generate(pipe, ["cat"], guidance_scale=scale, **options) for scale in (1.0, 7.0))
+    one, two = (
+        generate(pipe, ["cat"], settings=replace(SMALL, guidance_scale=scale), progress=False) for scale in (1.0, 7.0)
+    )
     assert one.shape == (1, 3, 16, 16) and not torch.allclose(one, two, atol=1e-4), "its embedded scale is told"
     assert denoiser_of(pipe).distilled is not None and denoiser_of(tiny_family("flux_guided")).distilled is None

@@ -19,8 +19,10 @@ from memsieve.inference.detect.detect import detect
 from memsieve.inference.detect.detectors import DetectSettings
 from memsieve.inference.explain.explain import explain
 from memsieve.inference.guard.guard import MemorizationGuard
+from memsieve.inference.guard.settings import GuardSettings
 from memsieve.inference.guided import open_model
 from memsieve.inference.minimize.minimize import minimize
+from memsieve.inference.minimize.settings import MinimizeSettings
 from memsieve.train.loop import fit
 from memsieve.train.session import set_up
 from tests import second_device
@@ -72,11 +74,12 @@ def check(model: Path) -> None:
     (found,) = detect(opened, ["pair 1"], settings=settings, ordinary=ordinary, false_positive_rate=0.05)
     assert found.error is None
     explain(opened, "pair 1", settings=settings, at_steps=[0])
-    minimize(opened, "pair 1", 1e-6, iterations=2, settings=settings)
+    two = MinimizeSettings(iterations=2)
+    minimize(opened, "pair 1", 1e-6, how=two, settings=settings)
     pipe = opened.denoiser.pipeline()
     pipe.set_progress_bar_config(disable=True)
     guard = MemorizationGuard(
-        pipe, action="minimize", threshold=1e-6, ordinary=ordinary, false_positive_rate=0.05, iterations=2
+        pipe, action="minimize", threshold=1e-6, ordinary=ordinary, settings=GuardSettings(minimize=two)
     )
     guard("pair 1", num_inference_steps=2, height=16, width=16, **guidance(pipe))
     assert guard.report.flagged == [True]

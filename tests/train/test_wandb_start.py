@@ -41,7 +41,7 @@ PLACES = """
         tracker.close()
 
     def check(name):
-        upload_check("detect", "p", Path(make(name)), config={}, scalars={"read": 1}, histograms={})
+        upload_check("p", Path(make(name)), CheckRun(kind="detect", scalars={"read": 1}))
 
     def audit(name):
         words = ["--shards", f"{folder}/data", "--format", "folder", "--data-only"]
@@ -56,7 +56,7 @@ SCRIPT = f"""
     import wandb
     from accelerate import Accelerator
     from typer.testing import CliRunner
-    from memsieve.trackers.checks import upload_check
+    from memsieve.trackers.checks import CheckRun, upload_check
     from memsieve.cli import app
     from memsieve.train.config import RunConfig
     from memsieve.train.tracking import Tracker

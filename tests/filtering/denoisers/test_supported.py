@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from memsieve.filtering.denoisers.cache import CacheFolder
 from memsieve.filtering.denoisers.cached import CachedDenoiser
 from memsieve.filtering.denoisers.registry import denoiser_of, open_denoiser
 from memsieve.filtering.denoisers.supported import no_beta_schedule
-from memsieve.inference.generate import generate, load_pipeline, sampling_scheduler
+from memsieve.inference.generate import GenerateSettings, generate, load_pipeline, sampling_scheduler
 from tests.tiny_models import TINY_FAMILIES, tiny_family
 
 LEARNED = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
@@ -184,13 +185,14 @@ def test_an_edm_model_is_drawn_with_its_own_scheduler(tmp_path: Path) -> None:
     assert isinstance(sampling_scheduler(pipe, "auto"), EDMDPMSolverMultistepScheduler)
     with pytest.raises(ValueError, match=r"'ddim' does not fit EDMDPMSolverMultistepScheduler.*take 'own'"):
         sampling_scheduler(pipe, "ddim")
+    settings = GenerateSettings(steps=2, call={"height": 16, "width": 16})
     drawn = {
-        name: generate(pipe, ["cat"], steps=2, height=16, width=16, progress=False, scheduler=name)
+        name: generate(pipe, ["cat"], settings=replace(settings, scheduler=name), progress=False)
         for name in ("auto", "own")
     }
     assert torch.equal(drawn["auto"], drawn["own"]) and torch.isfinite(drawn["own"]).all()
     pipe.save_pretrained(tmp_path)
-    loaded = generate(load_pipeline(tmp_path), ["cat"], steps=2, height=16, width=16, progress=False)
+    loaded = generate(load_pipeline(tmp_path), ["cat"], settings=settings, progress=False)
     assert torch.allclose(loaded, drawn["own"], atol=1e-3)
 
 

@@ -17,7 +17,7 @@ from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from transformers import CLIPConfig, CLIPImageProcessor
 
 from memsieve.filtering.denoisers.registry import open_denoiser
-from memsieve.inference.generate import generate, load_pipeline
+from memsieve.inference.generate import GenerateSettings, generate, load_pipeline
 from tests.tiny_models import tiny_family
 
 Folder = Callable[[str], Path]
@@ -147,7 +147,7 @@ def test_a_safety_checker_of_pickles_is_left_out_and_said(tmp_path: Path) -> Non
     with pytest.warns(UserWarning, match="drawn without the pipeline's safety checker.*pickle"):
         loaded = load_pipeline(folder)
     assert loaded.safety_checker is None
-    options: dict[str, Any] = {"steps": 2, "progress": False, "guidance_scale": 3.0}
+    options: dict[str, Any] = {"settings": GenerateSettings(steps=2, guidance_scale=3.0), "progress": False}
     assert torch.allclose(generate(loaded, ["cat"], **options), generate(plain, ["cat"], **options), atol=1e-3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

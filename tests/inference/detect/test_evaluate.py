@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from memsieve.filtering.statistics import auc
-from memsieve.inference.detect.detectors import DetectSettings, measure_prompts
-from memsieve.inference.detect.evaluate import evaluate_detector, tpr_at_fpr
+from memsieve.inference.detect.detectors import DetectSettings
+from memsieve.inference.detect.evaluate import EvaluationSettings, evaluate_detector, tpr_at_fpr
+from memsieve.inference.detect.measure import measure_prompts
 from memsieve.inference.guided import open_model
 
 
@@ -32,15 +33,15 @@ def test_copies_of_one_prompt_widen_the_interval(build_pipeline: Callable[..., A
     model = open_model(build_pipeline())
     memorized = [f"cat dog {i}" for i in range(12)]
     ordinary = [c * 3 + " tree" for c in "abefghijklmnop"]
-    settings = DetectSettings(schedule_steps=10)
+    settings = EvaluationSettings(detect=DetectSettings(schedule_steps=10))
 
     def width(groups: Any) -> float:
-        (result,) = evaluate_detector(model, memorized, ordinary, settings=settings, groups=groups, progress=False)
+        (result,) = evaluate_detector(model, memorized, ordinary, settings, groups=groups, progress=False)
         return result.auc.high - result.auc.low
 
     apart = ([str(i) for i in range(12)], [str(i) for i in range(14)])
     together = ([str(i // 6) for i in range(12)], [str(i // 7) for i in range(14)])
-    (auto,) = evaluate_detector(model, memorized, ordinary, settings=settings, progress=False)
+    (auto,) = evaluate_detector(model, memorized, ordinary, settings, progress=False)
     assert auto.memorized_groups == 1 and auto.ordinary_groups == 14
     assert width(together) != width(apart)
 
@@ -48,10 +49,8 @@ def test_copies_of_one_prompt_widen_the_interval(build_pipeline: Callable[..., A
 def test_settings_share_one_measurement(build_pipeline: Callable[..., Any]) -> None:
     model = open_model(build_pipeline())
     first, second = ["cat", "zebra", "q q q"], ["tree", "house", "river", "moon"]
-    settings = DetectSettings(schedule_steps=6)
-    results = evaluate_detector(
-        model, first, second, settings=settings, steps=[1, 3], images=[1, 2], resamples=50, progress=False
-    )
+    settings = EvaluationSettings(detect=DetectSettings(schedule_steps=6), steps=[1, 3], images=[1, 2], resamples=50)
+    results = evaluate_detector(model, first, second, settings, progress=False)
     assert [(r.steps, r.images_per_prompt) for r in results] == [(1, 1), (1, 2), (3, 1), (3, 2)]
     assert all(r.auc.low <= r.auc.value <= r.auc.high and r.seconds_per_prompt > 0 for r in results)
     alone = DetectSettings(schedule_steps=6, steps=3, images_per_prompt=2)
@@ -60,5 +59,8 @@ def test_settings_share_one_measurement(build_pipeline: Callable[..., Any]) -> N
 
 
 def test_a_prompt_in_both_lists_is_refused(build_pipeline: Callable[..., Any]) -> None:
+    model, settings = open_model(build_pipeline()), EvaluationSettings(detect=DetectSettings())
     with pytest.raises(ValueError, match="1 prompts are in --memorized and in --ordinary, 'cat'"):
-        evaluate_detector(open_model(build_pipeline()), ["cat"], ["cat"], settings=DetectSettings(), progress=False)
+        evaluate_detector(model, ["cat"], ["cat"], settings, progress=False)
+    with pytest.raises(ValueError, match="must both hold at least one prompt"):
+        evaluate_detector(model, ["cat"], [], settings, progress=False)

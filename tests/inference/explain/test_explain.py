@@ -1,20 +1,16 @@
-"""Token significance against finite differences, the true trajectory, words from sub-words, and pages without traps."""
+"""Words and their significance: finite differences, joined tokens, batches."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from memsieve.inference.detect.detectors import DetectSettings
 from memsieve.inference.explain.explain import explain
-from memsieve.inference.explain.page import as_text, write_page, write_picture
-from memsieve.inference.explain.words import token_table
 from memsieve.inference.guided import open_model
 
 
@@ -83,21 +79,7 @@ def test_long_prompts_and_odd_text(build_pipeline: Callable[..., Any]) -> None:
     found = explain(pipe, "a " * 30, settings=DetectSettings(schedule_steps=10))
     assert len(found.words) == 30 and found.words[20].significance == 0 and len(found.cut.split()) == 16
     assert [t.kind for t in found.encoders[0].tokens].count("word") == 14
-    table = token_table(open_model(pipe).denoiser.text_layout()[0], "日本 é")
-    assert table.words and sum(t.kind == "word" for t in table.tokens) > 0
     with pytest.raises(ValueError, match="the prompt is empty"):
         explain(pipe, " ")
     with pytest.raises(ValueError, match=r"--at-steps = \[10\]: must be from 0 to 9"):
         explain(pipe, "cat", settings=DetectSettings(schedule_steps=10), at_steps=[10])
-
-
-def test_pages_and_pictures(build_pipeline: Callable[..., Any], tmp_path: Path) -> None:
-    prompt = "cat <script>alert(1)</script> $x_1$ & {{ 7 * 7 }}"
-    found = explain(build_pipeline(), prompt, settings=DetectSettings(schedule_steps=10))
-    write_page(tmp_path / "e.html", [found])
-    page = (tmp_path / "e.html").read_text()
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page and "<script" not in page and "{{" in page
-    write_picture(tmp_path / "e.png", found)
-    assert Image.open(tmp_path / "e.png").size[0] > 500
-    text = as_text(found).splitlines()
-    assert text[0].startswith("cat ") and text[-1].startswith("padding together") and len(text) == len(found.words) + 4

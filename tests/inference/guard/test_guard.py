@@ -11,6 +11,8 @@ import torch
 
 import memsieve
 from memsieve.inference.guard.guard import MemorizationGuard, MemorizationRefused, MemorizationWarning
+from memsieve.inference.guard.settings import GuardSettings
+from memsieve.inference.minimize.settings import MinimizeSettings
 
 OPTIONS: dict[str, Any] = {"num_inference_steps": 10, "guidance_scale": 3.0, "output_type": "latent"}
 
@@ -79,8 +81,8 @@ def test_refuse_ends_before_the_second_step(memorised: Any) -> None:
 
 @pytest.mark.trains
 def test_minimize_changes_flagged_images_alone_and_keeps_the_noise(memorised: Any) -> None:
-    options: dict[str, Any] = {"threshold": memorised.threshold, "target": 0.05 * memorised.magnitude}
-    guarded = guard(memorised, "minimize", iterations=60, **options)
+    settings = GuardSettings(target=0.05 * memorised.magnitude, minimize=MinimizeSettings(iterations=60))
+    guarded = guard(memorised, "minimize", threshold=memorised.threshold, settings=settings)
     prompts = [memorised.prompt, "red dog", memorised.prompt]
     plain = memorised.pipe(prompts, generator=[seeded(i) for i in range(3)], **OPTIONS).images
     images = guarded(prompts, generator=[seeded(i) for i in range(3)], **OPTIONS).images
@@ -100,11 +102,11 @@ def test_minimize_changes_flagged_images_alone_and_keeps_the_noise(memorised: An
 
 @pytest.mark.trains
 def test_delay_turns_guidance_off_until_the_magnitude_has_fallen(memorised: Any) -> None:
-    never = guard(memorised, "delay", fall=1e-9, threshold=memorised.threshold)
+    never = guard(memorised, "delay", settings=GuardSettings(fall=1e-9), threshold=memorised.threshold)
     images = never([memorised.prompt, "red dog"], generator=[seeded(0), seeded(1)], **OPTIONS).images
     unguided = memorised.pipe("", generator=[seeded(0)], **OPTIONS).images
     assert torch.allclose(images[0], unguided[0], atol=1e-3) and never.report.released == [None, 0]
-    early = guard(memorised, "delay", fall=1.0)
+    early = guard(memorised, "delay", settings=GuardSettings(fall=1.0))
     early(memorised.prompt, generator=seeded(), **OPTIONS)
     (released,) = early.report.released
     values = [row[0] for row in early.report.magnitudes]
@@ -120,7 +122,7 @@ def test_names_are_exported_and_refusals(memorised: Any, build_pipeline: Callabl
         MemorizationGuard(memorised.pipe, "pray")
     with pytest.raises(ValueError, match="guidance_scale = 1: must be above 1"):
         guard(memorised, "warn")("cat", guidance_scale=1.0)
-    with pytest.raises(ValueError, match="needs at least 99 ordinary prompts, the reference has 1"):
+    with pytest.raises(ValueError, match="needs at least 99 ordinary prompts, and there are 1"):
         MemorizationGuard(memorised.pipe, ordinary=["cat"])
     with pytest.warns(UserWarning, match="with a negative prompt"):
         guard(memorised, "warn", threshold=1e9)("red dog", negative_prompt="cat", **OPTIONS)

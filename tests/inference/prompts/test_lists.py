@@ -1,15 +1,16 @@
-"""Prompt files of every kind, each bad line named and counted, and groups of near-identical prompts."""
+"""Prompt files of every kind, each bad line named and counted."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import webdataset
 
-from memsieve.inference.prompts.lists import prompt_groups, read_prompts
+from memsieve.inference.prompts.lists import ordinary_prompts, read_names, read_prompts
 
 
 def test_text(tmp_path: Path) -> None:
@@ -69,12 +70,50 @@ def test_refusals(tmp_path: Path) -> None:
         read_prompts(tmp_path / "x.parquet")
 
 
-def test_series_are_one_group() -> None:
-    prompts = [
-        "Shaw Floors Couture Collection 00105_19698", "Shaw Floors Value Collections Sandy Hollow 00201",
-        "a photo of the Eiffel tower at night", "the Eiffel tower at night, a photo", "a red ball", "a blue door",
-        "the", "",
-    ]  # fmt: skip
-    groups = prompt_groups(prompts)
-    assert groups[0] == groups[1] and groups[2] == groups[3]
-    assert len(set(groups)) == 6
+def test_the_shipped_list_is_large_enough_and_distinct() -> None:
+    prompts = ordinary_prompts()
+    assert len(prompts) == len(set(prompts)) >= 199 and all(len(p.split()) >= 3 for p in prompts)
+
+
+def write_shard(file: Path, samples: list[dict[str, Any]]) -> None:
+    with webdataset.TarWriter(str(file)) as tar:
+        for i, sample in enumerate(samples):
+            tar.write({"__key__": f"k{i}", "png": b"x", **sample})
+
+
+def test_captions_in_the_json_of_shards(tmp_path: Path) -> None:
+    """As img2dataset and others write them; a text member comes first, and a broken json beside it does no harm."""
+    write_shard(
+        tmp_path / "0.tar",
+        [
+            {"json": b'{"caption": "a cat", "url": "x"}'},
+            {"json": b'{"text": "a dog"}', "txt": b"a hat"},
+            {"json": b"{broken", "txt": b"a fox"},
+            {"json": b'{"prompt": "an owl"}'},
+            {"json": b'{"url": "x"}'},
+            {"json": b"{broken"},
+        ],
+    )
+    rows = read_prompts(tmp_path)
+    assert [row.prompt for row in rows if row.error is None] == ["a cat", "a hat", "a fox", "an owl"]
+    errors = [row.error or "" for row in rows if row.error]
+    assert "sample 5 (k4): the sample has no caption (data.caption_key" in errors[0] and "json.caption" in errors[0]
+    assert "sample 6 (k5): the sample's json cannot be read" in errors[1]
+
+
+def test_a_folder_without_one_readable_caption_is_refused(tmp_path: Path) -> None:
+    write_shard(tmp_path / "0.tar", [{"json": b'{"url": "x"}'}, {"json": b'{"alt": "a cat"}'}, {}])
+    with pytest.raises(ValueError, match=r"holds no usable prompt \(3 lines read; the first: sample 1 \(k0\): the sam"):
+        read_prompts(tmp_path)
+
+
+def test_lists_of_names(tmp_path: Path) -> None:
+    file = tmp_path / "groups.txt"
+    file.write_bytes("one\r\n\r\ntwö\r\n".encode("utf-16"))
+    assert read_names(file, "--groups") == ["one", "twö"]
+    file.write_bytes(b"one\n\xff\n")
+    with pytest.raises(ValueError, match=r"--groups: line 2 of '.*' is not UTF-8 text"):
+        read_names(file, "--groups")
+    file.write_bytes(b"\n")
+    with pytest.raises(ValueError, match=r"--groups: '.*' is empty; name one a line"):
+        read_names(file, "--groups")

@@ -1,4 +1,4 @@
-"""``memsieve detect`` and ``memsieve evaluate-detector``: files left behind, resuming, and sentences for bad input."""
+"""``memsieve detect``: files left behind, resuming, and sentences for bad input."""
 
 from __future__ import annotations
 
@@ -87,19 +87,6 @@ def test_early_exit_on_a_list(lists: tuple[Path, Path], tmp_path: Path) -> None:
     for before, after in zip(rows, again, strict=True):
         assert after["steps"] == before["steps"] and after["flagged"] == before["flagged"]
         assert after["p"] == before["p"]
-
-
-def test_evaluate_detector(lists: tuple[Path, Path], tmp_path: Path) -> None:
-    prompts, ordinary = lists
-    out = tmp_path / "e.json"
-    text = invoke(
-        "evaluate-detector", *BASE, "--memorized", prompts, "--ordinary", ordinary, "--steps", "1,2",
-        "--images-per-prompt", "1", "--detector", "magnitude_cosine", "--out", out,
-    )  # fmt: skip
-    assert "4 memorised prompts in 4 groups" in text and "allows none of them" in text
-    found = json.loads(out.read_text())
-    assert len(found["results"]) == 2 and found["seconds_per_generation"] > 0
-    assert 0 <= found["results"][0]["auc"]["low"] <= found["results"][0]["auc"]["high"] <= 1
 
 
 @pytest.mark.parametrize(

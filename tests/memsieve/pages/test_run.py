@@ -17,7 +17,6 @@ from PIL import Image
 
 from memsieve.pages.run import build_report
 from memsieve.pages.run_data import LEDGER, load_run
-from memsieve.pages.run_plots import Series, line_chart, smooth, thin
 
 HOSTILE = "<script>alert(1)</script>"
 CAPTIONS = [HOSTILE, "a red apple", "", "clock face, three o'clock", '"quoted" & <b>bold</b>', None]
@@ -227,11 +226,3 @@ def test_a_run_that_condemns_everything_is_warned_of(tmp_path: Path) -> None:
 def test_metrics_of_a_resumed_run_keep_the_last_value(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "a": 1}\n{"step": 2, "a": NaN}\n[]\n{"step": 1, "a": 5}\n')
     assert load_run(tmp_path).metrics["a"] == ([1], [5])
-
-
-def test_charts() -> None:
-    assert line_chart([Series("none", [], [])], label="", y_label="") == ""
-    chart = line_chart([Series("one", [3], [0.0])], label='"><script>', y_label="<y>")
-    assert "<circle" in chart and "<script>" not in chart and "<y>" not in chart and "nan" not in chart
-    assert "100k" in line_chart([Series("wide", [1, 2], [0.1, 1e5])], label="", y_label="")
-    assert len(thin(range(1000), range(1000))[0]) == 300 and smooth([1.0, 1.0, 1.0]) == [1, 1, 1]

@@ -9,13 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import webdataset
 from PIL import Image
 from typer.testing import CliRunner
 
 from memsieve.cli import app
-from memsieve.inference.resume import ImageStore, generate_kept
 from tests.offline_wandb import logged_rows
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -137,18 +135,3 @@ def test_evaluate_detector_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert [(r["steps"], r["auc"]) for r in again["results"]] == [(r["steps"], r["auc"]) for r in first["results"]]
     assert len(file.read_text().splitlines()) == 9
     assert "another settings" in run(*words, "--seed", "1", "--resume", code=2)
-
-
-def test_a_part_of_a_list_is_drawn_as_in_the_whole(tmp_path: Path) -> None:
-    from memsieve.inference.generate import load_pipeline
-
-    pipe = load_pipeline(TINY)
-    prompts = ["red apple", "green tree", "red apple"]
-    whole = generate_kept(pipe, prompts, 1, ImageStore(tmp_path / "a", {}, False), steps=2, progress=False)
-    store = ImageStore(tmp_path / "b", {}, False)
-    alone = generate_kept(pipe, prompts, 1, store, steps=2, batch=1, progress=False)
-    assert (whole - alone).abs().max() <= 1.01 / 127.5 and not torch.equal(whole[0], whole[2])
-    (tmp_path / "c").mkdir()
-    (tmp_path / "c" / "mine.txt").write_text("x")
-    with pytest.raises(ValueError, match="holds no images of this command"):
-        ImageStore(tmp_path / "c", {}, False)

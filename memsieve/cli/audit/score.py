@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from memsieve.cli.common import USELESS
+from memsieve.cli.audit.common import DAMAGED
+from memsieve.cli.common import USELESS, error_console
 from memsieve.filtering.audit.config import AuditRun
 from memsieve.filtering.settings import apply_overrides, parse_settings, read_settings
 
-__all__ = ["DAMAGED", "score"]
+if TYPE_CHECKING:
+    from memsieve.filtering.audit.score import Outcome
 
-_console = Console(stderr=True, emoji=False)  # a key between colons is not an emoji
-
-DAMAGED = 3
-"""Exit code: everything was done, and some of the data is not whole."""
+__all__ = ["score"]
 
 
 def score(
@@ -55,16 +53,38 @@ def score(
     Exit code 1 where a shard could not be done, 3 where all are done and some were found truncated or damaged, 4 where
     all are done and no sample can be used.
     """
-    from memsieve.filtering.audit.score import rank_of, score_shards
     from memsieve.filtering.audit.status import why_useless
 
     given = {"output": out, "model": model, "seed": seed, "draws": draws, "batch_size": batch_size, "engine": engine}
     given |= {"workers": workers, "ray_address": ray_address, "device": device}
     data = {"path": shards, "format": format, "resolution": resolution, "allow_pipe": allow_pipe or None}
     run = _settings(config, given, data, data_only, set or [])
+    outcome = _scored(run, rescore)
+    _print_outcome(outcome)
+    if outcome.failed:
+        raise typer.Exit(1)
+    rows, failed = _counts(outcome)
+    if rows == failed and (why := why_useless(run.output)) is not None:
+        error_console.print(why, style="red", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(USELESS)
+    truncated = [marker.task for marker in outcome.done.values() if marker.truncated]
+    if truncated:
+        error_console.print(
+            f"truncated or damaged: {len(truncated)} of the shards, the first '{truncated[0]}'",
+            style="yellow",
+            markup=False,
+            highlight=False,
+        )
+        raise typer.Exit(DAMAGED)
+
+
+def _scored(run: AuditRun, rescore: bool) -> Outcome:
+    """Score what is missing, under a bar; what stops it is said, and ends the command."""
+    from memsieve.filtering.audit.score import rank_of, score_shards
+
     try:
         with _progress(quiet=rank_of()[0] > 0) as watch:
-            outcome = score_shards(
+            return score_shards(
                 run.audit(),
                 run.output,
                 engine=run.engine,
@@ -74,39 +94,37 @@ def score(
                 **watch,
             )
     except KeyboardInterrupt:
-        _console.print("stopped; the shards that were finished stand, and the same command goes on", style="yellow")
+        said = "stopped; the shards that were finished stand, and the same command goes on"
+        error_console.print(said, style="yellow")
         raise typer.Exit(130) from None
     except OSError as error:
-        _console.print(
+        error_console.print(
             f"error: {error}. The shards that were finished stand; run the same command again when that is repaired",
             style="red",
             markup=False,
             highlight=False,
         )
         raise typer.Exit(1) from None
-    rows = sum(marker.rows for marker in outcome.done.values())
-    failed = sum(marker.failed for marker in outcome.done.values())
-    _console.print(
+
+
+def _counts(outcome: Outcome) -> tuple[int, int]:
+    """Samples that were read now, and those of them that cannot be used."""
+    markers = outcome.done.values()
+    return sum(marker.rows for marker in markers), sum(marker.failed for marker in markers)
+
+
+def _print_outcome(outcome: Outcome) -> None:
+    rows, failed = _counts(outcome)
+    error_console.print(
         f"{len(outcome.done)} shards done now ({rows:,} samples, {failed:,} unusable), {outcome.skipped} before",
         highlight=False,
     )
     for reason in list(outcome.failed.values())[:8]:
-        _console.print(f"not done: {reason}", style="red", markup=False, highlight=False)
+        error_console.print(f"not done: {reason}", style="red", markup=False, highlight=False)
     if outcome.failed:
-        _console.print(f"{len(outcome.failed)} shards are not done; the same command tries them again", style="red")
-        raise typer.Exit(1)
-    if rows == failed and (why := why_useless(run.output)) is not None:
-        _console.print(why, style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(USELESS)
-    truncated = [marker.task for marker in outcome.done.values() if marker.truncated]
-    if truncated:
-        _console.print(
-            f"truncated or damaged: {len(truncated)} of the shards, the first '{truncated[0]}'",
-            style="yellow",
-            markup=False,
-            highlight=False,
+        error_console.print(
+            f"{len(outcome.failed)} shards are not done; the same command tries them again", style="red"
         )
-        raise typer.Exit(DAMAGED)
 
 
 def _settings(
@@ -143,7 +161,7 @@ def _progress(quiet: bool) -> Iterator[dict[str, Any]]:
         TextColumn("ETA"),
         TimeRemainingColumn(),
     ]
-    with Progress(*columns, console=_console, disable=quiet) as progress:
+    with Progress(*columns, console=error_console, disable=quiet) as progress:
         bar = progress.add_task("looking at what is done", total=None, note="")
         state = {"total": 0, "before": 0, "shards": 0, "samples": 0, "inside": 0.0}
 

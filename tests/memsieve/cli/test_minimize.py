@@ -1,9 +1,10 @@
-"""``memsieve explain`` and ``memsieve minimize``: what they print and leave behind."""
+"""``memsieve minimize``: what it prints and leaves behind."""
 
 from __future__ import annotations
 
 import inspect
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,25 +13,12 @@ from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-import memsieve.cli.inference as cli_inference
 from memsieve.cli import app
+from memsieve.cli.minimize import minimize as command
 from memsieve.inference.minimize.minimize import TARGET_QUANTILE, minimize
+from memsieve.inference.minimize.settings import MinimizeSettings
 
 BASE = ["--model", str(Path(__file__).parents[3] / "assets" / "tiny-sd"), "--schedule-steps", "10"]
-
-
-def test_explain(tmp_path: Path) -> None:
-    words = ["explain", *BASE, "--prompt", "a sleepy red panda", "--prompt", "<b>x</b>", "--out", str(tmp_path / "e")]
-    result = CliRunner().invoke(app, [*words, "--at-steps", "0,2", "--images-per-prompt", "2"])
-    assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
-    assert "sleepy" in result.output and "padding together" in result.output and "magnitude" in result.output
-    found = json.loads((tmp_path / "e" / "explain.json").read_text())
-    assert [w["text"] for w in found[0]["words"]] == ["a", "sleepy", "red", "panda"]
-    assert all(w["significance"] > 0 for w in found[0]["words"]) and found[0]["steps"] == [0, 2]
-    assert "&lt;b&gt;x&lt;/b&gt;" in (tmp_path / "e" / "explain.html").read_text()
-    assert Image.open(tmp_path / "e" / "explain-2.png").size[0] > 500
-    empty = CliRunner().invoke(app, ["explain", *BASE, "--prompt", " ", "--prompt", "cat"])
-    assert "1 of 2 prompts are empty" in str(empty.exception) and "cat" in empty.output, "the rest was done"
 
 
 def test_minimize(tmp_path: Path) -> None:
@@ -53,21 +41,19 @@ def test_minimize(tmp_path: Path) -> None:
 
 def test_the_commands_defaults_are_the_librarys() -> None:
     """They are written down twice, since the command line starts without torch."""
-    command, library = (inspect.signature(found).parameters for found in (cli_inference.minimize, minimize))
-    assert command["target_quantile"].default == TARGET_QUANTILE
-    for name in ("iterations", "lr", "method", "tokens", "batch"):
-        assert command[name].default == library[name].default, name
+    told, library = (inspect.signature(found).parameters for found in (command, minimize))
+    assert told["target_quantile"].default == TARGET_QUANTILE and told["batch"].default == library["batch"].default
+    for name, value in asdict(MinimizeSettings()).items():
+        assert told[name].default == value, name
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["explain", "--prompt", "cat", "--at-steps", "x"], "--at-steps = 'x'"),
-        (["explain", "--prompt", "cat", "--at-steps", "10"], "must be from 0 to 9"),
-        (["minimize", "--prompt", " "], "--prompt: the prompt is empty"),
-        (["minimize", "--prompt", "cat", "--guidance-scale", "0.5"], "--guidance-scale = 0.5"),
+        (["--prompt", " "], "--prompt: the prompt is empty"),
+        (["--prompt", "cat", "--guidance-scale", "0.5"], "--guidance-scale = 0.5"),
     ],
 )
 def test_bad_input_is_one_sentence(words: list[str], message: str) -> None:
-    result = CliRunner().invoke(app, [words[0], *BASE, *words[1:]])
+    result = CliRunner().invoke(app, ["minimize", *BASE, *words])
     assert isinstance(result.exception, ValueError) and message in str(result.exception)

@@ -23,7 +23,7 @@ from memsieve.filtering.audit.summary import summarise
 from memsieve.pages.audit import build_audit_report
 from tests.train.conftest import picture, save_tiny_model, write_shards
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 
 
@@ -230,7 +230,8 @@ def test_scores_open_without_memsieve(audited: Path, tmp_path: Path) -> None:
     rows = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
     assert rows.column_names == SCORES_SCHEMA.names and len(rows) == 21
     readme = (ROOT / "README.md").read_text()
-    (query,) = re.findall(r"<!-- executed by tests/memsieve/test_audit.py -->\n```sql\n(.*?)```", readme, re.DOTALL)
+    marked = r"<!-- executed by tests/memsieve/cli/audit/test_commands.py -->\n```sql\n(.*?)```"
+    (query,) = re.findall(marked, readme, re.DOTALL)
     duckdb = pytest.importorskip("duckdb")
     base = tmp_path / "base" / "scores"
     base.mkdir(parents=True)

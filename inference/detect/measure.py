@@ -1,0 +1,101 @@
+"""The measuring itself: prompts through the first steps of the sampler's own trajectory, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from time import perf_counter
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from memsieve.filtering.denoisers.base import Conditioning
+from memsieve.inference.detect.detectors import DETECTORS, DetectSettings, PromptMeasurement
+from memsieve.inference.detect.ordinary import OrdinaryPaths
+from memsieve.inference.generate import image_seed
+from memsieve.inference.guided import GuidedModel
+
+__all__ = ["measure_prompts"]
+
+Array = npt.NDArray[np.float64]
+
+
+def measure_prompts(
+    model: GuidedModel,
+    prompts: Sequence[str],
+    settings: DetectSettings,
+    batch: int = 16,
+    noise_of: str | None = None,
+    leave: OrdinaryPaths | None = None,
+) -> Iterator[PromptMeasurement]:
+    """Measure ``prompts``, ``batch`` images at a time, in order; a measurement comes as soon as its batch is done.
+
+    Nothing is decoded, and nothing of a trajectory is computed after ``settings.steps``. ``noise_of`` gives all of
+    them the noise of one prompt instead of their own, for comparing wordings. With ``leave`` a prompt beyond its limit
+    leaves the batch at that step.
+    """
+    n = settings.images_per_prompt
+    if batch < 1:
+        raise ValueError(f"--batch = {batch}: must be at least 1")
+    if leave is not None and batch < n:
+        raise ValueError(
+            f"--early-exit judges all images of a prompt together: --batch = {batch} must be at least "
+            f"--images-per-prompt = {n}"
+        )
+    together = max(1, batch // n)
+    for start in range(0, len(prompts), together):
+        part, began = list(prompts[start : start + together]), perf_counter()
+        encoded, sources = model.encode(part), part if noise_of is None else [noise_of] * len(part)
+        jobs = [(index, j) for index in range(len(part)) for j in range(n)]
+        measured = [
+            _measure(model, sources, encoded, jobs[at : at + batch], settings, leave)
+            for at in range(0, len(jobs), batch)
+        ]
+        magnitudes = [row for found in measured for row in found[0]]
+        cosine = np.concatenate([found[1] for found in measured]) if DETECTORS[settings.detector].cosine else None
+        seconds = (perf_counter() - began) / len(part)
+        for index, prompt in enumerate(part):
+            own = None if cosine is None else cosine.reshape(len(part), n)[index]
+            yield PromptMeasurement(prompt, np.stack(magnitudes[index * n : (index + 1) * n]), own, seconds)
+
+
+def _measure(
+    model: GuidedModel, prompts: list[str], encoded: Conditioning, jobs: list[tuple[int, int]],
+    settings: DetectSettings, leave: OrdinaryPaths | None,
+) -> tuple[list[Array], Array]:  # fmt: skip
+    """Magnitudes [K] each and cosines [B] (empty where not needed) of the images ``jobs``: (prompt, image number).
+
+    ``prompts`` are those that the noise belongs to, ``encoded`` those that are measured.
+    """
+    texts, numbers = [prompts[index] for index, _ in jobs], [j for _, j in jobs]
+    rows = torch.tensor([index for index, _ in jobs], device=model.device)
+    noise = model.noise(texts, numbers, settings.seed, settings.resolution)
+    cond, uncond = encoded.rows(rows), model.unconditional(len(jobs))
+    generators = [
+        torch.Generator("cpu").manual_seed(image_seed(settings.seed + 1, text, j))
+        for text, j in zip(texts, numbers, strict=True)
+    ]
+    steps = model.trajectory(
+        noise, cond, uncond, steps=settings.steps, schedule_steps=settings.schedule_steps,
+        guidance_scale=settings.guidance_scale, generators=generators,
+    )  # fmt: skip
+    if leave is not None:
+        return leave.until_beyond(model, steps, len(jobs), settings), np.empty(0)
+    norms = torch.stack([model.magnitude(step, settings.space).cpu() for step in steps], dim=1).double().numpy()
+    if not DETECTORS[settings.detector].cosine:
+        return list(norms), np.empty(0)
+    return list(norms), _low_noise_cosine(model, noise, cond, uncond, settings)
+
+
+def _low_noise_cosine(
+    model: GuidedModel, noise: Tensor, cond: Conditioning, uncond: Conditioning, settings: DetectSettings
+) -> Array:
+    """cos(Delta, eps_0) at the schedule's last timestep on pure noise, [B] (Asthana et al., 2026)."""
+    timestep = model.timesteps(settings.schedule_steps, settings.resolution)[-1]
+    with torch.no_grad():
+        with_, without = model.predict(noise, timestep, cond, uncond)
+        times = timestep.expand(len(noise))
+        eps_0 = model.denoiser.to_epsilon(without, noise, times).flatten(1)
+        cosine = torch.nn.functional.cosine_similarity((with_ - without).flatten(1), eps_0, dim=1)
+    return cosine.double().cpu().numpy()

@@ -1,0 +1,77 @@
+"""``memsieve probe``: how many pairs come back, by their captions and by a searched embedding?"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from memsieve.cli.common import Device, Dtype, Model, Scheduler, Seed, Wandb, load_for, open_for, out_console
+from memsieve.trackers.checks import upload_probe
+
+if TYPE_CHECKING:
+    from memsieve.inference.copies.probe import ProbeResult
+
+__all__ = ["probe"]
+
+
+def probe(
+    model: Model,
+    dataset: Annotated[Path, typer.Option("--data", help="A dataset folder with truth.parquet and a held-out split.")],
+    attack: Annotated[bool, typer.Option(help="Also search an embedding for each pair.")] = False,
+    groups: Annotated[
+        Path | None, typer.Option(help="Groups to probe, one a line; the planted ones if left out.")
+    ] = None,
+    controls: Annotated[int, typer.Option(help="Held-out pairs attacked alike.")] = 8,
+    images_per_prompt: Annotated[int, typer.Option(help="Generations per pair.")] = 3,
+    steps: Annotated[int, typer.Option(help="Of the generations.")] = 20,
+    guidance_scale: Annotated[float, typer.Option(help="Of the generations.")] = 3.0,
+    updates: Annotated[int, typer.Option(help="Of the attack.")] = 50,
+    lr: Annotated[float, typer.Option(help="Of the attack.")] = 0.1,
+    similarity: Annotated[str, typer.Option(help="pixel_l2, tiled_l2, phash.")] = "pixel_l2",
+    scheduler: Scheduler = "auto",
+    out: Annotated[Path | None, typer.Option(help="Also write the verdicts as JSON.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with the images beside --out.")] = False,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Dtype = "float32",
+    wandb: Wandb = None,
+) -> None:
+    """Say how many pairs come back: by their captions, and with --attack by a searched embedding beside controls."""
+    from memsieve.inference.copies.attack import AttackSettings
+    from memsieve.inference.copies.probe_run import ProbeSettings, probe_dataset, probe_store, write_probe
+    from memsieve.inference.prompts.lists import read_names
+
+    drawing = AttackSettings(
+        updates=updates, lr=lr, images=images_per_prompt, steps=steps, guidance_scale=guidance_scale, seed=seed
+    )
+    settings = ProbeSettings(
+        attack=attack, drawing=drawing, scheduler=scheduler, controls=controls, similarity=similarity,
+        groups=None if groups is None else read_names(groups, "--groups"),
+    )  # fmt: skip
+    pipe = open_for(model, scheduler, device, dtype).pipe if attack else load_for(model, device, dtype)
+    if resume and out is None:
+        raise ValueError("--resume needs --out FILE: the images are kept beside it")
+    store = None
+    if out is not None:
+        store = probe_store(out.with_suffix(".generated"), pipe, dataset, settings, dtype, resume)
+    results = probe_dataset(pipe, dataset, settings, store=store)
+    _print_rates(results)
+    if out is not None:
+        write_probe(out, settings, results)
+    if wandb is not None:
+        folder = Path("runs/probe") if out is None else out.parent
+        upload_probe(wandb, folder, results, {**asdict(drawing), "similarity": similarity, "data": str(dataset)})
+
+
+def _print_rates(results: dict[tuple[str, str], ProbeResult]) -> None:
+    table = Table("pairs", "by", "copies", "copy rate", "95 % interval")
+    for (name, by), result in results.items():
+        rate = result.rate
+        table.add_row(
+            name, by, f"{rate.copies} of {rate.generations}", f"{rate.rate:.2f}", f"{rate.low:.2f} to {rate.high:.2f}"
+        )
+    out_console.print(table)

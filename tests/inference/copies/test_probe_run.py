@@ -1,0 +1,55 @@
+"""The probe of a dataset folder, by caption and by attack."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from memsieve.filtering.data.openmoji import build_openmoji
+from memsieve.inference.copies.attack import AttackSettings
+from memsieve.inference.copies.probe_run import ProbeSettings, probe_dataset, probe_store
+from memsieve.inference.guided import open_model
+
+TINY = Path(__file__).parents[3] / "assets" / "tiny-sd"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("probe") / "data"
+    build_openmoji(folder, size=32, plant=["2x3"], limit=240)
+    return folder
+
+
+def test_controls_are_attacked_beside_the_chosen_pairs(data: Path) -> None:
+    drawing = AttackSettings(updates=1, batch=1, images=1, steps=1)
+    pipe = open_model(TINY).pipe
+    found = probe_dataset(pipe, data, ProbeSettings(attack=True, drawing=drawing, controls=2), progress=False)
+    assert {names: result.rate.generations for names, result in found.items()} == {
+        ("chosen pairs", "caption"): 2, ("chosen pairs", "attack"): 2, ("held-out controls", "attack"): 2,
+    }  # fmt: skip
+    planted = {v.group for v in found["chosen pairs", "attack"].verdicts}
+    assert planted == {v.group for v in found["chosen pairs", "caption"].verdicts}
+    assert all(v.group.startswith("control:") for v in found["held-out controls", "attack"].verdicts)
+    (group,) = sorted(planted)[:1]
+    alone = probe_dataset(pipe, data, ProbeSettings(groups=[group], drawing=drawing), progress=False)
+    assert list(alone) == [("chosen pairs", "caption")]
+    assert [v.group for v in alone["chosen pairs", "caption"].verdicts] == [group]
+
+
+def test_a_store_is_of_one_probe(data: Path, tmp_path: Path) -> None:
+    pipe, settings = open_model(TINY).pipe, ProbeSettings()
+    probe_store(tmp_path / "s", pipe, data, settings, "float32", False).save("x", torch.zeros(1, 3, 4, 4))
+    assert probe_store(tmp_path / "s", pipe, data, settings, "float32", True).load("x") is not None
+    with pytest.raises(ValueError, match="begun with another groups"):
+        probe_store(tmp_path / "s", pipe, data, replace(settings, groups=["a"]), "float32", True)
+
+
+def test_refusals(data: Path, tmp_path: Path) -> None:
+    pipe = open_model(TINY).pipe
+    with pytest.raises(ValueError, match=r"has no truth\.parquet"):
+        probe_dataset(pipe, tmp_path, ProbeSettings())
+    with pytest.raises(ValueError, match=r"'nobody' is no group of the training split \(1 are unknown\)"):
+        probe_dataset(pipe, data, ProbeSettings(groups=["nobody"]))

@@ -1,0 +1,64 @@
+"""Guarded calls of tiny pipelines, and their first step read by a hook of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from memsieve.inference.detect.detectors import DetectSettings
+from memsieve.inference.guard.guard import MemorizationGuard
+from tests.tiny_models import TINY_FAMILIES
+
+MEASURED = tuple(name for name in TINY_FAMILIES if name != "flux")
+
+
+CALL: dict[str, Any] = {"num_inference_steps": 5, "height": 16, "width": 16, "output_type": "latent"}
+
+
+SETTINGS = DetectSettings(schedule_steps=4, guidance_scale=3.0, resolution=16)
+
+
+def seeded(number: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(number)
+
+
+def guidance(pipe: Any) -> dict[str, Any]:
+    if "Flux" in type(pipe).__name__:
+        return {"true_cfg_scale": 3.0, "negative_prompt": ""}
+    return {"guidance_scale": 3.0, **({"use_resolution_binning": False} if "PixArt" in type(pipe).__name__ else {})}
+
+
+def guard(pipe: Any, action: str = "warn", **options: Any) -> MemorizationGuard:
+    return MemorizationGuard(pipe, action, **{"ordinary": ["a", "b"], "progress": False, "threshold": 1e9, **options})
+
+
+def network_of(pipe: Any) -> Any:
+    return getattr(pipe, "unet", None) or pipe.transformer
+
+
+def first_step(pipe: Any, run: Callable[[], Any], steps: int) -> list[float]:
+    """||cond - uncond|| of each image at the first step of the last run of the pipeline, by a hook of its own."""
+    outputs: list[torch.Tensor] = []
+    handle = network_of(pipe).register_forward_hook(lambda module, args, output: outputs.append(output[0].detach()))
+    run()
+    handle.remove()
+    if "Flux" in type(pipe).__name__:
+        cond, uncond = outputs[-2 * steps], outputs[-2 * steps + 1]
+    else:
+        uncond, cond = outputs[-steps].chunk(2)
+    delta = cond - uncond
+    return (delta[:, :4] if delta.ndim == 4 else delta).flatten(1).norm(dim=1).tolist()
+
+
+SIZES: dict[str, Any] = {
+    "original_size": (900, 24), "crops_coords_top_left": (300, 8), "target_size": (700, 500),
+    "negative_original_size": (4, 4), "negative_crops_coords_top_left": (90, 0), "negative_target_size": (30, 700),
+}  # fmt: skip
+
+
+def some_slow(cases: list[Any], fast: list[Any]) -> list[Any]:
+    """All cases, those that are not ``fast`` marked as slow."""
+    return [pytest.param(*case, marks=[] if case in fast else pytest.mark.slow) for case in cases]
