@@ -21,9 +21,10 @@ from memsieve.filtering.audit.tasks import Tasks
 from memsieve.filtering.audit.work import Worker
 from memsieve.filtering.data.config import DataConfig
 from memsieve.filtering.data.decode import centred_pixels, decode_image
-from memsieve.filtering.data.openmoji import build_openmoji
+from memsieve.filtering.data.openmoji import DatasetPlan, build_openmoji
 from memsieve.filtering.data.rows import RawRow, content_id
-from memsieve.filtering.data.shards import expand_paths, read_shard
+from memsieve.filtering.data.shard_paths import expand_paths
+from memsieve.filtering.data.shards import read_shard
 
 __all__ = ["cost_of_shards", "throughput"]
 
@@ -164,7 +165,7 @@ def _pictures(folder: Path, side: int, kind: str) -> Path:
     shard = folder / "one.tar"
     if shard.is_file():
         return shard
-    build_openmoji(folder / "source", size=side, limit=320, overwrite=True)
+    build_openmoji(folder / "source", DatasetPlan(size=side, limit=320), overwrite=True)
     rows = _distinct(folder / "source" / "train", SAMPLES)
     _write(shard, [(raw.key, _encoded(raw.image, kind), raw.caption or "", kind.lower()) for raw in rows])
     shutil.rmtree(folder / "source")

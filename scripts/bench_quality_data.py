@@ -27,7 +27,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 
 from memsieve.filtering.audit.groups import joined
 from memsieve.filtering.data.openmoji import ATTRIBUTION, Picture, Plant, choose_planted, draw_pictures
-from memsieve.filtering.data.openmoji_names import held_out_bases, list_emoji, miniature, rank
+from memsieve.filtering.data.openmoji.names import held_out_bases, list_emoji, miniature, rank
 from memsieve.filtering.data.rows import content_id
 
 __all__ = [

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from base_models import SIZE, TOKENS, load_pipeline, new_models, save_pipeline, train_tokenizer
 from base_report import Pair, caption_test, model_card, sample_grid
 
-from memsieve.filtering.data.openmoji import build_openmoji
+from memsieve.filtering.data.openmoji import DatasetPlan, build_openmoji
 
 __all__ = ["main", "read_split", "train_decoder", "train_unet", "train_vae"]
 
@@ -66,7 +66,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         data = options.data or Path(temporary) / "openmoji"
         if options.data is None:
-            build_openmoji(data, size=SIZE, seed=options.seed)
+            build_openmoji(data, DatasetPlan(size=SIZE, seed=options.seed))
         train, held = read_split(data / "train"), read_split(data / "held_out")
     minutes: dict[str, float] = {}
     if options.stage != "report":

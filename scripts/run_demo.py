@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from memsieve.filtering.data.openmoji import build_openmoji
+from memsieve.filtering.data.openmoji import DatasetPlan, build_openmoji
 from memsieve.filtering.settings import load_settings
 from memsieve.inference.copies.judge import CopyJudge
 from memsieve.inference.copies.probe import ProbeResult, Prompt, judge_for, probe_model, prompts_of
@@ -41,8 +41,7 @@ def build_data(out: Path, plant: str) -> Path:
         task = progress.add_task("drawing OpenMoji")
         build_openmoji(
             out,
-            size=32,
-            plant=[plant],
+            DatasetPlan(size=32, plant=[plant]),
             overwrite=True,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )

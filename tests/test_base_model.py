@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from memsieve.filtering.data.openmoji_names import colour_words, list_emoji, render_emoji
+from memsieve.filtering.data.openmoji.names import colour_words, list_emoji, render_emoji
 
 pytest.importorskip("diffusers")
 pytest.importorskip("emoji")

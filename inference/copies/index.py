@@ -30,7 +30,8 @@ from torch import Tensor
 from memsieve.filtering.data.config import DataConfig
 from memsieve.filtering.data.decode import BadSample, decode_row
 from memsieve.filtering.data.rows import RawRow, content_id
-from memsieve.filtering.data.shards import expand_paths, read_shard
+from memsieve.filtering.data.shard_paths import expand_paths
+from memsieve.filtering.data.shards import read_shard
 from memsieve.filtering.files import write_json
 from memsieve.filtering.folder_kind import what_it_is
 from memsieve.inference.copies.similarity import Similarity, build_similarity

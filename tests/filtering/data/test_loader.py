@@ -18,6 +18,7 @@ from memsieve.filtering.data import shards as shards_module
 from memsieve.filtering.data.config import DataConfig
 from memsieve.filtering.data.loader import Window, WindowLoader
 from memsieve.filtering.data.mark import merge_states
+from memsieve.filtering.data.pool import Ranks
 from memsieve.filtering.data.rows import RawRow
 from memsieve.filtering.data.sources import ShardSource
 from memsieve.filtering.settings import SettingsError
@@ -66,7 +67,7 @@ def read(data: DataConfig, world_size: int, count: int, rows: int = ROWS, **valu
     """The first ``count`` windows: for each, the windows of all ranks."""
 
     def work(rank: int, exchange: ThreadExchange) -> list[Window]:
-        loader = WindowLoader(data, rows, rank, world_size, seed=3, exchange=exchange, **values)
+        loader = WindowLoader(data, rows, Ranks(rank, world_size, exchange), seed=3, **values)
         return list(itertools.islice(loader, count))
 
     return [list(windows) for windows in zip(*on_ranks(world_size, work), strict=True)]
@@ -178,7 +179,7 @@ def test_every_sample_comes_round_equally_often_whatever_the_shards(
     data = config(make_shards(sizes), streams=0, held_out_fraction=0.0, shuffle_buffer=100)
     if not counted and len(sizes) == 1 and world_size == 2:
         with pytest.raises(SettingsError, match="write more, smaller shards"):
-            WindowLoader(data, rows, 0, 2)
+            WindowLoader(data, rows, Ranks(0, 2))
         return
     seen: Counter[str] = Counter({f"{number:03d}": 0 for number in range(sum(sizes))})
     windows = 4 * -(-sum(sizes) // rows)
@@ -211,7 +212,7 @@ def test_resume_on_another_number_of_ranks(shards: str, taken: int) -> None:
     whole = read(data, 1, 12)
 
     def work(rank: int, exchange: ThreadExchange) -> dict[str, Any]:
-        loader = WindowLoader(data, ROWS, rank, 2, seed=3, exchange=exchange)
+        loader = WindowLoader(data, ROWS, Ranks(rank, 2, exchange), seed=3)
         list(itertools.islice(loader, taken))
         return loader.state_dict()
 
@@ -288,7 +289,7 @@ def test_states_of_other_runs_are_refused(shards: str) -> None:
     ],
 )
 def test_number_of_streams(shards: str, rows: int, world_size: int, values: dict[str, Any], expected: int) -> None:
-    assert WindowLoader(config(shards, **values), rows, 0, world_size).n_streams == expected
+    assert WindowLoader(config(shards, **values), rows, Ranks(0, world_size)).n_streams == expected
 
 
 @pytest.mark.parametrize(
@@ -305,7 +306,7 @@ def test_number_of_streams(shards: str, rows: int, world_size: int, values: dict
 )
 def test_streams_that_cannot_fit(shards: str, rows: int, world_size: int, values: dict[str, Any]) -> None:
     with pytest.raises(SettingsError) as caught:
-        WindowLoader(config(shards, **values), rows, 0, world_size)
+        WindowLoader(config(shards, **values), rows, Ranks(0, world_size))
     message = str(caught.value)
     multiple = world_size * max(1, values.get("workers", 0))
     for part in (
@@ -319,12 +320,12 @@ def test_streams_that_cannot_fit(shards: str, rows: int, world_size: int, values
 
 def test_wrong_rank(shards: str) -> None:
     with pytest.raises(ValueError, match="rank 2 is not one of 2"):
-        WindowLoader(config(shards), ROWS, 2, 2)
+        WindowLoader(config(shards), ROWS, Ranks(2, 2))
 
 
 def test_ranks_that_cannot_speak_to_each_other(shards: str) -> None:
     with pytest.raises(ValueError, match="windows of 2 ranks are made by all of them, and the exchange joins 1"):
-        next(iter(WindowLoader(config(shards), ROWS, 0, 2)))
+        next(iter(WindowLoader(config(shards), ROWS, Ranks(0, 2))))
 
 
 def test_counts_rows_with_the_unusable_ones(shards: str) -> None:
@@ -343,7 +344,7 @@ def test_data_without_a_usable_row_is_refused_on_all_ranks(shards: str) -> None:
     def work(rank: int, exchange: ThreadExchange) -> str:
         data = config(shards, held_out_path=shards)
         with pytest.raises(ValueError) as caught:
-            next(iter(WindowLoader(data, ROWS, rank, 2, exchange=exchange)))
+            next(iter(WindowLoader(data, ROWS, Ranks(rank, 2, exchange))))
         return str(caught.value)
 
     said = on_ranks(2, work)

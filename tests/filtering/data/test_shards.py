@@ -16,7 +16,8 @@ import pytest
 import webdataset as wds
 
 from memsieve.filtering.data.config import DataConfig
-from memsieve.filtering.data.shards import expand_paths, read_shard
+from memsieve.filtering.data.shard_paths import expand_paths
+from memsieve.filtering.data.shards import read_shard
 from memsieve.filtering.data.sources import ShardSource
 from memsieve.filtering.settings import SettingsError
 

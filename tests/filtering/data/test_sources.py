@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from memsieve.filtering.data.config import DataConfig
-from memsieve.filtering.data.folder import FolderSource
+from memsieve.filtering.data.folder.source import FolderSource
 from memsieve.filtering.data.hf import HFSource
 from memsieve.filtering.data.loader import WindowLoader
 from memsieve.filtering.data.rows import RawRow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from memsieve.filtering.data.decode import group_of
 from memsieve.filtering.data.held_out import held_out_groups, held_out_rows, is_held_out
 from memsieve.filtering.data.rows import Chunk, Place, RawRow
 from memsieve.filtering.data.sources import Source, open_source
-from memsieve.filtering.data.streams import LOOKED_AT, RowStream
+from memsieve.filtering.data.streams import LOOKED_AT, ReadingPlan, RowStream, Start
 
 
 def png(number: int) -> bytes:
@@ -80,9 +80,17 @@ def config(path: str = "unused", **values: Any) -> DataConfig:
 
 
 def open_stream(
-    source: Source, data: DataConfig, stream: int = 0, n_streams: int = 1, seed: int = 0, **place: Any
+    source: Source,
+    data: DataConfig,
+    stream: int = 0,
+    n_streams: int = 1,
+    seed: int = 0,
+    held_out_groups: frozenset[str] | None = None,
+    alive: Callable[[], None] = lambda: None,
+    **start: Any,
 ) -> RowStream:
-    return RowStream(source, stream, n_streams, seed, data, measure_parts(source, n_streams), **place)
+    plan = ReadingPlan(source, data, measure_parts(source, n_streams), n_streams, seed, held_out_groups)
+    return RowStream(plan, stream, Start(**start), alive=alive)
 
 
 def keys(chunk: Chunk) -> list[int]:

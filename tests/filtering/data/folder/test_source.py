@@ -15,7 +15,7 @@ from PIL import Image
 
 from memsieve.filtering.data.config import DataConfig
 from memsieve.filtering.data.decode import decode_row
-from memsieve.filtering.data.folder import FolderSource
+from memsieve.filtering.data.folder.source import FolderSource
 from memsieve.filtering.data.rows import RawRow
 from memsieve.filtering.settings import SettingsError
 
