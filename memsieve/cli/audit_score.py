@@ -55,7 +55,8 @@ def score(
     Exit code 1 where a shard could not be done, 3 where all are done and some were found truncated or damaged, 4 where
     all are done and no sample can be used.
     """
-    from memsieve.filtering.audit.score import rank_of, score_shards
+    from memsieve.filtering.audit.ray_engine import RayCluster
+    from memsieve.filtering.audit.score import Callbacks, rank_of, score_shards
     from memsieve.filtering.audit.status import why_useless
 
     given = {"output": out, "model": model, "seed": seed, "draws": draws, "batch_size": batch_size, "engine": engine}
@@ -67,11 +68,10 @@ def score(
             outcome = score_shards(
                 run.audit(),
                 run.output,
-                engine=run.engine,
                 device=run.device,
+                ray=RayCluster(run.ray_address, run.workers) if run.engine == "ray" else None,
                 rescore=rescore,
-                ray={"address": run.ray_address, "workers": run.workers},
-                **watch,
+                callbacks=Callbacks(**watch),
             )
     except KeyboardInterrupt:
         _console.print("stopped; the shards that were finished stand, and the same command goes on", style="yellow")

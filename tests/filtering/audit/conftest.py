@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from memsieve.filtering.audit.config import AuditConfig
-from memsieve.filtering.audit.score import Outcome, score_shards
+from memsieve.filtering.audit.score import Callbacks, Outcome, score_shards
 from tests.train.conftest import picture, save_tiny_model, write_shards
 
 Audit = Callable[..., Outcome]
@@ -34,14 +34,15 @@ def png() -> Callable[[int], bytes]:
 
 @pytest.fixture
 def audit(tiny_model: Path) -> Audit:
-    """Audit ``shards`` into ``out``; further names are settings, and options of ``score_shards``."""
+    """Audit ``shards`` into ``out``; further names are settings, callbacks, and options of ``score_shards``."""
 
     def run(shards: Path | str, out: Path, model: bool = True, **more: Any) -> Outcome:
         data = {"path": str(shards), **more.pop("data", {})}
         names = set(AuditConfig.model_fields) & more.keys()
         raw = {"batch_size": 4, "model": str(tiny_model) if model else None, "data": data}
         config = AuditConfig.model_validate(raw | {name: more.pop(name) for name in names})
-        return score_shards(config, out, **more)
+        told = {name: more.pop(name) for name in ("begin", "advance", "finished") if name in more}
+        return score_shards(config, out, callbacks=Callbacks(**told), **more)
 
     return run
 

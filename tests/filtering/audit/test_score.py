@@ -83,12 +83,12 @@ def test_copies_in_a_shard_are_scored_once(
     audit: Audit, make_shards: Callable[..., Path], tmp_path: Path, read_rows: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They draw the same, so they score the same; the same image under another caption is another pair."""
-    from memsieve.filtering.audit.scorer import Scorer
+    from memsieve.filtering.audit.scorer import AuditScorer
 
     seen: list[str] = []
-    score = Scorer.score
+    score = AuditScorer.score
     monkeypatch.setattr(
-        Scorer, "score", lambda self, contents, *rest: (seen.extend(contents), score(self, contents, *rest))[1]
+        AuditScorer, "score", lambda self, contents, *rest: (seen.extend(contents), score(self, contents, *rest))[1]
     )
     folder = make_shards(tmp_path / "data", 10, per_shard=50, copies=30)
     audit(folder, tmp_path / "out", draws=2)
