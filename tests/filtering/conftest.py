@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,3 +60,20 @@ def read_rows() -> Callable[[Path], pa.Table]:
         )
 
     return read
+
+
+@pytest.fixture
+def folder(make_shards: Callable[..., Path], tmp_path: Path) -> Path:
+    """Three shards of 8, one pair three times over."""
+    return make_shards(tmp_path / "data", 22, per_shard=8, copies=2)
+
+
+@pytest.fixture
+def mixed(make_shards: Callable[..., Path], tmp_path: Path) -> Path:
+    """Four shards of 8: 24 pairs, the first of them 8 more times, and one sample without a caption."""
+    make_shards(tmp_path / "data", 24, per_shard=8, copies=8)
+    with tarfile.open(tmp_path / "data" / "00001.tar", "a") as tar:
+        info = tarfile.TarInfo("lonely.png")
+        info.size = 3
+        tar.addfile(info, io.BytesIO(b"abc"))
+    return tmp_path / "data"
