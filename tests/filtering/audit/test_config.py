@@ -19,7 +19,9 @@ def test_what_a_score_depends_on_changes_the_hash_and_nothing_else_does() -> Non
     same = [hash_of(), hash_of(batch_size=3, prefetch=0), hash_of(data={"path": "elsewhere", "workers": 2})]
     assert len(set(same)) == 1
     other = [hash_of(seed=1), hash_of(draws=2), hash_of(strata=2), hash_of(model={"hash": "n"}), hash_of(model=None)]
-    other += [hash_of(data={"resolution": 64}), hash_of(data={"caption_key": "text"})]
+    limits = {"max_image_bytes": 9999, "max_image_pixels": 9999, "max_caption_bytes": 99, "allow_empty_caption": True}
+    named = {"resolution": 64, "caption_key": "text", "image_key": "png", "split": "test", "format": "folder"}
+    other += [hash_of(data={name: value}) for name, value in (limits | named).items()]
     assert len({*same, *other}) == 1 + len(other)
     assert hash_of(model=None) == hash_of(model=None, seed=1), "without a model nothing is drawn"
 
