@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from memsieve.filtering.data.openmoji import draw_pictures
-from memsieve.filtering.data.openmoji_names import list_emoji, miniature
+from memsieve.filtering.data.openmoji.names import list_emoji, miniature
 from tests.tiny_models import LETTERS, tiny_pipeline
 from tests.train.conftest import free_port
 

@@ -199,3 +199,45 @@ def test_circles_are_seen(name: str) -> None:
 def test_what_is_no_circle() -> None:
     later = {"m.a": "from m.b import x", "m.b": "def late():\n    from m.a import y", "m.c": "from m import a, b"}
     assert circle({"m": "import os", **later}, {"m"}) == []
+
+
+FOLDERS = {
+    "": {"evidence", "rules"},
+    "evidence": set(),
+    "rules": {"evidence"},
+    "denoisers": set(),
+    "data": {"evidence"},
+    "audit": {"evidence", "data", "denoisers"},
+}
+"""Which folders of filtering/ each of them may import, besides itself; "" stands for the files at its top. What decides
+knows neither data nor models, data and models know nothing of each other, and an audit is known to none of them."""
+
+
+def strays(source: str, folder: str) -> list[str]:
+    """What ``source``, a module in ``folder`` of filtering/, imports from folders that it must not know."""
+    package = ".".join(["memsieve", "filtering", *([folder] if folder else [])])
+    inside = "memsieve.filtering."
+    names = [(line, name.removeprefix(inside)) for line, name in imported_names(source, package) if inside in name]
+    taken = [(line, name, name.split(".")[0]) for line, name in names]
+    known = FOLDERS[folder] | {folder}
+    return [f"line {line}: {name}" for line, name, first in taken if first in FOLDERS and first not in known]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_folders_of_filtering_import_only_what_they_may(folder: str) -> None:
+    place = ROOT / "filtering" / folder
+    files = sorted(place.rglob("*.py") if folder else place.glob("*.py"))
+    assert len(files) > 0, f"no module found in {place}"
+    wrong = [f"{file.relative_to(ROOT)} {stray}" for file in files for stray in strays(file.read_text("utf-8"), folder)]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_folder_of_filtering_has_its_place_in_the_order() -> None:
+    assert {file.parent.name for file in (ROOT / "filtering").glob("*/__init__.py")} == FOLDERS.keys() - {""}
+
+
+def test_a_stray_import_inside_filtering_is_seen() -> None:
+    assert strays("from memsieve.filtering.audit.table import Scores", "data") == ["line 1: audit.table"]
+    assert strays("def later():\n    from ..data import rows", "denoisers") == ["line 2: data"]
+    assert strays("import memsieve.filtering.data.rows", "") == ["line 1: data.rows"]
+    assert strays("from memsieve.filtering.data.rows import Row\nfrom memsieve.filtering.files import x", "data") == []

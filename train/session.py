@@ -14,6 +14,7 @@ from memsieve.filtering.audit.looked_up import LookedUpReference
 from memsieve.filtering.data.held_out import held_out_rows
 from memsieve.filtering.data.loader import WindowLoader
 from memsieve.filtering.data.loader_sieve import Sieve, SieveFile
+from memsieve.filtering.data.pool import Ranks
 from memsieve.filtering.data.rows import Row
 from memsieve.filtering.denoisers.fingerprint import model_hashes, total_hash
 from memsieve.filtering.denoisers.lora import AdapterOff, trained_parameters
@@ -188,14 +189,11 @@ def _loader(
     return WindowLoader(
         config.data,
         _rows(config, accelerator),
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
+        Ranks(accelerator.process_index, accelerator.num_processes, Exchange(accelerator.device), watch.meet),
         seed=config.train.seed,
         max_epochs=config.train.epochs,
         state=extra.get("data"),
         sieve=sieve,
-        exchange=Exchange(accelerator.device),
-        meet=watch.meet,
     )
 
 

@@ -19,7 +19,7 @@ from memsieve.filtering.audit.config import AuditConfig
 from memsieve.filtering.audit.score import score_shards
 from memsieve.filtering.audit.select import Rule, select_rows, write_selection
 from memsieve.filtering.audit.summary import summarise
-from memsieve.filtering.data.openmoji import build_openmoji
+from memsieve.filtering.data.openmoji import DatasetPlan, build_openmoji
 from memsieve.filtering.settings import load_settings
 from memsieve.inference.copies.probe import DRAWN, Prompt, judge_for, probe_model, prompts_of
 from memsieve.inference.copies.rate import copy_rate
@@ -139,7 +139,7 @@ class Planted:
 
     def _build(self) -> None:
         if not (self.data / "dataset.json").is_file():
-            build_openmoji(self.data, size=32, plant=PLANT, overwrite=True)
+            build_openmoji(self.data, DatasetPlan(size=32, plant=PLANT), overwrite=True)
 
     def _train(self, name: str, data: Path, more: list[str] | None = None) -> dict[str, Any]:
         """Train without a filter, unless it was done; a stopped run is gone on with."""

@@ -16,14 +16,15 @@ from PIL import Image
 
 from memsieve.filtering.audit.config import AuditConfig
 from memsieve.filtering.audit.folder import AuditFolder
-from memsieve.filtering.audit.scorer import Scorer
+from memsieve.filtering.audit.scorer import AuditScorer
 from memsieve.filtering.audit.tasks import Tasks
-from memsieve.filtering.audit.work import Worker
+from memsieve.filtering.audit.work import AuditJob, Worker
 from memsieve.filtering.data.config import DataConfig
 from memsieve.filtering.data.decode import centred_pixels, decode_image
-from memsieve.filtering.data.openmoji import build_openmoji
+from memsieve.filtering.data.openmoji import DatasetPlan, build_openmoji
 from memsieve.filtering.data.rows import RawRow, content_id
-from memsieve.filtering.data.shards import expand_paths, read_shard
+from memsieve.filtering.data.shard_paths import expand_paths
+from memsieve.filtering.data.shards import read_shard
 
 __all__ = ["cost_of_shards", "throughput"]
 
@@ -45,7 +46,7 @@ def throughput(work: Path, model: Path, repeats: int = 6) -> dict[str, Any]:
     fastest run hold where others use the machine too, and a run's time by the clock does not.
     """
     shards = {name: _pictures(work / "speed" / f"{side}", side, kind) for name, (side, kind) in DECODED.items()}
-    scorer = Scorer(_config(model, shards["32-pixel PNG"]), "cpu")
+    scorer = AuditScorer(_config(model, shards["32-pixel PNG"]), "cpu")
     batches = list(_batches(shards["32-pixel PNG"], scorer))
     arms: dict[str, Callable[[], Times]] = {
         "forwards": lambda: _forwards(scorer, batches, whole=True),
@@ -65,7 +66,7 @@ def throughput(work: Path, model: Path, repeats: int = 6) -> dict[str, Any]:
 
 def cost_of_shards(work: Path, model: Path, repeats: int = 2) -> dict[str, Any]:
     """Seconds per sample of one draw, the same samples cut into few and into many shards."""
-    scorer = Scorer(_config(model, work, draws=1), "cpu")
+    scorer = AuditScorer(_config(model, work, draws=1), "cpu")
     sets = {parts: _cut(work / "speed" / f"in-{parts}", work / "data" / "train", parts) for parts in PARTS}
     arms = {
         str(parts): lambda shards=shards: _audit(work, model, scorer, shards, draws=1) for parts, shards in sets.items()
@@ -104,14 +105,14 @@ def _config(model: Path, path: Path | list[str], **more: Any) -> AuditConfig:
     return AuditConfig.model_validate({"model": str(model), "data": data, **more})
 
 
-def _audit(work: Path, model: Path, scorer: Scorer, shards: Path | list[Path], **more: Any) -> Times:
+def _audit(work: Path, model: Path, scorer: AuditScorer, shards: Path | list[Path], **more: Any) -> Times:
     """All of the work on ``shards``, from opening them to their markers; the model is there already."""
     out = work / "speed" / "run"
     shutil.rmtree(out, ignore_errors=True)
     config = _config(model, [str(shard) for shard in shards], **more)
     folder, tasks = AuditFolder(out), Tasks(config.data)
     folder.write_settings({"tasks": []})
-    worker = Worker(folder, config, tasks, scorer, "", "")
+    worker = Worker(AuditJob(folder, config, "", ""), tasks, scorer)
     markers: list[Any] = []
     times = _timed(lambda: markers.extend(marker for _, marker in worker.run_all(tasks.all)))
     assert all(marker.failed == 0 for marker in markers)
@@ -119,7 +120,7 @@ def _audit(work: Path, model: Path, scorer: Scorer, shards: Path | list[Path], *
 
 
 @torch.no_grad()
-def _forwards(scorer: Scorer, batches: list[tuple[torch.Tensor, list[str]]], whole: bool) -> Times:
+def _forwards(scorer: AuditScorer, batches: list[tuple[torch.Tensor, list[str]]], whole: bool) -> Times:
     """Only the networks, on inputs made before: UNet with and without the caption for every draw; where ``whole``, the
     VAE and the text encoder once."""
     denoiser = scorer.denoiser
@@ -150,7 +151,7 @@ def _timed(run: Callable[[], None]) -> Times:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def _batches(shard: Path, scorer: Scorer) -> Iterator[tuple[torch.Tensor, list[str]]]:
+def _batches(shard: Path, scorer: AuditScorer) -> Iterator[tuple[torch.Tensor, list[str]]]:
     rows = list(read_shard(str(shard), scorer.config.data))
     size = scorer.config.batch_size
     for start in range(0, len(rows), size):
@@ -164,7 +165,7 @@ def _pictures(folder: Path, side: int, kind: str) -> Path:
     shard = folder / "one.tar"
     if shard.is_file():
         return shard
-    build_openmoji(folder / "source", size=side, limit=320, overwrite=True)
+    build_openmoji(folder / "source", DatasetPlan(size=side, limit=320), overwrite=True)
     rows = _distinct(folder / "source" / "train", SAMPLES)
     _write(shard, [(raw.key, _encoded(raw.image, kind), raw.caption or "", kind.lower()) for raw in rows])
     shutil.rmtree(folder / "source")

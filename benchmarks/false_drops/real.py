@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import CONFIGS, MODEL
-from memsieve.filtering.data.openmoji import build_openmoji
+from memsieve.filtering.data.openmoji import DatasetPlan, build_openmoji
 from memsieve.filtering.evidence.table import EvidenceTable
 from memsieve.filtering.filter import MemorizationFilter
 from memsieve.filtering.rules import EvidenceRule, WindowEnd
@@ -29,7 +29,7 @@ SHARDS = "{00000..00007}.tar"
 def build_data(out: Path) -> Path:
     """OpenMoji, nothing planted, once; in the split that the base model was trained by."""
     if not (out / "dataset.json").is_file():
-        build_openmoji(out, size=32, shard_size=65, overwrite=True)
+        build_openmoji(out, DatasetPlan(size=32, shard_size=65), overwrite=True)
     return out
 
 

@@ -28,7 +28,7 @@ from PIL import Image
 from benchmarks.quality.samples import HARD_CASES, STYLES, Sample, near_duplicate, paraphrase, rare_style, template
 from memsieve.filtering.audit.groups import joined
 from memsieve.filtering.data.openmoji import ATTRIBUTION, Picture, Plant, choose_planted, draw_pictures
-from memsieve.filtering.data.openmoji_names import held_out_bases, list_emoji, miniature, rank
+from memsieve.filtering.data.openmoji.names import held_out_bases, list_emoji, miniature, rank
 from memsieve.filtering.data.rows import content_id
 
 __all__ = ["Spec", "build", "clusters", "first_of"]

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import webdataset
 
 from memsieve.filtering.data import openmoji
-from memsieve.filtering.data.openmoji_names import Emoji, base_of, held_out_bases, rank
+from memsieve.filtering.data.openmoji.names import Emoji, base_of, held_out_bases, rank
 from memsieve.filtering.data.rows import content_id
 
 __all__ = ["LEVELS", "PACKAGE", "build_same", "build_shifted"]
@@ -34,7 +34,7 @@ LEVELS = ("10x10", "10x25", "10x50", "10x100", "10x200", "8x400", "4x800")
 
 def build_same(out: Path, seed: int = 0) -> dict[str, Any]:
     """OpenMoji; ``seed`` 0 is the split that the base model was trained by, and plants others than 1 does."""
-    return openmoji.build_openmoji(out, size=32, plant=LEVELS, seed=seed, overwrite=True)
+    return openmoji.build_openmoji(out, openmoji.DatasetPlan(size=32, plant=LEVELS, seed=seed), overwrite=True)
 
 
 def build_shifted(out: Path, package: Path, seed: int = 0) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from benchmarks.speed.timed_run import VARIANTS, TimedRun
 from memsieve.filtering.audit.config import AuditConfig
 from memsieve.filtering.audit.score import score_shards
 from memsieve.filtering.config import FilterConfig
-from memsieve.filtering.data.openmoji import build_openmoji
+from memsieve.filtering.data.openmoji import DatasetPlan, build_openmoji
 
 BLOCK = 28
 """Windows taken from a run before the next has its turn: two turns of held-out pairs in the sieve that looks up."""
@@ -111,7 +111,7 @@ def dataset(work: Path, share: int) -> Path:
     """OpenMoji with that share of planted rows, built once."""
     folder = work / f"data-{share}"
     if not (folder / "dataset.json").is_file():
-        build_openmoji(folder, size=32, plant=PLANTED[share], overwrite=True)
+        build_openmoji(folder, DatasetPlan(size=32, plant=PLANTED[share]), overwrite=True)
     return folder
 
 

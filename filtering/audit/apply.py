@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tarfile
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 import pyarrow.parquet as pq
 
-from memsieve.filtering.data.archives import open_archive, open_tar
+from memsieve.filtering.audit.shard_copy import Audited, ShardCopy
 from memsieve.filtering.data.config import DataConfig
-from memsieve.filtering.data.fields import printable
 from memsieve.filtering.data.keep_list import KeepList
-from memsieve.filtering.data.rows import RawRow
-from memsieve.filtering.data.shards import read_shard
 from memsieve.filtering.files import write_json, write_whole
 from memsieve.filtering.settings import SettingsError
 
 __all__ = ["Applied", "apply_keep_list"]
-
-_END = bytes(2 * tarfile.BLOCKSIZE)
 
 
 @dataclass(slots=True)
@@ -62,16 +54,15 @@ def apply_keep_list(keep_list: Path, out: Path, note: Callable[[int, int], None]
             f"'{keep_list}' was made of data.format = '{keep.about['data']['format']}', which has no shards to write; "
             "use it in training with data.keep_list"
         )
-    config = DataConfig.model_validate({**keep.about["data"], "keep_list": None})
     names = _names(keep.shards)
     _prepare(out, keep, keep_list)
-    details = _details(keep_list)
+    audited = Audited(keep, DataConfig.model_validate({**keep.about["data"], "keep_list": None}), _details(keep_list))
     total = Applied()
     manifest: list[dict[str, Any]] = []
     for number, (shard, name) in enumerate(names.items()):
         record = _record(out, name, keep)
         if record is None:
-            record = _Shard(keep, config, shard, out, name, details).write()
+            record = ShardCopy(audited, shard, out, name).write()
             total.shards += 1
         else:
             total.skipped += 1
@@ -134,120 +125,3 @@ def _record(out: Path, name: str, keep: KeepList) -> dict[str, Any] | None:
     files = [out / name] + [out / "rejected" / name] * bool(record["rejected"])
     sizes = [file.stat().st_size if file.is_file() else -1 for file in files]
     return cast("dict[str, Any]", record) if sizes == record["bytes"] else None
-
-
-class _Shard:
-    """Writes one shard's kept and rejected samples."""
-
-    def __init__(
-        self,
-        keep: KeepList,
-        config: DataConfig,
-        shard: str,
-        out: Path,
-        name: str,
-        details: dict[tuple[str, int], str],
-    ) -> None:
-        self.details = details
-        self.keep, self.config, self.shard, self.name = keep, config, shard, name
-        self.kept_path, self.rejected_path = out / name, out / "rejected" / name
-        self.done_path = out / ".done" / f"{name}.json"
-        self.rows = keep.rows(shard)
-        self.kept, self.lost, self.read = 0, 0, 0
-        self.rejected: Counter[str] = Counter()
-        self._reasons: list[str] = []
-
-    def write(self) -> dict[str, Any]:
-        """Copy the samples; the record of the shard for the manifest."""
-        for path in (self.kept_path, self.rejected_path, self.done_path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as stack:
-            # Raised errors leave no file behind under its own name.
-            kept, rejected = (stack.enter_context(_Archive(p)) for p in (self.kept_path, self.rejected_path))
-            source = stack.enter_context(open_archive(self.shard, self.config.allow_pipe))
-            self._copy(source, kept, rejected)
-            if self.read != len(self.rows.keep):
-                raise SettingsError(
-                    f"shard '{self.shard}' has {self.read} samples, but {len(self.rows.keep)} were audited; audit it "
-                    "again"
-                )
-        sizes = [self.kept_path.stat().st_size]
-        if self.rejected:
-            sizes.append(self.rejected_path.stat().st_size)
-            write_whole(self.rejected_path.with_suffix(".jsonl"), "".join(self._reasons))
-        else:
-            self.rejected_path.unlink()
-        record = {
-            "shard": printable(self.shard), "name": self.name, "kept": self.kept, "rejected": dict(self.rejected),
-            "lost": self.lost, "bytes": sizes,
-        }  # fmt: skip
-        write_whole(self.done_path, json.dumps(record) + "\n")
-        return record
-
-    def _copy(self, source: IO[bytes], kept: _Archive, rejected: _Archive) -> None:
-        plain: Any = None
-        for raw in read_shard(self.shard, self.config):
-            self._same(raw)
-            reason = self.keep.reason(self.rows, raw.index)
-            if reason is not None:
-                self.rejected[reason] += 1
-                detail = self.details.get((self.shard, raw.index), "")
-                line = {"index": raw.index, "key": raw.key, "reason": reason, "detail": detail}
-                self._reasons.append(json.dumps(line) + "\n")
-            else:
-                self.kept += 1
-            if raw.span[1] <= raw.span[0]:
-                self.lost += 1
-                continue
-            if plain is None:
-                # Spans are of the uncompressed archive.
-                plain = open_tar(source).fileobj
-            (kept if reason is None else rejected).copy(plain, *raw.span)
-
-    def _same(self, raw: RawRow) -> None:
-        """Refuse a shard that is not the one that was audited."""
-        self.read += 1
-        if raw.index < len(self.rows.keep):
-            kept = bool(self.rows.keep[raw.index])
-            if self.keep.check(self.rows, raw.index, raw) is raw and not (kept and raw.error is not None):
-                return
-        raise SettingsError(
-            f"shard '{self.shard}': sample {raw.index} ('{raw.key}') is not what was audited; audit it again"
-        )
-
-
-class _Archive:
-    """A tar file made of pieces of another one; appears under its name where nothing was raised."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.temporary = path.with_name(f".{path.name}.tmp")
-
-    def __enter__(self) -> _Archive:
-        self.file = self.temporary.open("wb")
-        return self
-
-    def copy(self, source: IO[bytes], start: int, end: int) -> None:
-        """Append bytes [start, end) of ``source``."""
-        source.seek(start)
-        left = end - start
-        while left:
-            block = source.read(min(left, 2**20))
-            if not block:
-                raise SettingsError(f"'{self.path.name}': the shard ended while it was copied; audit it again")
-            self.file.write(block)
-            left -= len(block)
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        try:
-            if kind is None:
-                self.file.write(_END)
-                # Whole records of 20 blocks, as tar writes them.
-                self.file.write(bytes(-self.file.tell() % tarfile.RECORDSIZE))
-                self.file.flush()
-                os.fsync(self.file.fileno())
-            self.file.close()
-            if kind is None:
-                shutil.move(self.temporary, self.path)
-        finally:
-            self.temporary.unlink(missing_ok=True)

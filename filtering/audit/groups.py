@@ -20,6 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from memsieve.filtering.audit.records import content_of
 from memsieve.filtering.audit.table import load_scores
 from memsieve.filtering.settings import SettingsError
 
@@ -95,7 +96,7 @@ def _nearest(
 def group_audit(run: Path, out: Path, bits: int = 4, mirror: bool = True, partial: bool = False) -> Grouping:
     """Write ``out``, a table for ``data.groups`` of the images of the audit in ``run`` that have near-duplicates.
 
-    Columns ``content`` (the first 32 hex digits of the image's sha256) and ``group`` (the content of the group's first
+    Columns ``content`` (the image's content id) and ``group`` (the content of the group's first
     image). Images that stand alone are left out: they are groups by themselves.
 
     Raises:
@@ -107,9 +108,9 @@ def group_audit(run: Path, out: Path, bits: int = 4, mirror: bool = True, partia
         raise SettingsError(f"--bits = {bits} must lie between 0 and {MOST_BITS} of {BITS}")
     table = load_scores(run, partial=partial, columns=("sha256", "phash")).table
     looks: dict[str, int] = {}
-    for content, look in zip(table["sha256"].to_pylist(), table["phash"].to_pylist(), strict=True):
-        if content is not None and look is not None:
-            looks.setdefault(content[:32], int(look, 16))
+    for sha256, look in zip(table["sha256"].to_pylist(), table["phash"].to_pylist(), strict=True):
+        if sha256 is not None and look is not None:
+            looks.setdefault(content_of(sha256), int(look, 16))
     names, hashes = list(looks), np.array(list(looks.values()), dtype=np.uint64)
     first = joined(hashes, bits, mirror)
     sizes = np.bincount(first, minlength=len(first)) if len(first) else np.zeros(0, dtype=np.int64)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from memsieve.filtering.audit.records import content_of
 from memsieve.filtering.audit.table import Scores, load_scores
 from memsieve.filtering.data.config import DataConfig
 from memsieve.filtering.data.draws import VisitDraw, visit_draw
@@ -98,7 +99,8 @@ def _key(content: str, caption_hash: str) -> int:
 def _keys(audit: Scores) -> npt.NDArray[np.uint64]:
     """One number per row; rows that could not be read have none of their own, and share 0."""
     columns = (audit.table["sha256"].to_pylist(), audit.table["caption_hash"].to_pylist())
-    keys = [_key(sha[:32], caption) if sha is not None else 0 for sha, caption in zip(*columns, strict=True)]
+    pairs = zip(*columns, strict=True)
+    keys = [_key(content_of(sha256), caption) if sha256 is not None else 0 for sha256, caption in pairs]
     return np.array(keys, dtype=np.uint64)
 
 

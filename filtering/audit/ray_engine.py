@@ -12,13 +12,24 @@ from typing import Any, Final
 from memsieve.filtering.audit.config import AuditConfig
 from memsieve.filtering.audit.folder import AuditFolder, Marker
 from memsieve.filtering.audit.tasks import Task, Tasks
-from memsieve.filtering.audit.work import Advance, UnreachableError, Worker
+from memsieve.filtering.audit.work import Advance, AuditJob, UnreachableError, Worker
 from memsieve.filtering.settings import SettingsError
 
-__all__ = ["run_on_ray"]
+__all__ = ["RayCluster", "run_on_ray"]
 
 ATTEMPTS: Final = 3
 """Times that a task is given to a worker before it counts as failed: workers and nodes come and go."""
+
+
+@dataclass(frozen=True, slots=True)
+class RayCluster:
+    """The cluster that an audit runs on. All nodes must see the audit's folder, the shards and the model under the same
+    paths, and have memsieve installed."""
+
+    address: str | None = None
+    """Of an existing cluster; None takes ``RAY_ADDRESS``, or starts a local one."""
+    workers: int = 0
+    """Actors; 0 takes one per GPU, or one per core where there is no GPU."""
 
 
 class _Actor:
@@ -27,16 +38,17 @@ class _Actor:
     def __init__(self, root: str, config: dict[str, Any], config_hash: str, model_hash: str | None) -> None:
         import torch
 
-        from memsieve.filtering.audit.scorer import Scorer
+        from memsieve.filtering.audit.scorer import AuditScorer
 
         # Ray gives an actor its share of the machine's cores by this variable.
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         settings = AuditConfig.model_validate(config)
-        scorer = Scorer(settings) if settings.model is not None else None
+        scorer = AuditScorer(settings) if settings.model is not None else None
         if scorer is not None and scorer.describe()["hash"] != model_hash:
             raise SettingsError(f"the model at '{settings.model}' is another one on this node than on the driver's")
         tasks = Tasks(settings.data, known=[])
-        self.worker = Worker(AuditFolder(Path(root)), settings, tasks, scorer, config_hash, model_hash)
+        job = AuditJob(AuditFolder(Path(root)), settings, config_hash, model_hash)
+        self.worker = Worker(job, tasks, scorer)
 
     def ready(self) -> int:
         """The process, once the model is there."""
@@ -60,24 +72,11 @@ class _Pool:
 
 
 def run_on_ray(
-    folder: AuditFolder,
-    config: AuditConfig,
-    todo: list[Task],
-    config_hash: str,
-    model_hash: str | None,
-    *,
-    advance: Advance | None = None,
-    address: str | None = None,
-    workers: int = 0,
+    job: AuditJob, todo: list[Task], cluster: RayCluster, advance: Advance | None = None
 ) -> Iterator[tuple[Task, Marker | str]]:
     """Do ``todo`` on a cluster; (task, its marker or why it failed) as they end.
 
     A worker that dies costs the shard in its hands, which goes to another one, up to three times.
-
-    Args:
-        address: of an existing cluster; None takes ``RAY_ADDRESS``, or starts a local one. All nodes must see the
-            audit's folder, the shards and the model under the same paths, and have memsieve installed.
-        workers: actors; 0 takes one per GPU, or one per core where there is no GPU.
 
     Raises:
         SettingsError: Ray is not installed, or the cluster cannot be reached.
@@ -90,18 +89,14 @@ def run_on_ray(
         return
     started = not ray.is_initialized()
     if started:
-        # Ray reports its use over the network unless told not to, and waits for that where there is no network.
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        try:
-            ray.init(address=address or os.environ.get("RAY_ADDRESS"), log_to_driver=False, include_dashboard=False)
-        except (ConnectionError, ValueError) as error:
-            raise SettingsError(f"--ray-address = '{address}': the cluster cannot be reached: {error}") from error
+        _start(ray, cluster.address)
     try:
         gpus = int(ray.cluster_resources().get("GPU", 0))
-        count = workers or gpus or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        count = cluster.workers or gpus or max(1, int(ray.cluster_resources().get("CPU", 1)))
         options = {"num_gpus": min(1.0, gpus / count) if gpus else 0, "num_cpus": 1 if gpus else 0.5}
         actor = ray.remote(**options)(_Actor)
-        arguments = (str(folder.root.resolve()), config.model_dump(mode="json"), config_hash, model_hash)
+        root = str(job.folder.root.resolve())
+        arguments = (root, job.config.model_dump(mode="json"), job.config_hash, job.model_hash)
         for task, result in _dispatch(ray, actor, arguments, todo, min(count, len(todo))):
             if advance is not None and isinstance(result, Marker):
                 advance(task, result.rows, 1.0)
@@ -109,6 +104,16 @@ def run_on_ray(
     finally:
         if started:
             ray.shutdown()
+
+
+def _start(ray: Any, address: str | None) -> None:
+    """Join the cluster at ``address``, or start one here."""
+    # Ray reports its use over the network unless told not to, and waits for that where there is no network.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        ray.init(address=address or os.environ.get("RAY_ADDRESS"), log_to_driver=False, include_dashboard=False)
+    except (ConnectionError, ValueError) as error:
+        raise SettingsError(f"--ray-address = '{address}': the cluster cannot be reached: {error}") from error
 
 
 def _dispatch(

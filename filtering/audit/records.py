@@ -17,7 +17,7 @@ from PIL import Image
 from memsieve.filtering.data.fields import printable
 from memsieve.filtering.data.rows import RawRow
 
-__all__ = ["MEASURES", "SCORES_SCHEMA", "RowWriter", "describe_image", "new_record"]
+__all__ = ["MEASURES", "SCORES_SCHEMA", "RowWriter", "content_of", "describe_image", "new_record"]
 
 MEASURES: Final = ("loss", "magnitude", "loss_gap")
 """What is measured at every draw; see ``memsieve.filtering.signals``."""
@@ -45,11 +45,17 @@ SCORES_SCHEMA: Final = pa.schema(
         ("magnitude_max", pa.float32()),
     ]
 )
-"""One row per sample. ``sha256`` is of the encoded image; its first 32 digits are the content id that draws are keyed
-by. ``timesteps`` and the measures hold a value per draw, null where epsilon space says nothing at that t; ``_se`` is
-the standard error of the mean over draws."""
+"""One row per sample. An image is known by its *content*, the first 32 digits of ``sha256``, which is of the encoded
+image: draws, groups, look-ups and truths go by it. ``uid`` is the data's own name of the sample, and decides nothing.
+``timesteps`` and the measures hold a value per draw, null where epsilon space says nothing at that t; ``_se`` is the
+standard error of the mean over draws."""
 
 ROWS_PER_GROUP: Final = 1024
+
+
+def content_of(sha256: str) -> str:
+    """The content id of an image, out of its ``sha256`` in a row."""
+    return sha256[:32]
 
 
 def new_record(raw: RawRow, part: int) -> dict[str, Any]:

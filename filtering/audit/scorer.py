@@ -15,10 +15,10 @@ from memsieve.filtering.denoisers.fingerprint import model_hashes, total_hash
 from memsieve.filtering.denoisers.registry import DTYPES, open_denoiser
 from memsieve.filtering.signals import SIGNALS, Predictions, measure
 
-__all__ = ["Scorer"]
+__all__ = ["AuditScorer"]
 
 
-class Scorer:
+class AuditScorer:
     """Measures batches of samples with one model.
 
     Args:

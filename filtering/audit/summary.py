@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -11,7 +10,8 @@ from typing import Any, Final
 import numpy as np
 import pyarrow.compute as pc
 
-from memsieve.filtering.audit.records import MEASURES
+from memsieve.filtering.audit.duplicates import shared_by
+from memsieve.filtering.audit.records import MEASURES, content_of
 from memsieve.filtering.audit.status import Status, audit_status
 from memsieve.filtering.audit.table import (
     PLAIN,
@@ -28,7 +28,6 @@ __all__ = ["Pair", "Summary", "summarise"]
 
 T_BINS: Final = 4
 HISTOGRAM_BINS: Final = 40
-MOST_GROUPS: Final = 50
 MOST_ERRORS: Final = 100
 QUANTILES: Final = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999, 1.0)
 
@@ -37,7 +36,7 @@ QUANTILES: Final = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.
 class Pair:
     """One image of the audit with all its copies; numbers are of its first row, ``score`` is its highest."""
 
-    sha256: str
+    content: str
     shard: str
     index: int
     key: str
@@ -99,89 +98,53 @@ def summarise(
     pairs = _pairs(scores, values)
     ranked = sorted((p for p in pairs if p.score is not None), key=lambda p: -(p.score or 0.0))
     ordered = np.array([p.score for p in ranked], dtype=float)
-    shared = _duplicates(scores)
-    numbers: dict[str, Any] = {
-        "audit": str(run),
-        **status.as_dict(),
-        "pairs": len(pairs),
-        "scored_pairs": len(ranked),
-        "signal": "+".join(signals) if modelled else None,
-        "score_quantiles": _quantiles(ordered),
-        "measures": {name: _quantiles(scores.draws[name].ravel()) for name in MEASURES} if modelled else {},
-        **shared.counts,
-        "settings": {name: value for name, value in scores.about["deciding"].items() if name != "model"},
-        "model": scores.about["deciding"]["model"],
-        "reference": None if base is None else base.about["deciding"]["model"],
-    }
+    shared = shared_by(scores)
+    numbers: dict[str, Any] = {"audit": str(run), **status.as_dict(), "pairs": len(pairs), "scored_pairs": len(ranked)}
+    numbers |= {"signal": "+".join(signals) if modelled else None, "score_quantiles": _quantiles(ordered)}
+    numbers["measures"] = {name: _quantiles(scores.draws[name].ravel()) for name in MEASURES} if modelled else {}
+    numbers |= {**shared.counts, **_made_by(scores, base)}
     if truth is not None:
-        repeats = repeats_of([pair.sha256 for pair in ranked], truth)
-        for pair, count in zip(ranked, repeats, strict=True):
-            pair.planted = bool(count >= planted_from)
-        numbers["truth"] = judge_ranking(ordered, repeats, planted_from, truth)
+        numbers["truth"] = _judge(ranked, truth, planted_from)
     first = distinct_rows(scores)
     histograms = {name: _histograms(scores, name, first) for name in MEASURES} if modelled else {}
     errors = _errors(scores)
     return Summary(numbers, histograms, _curve(ordered), ranked[:top], shared.groups, errors, scores.about, status)
 
 
+def _made_by(scores: Scores, reference: Scores | None) -> dict[str, Any]:
+    """The settings and models that the numbers are of."""
+    deciding = scores.about["deciding"]
+    return {
+        "settings": {name: value for name, value in deciding.items() if name != "model"},
+        "model": deciding["model"],
+        "reference": None if reference is None else reference.about["deciding"]["model"],
+    }
+
+
+def _judge(ranked: list[Pair], truth: Path, planted_from: int) -> dict[str, Any]:
+    """How well the ranking finds planted pairs; notes on each pair whether it is one."""
+    repeats = repeats_of([pair.content for pair in ranked], truth)
+    for pair, count in zip(ranked, repeats, strict=True):
+        pair.planted = bool(count >= planted_from)
+    return judge_ranking(np.array([pair.score for pair in ranked], dtype=float), repeats, planted_from, truth)
+
+
 def _pairs(scores: Scores, values: Array) -> list[Pair]:
     found: dict[str, Pair] = {}
     names = ["sha256", "shard", "index", "key", "caption", *(f"{m}_{p}" for m in MEASURES for p in ("mean", "se"))]
     columns = [scores.table[name].to_pylist() for name in names]
-    for value, sha, shard, index, key, caption, *means in zip(values.tolist(), *columns, strict=True):
-        if sha is None:
+    for value, sha256, shard, index, key, caption, *means in zip(values.tolist(), *columns, strict=True):
+        if sha256 is None:
             continue
-        pair = found.get(sha)
+        content = content_of(sha256)
+        pair = found.get(content)
         if pair is None:
             measures = {name: (means[2 * i], means[2 * i + 1]) for i, name in enumerate(MEASURES)}
-            pair = found[sha] = Pair(sha, shard, index, key, caption or "", 0, None, measures)
+            pair = found[content] = Pair(content, shard, index, key, caption or "", 0, None, measures)
         pair.copies += 1
         if not math.isnan(value) and (pair.score is None or value > pair.score):
             pair.score = value
     return list(found.values())
-
-
-@dataclass(slots=True)
-class _Shared:
-    counts: dict[str, int]
-    groups: list[dict[str, Any]]
-
-
-def _duplicates(scores: Scores) -> _Shared:
-    """Samples that share an image, a look, or a caption; and keys that stand for several samples."""
-    columns = {name: scores.table[name].to_pylist() for name in ("sha256", "phash", "caption_hash", "key", "caption")}
-    rows: dict[str, list[int]] = defaultdict(list)
-    for row, sha in enumerate(columns["sha256"]):
-        if sha is not None:
-            rows[sha].append(row)
-    copied = {sha: numbers for sha, numbers in rows.items() if len(numbers) > 1}
-    looks: dict[str, set[str]] = defaultdict(set)
-    captions: dict[str, set[str]] = defaultdict(set)
-    for sha, look, caption in zip(columns["sha256"], columns["phash"], columns["caption_hash"], strict=True):
-        if sha is not None and look is not None:
-            looks[look].add(sha)
-        if sha is not None and caption is not None:
-            captions[caption].add(sha)
-    keys = Counter(key for key in columns["key"] if key)
-    counts = {
-        "duplicate_groups": len(copied),
-        "duplicate_samples": sum(len(numbers) - 1 for numbers in copied.values()),
-        "near_duplicate_groups": sum(len(shas) > 1 for shas in looks.values()),
-        "captions_of_several_images": sum(len(shas) > 1 for shas in captions.values()),
-        "repeated_keys": sum(count > 1 for count in keys.values()),
-    }
-    largest = sorted(copied.items(), key=lambda item: (-len(item[1]), item[1][0]))[:MOST_GROUPS]
-    groups = [
-        {
-            "sha256": sha,
-            "copies": len(numbers),
-            "captions": len({columns["caption_hash"][n] for n in numbers}),
-            "caption": columns["caption"][numbers[0]],
-            "keys": [columns["key"][n] for n in numbers[:5]],
-        }
-        for sha, numbers in largest
-    ]
-    return _Shared(counts, groups)
 
 
 def _histograms(scores: Scores, name: str, rows: Array) -> list[tuple[str, Array, Array]]:

@@ -89,7 +89,6 @@ def pair_scores(
     *,
     reference: Scores | None = None,
     null: Scores | None = None,
-    null_reference: Scores | None = None,
 ) -> tuple[Array, Array | None]:
     """One number per row, higher = more likely memorised, NaN where there is none; and those of ``null``.
 
@@ -115,7 +114,7 @@ def pair_scores(
     if null is not None:
         fits(scores, null, "--held-out", same_model=True)
     evidence = _evidence(scores, signals, reference)
-    null_evidence = None if null is None else _evidence(null, signals, null_reference or reference)
+    null_evidence = None if null is None else _evidence(null, signals, reference)
     if len(signals) > 1:
         steps = int(scores.about["deciding"]["model"]["num_train_timesteps"])
         base, ts = (evidence, scores.timesteps) if null_evidence is None else (null_evidence, null.timesteps)  # type: ignore[union-attr]
@@ -203,8 +202,9 @@ def _identity(scores: Scores) -> dict[str, pa.ChunkedArray]:
 
 def distinct_rows(scores: Scores) -> Array:
     """One row of each pair, so that a pair that stands there often does not make itself ordinary."""
-    shas = scores.table["sha256"].to_pylist()
-    return np.array(list({sha: row for row, sha in enumerate(shas) if sha is not None}.values()), dtype=int)
+    contents = scores.table["sha256"].to_pylist()
+    rows = {content: row for row, content in enumerate(contents) if content is not None}
+    return np.array(list(rows.values()), dtype=int)
 
 
 class _Bins:

@@ -12,9 +12,10 @@ from typing import Any, Final
 
 from memsieve.filtering.data.archives import shard_identity
 from memsieve.filtering.data.config import DataConfig
-from memsieve.filtering.data.folder import FolderSource
+from memsieve.filtering.data.folder.source import FolderSource
 from memsieve.filtering.data.rows import RawRow
-from memsieve.filtering.data.shards import expand_paths, read_shard
+from memsieve.filtering.data.shard_paths import expand_paths
+from memsieve.filtering.data.shards import read_shard
 from memsieve.filtering.data.sources import Source, open_source
 
 __all__ = ["Task", "Tasks"]

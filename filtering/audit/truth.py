@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from memsieve.filtering.audit.records import content_of
 from memsieve.filtering.audit.table import Array
 from memsieve.filtering.settings import SettingsError
 from memsieve.filtering.statistics import auc
@@ -16,7 +17,7 @@ from memsieve.filtering.statistics import auc
 __all__ = ["judge_ranking", "repeats_of"]
 
 
-def repeats_of(shas: list[str], truth: Path) -> Array:
+def repeats_of(contents: list[str], truth: Path) -> Array:
     """How often each image stands in the training shards by ``truth`` (columns ``group``, ``repeats``), int [N]; 0
     where it says nothing.
 
@@ -27,8 +28,9 @@ def repeats_of(shas: list[str], truth: Path) -> Array:
         table = pq.read_table(truth, columns=["group", "repeats"]).to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise SettingsError(f"--truth '{truth}' cannot be read: {error}") from None
-    known = {row["group"]: int(row["repeats"]) for row in table}
-    return np.array([known.get(sha[:32], known.get(sha, 0)) for sha in shas], dtype=np.int64)
+    # A truth may name an image by its whole sha256.
+    known = {content_of(row["group"]): int(row["repeats"]) for row in table}
+    return np.array([known.get(content, 0) for content in contents], dtype=np.int64)
 
 
 def judge_ranking(scores: Array, repeats: Array, planted_from: int, truth: Path) -> dict[str, Any]:

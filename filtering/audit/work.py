@@ -14,13 +14,13 @@ from memsieve.filtering.audit.ahead import run_ahead
 from memsieve.filtering.audit.config import AuditConfig
 from memsieve.filtering.audit.folder import AuditFolder, Marker
 from memsieve.filtering.audit.records import RowWriter, describe_image, new_record
-from memsieve.filtering.audit.scorer import Scorer
+from memsieve.filtering.audit.scorer import AuditScorer
 from memsieve.filtering.audit.tasks import Task, Tasks
 from memsieve.filtering.data.decode import BadSample, centred_pixels, decode_image
 from memsieve.filtering.data.fields import check_image_size, printable
 from memsieve.filtering.data.rows import RawRow, content_id
 
-__all__ = ["Advance", "UnreachableError", "Worker"]
+__all__ = ["Advance", "AuditJob", "UnreachableError", "Worker"]
 
 PENDING: Final = 1024
 """Rows held back at most: a long row of broken samples does not fill the memory."""
@@ -29,6 +29,18 @@ PAIRS: Final = 8192
 
 Advance = Callable[[Task, int, float], None]
 """Called as work goes on: the task, samples done since the last call, share of the task done (0 where unknown)."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditJob:
+    """Which audit the tasks are of: where its rows go, by which settings they are made, and what their markers say."""
+
+    folder: AuditFolder
+    config: AuditConfig
+    config_hash: str
+    """Of everything that rows and scores are a function of."""
+    model_hash: str | None
+    """None where the data alone is looked at."""
 
 
 class UnreachableError(OSError):
@@ -68,17 +80,8 @@ class Worker:
         scorer: None looks at the data alone.
     """
 
-    def __init__(
-        self,
-        folder: AuditFolder,
-        config: AuditConfig,
-        tasks: Tasks,
-        scorer: Scorer | None,
-        config_hash: str,
-        model_hash: str | None,
-    ) -> None:
-        self.folder, self.config, self.tasks, self.scorer = folder, config, tasks, scorer
-        self.config_hash, self.model_hash = config_hash, model_hash
+    def __init__(self, job: AuditJob, tasks: Tasks, scorer: AuditScorer | None) -> None:
+        self.job, self.config, self.tasks, self.scorer = job, job.config, tasks, scorer
 
     def run(self, task: Task, advance: Advance | None = None) -> Marker:
         """Do one task: its Parquet file, then its marker. Doing it again gives the same rows.
@@ -119,8 +122,8 @@ class Worker:
             raise edge.error
         statuses: Counter[str] = Counter()
         scored = 0
-        path = self.folder.scores(task)
-        metadata = {"memsieve.task": printable(task.name), "memsieve.config_hash": self.config_hash}
+        path = self.job.folder.scores(task)
+        metadata = {"memsieve.task": printable(task.name), "memsieve.config_hash": self.job.config_hash}
         with RowWriter(path, metadata) as writer:
             while isinstance(batch := next(pieces), _Batch):
                 self._score(batch)
@@ -134,8 +137,8 @@ class Worker:
         marker = Marker(
             task=printable(task.name),
             identity=edge.identity,
-            config_hash=self.config_hash,
-            model_hash=self.model_hash,
+            config_hash=self.job.config_hash,
+            model_hash=self.job.model_hash,
             rows=writer.count,
             scored=scored,
             failed=writer.count - statuses["ok"],
@@ -144,7 +147,7 @@ class Worker:
             parquet_bytes=path.stat().st_size,
             seconds=round(time.perf_counter() - started, 3),
         )
-        self.folder.write_marker(task, marker)
+        self.job.folder.write_marker(task, marker)
         return marker
 
     def _read(self, tasks: Sequence[Task]) -> Generator[_Batch | _Edge, None, None]:

@@ -1,11 +1,10 @@
-"""Keep-lists: which rows of a source an audit chose to keep, and a source that reads past the others."""
+"""Keep-lists: which rows of a source an audit chose to keep, and why the others are not."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -15,10 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from memsieve.filtering.data.rows import RawRow, content_id
-from memsieve.filtering.data.shards import LOST
 from memsieve.filtering.settings import SettingsError
 
-__all__ = ["KEEP_SCHEMA", "METADATA", "KeepList", "KeptSource"]
+__all__ = ["KEEP_SCHEMA", "METADATA", "NO_ROWS", "KeepList", "KeptRows"]
 
 METADATA: Final = b"memsieve.keep_list"
 """Where a keep-list says what it was made of, as JSON: ``format`` and ``data`` of the audit, ``rule``."""
@@ -42,15 +40,16 @@ KEEP_SCHEMA: Final = pa.schema(
 
 
 @dataclass(frozen=True, slots=True)
-class _Rows:
-    """The rows of one shard by their index, or of a whole source without shards by their position."""
+class KeptRows:
+    """What a keep-list says of the rows of one shard, by their index, or of a whole source without shards, by position:
+    kept or not, a number for the reason, 64 bits of the content; each [N]."""
 
     keep: np.ndarray[Any, np.dtype[np.bool_]]
     reason: np.ndarray[Any, np.dtype[np.int16]]
     content: np.ndarray[Any, np.dtype[np.uint64]]
 
 
-_NONE: Final = _Rows(np.zeros(0, dtype=np.bool_), np.zeros(0, dtype=np.int16), np.zeros(0, dtype=np.uint64))
+NO_ROWS: Final = KeptRows(np.zeros(0, dtype=np.bool_), np.zeros(0, dtype=np.int16), np.zeros(0, dtype=np.uint64))
 
 
 class KeepList:
@@ -77,7 +76,7 @@ class KeepList:
             ) from None
         self.about: dict[str, Any] = about
         self.reasons: list[str] = []
-        self._rows: dict[str, _Rows] = {}
+        self._rows: dict[str, KeptRows] = {}
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
         reasons = table["reason"].combine_chunks().dictionary_encode()
         self.reasons = [str(reason) for reason in reasons.dictionary.to_pylist()]
@@ -89,7 +88,7 @@ class KeepList:
         self.sharded = about["data"]["format"] == "webdataset"
         if not self.sharded:
             self._check_order(table["part"].to_numpy(), option)
-            self._rows[""] = _Rows(keep, codes, content)
+            self._rows[""] = KeptRows(keep, codes, content)
             return
         shards = table["shard"].combine_chunks().dictionary_encode()
         places = shards.indices.to_numpy(zero_copy_only=False)
@@ -98,7 +97,7 @@ class KeepList:
         ends = np.cumsum(np.bincount(places, minlength=len(shards.dictionary)))
         for name, rows in zip(shards.dictionary.to_pylist(), np.split(order, ends)[:-1], strict=True):
             self._check_order(index[rows], option)
-            self._rows[name] = _Rows(keep[rows], codes[rows], content[rows])
+            self._rows[name] = KeptRows(keep[rows], codes[rows], content[rows])
 
     def _check_order(self, numbers: np.ndarray[Any, Any], option: str) -> None:
         if not np.array_equal(numbers, np.arange(len(numbers))):
@@ -114,7 +113,7 @@ class KeepList:
         """Rows that are kept."""
         return sum(int(rows.keep.sum()) for rows in self._rows.values())
 
-    def rows(self, shard: str = "") -> _Rows:
+    def rows(self, shard: str = "") -> KeptRows:
         """The rows of one shard, by its path as audited, or where that is not found by the end of its path, as long
         as only one shard of the audit has it; of a whole source where there are no shards.
 
@@ -140,128 +139,19 @@ class KeepList:
             )
         return self._rows[matches[0]]
 
-    def reason(self, rows: _Rows, place: int) -> str | None:
+    def reason(self, rows: KeptRows, place: int) -> str | None:
         """Why a row is not kept; None where it is."""
         if bool(rows.keep[place]):
             return None
         code = int(rows.reason[place])
         return self.reasons[code] if code >= 0 else "not kept"
 
-    def check(self, rows: _Rows, place: int, raw: RawRow) -> RawRow:
+    def check(self, rows: KeptRows, place: int, raw: RawRow) -> RawRow:
         """``raw``, or in its place a row with an error where it is not the one that was audited."""
         if raw.error is not None or _short(content_id(raw.image)) == rows.content[place]:
             return raw
         error = f"the image is not the one that was audited (data.keep_list = '{self.path}'); audit the data again"
         return replace(raw, image=b"", caption=None, error=error, status="bad_sample")
-
-
-class KeptSource:
-    """A source without the rows that a keep-list does not keep: what it reads is what the shards of ``memsieve audit
-    apply`` hold, in the same order.
-
-    Shards are read past the rows that are not kept. In sources without shards such rows are not read at all.
-    """
-
-    def __init__(self, source: Any, keep: KeepList) -> None:
-        self.source, self.keep = source, keep
-        self.indexed: bool = source.indexed
-        self.identity: list[str] = [*source.identity, f"keep-list {keep.hash}"]
-        self._parts: np.ndarray[Any, Any] | None = None
-        self._empty: set[str] = set()
-        if keep.sharded == self.indexed:
-            raise SettingsError(
-                f"data.keep_list = '{keep.path}' was made of an audit of data.format = '{keep.about['data']['format']}'"
-            )
-        if self.indexed:
-            rows = keep.rows()
-            if len(rows.keep) != len(source):
-                raise SettingsError(
-                    f"data.keep_list = '{keep.path}' was made of {len(rows.keep)} rows, but the data has "
-                    f"{len(source)}; audit it again"
-                )
-            self._parts = np.flatnonzero(rows.keep)
-            if not len(self._parts):
-                raise SettingsError(f"data.keep_list = '{keep.path}' keeps no row")
-        else:
-            for part, name in enumerate(source.identity):
-                self._find(part, name)
-
-    def _find(self, part: int, name: str) -> None:
-        try:
-            self.keep.rows(name)
-        except SettingsError:
-            if next(self.source.read(part, bodies=False), None) is not None:
-                raise
-            self._empty.add(name)  # a shard without samples has no row in any audit
-
-    def _rows(self, name: str) -> _Rows:
-        return _NONE if name in self._empty else self.keep.rows(name)
-
-    def __len__(self) -> int:
-        return len(self.source) if self._parts is None else len(self._parts)
-
-    def count_rows(self) -> int:
-        """Rows that are kept."""
-        if self._parts is not None:
-            return len(self._parts)
-        return sum(int(self._rows(name).keep.sum()) for name in self.source.identity)
-
-    def part_rows(self, most: int) -> list[int] | None:
-        """Rows of each shard that are kept: the list knows them, wherever the shards lie."""
-        return [int(self._rows(name).keep.sum()) for name in self.source.identity]
-
-    def part_bytes(self) -> list[int]:
-        """Those of the whole shards."""
-        sizes: list[int] = self.source.part_bytes()
-        return sizes
-
-    def read(
-        self,
-        part: int,
-        start: int = 0,
-        stop: int | None = None,
-        *,
-        only: Container[int] | None = None,
-        bodies: bool = True,
-        note: Callable[[str], None] | None = None,
-    ) -> Iterator[RawRow]:
-        """The kept rows of one part; ``note`` is told the reason of each row that is read past.
-
-        ``start`` and ``stop`` count kept rows; what lies between two kept rows is read past with the first of them. A
-        row that the audit did not see, or saw with another image, is a row with ``error``; so is what lies behind a
-        damage that the audit did not see.
-        """
-        if self._parts is not None:
-            place = int(self._parts[part])
-            yield from (self.keep.check(self.keep.rows(), place, raw) for raw in self.source.read(place))
-            return
-        rows = self._rows(self.source.identity[part])
-        kept = np.flatnonzero(rows.keep)
-        first = int(kept[start]) if 0 < start < len(kept) else 0 if start == 0 else len(rows.keep)
-        last = int(kept[stop]) if stop is not None and stop < len(kept) else None
-        end, whole = len(rows.keep), False
-        for raw in self.source.read(part, first, last, only=only, bodies=bodies):
-            whole |= raw.index >= end - 1 or raw.status in LOST
-            if raw.index >= end:
-                yield replace(raw, image=b"", caption=None, error="the audit has no such row; audit the shard again")
-                continue
-            reason = self.keep.reason(rows, raw.index)
-            if reason is None or (raw.status in LOST and rows.keep[raw.index : last].any()):
-                yield self.keep.check(rows, raw.index, raw)
-            elif note is not None:
-                note(reason)
-        if end and last is None and not whole and (only is None or (end - 1 in only and end in only)):
-            shard = self.source.identity[part]
-            error = f"shard '{shard}' has fewer than the {end} rows that were audited; audit it again"
-            yield RawRow("", shard, end, error=error, status="changed")
-
-    def unread(self, stream: int, n_streams: int) -> list[str]:
-        """The reasons of the rows that an epoch of one stream does not read, where there are no shards."""
-        if self._parts is None:
-            return []
-        rows = self.keep.rows()
-        away = np.flatnonzero(~rows.keep)[stream::n_streams]
-        return [self.keep.reason(rows, int(place)) or "" for place in away]
 
 
 def _short(sha256: str | None) -> int:

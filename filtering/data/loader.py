@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,11 +13,11 @@ from memsieve.filtering.data.dealing import resolve_streams
 from memsieve.filtering.data.held_out import held_out_groups
 from memsieve.filtering.data.loader_sieve import Sieve
 from memsieve.filtering.data.mark import Mark, check_same_data
-from memsieve.filtering.data.pool import Found, Pool, Tick
+from memsieve.filtering.data.pool import Found, Pool, Ranks, Tick
 from memsieve.filtering.data.rows import Chunk, FailedRow, Place, Row, SkippedRow
 from memsieve.filtering.data.sources import open_source
+from memsieve.filtering.data.streams import ReadingPlan
 from memsieve.filtering.data.turns import Passes, Turns, chunks_ahead
-from memsieve.filtering.exchange import Exchange
 
 __all__ = ["NoUsableRowError", "Window", "WindowLoader"]
 
@@ -47,7 +47,7 @@ class Window:
 
 
 class WindowLoader:
-    """Iterates the windows of ``rank``: ``rows_per_window`` (batch x accumulation x ranks) rows of all ranks together.
+    """Iterates the windows of one rank: ``rows_per_window`` (batch x accumulation x ranks) rows of all ranks together.
 
     A pass deals the rows of the source to ``n_streams`` streams, and a rank reads a contiguous block of them. Nothing
     of the next pass is read before the whole pass is: every row comes round equally often, whatever its shard. The rows
@@ -60,11 +60,6 @@ class WindowLoader:
     The streams' turns are numbered from 1, and a window takes one turn or more. Where a ``sieve`` is given, nothing may
     be ruled about turns up to ``prefetched`` after ``ticks``, those that were handed out.
 
-    Args:
-        exchange: tells all ranks how many rows each has; by default by the process group.
-        meet: returns when all ranks have called it, however long that takes. Called where reading begins: what must be
-            passed there may take a rank longer than a collective waits.
-
     Raises:
         SettingsError: no number of streams fits shards, ranks, workers and batch.
         ValueError: ``state`` is from other data, another seed or another number of streams; while it iterates, the
@@ -76,21 +71,19 @@ class WindowLoader:
         self,
         config: DataConfig,
         rows_per_window: int,
-        rank: int = 0,
-        world_size: int = 1,
+        ranks: Ranks | None = None,
+        *,
         seed: int = 0,
         max_epochs: int | None = None,
         state: dict[str, Any] | None = None,
         sieve: Sieve | None = None,
-        exchange: Exchange | None = None,
-        meet: Callable[[], None] = lambda: None,
     ) -> None:
+        self.ranks = ranks = ranks or Ranks()
+        rank, world_size = ranks.rank, ranks.world_size
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} is not one of {world_size} ranks")
-        self.config, self.rank, self.world_size, self.seed = config, rank, world_size, seed
+        self.config, self.rows_per_window, self.seed = config, rows_per_window, seed
         self.max_epochs, self.sieve = max_epochs, sieve
-        self.exchange, self.meet = exchange or Exchange(), meet
-        self.rows_per_window = rows_per_window
         self.windows = 0
         self.source = open_source(config.path, config)
         saved = int(state.get("n_streams", 0)) if state is not None else 0
@@ -101,10 +94,8 @@ class WindowLoader:
         self._mark = Mark(0, 0, dict.fromkeys(self.streams, Place()))
         if state is not None:
             self._restore(state)
-        self._turns = Turns(
-            self.source, self.streams, self.n_streams, seed, config, self.sizes, self.rows_per_stream,
-            held_out_groups(config), sieve,
-        )  # fmt: skip
+        plan = ReadingPlan(self.source, config, self.sizes, self.n_streams, seed, held_out_groups(config))
+        self._turns = Turns(plan, self.streams, self.rows_per_stream, sieve)
 
     @property
     def prefetched(self) -> int:
@@ -131,12 +122,13 @@ class WindowLoader:
         return -(-self.count_rows() // self.rows_per_window)
 
     def __iter__(self) -> Iterator[Window]:
-        if self.exchange.world_size != self.world_size:
+        asked, joined = self.ranks.world_size, self.ranks.exchange.world_size
+        if joined != asked:
             raise ValueError(
-                f"the windows of {self.world_size} ranks are made by all of them, and the exchange joins "
-                f"{self.exchange.world_size}: start the process group first, or give an exchange of {self.world_size}"
+                f"the windows of {asked} ranks are made by all of them, and the exchange joins {joined}: start the "
+                f"process group first, or give an exchange of {asked}"
             )
-        passes = Passes(self._turns, self.meet)
+        passes = Passes(self._turns, self.ranks.meet)
         untold: list[Chunk] = []
         why = ""
         while self.max_epochs is None or self._mark.epoch < self.max_epochs:
@@ -151,7 +143,7 @@ class WindowLoader:
             if not found.usable:
                 raise NoUsableRowError(self._nothing(found, untold))
             self._mark = self._next_pass(self._mark.epoch, self.ticks)
-        yield self._window([None] * (self.rows_per_window // self.world_size), untold, ended=True, why=why)
+        yield self._window([None] * (self.rows_per_window // self.ranks.world_size), untold, ended=True, why=why)
 
     def _pass(self, passes: Passes, untold: list[Chunk]) -> Generator[Window, None, Found]:
         """The windows of what is left of a pass; returns what the whole of it has found.
@@ -159,7 +151,7 @@ class WindowLoader:
         ``untold`` are chunks of which nothing has been said yet; their samples are told with the next window.
         """
         mark = self._mark
-        pool = Pool(self.rows_per_window, self.n_streams, self.exchange, self.rank, self.world_size)
+        pool = Pool(self.rows_per_window, self.n_streams, self.ranks)
         found, tick, places = mark.found, mark.tick, dict(mark.places)
         told, used = mark.read, mark.used  # before a resume: read once more, but neither told nor used again
         for chunks in passes.begin(mark.epoch, tick, places):
@@ -200,7 +192,7 @@ class WindowLoader:
             ]
             for chunk in chunks
         ]
-        table = self.exchange.gather(torch.tensor(mine, dtype=torch.int64))
+        table = self.ranks.exchange.gather(torch.tensor(mine, dtype=torch.int64))
         _, usable, failed, held_out, sieved, ended = table.sum(0).tolist()
         return table[:, 0].tolist(), Found(usable, failed, held_out, sieved), ended == self.n_streams
 
@@ -217,7 +209,7 @@ class WindowLoader:
 
     def _nothing(self, found: Found, untold: list[Chunk]) -> str:
         mine = next((bad for chunk in untold for bad in chunk.failed), None)
-        first = next((bad for bad in self.exchange.gather_objects(mine) if bad is not None), None)
+        first = next((bad for bad in self.ranks.exchange.gather_objects(mine) if bad is not None), None)
         reasons = [f"{found.failed} failed"] if found.failed else []
         reasons += [f"{found.held_out} are held out"] if found.held_out else []
         said = f"; the first failure: {first.key or first.shard}: {first.error}" if first is not None else ""
@@ -240,9 +232,9 @@ class WindowLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """Positions of this rank's streams after the last window handed out, in values that JSON can hold."""
-        return {**self._data(), "world_size": self.world_size, "windows": self.windows, **self._mark.as_plain()}
+        return {**self._data(), "world_size": self.ranks.world_size, "windows": self.windows, **self._mark.as_plain()}
 
     def _restore(self, state: dict[str, Any]) -> None:
         check_same_data(state, self._data())
-        self._mark = Mark.of(state, self.streams, self.rank, self.world_size)
+        self._mark = Mark.of(state, self.streams, self.ranks.rank, self.ranks.world_size)
         self.windows = int(state.get("windows", 0))

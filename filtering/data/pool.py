@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from memsieve.filtering.data.rows import Chunk, Place, Row
 from memsieve.filtering.exchange import Exchange
 
-__all__ = ["Found", "Pool", "Tick"]
+__all__ = ["Found", "Pool", "Ranks", "Tick"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """The rank that reads, of how many, and how it and the others meet."""
+
+    rank: int = 0
+    world_size: int = 1
+    exchange: Exchange = field(default_factory=Exchange)
+    """Tells all ranks how many rows each has; by default by the process group."""
+    meet: Callable[[], None] = lambda: None
+    """Returns when all ranks have called it, however long that takes. Called where reading begins: what must be passed
+    there may take a rank longer than a collective waits."""
 
 
 @dataclass(slots=True)
@@ -69,9 +82,7 @@ class Pool:
 
     rows_per_window: int
     n_streams: int
-    exchange: Exchange
-    rank: int
-    world_size: int
+    ranks: Ranks
     ticks: deque[Tick] = field(default_factory=deque)
     _order: deque[int] = field(default_factory=deque)
     _rows: dict[int, deque[Row]] = field(default_factory=dict)
@@ -97,22 +108,22 @@ class Pool:
 
     def window(self) -> list[Row | None]:
         """This rank's rows of the next window, padded; a collective where rows have to move."""
-        share, streams = self.rows_per_window // self.world_size, self.n_streams // self.world_size
+        share, streams = self.rows_per_window // self.ranks.world_size, self.n_streams // self.ranks.world_size
         rows: list[Row | None] = [None] * share
         moving: list[tuple[int, Row]] = []
         moves = False
         for place, stream in enumerate(sorted(self._take(self.rows_per_window))):
             taker, holder = place // share, stream // streams
             moves |= taker != holder
-            if holder == self.rank:
+            if holder == self.ranks.rank:
                 row = self._rows[stream].popleft()
-                if taker == self.rank:
+                if taker == self.ranks.rank:
                     rows[place % share] = row
                 else:
                     moving.append((place, row))
         if moves:  # known from the counts, so to all ranks or to none
-            for place, row in (item for theirs in self.exchange.gather_objects(moving) for item in theirs):
-                if place // share == self.rank:
+            for place, row in (item for theirs in self.ranks.exchange.gather_objects(moving) for item in theirs):
+                if place // share == self.ranks.rank:
                     rows[place % share] = row
         return rows
 

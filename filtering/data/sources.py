@@ -11,11 +11,13 @@ from typing import Protocol
 from fsspec.core import url_to_fs
 
 from memsieve.filtering.data.config import DataConfig
-from memsieve.filtering.data.folder import FolderSource
+from memsieve.filtering.data.folder.source import FolderSource
 from memsieve.filtering.data.hf import HFSource
-from memsieve.filtering.data.keep_list import KeepList, KeptSource
+from memsieve.filtering.data.keep_list import KeepList
+from memsieve.filtering.data.kept_source import KeptSource
 from memsieve.filtering.data.rows import RawRow
-from memsieve.filtering.data.shards import expand_paths, read_shard
+from memsieve.filtering.data.shard_paths import expand_paths
+from memsieve.filtering.data.shards import read_shard
 
 _SAY_AFTER = 10.0
 """Seconds of counting between two signs of it."""

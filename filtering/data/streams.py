@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Final, cast
 
 from memsieve.filtering.data.config import DataConfig
@@ -11,31 +12,52 @@ from memsieve.filtering.data.dealing import PartSizes, Piece, deal
 from memsieve.filtering.data.decode import BadSample, decode_row, group_of
 from memsieve.filtering.data.draws import row_generator
 from memsieve.filtering.data.held_out import is_held_out
-from memsieve.filtering.data.keep_list import KeptSource
+from memsieve.filtering.data.kept_source import KeptSource
 from memsieve.filtering.data.loader_sieve import Sieve, Sieved
 from memsieve.filtering.data.rows import Chunk, FailedRow, Place, RawRow, Row, SkippedRow
 from memsieve.filtering.data.shuffle import shuffled_rows
 from memsieve.filtering.data.sources import Shards, Source
 
-__all__ = ["RowStream"]
+__all__ = ["ReadingPlan", "RowStream", "Start"]
 
 LOOKED_AT: Final = 16
 """Rows read for each one asked for, at most, in one turn: where nearly all are condemned or held out, a turn ends short
 rather than keep the other ranks waiting."""
 
 
+@dataclass(frozen=True, slots=True)
+class ReadingPlan:
+    """What all streams of a run read by: the same on every rank, in every worker and in every pass."""
+
+    source: Source
+    config: DataConfig
+    sizes: PartSizes
+    """What ``measure_parts`` says of the source."""
+    n_streams: int
+    seed: int = 0
+    held_out_groups: frozenset[str] | None = None
+    """Groups to skip; None skips the groups that ``is_held_out`` picks by ``held_out_fraction``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a stream begins: the pass, the place in it, and the chunks that the run took of each stream before."""
+
+    epoch: int = 0
+    place: Place = field(default_factory=Place)
+    tick: int = 0
+    """The sieve's rulings hold from a tick on."""
+
+
 class RowStream:
-    """Stream ``stream`` of ``n_streams`` in pass ``epoch`` over ``source``; see ``deal`` for what it reads.
+    """Stream ``stream`` of those of ``plan``, in one pass over its source; see ``deal`` for what it reads.
 
     Every pass draws its own deal and its own shuffle, and drains the shuffle buffer at its end, so passes are
     independent: (epoch, place) is the whole state, and a stream made at a chunk's place goes on exactly there. With
     ``shuffle_buffer`` 0 nothing is shuffled.
 
     Args:
-        sizes: what ``measure_parts`` says of the source.
-        held_out_groups: groups to skip; None skips the groups that ``is_held_out`` picks by ``held_out_fraction``.
         sieve: takes out condemned groups; None takes none.
-        tick: chunks that the run took of each stream before; the sieve's rulings hold from a tick on.
         alive: told of each row that is read or passed.
 
     Raises:
@@ -44,34 +66,24 @@ class RowStream:
 
     def __init__(
         self,
-        source: Source,
+        plan: ReadingPlan,
         stream: int,
-        n_streams: int,
-        seed: int,
-        config: DataConfig,
-        sizes: PartSizes,
+        start: Start | None = None,
         *,
-        epoch: int = 0,
-        place: Place | None = None,
-        held_out_groups: frozenset[str] | None = None,
         sieve: Sieve | None = None,
-        tick: int = 0,
         alive: Callable[[], None] = lambda: None,
     ) -> None:
-        if not 0 <= stream < n_streams:
-            raise ValueError(f"stream {stream} is not one of {n_streams} streams")
-        place = place or Place()
-        if min(epoch, place.offset) < 0:
-            raise ValueError(f"a stream cannot start at epoch {epoch}, offset {place.offset}")
-        self.source = source
-        self.stream, self.n_streams = stream, n_streams
-        self.seed = seed
-        self.config = config
-        self.held_out_groups = held_out_groups
-        self.epoch, self.offset, self.ended = epoch, place.offset, place.ended
-        self.sieve, self.tick = sieve, tick
+        start = start or Start()
+        if not 0 <= stream < plan.n_streams:
+            raise ValueError(f"stream {stream} is not one of {plan.n_streams} streams")
+        if min(start.epoch, start.place.offset) < 0:
+            raise ValueError(f"a stream cannot start at epoch {start.epoch}, offset {start.place.offset}")
+        self.plan, self.stream = plan, stream
+        self.epoch, self.offset, self.ended = start.epoch, start.place.offset, start.place.ended
+        self.sieve, self.tick = sieve, start.tick
         self.alive = alive
-        pieces = deal(source, sizes, n_streams, seed, epoch, shuffled=config.shuffle_buffer > 0)[stream]
+        shuffled = plan.config.shuffle_buffer > 0
+        pieces = deal(plan.source, plan.sizes, plan.n_streams, plan.seed, start.epoch, shuffled)[stream]
         self._not_kept: Counter[str] = Counter()
         self._raw = self._rows(pieces)
         self._ahead: RawRow | None = None
@@ -113,7 +125,7 @@ class RowStream:
         try:
             if raw.error is not None:
                 raise BadSample(raw.error)
-            group = group_of(raw, self.config)
+            group = group_of(raw, self.plan.config)
             if self._is_held_out(group):
                 chunk.held_out.append(raw.key)
                 return
@@ -122,33 +134,33 @@ class RowStream:
             if fate in (Sieved.SKIP, Sieved.BANNED):
                 chunk.skipped.append(SkippedRow(raw.key, raw.shard, raw.index, group, *position, fate is Sieved.BANNED))
                 return
-            row: Row = decode_row(raw, self.config, *position, self.seed)
+            row: Row = decode_row(raw, self.plan.config, *position, self.plan.seed)
             chunk.rows.append(row)
         except BadSample as error:
             chunk.failed.append(FailedRow(raw.key, raw.shard, raw.index, str(error)))
 
     def _is_held_out(self, group: str) -> bool:
-        if self.held_out_groups is not None:
-            return group in self.held_out_groups
-        return is_held_out(group, self.config.held_out_fraction)
+        if self.plan.held_out_groups is not None:
+            return group in self.plan.held_out_groups
+        return is_held_out(group, self.plan.config.held_out_fraction)
 
     def _rows(self, pieces: list[Piece]) -> Iterator[RawRow]:
         """The raw rows of the pass from ``offset`` on."""
-        if self.source.indexed:
+        if self.plan.source.indexed:
             # One row per part: their order is a full shuffle already, and the rows before ``offset`` need no reading.
-            if not self.offset and isinstance(self.source, KeptSource):
-                self._not_kept.update(self.source.unread(self.stream, self.n_streams))
+            if not self.offset and isinstance(self.plan.source, KeptSource):
+                self._not_kept.update(self.plan.source.unread(self.stream, self.plan.n_streams))
             for piece in pieces[self.offset :]:
-                yield from self.source.read(piece.part)
+                yield from self.plan.source.read(piece.part)
             return
-        generator = row_generator(self.seed, self.stream, self.epoch, purpose="shuffle")
-        size = self.config.shuffle_buffer
-        shards = cast("Shards", self.source)
+        generator = row_generator(self.plan.seed, self.stream, self.epoch, purpose="shuffle")
+        size = self.plan.config.shuffle_buffer
+        shards = cast("Shards", self.plan.source)
         yield from shuffled_rows(shards, pieces, size, generator, self.offset, read=self._read, passed=self.alive)
 
     def _read(self, part: int, start: int, stop: int | None, **options: object) -> Iterator[RawRow]:
         """A keep-list works before the shuffle, so that offsets and draws are those of the shards made from it."""
-        if isinstance(self.source, KeptSource):
+        if isinstance(self.plan.source, KeptSource):
             note = lambda reason: self._not_kept.update([reason])  # noqa: E731
-            return self.source.read(part, start, stop, note=note, **options)  # type: ignore[arg-type]
-        return cast("Shards", self.source).read(part, start, stop, **options)  # type: ignore[arg-type]
+            return self.plan.source.read(part, start, stop, note=note, **options)  # type: ignore[arg-type]
+        return cast("Shards", self.plan.source).read(part, start, stop, **options)  # type: ignore[arg-type]

@@ -10,12 +10,9 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from memsieve.filtering.data.config import DataConfig
-from memsieve.filtering.data.dealing import PartSizes
 from memsieve.filtering.data.loader_sieve import Sieve
 from memsieve.filtering.data.rows import Chunk, Place
-from memsieve.filtering.data.sources import Source
-from memsieve.filtering.data.streams import RowStream
+from memsieve.filtering.data.streams import ReadingPlan, RowStream, Start
 from memsieve.filtering.data.workers import keep_until_parent_ends
 
 __all__ = ["Passes", "Turns", "chunks_ahead"]
@@ -37,28 +34,9 @@ class Turns(IterableDataset[Any]):
         rows: of each stream in a turn.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        streams: range,
-        n_streams: int,
-        seed: int,
-        config: DataConfig,
-        sizes: PartSizes,
-        rows: int,
-        held_out_groups: frozenset[str] | None,
-        sieve: Sieve | None,
-    ) -> None:
-        self.make: dict[str, Any] = {
-            "source": source,
-            "n_streams": n_streams,
-            "seed": seed,
-            "config": config,
-            "sizes": sizes,
-            "held_out_groups": held_out_groups,
-        }
-        self.streams, self.rows, self.sieve = streams, rows, sieve
-        self.workers = config.workers
+    def __init__(self, plan: ReadingPlan, streams: range, rows: int, sieve: Sieve | None) -> None:
+        self.plan, self.streams, self.rows, self.sieve = plan, streams, rows, sieve
+        self.workers = plan.config.workers
         self._start = torch.zeros(2 + 2 * len(streams), dtype=torch.int64).share_memory_()
         self._alive = torch.zeros(len(streams), dtype=torch.int64).share_memory_()
 
@@ -80,13 +58,11 @@ class Turns(IterableDataset[Any]):
         sieve = self.sieve.afresh() if self.sieve is not None else None
         streams = [
             RowStream(
-                stream=self.streams[k],
-                epoch=epoch,
-                place=Place(numbers[2 * k], bool(numbers[2 * k + 1])),
-                tick=tick,
+                self.plan,
+                self.streams[k],
+                Start(epoch, Place(numbers[2 * k], bool(numbers[2 * k + 1])), tick),
                 sieve=sieve,
                 alive=_Counter(self._alive, k),
-                **self.make,
             )
             for k in range(first, len(self.streams), step)
         ]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 
-from memsieve.filtering.denoisers.base import Call
 from memsieve.filtering.denoisers.conditioning import Conditioning, TextPart
+from memsieve.filtering.denoisers.drawing import DrawsImages
 from memsieve.filtering.denoisers.hub import read_index
 from memsieve.filtering.denoisers.normalise import Normalisation, normalised
 from memsieve.filtering.denoisers.parts import NETWORKS, Dtypes, load_parts, own_scheduler, scheduler_config
@@ -19,7 +19,7 @@ from memsieve.filtering.denoisers.supported import check_classes, check_diffusio
 __all__ = ["LatentDenoiser"]
 
 
-class LatentDenoiser(ABC):
+class LatentDenoiser(DrawsImages):
     """A family's parts, used as diffusers' own training examples use them.
 
     A family names its parts and says how prompts are encoded and the network is called; the rest is here.
@@ -36,19 +36,11 @@ class LatentDenoiser(ABC):
         ValueError: a part is missing, or the model is not made as the family's are; the message says how.
     """
 
-    pipeline_class: ClassVar[Any]
-    parts: ClassVar[dict[str, Any]]
-    """Part -> class: the network (unet or transformer), vae, text encoders and tokenizers, as the pipeline names them.
-    """
     optional: ClassVar[tuple[str, ...]] = ()
     """Parts that a pipeline may lack."""
     options: ClassVar[tuple[str, ...]] = ()
     """Settings of the pipeline itself that decide something."""
     space_class: ClassVar[type[NoiseSpace]] = VariancePreserving
-    guidance_name: ClassVar[str] = "guidance_scale"
-    """The pipeline's argument that guides by the unconditional prediction."""
-    separate_branches: ClassVar[bool] = False
-    """Whether the pipeline calls the network once with and once without the prompt, not once with both in a row."""
     lora_targets: ClassVar[tuple[str, ...]] = ("to_k", "to_q", "to_v", "to_out.0")
     """Ends of the names of the layers that a LoRA adapts by default: those of diffusers' LoRA example."""
     patch: ClassVar[int] = 1
@@ -58,7 +50,6 @@ class LatentDenoiser(ABC):
     normalised: ClassVar[Normalisation] = "scale"
     """What the family's pipeline undoes before it decodes."""
 
-    model: torch.nn.Module
     vae: Any
 
     def __init__(
@@ -240,54 +231,3 @@ class LatentDenoiser(ABC):
     def snr(self, timesteps: torch.Tensor) -> torch.Tensor:
         """Signal-to-noise ratio alpha_t^2 / sigma_t^2; refused by flow models."""
         return self.space.snr(timesteps)
-
-    # -- pipelines ------------------------------------------------------------------------------------------------
-
-    def sampler(self) -> Any:
-        """A deterministic scheduler of its own to draw images with."""
-        return self.space.sampler()
-
-    def set_timesteps(self, scheduler: Any, steps: int, resolution: int, device: torch.device) -> None:
-        """Prepare a sampling scheduler; most families' does not depend on the resolution."""
-        scheduler.set_timesteps(steps, device=device)
-
-    def pipeline(self, model: torch.nn.Module | None = None) -> Any:
-        """The family's diffusers pipeline of the parts, its progress bar off."""
-        given = {name: getattr(self, name, None) for name in self.parts if name not in NETWORKS}
-        network = next(name for name in self.parts if name in NETWORKS)
-        pipe = self.pipeline_class(
-            **given,
-            **{network: model if model is not None else self.model},
-            scheduler=self.noise_scheduler,
-            **self._pipeline_options(),
-        )
-        pipe.set_progress_bar_config(disable=True)
-        return pipe
-
-    def _pipeline_options(self) -> dict[str, Any]:
-        return dict(self.settings)
-
-    def call_arguments(
-        self,
-        cond: Conditioning,
-        uncond: Conditioning | None,
-        guidance_scale: float,
-        latents: torch.Tensor | None = None,
-    ) -> dict[str, Any]:
-        """Arguments of the pipeline's call that draw from embeddings, and from initial noise ``latents``."""
-        given = {"prompt_embeds": cond.encoder_hidden_states, "pooled_prompt_embeds": cond.pooled, "latents": latents}
-        if uncond is not None:
-            given["negative_prompt_embeds"] = uncond.encoder_hidden_states
-            given["negative_pooled_prompt_embeds"] = uncond.pooled
-        scale = guidance_scale if uncond is not None or self.distilled else 1.0
-        return {"guidance_scale": scale, **{name: value for name, value in given.items() if value is not None}}
-
-    @abstractmethod
-    def read_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-        """What the network was called with by the family's pipeline."""
-
-    def export(self, folder: Path, model: torch.nn.Module) -> None:
-        """Write a plain diffusers pipeline folder, safetensors; it samples as the pipeline that was fine-tuned."""
-        pipe = self.pipeline(model)
-        pipe.register_modules(scheduler=self._own_scheduler or self.noise_scheduler)
-        pipe.save_pretrained(folder, safe_serialization=True)

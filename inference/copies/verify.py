@@ -16,7 +16,7 @@ from torch import Tensor
 
 from memsieve.filtering.conformal import smallest_reference
 from memsieve.filtering.data.decode import BadSample
-from memsieve.filtering.data.folder_walk import LeftOut, walk
+from memsieve.filtering.data.folder.walk import LeftOut, walk
 from memsieve.filtering.files import write_json
 from memsieve.inference.copies.index import Neighbour, TrainingIndex
 from memsieve.inference.copies.pixels import load_pixels

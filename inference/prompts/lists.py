@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from memsieve.filtering.data.config import DataConfig
-from memsieve.filtering.data.shards import expand_paths, read_shard
+from memsieve.filtering.data.shard_paths import expand_paths
+from memsieve.filtering.data.shards import read_shard
 from memsieve.inference.prompts.rows import MAX_ROWS, PromptRow, prompt_row, text_lines
 from memsieve.inference.prompts.tables import delimited_rows, json_rows, object_row, parquet_rows
 

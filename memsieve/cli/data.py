@@ -26,16 +26,13 @@ def openmoji(
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier dataset.")] = False,
 ) -> None:
     """Render OpenMoji into WebDataset shards with train / held-out splits, and plant duplicates."""
-    from memsieve.filtering.data.openmoji import build_openmoji
+    from memsieve.filtering.data.openmoji import DatasetPlan, build_openmoji
 
     with Progress(console=error_console) as progress:
         task = progress.add_task("drawing")
         summary = build_openmoji(
             out,
-            size=size,
-            seed=seed,
-            plant=plant or [],
-            limit=limit,
+            DatasetPlan(size=size, seed=seed, plant=plant or [], limit=limit),
             overwrite=overwrite,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )

@@ -21,7 +21,7 @@ from PIL import Image
 from memsieve.filtering.audit.config import AuditConfig
 from memsieve.filtering.audit.summary import Pair, Summary, summarise
 from memsieve.filtering.data.decode import BadSample, decode_image
-from memsieve.filtering.data.rows import RawRow
+from memsieve.filtering.data.rows import RawRow, content_id
 from memsieve.filtering.data.shards import read_shard
 from memsieve.filtering.data.sources import open_source
 from memsieve.filtering.files import write_json, write_whole
@@ -153,21 +153,19 @@ def _pictures(summary: Summary) -> dict[str, Markup]:
     if config.format != "webdataset":
         source = open_source(config.path, config, "--shards")
         rows = (raw for part in range(len(source)) for raw in source.read(part))
-        _collect(rows, {pair.sha256: pair for pair in summary.top}, found, config)
+        _collect(rows, {pair.content: pair for pair in summary.top}, found, config)
         return found
     for shard, pairs in wanted.items():
         last = max(pairs) + 1
         rows = (raw for raw in itertools.islice(read_shard(shard, config), last) if raw.index in pairs)
-        _collect(rows, {pair.sha256: pair for pair in pairs.values()}, found, config)
+        _collect(rows, {pair.content: pair for pair in pairs.values()}, found, config)
     return found
 
 
 def _collect(rows: Iterator[RawRow], wanted: dict[str, Pair], found: dict[str, Markup], config: Any) -> None:
-    import hashlib
-
     for raw in rows:
-        sha = hashlib.sha256(raw.image).hexdigest()
-        if raw.error is not None or sha not in wanted or sha in found:
+        content = content_id(raw.image)
+        if raw.error is not None or content not in wanted or content in found:
             continue
         try:
             image = decode_image(raw.image, config)
@@ -177,6 +175,6 @@ def _collect(rows: Iterator[RawRow], wanted: dict[str, Pair], found: dict[str, M
         buffer = io.BytesIO()
         image.save(buffer, "PNG", optimize=True) if max(image.size) <= 64 else image.save(buffer, "JPEG", quality=85)
         kind = "png" if max(image.size) <= 64 else "jpeg"
-        found[sha] = Markup(f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}")
+        found[content] = Markup(f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}")
         if len(found) >= len(wanted) and all(name in found for name in wanted):
             return

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from memsieve.filtering.data.openmoji import build_openmoji
+from memsieve.filtering.data.openmoji import DatasetPlan, build_openmoji
 from scripts.base_model.models import SIZE, load_pipeline, new_models, save_pipeline, train_tokenizer
 from scripts.base_model.report import Pair, caption_test, model_card, sample_grid
 from scripts.base_model.training import encode_all, moved, train_decoder, train_unet, train_vae
@@ -59,7 +59,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         data = options.data or Path(temporary) / "openmoji"
         if options.data is None:
-            build_openmoji(data, size=SIZE, seed=options.seed)
+            build_openmoji(data, DatasetPlan(size=SIZE, seed=options.seed))
         train, held = read_split(data / "train"), read_split(data / "held_out")
     minutes: dict[str, float] = {}
     if options.stage != "report":

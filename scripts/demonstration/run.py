@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from memsieve.filtering.data.openmoji import build_openmoji
+from memsieve.filtering.data.openmoji import DatasetPlan, build_openmoji
 from memsieve.filtering.files import write_json
 from memsieve.filtering.settings import load_settings
 from memsieve.inference.copies.judge import CopyJudge
@@ -35,8 +35,7 @@ def build_data(out: Path, plant: str) -> Path:
         task = progress.add_task("drawing OpenMoji")
         build_openmoji(
             out,
-            size=32,
-            plant=[plant],
+            DatasetPlan(size=32, plant=[plant]),
             overwrite=True,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )

@@ -15,6 +15,7 @@ import webdataset
 from memsieve.filtering.audit.config import AuditConfig
 from memsieve.filtering.audit.score import score_shards
 from memsieve.filtering.data.loader import WindowLoader
+from memsieve.filtering.data.pool import Ranks
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import fit
 from memsieve.train.session import set_up
@@ -51,7 +52,7 @@ def test_drawn_captions_do_not_depend_on_ranks_and_workers(
         data = make_config(data=paths(listed, workers=workers)).data
 
         def work(rank: int, exchange: ThreadExchange) -> set[tuple[str, int, str]]:
-            windows = itertools.islice(WindowLoader(data, 8, rank, ranks, seed=3, exchange=exchange), 6)
+            windows = itertools.islice(WindowLoader(data, 8, Ranks(rank, ranks, exchange), seed=3), 6)
             return {(r.key, r.epoch, r.caption) for window in windows for r in window.rows if r is not None}
 
         return set().union(*on_ranks(ranks, work))

@@ -14,7 +14,7 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig
 from safetensors.torch import load_file
 
-from memsieve.filtering.data.openmoji import build_openmoji
+from memsieve.filtering.data.openmoji import DatasetPlan, build_openmoji
 from memsieve.filtering.denoisers.lora import LORA_FILE, AdapterOff, adapter_off, trained_parameters
 from memsieve.filtering.denoisers.registry import open_denoiser
 from memsieve.filtering.ledger import read_ledger
@@ -150,7 +150,7 @@ def test_scoring_passes_checkpoint_nothing(make_config: MakeConfig) -> None:
 @pytest.mark.parametrize("seed", [3, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (4, 5, 6, 7, 8))])
 def test_the_filter_drops_planted_pairs(make_config: MakeConfig, tmp_path: Path, seed: int) -> None:
     """A picture that the adapter learns by heart is condemned, the others are left alone."""
-    build_openmoji(tmp_path / "emoji", size=32, limit=130, held_out_fraction=0.4, plant=["1x40"])
+    build_openmoji(tmp_path / "emoji", DatasetPlan(size=32, limit=130, held_out_fraction=0.4, plant=["1x40"]))
     names = ["to_k", "to_q", "to_v", "to_out.0", "conv1", "conv2", "conv_out"]
     config = make_config(
         model={"path": str(ROOT / "assets" / "tiny-sd"), "lora": {"target_modules": names, "rank": 8}},

@@ -80,18 +80,18 @@ def score(
 
 def _scored(run: AuditRun, rescore: bool) -> Outcome:
     """Score what is missing, under a bar; what stops it is said, and ends the command."""
-    from memsieve.filtering.audit.score import rank_of, score_shards
+    from memsieve.filtering.audit.ray_engine import RayCluster
+    from memsieve.filtering.audit.score import Callbacks, rank_of, score_shards
 
     try:
         with _progress(quiet=rank_of()[0] > 0) as watch:
             return score_shards(
                 run.audit(),
                 run.output,
-                engine=run.engine,
                 device=run.device,
+                ray=RayCluster(run.ray_address, run.workers) if run.engine == "ray" else None,
                 rescore=rescore,
-                ray={"address": run.ray_address, "workers": run.workers},
-                **watch,
+                callbacks=Callbacks(**watch),
             )
     except KeyboardInterrupt:
         said = "stopped; the shards that were finished stand, and the same command goes on"

@@ -16,7 +16,7 @@ from memsieve.filtering.audit.groups import BITS, group_audit, joined, mirrored
 from memsieve.filtering.audit.score import Outcome
 from memsieve.filtering.data.group_table import group_table
 from memsieve.filtering.data.openmoji import draw_pictures
-from memsieve.filtering.data.openmoji_names import list_emoji, miniature
+from memsieve.filtering.data.openmoji.names import list_emoji, miniature
 from memsieve.filtering.data.rows import content_id
 from memsieve.filtering.settings import SettingsError
 

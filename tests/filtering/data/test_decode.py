@@ -5,22 +5,16 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 from memsieve.filtering.data.config import DataConfig
 from memsieve.filtering.data.decode import BadSample, decode_image, decode_row, group_of
-from memsieve.filtering.data.draws import normal_like, row_generator
-from memsieve.filtering.data.png_text import without_large_text
 from memsieve.filtering.data.rows import RawRow, Row, content_id
-from memsieve.filtering.settings import SettingsError
 
 
 def config(**values: Any) -> DataConfig:
@@ -109,45 +103,6 @@ def test_32_bit_pixels_are_scaled_by_their_values(mode: str, value: int, expecte
 
 def test_16_bit_pixels_are_scaled_by_their_mode_however_dark() -> None:
     assert levels(encode(Image.new("I;16", (8, 8), 200), "TIFF")) == [1, 1, 1]
-
-
-@pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("size", [2**20 + 1, 2**22])
-def test_png_with_a_large_text_is_read_without_it(size: int, packed: bool) -> None:
-    info = PngImagePlugin.PngInfo()
-    info.add_text("parameters", "a small one")
-    info.add_text("workflow", "x" * size, zip=packed)
-    info.add_itxt("prompt", "y" * size, zip=packed)
-    assert levels(encode(Image.new("RGB", (8, 8), (10, 20, 30)), pnginfo=info)) == [10, 20, 30]
-
-
-def test_png_with_a_large_colour_profile_is_read_and_keeps_its_orientation() -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    profile = np.random.default_rng(0).bytes(2**20) + bytes(2**20)
-    data = encode(Image.new("RGB", (16, 8), (10, 20, 30)), icc_profile=profile, exif=exif)
-    upright = decode_image(data, config())
-    assert (upright.size, upright.getpixel((0, 0))) == ((8, 16), (10, 20, 30))
-
-
-def test_png_whose_texts_are_many_is_read() -> None:
-    info = PngImagePlugin.PngInfo()
-    packed = zlib.compress(bytes(2**18 - 9))
-    for number in range(300):
-        info.add(b"zTXt", b"k%d\0\0" % number + packed)  # 75 MiB in all, beyond what PIL takes
-    assert levels(encode(Image.new("RGB", (8, 8), (10, 20, 30)), pnginfo=info)) == [10, 20, 30]
-
-
-def test_leaving_text_out_does_not_mend_what_is_damaged() -> None:
-    info = PngImagePlugin.PngInfo()
-    info.add_text("workflow", "x" * 2**21, zip=True)
-    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
-    data = encode(noise, pnginfo=info)
-    with pytest.raises(BadSample, match="truncated|corrupt|damaged|opened"):
-        decode(data[: len(data) // 2])
-    assert without_large_text(data[:100]) is None and without_large_text(b"GIF89a") is None
-    assert without_large_text(encode(noise)) is None
-    assert without_large_text(data[:8] + bytes(12) * 100_000) is None
 
 
 def test_exif_rotation() -> None:
@@ -249,59 +204,3 @@ def test_random_crop_and_flip_are_functions_of_the_position() -> None:
     assert [a != b for a, b in zip(same, mirrored, strict=True)] == [True] * 16
     assert 2 <= sum(mirrored) <= 14
     assert not torch.equal(decode(data, 0, seed=1, crop="random").pixels, first[0])
-
-
-class TestDraws:
-    def test_same_key_same_draws_and_different_key_different_draws(self) -> None:
-        def draw(*parts: int | str, seed: int = 0, purpose: str = "noise") -> float:
-            return float(row_generator(seed, *parts, purpose=purpose).random())
-
-        keys = [draw(1, 23), draw(12, 3), draw("1", 23), draw(1, 23, seed=1), draw(1, 23, purpose="time"), draw(123)]
-        assert len(set(keys)) == len(keys)
-        assert draw(1, 23) == draw(1, 23)
-
-    def test_pinned_value(self) -> None:
-        # A change here changes every run's data order and noise: old ledgers could no longer be reproduced.
-        assert row_generator(0, 1, 2, 3, purpose="noise").integers(0, 2**32, 2).tolist() == [1092048689, 1328473481]
-
-    def test_normal_like(self) -> None:
-        tensor = normal_like(row_generator(0, purpose="noise"), (4, 64, 64))
-        assert (tensor.shape, tensor.dtype) == ((4, 64, 64), torch.float32)
-        assert abs(float(tensor.mean())) < 0.03
-        assert abs(float(tensor.std()) - 1) < 0.03
-        assert torch.equal(tensor, normal_like(row_generator(0, purpose="noise"), torch.Size((4, 64, 64))))
-        assert normal_like(row_generator(0, purpose="noise"), ()).shape == ()
-
-
-def table_of(path: Path, rows: dict[str, list[Any]]) -> str:
-    pq.write_table(pa.table(rows), path)
-    return str(path)
-
-
-def test_a_table_joins_images_into_one_group(tmp_path: Path) -> None:
-    one, other, alone = (RawRow("k", "s", 0, data) for data in (b"one", b"the other", b"alone"))
-    path = table_of(
-        tmp_path / "groups.parquet",
-        {"content": [content_id(b"one"), content_id(b"the other")], "group": ["cluster 1", "cluster 1"]},
-    )
-    grouped = config(groups=path)
-    assert group_of(one, grouped) == group_of(other, grouped) == "cluster 1"
-    assert group_of(alone, grouped) == content_id(b"alone")
-    assert group_of(one, config()) == content_id(b"one")
-
-
-def test_a_table_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
-    raw = RawRow("k", "s", 0, b"one")
-    (tmp_path / "text").write_text("no table")
-    wrong = {
-        "does not exist": str(tmp_path / "nothing"),
-        "holds no columns": str(tmp_path / "text"),
-        "holds no columns content and group": table_of(tmp_path / "a", {"content": ["x"]}),
-        "into two groups": table_of(tmp_path / "b", {"content": ["x", "x"], "group": ["1", "2"]}),
-        "not two texts": table_of(tmp_path / "c", {"content": ["x"], "group": [None]}),
-    }
-    for message, path in wrong.items():
-        with pytest.raises(SettingsError, match=message):
-            group_of(raw, config(groups=path))
-    with pytest.raises(ValueError, match=r"set data\.group_by: content"):
-        config(groups="table", group_by="key")

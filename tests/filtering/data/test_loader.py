@@ -18,12 +18,14 @@ from memsieve.filtering.data import shards as shards_module
 from memsieve.filtering.data.config import DataConfig
 from memsieve.filtering.data.loader import Window, WindowLoader
 from memsieve.filtering.data.mark import merge_states
+from memsieve.filtering.data.pool import Ranks
 from memsieve.filtering.data.rows import RawRow
 from memsieve.filtering.data.sources import ShardSource
 from memsieve.filtering.settings import SettingsError
 from tests.filtering.data.ranks import ThreadExchange, on_ranks
 
 ROWS = 8
+
 SIZES = [5, 3, 6, 4, 5, 2, 7, 4]
 
 
@@ -66,7 +68,7 @@ def read(data: DataConfig, world_size: int, count: int, rows: int = ROWS, **valu
     """The first ``count`` windows: for each, the windows of all ranks."""
 
     def work(rank: int, exchange: ThreadExchange) -> list[Window]:
-        loader = WindowLoader(data, rows, rank, world_size, seed=3, exchange=exchange, **values)
+        loader = WindowLoader(data, rows, Ranks(rank, world_size, exchange), seed=3, **values)
         return list(itertools.islice(loader, count))
 
     return [list(windows) for windows in zip(*on_ranks(world_size, work), strict=True)]
@@ -178,7 +180,7 @@ def test_every_sample_comes_round_equally_often_whatever_the_shards(
     data = config(make_shards(sizes), streams=0, held_out_fraction=0.0, shuffle_buffer=100)
     if not counted and len(sizes) == 1 and world_size == 2:
         with pytest.raises(SettingsError, match="write more, smaller shards"):
-            WindowLoader(data, rows, 0, 2)
+            WindowLoader(data, rows, Ranks(0, 2))
         return
     seen: Counter[str] = Counter({f"{number:03d}": 0 for number in range(sum(sizes))})
     windows = 4 * -(-sum(sizes) // rows)
@@ -211,7 +213,7 @@ def test_resume_on_another_number_of_ranks(shards: str, taken: int) -> None:
     whole = read(data, 1, 12)
 
     def work(rank: int, exchange: ThreadExchange) -> dict[str, Any]:
-        loader = WindowLoader(data, ROWS, rank, 2, seed=3, exchange=exchange)
+        loader = WindowLoader(data, ROWS, Ranks(rank, 2, exchange), seed=3)
         list(itertools.islice(loader, taken))
         return loader.state_dict()
 
@@ -252,28 +254,6 @@ def test_the_number_of_streams_is_kept_where_workers_change(shards: str) -> None
     assert describe(first + list(itertools.islice(again, 2))) == expected
 
 
-def test_states_of_other_runs_are_refused(shards: str) -> None:
-    data = config(shards)
-    state = WindowLoader(data, ROWS, seed=3).state_dict()
-    with pytest.raises(ValueError, match="n_streams = 8, this run has 4; set data.streams = 8"):
-        WindowLoader(config(shards, streams=4), ROWS, seed=3, state=state)
-    paths = [f"{shards}/{n}.tar" for n in reversed(range(8))]
-    with pytest.raises(ValueError, match="has paths = .*resume on the same shards"):
-        WindowLoader(data.model_copy(update={"path": paths}), ROWS, seed=3, state=state)
-    with pytest.raises(ValueError, match="seed = 3, this run has 4"):
-        WindowLoader(data, ROWS, seed=4, state=state)
-    with pytest.raises(ValueError, match="shuffle_buffer"):
-        WindowLoader(config(shards, shuffle_buffer=7), ROWS, seed=3, state=state)
-    with pytest.raises(ValueError, match="rows_per_window = 8, this run has 16; keep batch x accumulation x ranks = 8"):
-        WindowLoader(data, 16, seed=3, state=state)
-    with pytest.raises(ValueError, match="written by memsieve 0.1.0"):
-        WindowLoader(data, ROWS, seed=3, state={name: value for name, value in state.items() if name != "used"})
-    with pytest.raises(ValueError, match="no state"):
-        merge_states([])
-    with pytest.raises(ValueError, match="different runs"):
-        merge_states([state, {**state, "seed": 9}])
-
-
 @pytest.mark.parametrize(
     ("rows", "world_size", "values", "expected"),
     [
@@ -288,7 +268,7 @@ def test_states_of_other_runs_are_refused(shards: str) -> None:
     ],
 )
 def test_number_of_streams(shards: str, rows: int, world_size: int, values: dict[str, Any], expected: int) -> None:
-    assert WindowLoader(config(shards, **values), rows, 0, world_size).n_streams == expected
+    assert WindowLoader(config(shards, **values), rows, Ranks(0, world_size)).n_streams == expected
 
 
 @pytest.mark.parametrize(
@@ -305,7 +285,7 @@ def test_number_of_streams(shards: str, rows: int, world_size: int, values: dict
 )
 def test_streams_that_cannot_fit(shards: str, rows: int, world_size: int, values: dict[str, Any]) -> None:
     with pytest.raises(SettingsError) as caught:
-        WindowLoader(config(shards, **values), rows, 0, world_size)
+        WindowLoader(config(shards, **values), rows, Ranks(0, world_size))
     message = str(caught.value)
     multiple = world_size * max(1, values.get("workers", 0))
     for part in (
@@ -319,12 +299,12 @@ def test_streams_that_cannot_fit(shards: str, rows: int, world_size: int, values
 
 def test_wrong_rank(shards: str) -> None:
     with pytest.raises(ValueError, match="rank 2 is not one of 2"):
-        WindowLoader(config(shards), ROWS, 2, 2)
+        WindowLoader(config(shards), ROWS, Ranks(2, 2))
 
 
 def test_ranks_that_cannot_speak_to_each_other(shards: str) -> None:
     with pytest.raises(ValueError, match="windows of 2 ranks are made by all of them, and the exchange joins 1"):
-        next(iter(WindowLoader(config(shards), ROWS, 0, 2)))
+        next(iter(WindowLoader(config(shards), ROWS, Ranks(0, 2))))
 
 
 def test_counts_rows_with_the_unusable_ones(shards: str) -> None:
@@ -343,7 +323,7 @@ def test_data_without_a_usable_row_is_refused_on_all_ranks(shards: str) -> None:
     def work(rank: int, exchange: ThreadExchange) -> str:
         data = config(shards, held_out_path=shards)
         with pytest.raises(ValueError) as caught:
-            next(iter(WindowLoader(data, ROWS, rank, 2, exchange=exchange)))
+            next(iter(WindowLoader(data, ROWS, Ranks(rank, 2, exchange))))
         return str(caught.value)
 
     said = on_ranks(2, work)

@@ -17,6 +17,7 @@ from PIL import Image
 from memsieve.filtering.data.config import DataConfig
 from memsieve.filtering.data.loader import Window, WindowLoader
 from memsieve.filtering.data.loader_sieve import RECORD_BYTES, Sieve, Sieved, SieveFile, group_digest
+from memsieve.filtering.data.pool import Ranks
 from memsieve.filtering.data.rows import content_id
 from memsieve.filtering.data.sources import ShardSource
 from tests.filtering.data.ranks import ThreadExchange, on_ranks
@@ -182,7 +183,7 @@ def test_nothing_left_ends_the_data_with_a_sentence(shards: str, tmp_path: Path,
 
     def work(rank: int, exchange: ThreadExchange) -> list[Window]:
         sieve = Sieve(file.path)
-        return list(WindowLoader(data, ROWS, rank, world_size, sieve=sieve, exchange=exchange))
+        return list(WindowLoader(data, ROWS, Ranks(rank, world_size, exchange), sieve=sieve))
 
     for windows in on_ranks(world_size, work):
         assert [window.ended for window in windows] == [False] * (len(windows) - 1) + [True]
@@ -210,7 +211,7 @@ def test_where_a_stream_loses_all_its_rows_the_run_goes_on(
 
     def work(rank: int, exchange: ThreadExchange) -> list[Window]:
         sieve = Sieve(tmp_path / "rank.bin")
-        loader = WindowLoader(data, ROWS, rank, world_size, max_epochs=3, sieve=sieve, exchange=exchange)
+        loader = WindowLoader(data, ROWS, Ranks(rank, world_size, exchange), max_epochs=3, sieve=sieve)
         return list(loader)
 
     ranks = on_ranks(world_size, work)

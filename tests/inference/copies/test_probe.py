@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from memsieve.filtering.data.openmoji import build_openmoji
+from memsieve.filtering.data.openmoji import DatasetPlan, build_openmoji
 from memsieve.inference.copies.judge import CopyJudge
 from memsieve.inference.copies.probe import Prompt, judge_for, probe_model, probe_planted, prompts_of, shard_images
 from memsieve.inference.copies.similarity import PixelL2
@@ -20,7 +20,7 @@ TINY = Path(__file__).resolve().parents[3] / "assets" / "tiny-sd"
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("probe") / "data"
-    build_openmoji(folder, size=32, plant=["2x3"], limit=240)
+    build_openmoji(folder, DatasetPlan(size=32, plant=["2x3"], limit=240))
     return folder
 
 
@@ -58,6 +58,6 @@ def test_refusals(tmp_path: Path) -> None:
         prompts_of(tmp_path)
     with pytest.raises(ValueError, match="no images in the shards"):
         shard_images(tmp_path)
-    build_openmoji(tmp_path / "none", size=32, limit=60)
+    build_openmoji(tmp_path / "none", DatasetPlan(size=32, limit=60))
     with pytest.raises(ValueError, match="has no planted pairs; build it with --plant"):
         probe_planted(TINY, tmp_path / "none")

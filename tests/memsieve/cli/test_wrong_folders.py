@@ -11,7 +11,7 @@ import yaml
 from typer.testing import CliRunner
 
 from memsieve.cli import app, main
-from memsieve.filtering.data.openmoji import build_openmoji
+from memsieve.filtering.data.openmoji import DatasetPlan, build_openmoji
 from tests.memsieve.pages.test_run import write_run
 from tests.train.conftest import write_shards
 
@@ -94,7 +94,7 @@ def test_other_commands_say_what_the_folder_is(
     run: Path, audit: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (run / "pipeline").mkdir()
-    build_openmoji(tmp_path / "data", size=8, plant=["1x2"], limit=240)
+    build_openmoji(tmp_path / "data", DatasetPlan(size=8, plant=["1x2"], limit=240))
     cases = {
         ("copies", "--model", "m", "--data", run): f"'{run}' has no truth.parquet, it is a training run",
         ("probe", "--model", run, "--data", tmp_path / "data"): f"'{run}' is a training run, its model is",

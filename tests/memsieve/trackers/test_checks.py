@@ -98,9 +98,9 @@ def test_verify_and_probe_go_to_offline_runs(tmp_path: Path, monkeypatch: pytest
 
 
 def test_probe_goes_to_an_offline_run_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from memsieve.filtering.data.openmoji import build_openmoji
+    from memsieve.filtering.data.openmoji import DatasetPlan, build_openmoji
 
-    build_openmoji(tmp_path / "data", size=32, plant=["2x3"], limit=240)
+    build_openmoji(tmp_path / "data", DatasetPlan(size=32, plant=["2x3"], limit=240))
     words = ["probe", "--model", str(TINY), "--data", str(tmp_path / "data"), "--images-per-prompt", "1",
              "--steps", "2", "--updates", "1", "--controls", "1", "--attack", "--device", "cpu",
              "--out", str(tmp_path / "o" / "p.json")]  # fmt: skip

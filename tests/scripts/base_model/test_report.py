@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from memsieve.filtering.data.openmoji_names import colour_words, list_emoji, render_emoji
+from memsieve.filtering.data.openmoji.names import colour_words, list_emoji, render_emoji
 from scripts.base_model.report import Pair, caption_test
 
 pytest.importorskip("diffusers")

@@ -81,8 +81,8 @@ def test_groups_of_images_that_look_alike(audited: Path, tmp_path: Path) -> None
 
 def test_page_holds_what_was_found_and_nothing_that_runs(audited: Path, tmp_path: Path) -> None:
     rows = [("pair 0", 6)] + [(f"pair {i}", 1) for i in range(1, 14)]
-    shas = {row.caption: row.sha256 for row in summarise(audited).top}
-    truth = pa.table({"group": [shas[caption][:32] for caption, _ in rows], "repeats": [count for _, count in rows]})
+    contents = {row.caption: row.content for row in summarise(audited).top}
+    truth = pa.table({"group": [contents[caption] for caption, _ in rows], "repeats": [count for _, count in rows]})
     pq.write_table(truth, tmp_path / "truth.parquet")
     page, summary = build_audit_report(audited, truth=tmp_path / "truth.parquet", planted_from=5)
     text = page.read_text()
@@ -106,15 +106,15 @@ def test_page_holds_what_was_found_and_nothing_that_runs(audited: Path, tmp_path
 def test_pairs_planted_alike_are_judged_apart(audited: Path, tmp_path: Path) -> None:
     """Against the AUC counted by hand: the share of (planted, ordinary) pairs that stand in the right order."""
     found = summarise(audited)
-    score = {row.sha256: row.score for row in found.top}
-    repeats = {sha: (6, 60, 60, 1, 1)[i % 5] for i, sha in enumerate(sorted(score))}
-    table = pa.table({"group": [sha[:32] for sha in repeats], "repeats": list(repeats.values())})
+    score = {row.content: row.score for row in found.top}
+    repeats = {content: (6, 60, 60, 1, 1)[i % 5] for i, content in enumerate(sorted(score))}
+    table = pa.table({"group": list(repeats), "repeats": list(repeats.values())})
     pq.write_table(table, tmp_path / "truth.parquet")
     page, summary = build_audit_report(audited, truth=tmp_path / "truth.parquet", planted_from=6)
-    ordinary = [score[sha] or 0 for sha, count in repeats.items() if count == 1]
+    ordinary = [score[content] or 0 for content, count in repeats.items() if count == 1]
     rows = summary.values["truth"]["by_repeats"]
     for count in (6, 60):
-        planted = [score[sha] or 0 for sha, number in repeats.items() if number == count]
+        planted = [score[content] or 0 for content, number in repeats.items() if number == count]
         wins = [(p > o) + (p == o) / 2 for p in planted for o in ordinary]
         assert rows[str(count)] == {"pairs": len(planted), "auc": pytest.approx(sum(wins) / len(wins))}
     assert "Pairs planted alike" in page.read_text()

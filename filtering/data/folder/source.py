@@ -18,8 +18,8 @@ from memsieve.filtering.data.fields import (
     printable,
     suffix_names,
 )
-from memsieve.filtering.data.folder_entries import Entry, caption_fields, list_images, stem_of
-from memsieve.filtering.data.folder_walk import LeftOut
+from memsieve.filtering.data.folder.entries import Entry, caption_fields, list_images, stem_of
+from memsieve.filtering.data.folder.walk import LeftOut
 from memsieve.filtering.data.rows import RawRow
 from memsieve.filtering.settings import SettingsError
 

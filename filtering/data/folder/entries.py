@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from memsieve.filtering.data.config import DataConfig
 from memsieve.filtering.data.fields import suffix_names
-from memsieve.filtering.data.folder_metadata import METADATA_FILES, MetaRow, read_metadata
-from memsieve.filtering.data.folder_walk import LeftOut, walk
+from memsieve.filtering.data.folder.metadata import METADATA_FILES, MetaRow, read_metadata
+from memsieve.filtering.data.folder.walk import LeftOut, walk
 
 __all__ = ["Entry", "caption_fields", "list_images", "stem_of"]
 

@@ -1,0 +1,90 @@
+"""A family's parts as a diffusers pipeline: to draw images with, and to write to a folder."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from memsieve.filtering.denoisers.base import Call
+from memsieve.filtering.denoisers.conditioning import Conditioning
+from memsieve.filtering.denoisers.parts import NETWORKS
+from memsieve.filtering.denoisers.spaces import NoiseSpace
+
+__all__ = ["DrawsImages"]
+
+
+class DrawsImages(ABC):
+    """The half of an adapter that draws: the family's own pipeline of the parts that ``LatentDenoiser`` holds."""
+
+    pipeline_class: ClassVar[Any]
+    parts: ClassVar[dict[str, Any]]
+    """Part -> class: the network (unet or transformer), vae, text encoders and tokenizers, as the pipeline names them.
+    """
+    guidance_name: ClassVar[str] = "guidance_scale"
+    """The pipeline's argument that guides by the unconditional prediction."""
+    separate_branches: ClassVar[bool] = False
+    """Whether the pipeline calls the network once with and once without the prompt, not once with both in a row."""
+
+    model: torch.nn.Module
+    space: NoiseSpace
+    noise_scheduler: Any
+    settings: dict[str, Any]
+    """Of the pipeline itself, as its folder has them."""
+    _own_scheduler: Any
+
+    @property
+    @abstractmethod
+    def distilled(self) -> str | None:
+        """Why there is no unconditional prediction; None where there is one."""
+
+    def sampler(self) -> Any:
+        """A deterministic scheduler of its own to draw images with."""
+        return self.space.sampler()
+
+    def set_timesteps(self, scheduler: Any, steps: int, resolution: int, device: torch.device) -> None:
+        """Prepare a sampling scheduler; most families' does not depend on the resolution."""
+        scheduler.set_timesteps(steps, device=device)
+
+    def pipeline(self, model: torch.nn.Module | None = None) -> Any:
+        """The family's diffusers pipeline of the parts, its progress bar off."""
+        given = {name: getattr(self, name, None) for name in self.parts if name not in NETWORKS}
+        network = next(name for name in self.parts if name in NETWORKS)
+        pipe = self.pipeline_class(
+            **given,
+            **{network: model if model is not None else self.model},
+            scheduler=self.noise_scheduler,
+            **self._pipeline_options(),
+        )
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+    def _pipeline_options(self) -> dict[str, Any]:
+        return dict(self.settings)
+
+    def call_arguments(
+        self,
+        cond: Conditioning,
+        uncond: Conditioning | None,
+        guidance_scale: float,
+        latents: torch.Tensor | None = None,
+    ) -> dict[str, Any]:
+        """Arguments of the pipeline's call that draw from embeddings, and from initial noise ``latents``."""
+        given = {"prompt_embeds": cond.encoder_hidden_states, "pooled_prompt_embeds": cond.pooled, "latents": latents}
+        if uncond is not None:
+            given["negative_prompt_embeds"] = uncond.encoder_hidden_states
+            given["negative_pooled_prompt_embeds"] = uncond.pooled
+        scale = guidance_scale if uncond is not None or self.distilled else 1.0
+        return {"guidance_scale": scale, **{name: value for name, value in given.items() if value is not None}}
+
+    @abstractmethod
+    def read_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        """What the network was called with by the family's pipeline."""
+
+    def export(self, folder: Path, model: torch.nn.Module) -> None:
+        """Write a plain diffusers pipeline folder, safetensors; it samples as the pipeline that was fine-tuned."""
+        pipe = self.pipeline(model)
+        pipe.register_modules(scheduler=self._own_scheduler or self.noise_scheduler)
+        pipe.save_pretrained(folder, safe_serialization=True)

@@ -1,0 +1,25 @@
+"""Which adapter a model gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from memsieve.filtering.denoisers.registry import FAMILIES, open_denoiser
+
+Folder = Callable[[str], Path]
+
+
+def test_a_prediction_type_that_does_not_fit(family_folder: Folder) -> None:
+    with pytest.raises(ValueError, match="v_prediction does not fit a flow model"):
+        open_denoiser(str(family_folder("sd3")), "v_prediction")
+    assert open_denoiser(str(family_folder("sdxl")), "v_prediction").prediction_type == "v_prediction"
+
+
+def test_every_line_of_the_registry_can_be_imported() -> None:
+    from importlib import import_module
+
+    for name, (module, kind) in FAMILIES.items():
+        assert getattr(import_module(module), kind).pipeline_class.__name__ == name
