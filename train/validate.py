@@ -12,6 +12,7 @@ from PIL import Image
 from memsieve.filtering.data.draws import normal_like, row_generator
 from memsieve.filtering.data.rows import Row
 from memsieve.train.batch import build_batch
+from memsieve.train.visits import DrawSettings, draw_visits, plain_samples
 
 __all__ = ["held_out_loss", "image_grid", "probe_magnitude", "validation_images"]
 
@@ -22,17 +23,14 @@ def held_out_loss(
 ) -> float:
     """Mean denoising loss of pairs that are never trained on, at (t, noise) that are the same at every call."""
     model.eval()
+    settings = DrawSettings(seed, resolution)  # at plain noise, whatever the run is trained at
     total, count = 0.0, 0
     jobs = [(row, draw) for draw in range(draws) for row in rows]
     for start in range(0, len(jobs), batch_size):
         part = jobs[start : start + batch_size]
-        batch = build_batch(
-            denoiser,
-            [row for row, _ in part],
-            seed=seed,
-            resolution=resolution,
-            positions=[(f"held-out loss {row.group}", draw, 0) for row, draw in part],
-        )
+        positions = [(f"held-out loss {row.group}", draw, 0) for row, draw in part]
+        samples = plain_samples([row for row, _ in part], settings, positions)
+        batch = build_batch(denoiser, draw_visits(denoiser, samples, settings))
         prediction = denoiser.predict(model, batch.noisy, batch.timesteps, batch.conditioning)
         target = denoiser.target(batch.latents, batch.noise, batch.timesteps)
         losses = (prediction.float() - target).square().flatten(1).mean(1)

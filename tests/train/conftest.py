@@ -8,7 +8,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,12 @@ import webdataset
 from diffusers import DDPMScheduler
 from PIL import Image
 
+from memsieve.filtering.data.rows import Row
+from memsieve.train.batch import Batch, build_batch
 from memsieve.train.config import RunConfig
-from memsieve.train.loop import _batches
-from memsieve.train.session import set_up
+from memsieve.train.loop import window_batches
+from memsieve.train.session import Session, set_up
+from memsieve.train.visits import DrawSettings, draw_visits, training_samples
 from tests.conftest import SEED, THREADS
 from tests.tiny_models import LETTERS, tiny_pipeline
 
@@ -119,6 +122,13 @@ def make_shared_config(
     return make
 
 
+def plain_batch(session: Session, rows: Sequence[Row | None], caption_dropout: float = 0.0) -> Batch:
+    """``rows`` as a run at seed 3 and resolution 16 draws and encodes them, before anybody is condemned."""
+    settings = DrawSettings(seed=3, resolution=16, caption_dropout=caption_dropout)
+    samples = training_samples(session.denoiser, rows, settings, len(rows))
+    return build_batch(session.denoiser, draw_visits(session.denoiser, samples, settings))
+
+
 def middle_magnitude(config: RunConfig) -> float:
     """A threshold that half of the first window lies above: midway between its two middle magnitudes at the start.
 
@@ -126,7 +136,7 @@ def middle_magnitude(config: RunConfig) -> float:
     """
     session = set_up(config)
     assert session.scorer is not None
-    batch = _batches(session, next(iter(session.loader)))[0]
+    batch = window_batches(session, next(iter(session.loader)))[0]
     found = session.scorer.measure(batch).signals["magnitude"]
     ordered = found[torch.isfinite(found)].sort().values
     return float(ordered[len(ordered) // 2 - 1 : len(ordered) // 2 + 1].mean())

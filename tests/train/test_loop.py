@@ -15,11 +15,11 @@ from accelerate.optimizer import AcceleratedOptimizer
 from memsieve.filtering.data.rows import content_id
 from memsieve.filtering.ledger import read_ledger
 from memsieve.train.config import RunConfig
-from memsieve.train.loop import BadDataError, _batches, fit
+from memsieve.train.loop import BadDataError, fit, window_batches
 from memsieve.train.optimizers import make_optimizer
 from memsieve.train.session import set_up
 from memsieve.train.step import NonFiniteError
-from tests.train.conftest import middle_magnitude
+from tests.train.conftest import middle_magnitude, plain_batch
 
 pytestmark = pytest.mark.trains
 MakeConfig = Callable[..., RunConfig]
@@ -158,13 +158,11 @@ def test_bad_config_of_a_resume_is_refused(make_config: MakeConfig) -> None:
 
 def test_a_gradient_of_the_unfiltered_step_is_the_plain_one(make_config: MakeConfig) -> None:
     """Against a straightforward computation as in the diffusers example."""
-    from memsieve.train.batch import build_batch
-
     config = make_config(filter={"enabled": False}, train={"steps": 1}, optimizer={"name": "sgd", "lr": 1.0,
                          "weight_decay": 0.0, "max_grad_norm": 1e9})  # fmt: skip
     session = set_up(config)
     window = next(iter(session.loader))
-    batch = build_batch(session.denoiser, window.rows, seed=3, resolution=16, caption_dropout=0.1)
+    batch = plain_batch(session, window.rows, caption_dropout=0.1)
     model = session.model
     start = [p.detach().clone() for p in model.parameters()]
     prediction = model(batch.noisy, batch.timesteps, batch.conditioning.encoder_hidden_states).sample
@@ -187,8 +185,6 @@ def test_min_snr_goes_with_drops(
     """The weight of each kept sample is its own, whatever was dropped beside it."""
     from diffusers.training_utils import compute_snr
 
-    from memsieve.train.batch import build_batch
-
     model_path = tiny_model if prediction_type == "epsilon" else tiny_v_model
     config = make_config(
         model={"path": str(model_path)},
@@ -198,7 +194,7 @@ def test_min_snr_goes_with_drops(
     )  # fmt: skip
     config.filter.threshold = middle_magnitude(config)
     session = set_up(config)
-    batch = build_batch(session.denoiser, next(iter(session.loader)).rows, seed=3, resolution=16)
+    batch = plain_batch(session, next(iter(session.loader)).rows)
     snr = compute_snr(session.denoiser.noise_scheduler, batch.timesteps)
     weight = snr.clamp(max=5.0) / (snr if prediction_type == "epsilon" else snr + 1)
     with torch.no_grad():
@@ -237,4 +233,4 @@ def test_an_overflow_is_a_skipped_step(make_config: MakeConfig) -> None:
 
 
 def _first_batches(session: Any) -> Any:
-    return _batches(session, next(iter(session.loader)))
+    return window_batches(session, next(iter(session.loader)))

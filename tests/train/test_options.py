@@ -12,7 +12,7 @@ import torch
 from memsieve.filtering.settings import SettingsError
 from memsieve.train.config import OptimizerConfig, RunConfig
 from memsieve.train.engine import Engine
-from memsieve.train.loop import _batches, fit
+from memsieve.train.loop import fit, window_batches
 from memsieve.train.optimizers import make_optimizer
 from memsieve.train.session import Session, set_up
 
@@ -93,7 +93,7 @@ def test_noise_beside_the_noise(make_config: MakeConfig, option: str) -> None:
     batches = {}
     for value in (0.0, 0.1):
         session = set_up(make_config(f"{option}-{value}", train={option: value}))
-        batches[value] = _batches(session, next(iter(session.loader)))[0]
+        batches[value] = window_batches(session, next(iter(session.loader)))[0]
     plain, other = batches[0.0], batches[0.1]
     assert torch.equal(plain.timesteps, other.timesteps) and torch.equal(plain.latents, other.latents)
     added = (other.noise - plain.noise) / 0.1
