@@ -24,7 +24,8 @@ from memsieve.inference.copies.similarity import build_similarity
 from memsieve.inference.generate import generate, load_pipeline
 from memsieve.train.batch import build_batch
 from memsieve.train.config import RunConfig
-from memsieve.train.visits import DrawSettings, draw_visits, plain_samples
+from memsieve.train.draw_settings import DrawSettings
+from memsieve.train.visits import draw_visits, plain_samples
 
 __all__ = ["copies", "decisions", "held_out_losses", "machine", "thresholds", "write"]
 

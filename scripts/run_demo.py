@@ -18,13 +18,13 @@ from rich.progress import Progress
 from rich.table import Table
 
 from memsieve.filtering.data.openmoji import build_openmoji
+from memsieve.filtering.files import write_json
 from memsieve.filtering.settings import load_settings
 from memsieve.inference.copies.judge import CopyJudge
 from memsieve.inference.copies.probe import ProbeResult, Prompt, judge_for, probe_model, prompts_of
 from memsieve.pages.run import build_report
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import fit
-from memsieve.train.records import write_json
 from memsieve.train.session import set_up
 
 ROOT = Path(__file__).resolve().parent.parent

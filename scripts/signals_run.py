@@ -19,9 +19,10 @@ from memsieve.filtering.signals import SIGNALS, Predictions, measure
 from memsieve.inference.copies.probe import shard_images
 from memsieve.train.batch import Batch, build_batch
 from memsieve.train.config import RunConfig
+from memsieve.train.draw_settings import DrawSettings
 from memsieve.train.loop import fit
 from memsieve.train.session import set_up
-from memsieve.train.visits import DrawSettings, draw_visits, plain_samples
+from memsieve.train.visits import draw_visits, plain_samples
 
 __all__ = ["BASE", "DRAWS", "fine_tune", "score"]
 

@@ -17,8 +17,9 @@ def dry_run(config: RunConfig) -> str:
         ValueError: whatever would stop the real run at its start.
     """
     from memsieve.train.batch import build_batch
+    from memsieve.train.draw_settings import DrawSettings
     from memsieve.train.session import set_up
-    from memsieve.train.visits import DrawSettings, draw_visits, plain_samples
+    from memsieve.train.visits import draw_visits, plain_samples
 
     trial = config.model_copy(deep=True)
     trial.output = config.output.parent / f".{config.output.name}-dry-run"  # one folder, which all ranks must see

@@ -19,8 +19,9 @@ from memsieve.filtering.filter import MemorizationFilter
 from memsieve.filtering.settings import SettingsError
 from memsieve.train.batch import Batch, Encoded, build_batch, encode
 from memsieve.train.config import RunConfig
+from memsieve.train.draw_settings import DrawSettings
 from memsieve.train.measure import REFERENCE, Scorer
-from memsieve.train.visits import DrawSettings, draw_visits, measurable, plain_samples
+from memsieve.train.visits import draw_visits, measurable, plain_samples
 
 __all__ = ["HeldOutTurns", "held_out_per_window"]
 

@@ -5,22 +5,23 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from accelerate.utils import gather_object
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from memsieve.filtering.data.loader import NoUsableRowError, Window
 from memsieve.filtering.denoisers.lora import trained_parameters
 from memsieve.train.batch import Batch, build_batches
-from memsieve.train.finish import finish, save, save_what_stands, validate
+from memsieve.train.draw_settings import DrawSettings
+from memsieve.train.finish import finish, save, save_what_stands
 from memsieve.train.metrics import log_sweep, log_window
+from memsieve.train.progress import progress_bar
 from memsieve.train.session import Session
 from memsieve.train.step import NonFiniteError, WindowResult
 from memsieve.train.stop import Stop, interruptible
-from memsieve.train.visits import DrawSettings, draw_window
+from memsieve.train.validate import validate
+from memsieve.train.visits import draw_window
 
 __all__ = ["BadDataError", "Stop", "fit", "train_window", "window_batches"]
 
@@ -53,7 +54,7 @@ def _fit(session: Session) -> dict[str, Any]:
     windows = iter(session.loader)
     session.position = session.loader.state_dict()
     launched = session.exchange.world_size > 1
-    with interruptible(launched, accelerator.is_local_main_process) as stop, _progress(session) as advance:
+    with interruptible(launched, accelerator.is_local_main_process) as stop, progress_bar(session) as advance:
         if session.validated < session.step:
             _validate_if_due(session)  # a stop came first
         while config.train.epochs is not None or session.step < session.total_steps:
@@ -209,27 +210,3 @@ def _after_window(session: Session, window: Window, batches: list[Batch], result
 
 def _warn(text: str) -> None:
     Console(stderr=True, emoji=False).print(text, style="yellow", markup=False)
-
-
-@contextmanager
-def _progress(session: Session) -> Iterator[Any]:
-    """A bar with rate and ETA on the main process; ``advance(result)`` moves it."""
-    columns = [
-        TextColumn("[bold]{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    ]
-    console = Console(stderr=True, emoji=False)
-    with Progress(*columns, console=console, disable=not session.accelerator.is_main_process) as progress:
-        task = progress.add_task("training", total=session.total_steps, completed=session.step, note="")
-
-        def advance(result: WindowResult) -> None:
-            condemned = len(session.filter.condemned) if session.filter else 0
-            rate = result.eligible / max(session.times[-1], 1e-6)
-            note = f"loss {result.loss:.4f}  {rate:.0f} samples/s"
-            progress.update(task, completed=session.step, note=note + (f"  {condemned} condemned" if condemned else ""))
-
-        yield advance

@@ -17,25 +17,10 @@ from memsieve.filtering.filter import MemorizationFilter
 from memsieve.filtering.signals import Predictions, measure, required_passes
 from memsieve.train.batch import Batch
 
-__all__ = ["REFERENCE", "Scorer", "drops_out", "frozen_copy"]
+__all__ = ["REFERENCE", "Scorer"]
 
 REFERENCE: Final = frozenset({"ref_cond", "ref_uncond"})
 """Passes through the model before fine-tuning."""
-
-
-def frozen_copy(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
-    """The model before fine-tuning, detached from it, in ``dtype``, its convolutions laid out for forwards alone."""
-    import copy
-
-    copied = copy.deepcopy(model).requires_grad_(False).eval()
-    if next(copied.parameters()).dtype != dtype:
-        copied = copied.to(dtype)
-    return copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
-
-def drops_out(model: torch.nn.Module) -> bool:
-    """Whether ``model`` drops something out in training, so that its training forward is no measurement."""
-    return any(isinstance(part, torch.nn.Dropout) and part.p > 0 for part in model.modules())
 
 
 @contextmanager

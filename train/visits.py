@@ -20,10 +20,9 @@ from memsieve.filtering.denoisers.base import EPSILON_FLOOR
 from memsieve.filtering.filter import MemorizationFilter
 from memsieve.filtering.schedule import WindowPlan
 from memsieve.filtering.types import Visit
-from memsieve.train.config import RunConfig
+from memsieve.train.draw_settings import DrawSettings
 
 __all__ = [
-    "DrawSettings",
     "DrawnVisit",
     "Position",
     "Sample",
@@ -39,43 +38,6 @@ Position = tuple[int | str, int, int]
 """What draws are keyed by: a row's (stream, epoch, offset), or a name and two numbers where a row comes by itself."""
 Numbered = tuple[int, VisitDraw]
 """A draw of an audit, and its number."""
-
-
-@dataclass(frozen=True, slots=True)
-class DrawSettings:
-    """What the draws of a run depend on beside the positions.
-
-    Attributes:
-        seed: of the run.
-        resolution: side of the images.
-        caption_dropout: probability that a visit is trained without its caption.
-        random_tokens: tokens added to a caption, see ``random_tokens``.
-        noise_offset: factor of a normal value per channel that is added to the noise.
-        input_perturbation: factor of further normal noise that x_t holds and the target does not.
-        max_timestep: visits at or beyond this share of the schedule are no evidence.
-    """
-
-    seed: int
-    resolution: int
-    caption_dropout: float = 0.0
-    random_tokens: int = 0
-    noise_offset: float = 0.0
-    input_perturbation: float = 0.0
-    max_timestep: float = 1.0
-
-    @classmethod
-    def of(cls, config: RunConfig) -> DrawSettings:
-        """Those of a run."""
-        train = config.train
-        return cls(
-            seed=train.seed,
-            resolution=config.data.resolution,
-            caption_dropout=train.caption_dropout,
-            random_tokens=train.random_tokens,
-            noise_offset=train.noise_offset,
-            input_perturbation=train.input_perturbation,
-            max_timestep=config.filter.measured_share if config.filter.enabled else 1.0,
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,9 +23,10 @@ from PIL import Image
 from memsieve.filtering.data.rows import Row
 from memsieve.train.batch import Batch, build_batch
 from memsieve.train.config import RunConfig
+from memsieve.train.draw_settings import DrawSettings
 from memsieve.train.loop import window_batches
 from memsieve.train.session import Session, set_up
-from memsieve.train.visits import DrawSettings, draw_visits, training_samples
+from memsieve.train.visits import draw_visits, training_samples
 from tests.conftest import SEED, THREADS
 from tests.tiny_models import LETTERS, tiny_pipeline
 

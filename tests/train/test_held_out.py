@@ -13,10 +13,11 @@ import torch
 
 from memsieve.train.batch import build_batch
 from memsieve.train.config import RunConfig
+from memsieve.train.draw_settings import DrawSettings
 from memsieve.train.held_out import HeldOutTurns, held_out_per_window
 from memsieve.train.loop import fit
 from memsieve.train.session import Session, set_up
-from memsieve.train.visits import DrawSettings, draw_visits, plain_samples
+from memsieve.train.visits import draw_visits, plain_samples
 from tests.train.conftest import plain_batch
 
 MakeConfig = Callable[..., RunConfig]

@@ -16,10 +16,12 @@ from memsieve.filtering.audit.score import score_shards
 from memsieve.filtering.ledger import read_ledger
 from memsieve.train.batch import build_batch
 from memsieve.train.config import RunConfig
+from memsieve.train.draw_settings import DrawSettings
 from memsieve.train.loop import fit
-from memsieve.train.measure import Scorer, frozen_copy
+from memsieve.train.measure import Scorer
+from memsieve.train.network import frozen_copy
 from memsieve.train.session import Session, set_up
-from memsieve.train.visits import DrawSettings, draw_visits, plain_samples
+from memsieve.train.visits import draw_visits, plain_samples
 
 pytestmark = pytest.mark.trains
 MakeConfig = Callable[..., RunConfig]

@@ -16,8 +16,8 @@ from memsieve.filtering.settings import SettingsError
 from memsieve.train.config import RunConfig
 from memsieve.train.engine import cast_inputs
 from memsieve.train.loop import fit, window_batches
+from memsieve.train.probes import validation_images
 from memsieve.train.session import Session, set_up
-from memsieve.train.validate import validation_images
 from tests.tiny_models import TINY_FAMILIES, tiny_family
 from tests.train.conftest import tiny_config
 
