@@ -21,6 +21,7 @@ from diffusers import DDPMScheduler
 from PIL import Image
 
 from memsieve.filtering.data.rows import Row
+from memsieve.filtering.denoisers.base import Conditioning
 from memsieve.train.batch import Batch, build_batch
 from memsieve.train.config import RunConfig
 from memsieve.train.draw_settings import DrawSettings
@@ -121,6 +122,50 @@ def make_shared_config(
         return tiny_config(tiny_model, shards, folder / output, **sections)
 
     return make
+
+
+class NoModel:
+    """What draws and batches ask of a model family, without a model: latents are the VAE's noise."""
+
+    class Words:
+        """Tokens 0 and 1 are special; token n is the word ``<n>``."""
+
+        all_special_ids = (0, 1)
+
+        def __len__(self) -> int:
+            return 50
+
+        def decode(self, tokens: list[int]) -> str:
+            return f" <{tokens[0]}> "
+
+    device = torch.device("cpu")
+    num_train_timesteps = 1000
+    tokenizer = Words()
+
+    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
+        return 4, resolution // 4, resolution // 4
+
+    def text_layout(self) -> Any:
+        return (self,)
+
+    def timesteps_at(self, positions: torch.Tensor) -> torch.Tensor:
+        return positions
+
+    def epsilon_factor(self, timesteps: torch.Tensor) -> torch.Tensor:
+        return torch.where(timesteps < 900, 1.0, 0.0)
+
+    def posterior(self, pixels: torch.Tensor) -> Any:
+        return pixels, pixels
+
+    def sample_latents(self, posterior: Any, noise: torch.Tensor) -> torch.Tensor:
+        return noise
+
+    def conditioning(self, captions: list[str]) -> Conditioning:
+        """Each caption's length."""
+        return Conditioning(torch.tensor([float(len(caption)) for caption in captions]).view(-1, 1, 1))
+
+    def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        return latents + noise
 
 
 def plain_batch(session: Session, rows: Sequence[Row | None], caption_dropout: float = 0.0) -> Batch:
