@@ -24,51 +24,64 @@ __all__ = ["complete", "main", "run"]
 
 def run(
     config: Annotated[str, typer.Argument(help="YAML file of the run; see configs/train/.")],
-    set: Annotated[list[str] | None, typer.Option("--set", help="Override: section.key=value. Repeatable.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Override: section.key=value. Repeatable.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="Print the config, build everything, score a batch.")] = False,
 ) -> None:
     """Fine-tune with the filter on. The same command resumes a run that was stopped."""
     console = Console(stderr=True, emoji=False)  # a key between colons is not an emoji
     try:
-        settings = load_settings(RunConfig, config, set)
+        settings = load_settings(RunConfig, config, overrides)
         refuse_other_kind(settings.output, TRAINING, "output")
-        from memsieve.train.export import ExportError
-        from memsieve.train.loop import BadDataError, fit
-        from memsieve.train.session import set_up
-        from memsieve.train.step import NonFiniteError
-        from memsieve.train.watchdog import RankFailure
-
         if dry_run:
-            from memsieve.train.dry_run import dry_run as rehearse
-
-            main = os.environ.get("RANK", "0") == "0"
-            if main:
-                print(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), end="")
-            said = rehearse(settings)
-            if main:
-                console.print(said)
-            return
-        if complete(settings):
+            _rehearse(settings, console)
+        elif complete(settings):
             console.print(_already(settings), markup=False)
-            return
-        try:
-            session = set_up(settings)
-            summary = fit(session)
-        except (BadDataError, NonFiniteError, ExportError) as error:
-            console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-            raise typer.Exit(1) from None
-        except RankFailure as error:
-            console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-            sys.stderr.flush()
-            os._exit(1)  # the process group is broken: an orderly end would wait for the rank that is gone
-        if session.accelerator.is_main_process:
-            console.print(_sentence(summary), highlight=False)
+        else:
+            _train(settings, console)
     except KeyboardInterrupt as stopped:
         console.print(str(stopped) or "stopped", style="yellow", markup=False)
         raise typer.Exit(130) from None
     except ValueError as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        _say(console, error)
         raise typer.Exit(2) from None
+
+
+def _rehearse(settings: RunConfig, console: Console) -> None:
+    from memsieve.train.dry_run import dry_run
+
+    first = os.environ.get("RANK", "0") == "0"
+    if first:
+        print(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), end="")
+    said = dry_run(settings)
+    if first:
+        console.print(said)
+
+
+def _train(settings: RunConfig, console: Console) -> None:
+    from memsieve.train.export import ExportError
+    from memsieve.train.loop import BadDataError, fit
+    from memsieve.train.session import set_up
+    from memsieve.train.step import NonFiniteError
+    from memsieve.train.watchdog import RankFailure
+
+    try:
+        session = set_up(settings)
+        summary = fit(session)
+    except (BadDataError, NonFiniteError, ExportError) as error:
+        _say(console, error)
+        raise typer.Exit(1) from None
+    except RankFailure as error:
+        _say(console, error)
+        sys.stderr.flush()
+        os._exit(1)  # the process group is broken: an orderly end would wait for the rank that is gone
+    if session.accelerator.is_main_process:
+        console.print(_sentence(summary), highlight=False)
+
+
+def _say(console: Console, error: Exception) -> None:
+    console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 def complete(settings: RunConfig) -> bool:

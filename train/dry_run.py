@@ -17,7 +17,9 @@ def dry_run(config: RunConfig) -> str:
         ValueError: whatever would stop the real run at its start.
     """
     from memsieve.train.batch import build_batch
+    from memsieve.train.draw_settings import DrawSettings
     from memsieve.train.session import set_up
+    from memsieve.train.visits import draw_visits, plain_samples
 
     trial = config.model_copy(deep=True)
     trial.output = config.output.parent / f".{config.output.name}-dry-run"  # one folder, which all ranks must see
@@ -27,14 +29,10 @@ def dry_run(config: RunConfig) -> str:
         session = set_up(trial)
         window = next(iter(session.loader))
         rows = window.rows[: trial.train.batch_size]
-        known = session.looked_up
-        batch = build_batch(
-            session.denoiser,
-            rows,
-            seed=trial.train.seed,
-            resolution=trial.data.resolution,
-            draws=[(0, known.draw(row.group, 0)) if row is not None and known is not None else None for row in rows],
-        )
+        known, settings = session.looked_up, DrawSettings(trial.train.seed, trial.data.resolution)
+        audited = [(0, known.draw(row.group, 0)) if row is not None and known is not None else None for row in rows]
+        visits = draw_visits(session.denoiser, plain_samples(rows, settings), settings, audited)
+        batch = build_batch(session.denoiser, visits)
         lines = [
             f"{session.total_steps} steps of {trial.train.batch_size} x {trial.train.accumulation} x "
             f"{session.exchange.world_size} samples, {session.loader.n_streams} streams, "

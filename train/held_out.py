@@ -17,20 +17,22 @@ from memsieve.filtering.audit.looked_up import LookedUpReference
 from memsieve.filtering.data.rows import Row
 from memsieve.filtering.filter import MemorizationFilter
 from memsieve.filtering.settings import SettingsError
-from memsieve.train.batch import Batch, Encoded, build_batch, encode, measurable
+from memsieve.train.batch import Batch, Encoded, build_batch, encode
 from memsieve.train.config import RunConfig
+from memsieve.train.draw_settings import DrawSettings
 from memsieve.train.measure import REFERENCE, Scorer
+from memsieve.train.visits import draw_visits, measurable, plain_samples
 
 __all__ = ["HeldOutTurns", "held_out_per_window"]
 
 
-def held_out_per_window(filter: MemorizationFilter, window_rows: int, held_out: int) -> int:
+def held_out_per_window(pair_filter: MemorizationFilter, window_rows: int, held_out: int) -> int:
     """Held-out pairs scored in one go: as the settings say, or by default so many that their forwards by the present
     model come to a third of a forward of a rank's window; at the loader, where it is not every window, eight."""
-    asked = filter.config.held_out_per_window
+    asked = pair_filter.config.held_out_per_window
     if asked is None:
-        forwards = 1 + len(filter.deciding_passes - REFERENCE)
-        asked = 8 if filter.schedule is not None else max(1, window_rows // (3 * forwards))
+        forwards = 1 + len(pair_filter.deciding_passes - REFERENCE)
+        asked = 8 if pair_filter.schedule is not None else max(1, window_rows // (3 * forwards))
     return min(asked, held_out)
 
 
@@ -39,7 +41,7 @@ class HeldOutTurns:
 
     Args:
         denoiser: the model family's adapter.
-        filter: says which passes are needed, and what they may cost.
+        pair_filter: says which passes are needed, and what they may cost.
         rows: the held-out pairs.
         config: of the run; rows are noised as training's are.
         looked_up: where given, its draws take the place of the fixed set.
@@ -51,35 +53,35 @@ class HeldOutTurns:
     def __init__(
         self,
         denoiser: Any,
-        filter: MemorizationFilter,
+        pair_filter: MemorizationFilter,
         rows: list[Row],
         config: RunConfig,
         looked_up: LookedUpReference | None,
     ) -> None:
-        self.denoiser, self.filter, self.rows, self.looked_up = denoiser, filter, rows, looked_up
-        self.config = config
+        self.denoiser, self.filter, self.rows, self.looked_up = denoiser, pair_filter, rows, looked_up
+        self.settings = DrawSettings.of(config)
         window_rows = config.train.batch_size * config.train.accumulation
-        size = held_out_per_window(filter, window_rows, len(rows))
+        size = held_out_per_window(pair_filter, window_rows, len(rows))
         self.parts = [rows[start : start + size] for start in range(0, len(rows), size)]
-        self.draws = looked_up.draws if looked_up is not None else filter.config.held_out_draws
+        self.draws = looked_up.draws if looked_up is not None else pair_filter.config.held_out_draws
         every = denoiser.timesteps_at(torch.arange(denoiser.num_train_timesteps, device=denoiser.device))
-        self.timesteps = [i for i, ok in enumerate(measurable(denoiser, every, filter.config.measured_share)) if ok]
+        self.timesteps = [i for i, ok in enumerate(measurable(denoiser, every, self.settings.max_timestep)) if ok]
         if not self.timesteps:
             raise SettingsError(
-                f"filter.max_timestep: {filter.config.max_timestep} leaves none of the {denoiser.num_train_timesteps} "
-                "timesteps to measure at; raise it, 0.75 is usual"
+                f"filter.max_timestep: {pair_filter.config.max_timestep} leaves none of the "
+                f"{denoiser.num_train_timesteps} timesteps to measure at; raise it, 0.75 is usual"
             )
         self._encoded: dict[int, Encoded] = {}
         self._reference: dict[tuple[int, int], dict[str, torch.Tensor]] = {}
-        reference = len(filter.deciding_passes & REFERENCE) if looked_up is None else 0
-        present = 1 + len(filter.deciding_passes - REFERENCE)
+        reference = len(pair_filter.deciding_passes & REFERENCE) if looked_up is None else 0
+        present = 1 + len(pair_filter.deciding_passes - REFERENCE)
         first, later = (self._interval(window_rows, size, n) for n in (present + reference, present))
         # At the loader nobody can be condemned before the first comparison: until then the budget is theirs alone.
-        warm = 0 if filter.schedule is None else min(filter.config.min_sweeps, self.draws) * len(self.parts)
+        warm = 0 if pair_filter.schedule is None else min(pair_filter.config.min_sweeps, self.draws) * len(self.parts)
         warming = self._interval(window_rows, size, present + reference, warming=True)
         self._phases = ((warm, warming), (self.new_turns - warm, first), (math.inf, later))
-        if filter.schedule is not None:
-            filter.schedule.warmup = warm * warming
+        if pair_filter.schedule is not None:
+            pair_filter.schedule.warmup = warm * warming
 
     @property
     def new_turns(self) -> int:
@@ -112,31 +114,20 @@ class HeldOutTurns:
         part, draw = turn
         batch = self._batch(part, draw)
         passes = self.filter.deciding_passes
-        if self.looked_up is None and passes & REFERENCE:
-            if turn not in self._reference:
-                self._reference[turn] = scorer.reference_values(batch, passes)
-            batch.reference = self._reference[turn]
-        measurement = scorer.measure(batch, passes=passes, signals=self.filter.config.deciding)
+        if self.looked_up is None and passes & REFERENCE and turn not in self._reference:
+            self._reference[turn] = scorer.reference_values(batch, passes)
+        known = self._reference.get(turn)
+        measurement = scorer.measure(batch, passes=passes, signals=self.filter.config.deciding, reference=known)
         self.filter.calibrate([row.group for row in self.parts[part]], measurement)
 
     def _batch(self, part: int, draw: int) -> Batch:
         """The pairs of ``part``, noised by their draw ``draw``; images and captions are encoded at the first turn."""
         rows, known = self.parts[part], self.looked_up
         if part not in self._encoded:
-            self._encoded[part] = encode(self.denoiser, rows)
-        draws = [(draw, known.draw(row.group, draw)) for row in rows] if known is not None else None
+            self._encoded[part] = encode(self.denoiser, [row.pixels for row in rows], [row.caption for row in rows])
+        audited = [(draw, known.draw(row.group, draw)) for row in rows] if known is not None else None
         first = part * len(self.parts[0])
         positions = [("calibration", draw, first + i) for i in range(len(rows))]
-        return build_batch(
-            self.denoiser,
-            rows,
-            seed=self.config.train.seed,
-            resolution=self.config.data.resolution,
-            noise_offset=self.config.train.noise_offset,
-            input_perturbation=self.config.train.input_perturbation,
-            positions=positions,
-            draws=draws,
-            encoded=self._encoded[part],
-            max_timestep=self.filter.config.measured_share,
-            among=self.timesteps,
-        )
+        samples = plain_samples(rows, self.settings, positions)
+        visits = draw_visits(self.denoiser, samples, self.settings, audited, among=self.timesteps)
+        return build_batch(self.denoiser, visits, encoded=self._encoded[part])

@@ -5,27 +5,25 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from accelerate.utils import gather_object
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from memsieve.filtering.data.draws import VisitDraw
 from memsieve.filtering.data.loader import NoUsableRowError, Window
-from memsieve.filtering.data.rows import Row
 from memsieve.filtering.denoisers.lora import trained_parameters
-from memsieve.filtering.schedule import WindowPlan
-from memsieve.filtering.types import Visit
-from memsieve.train.batch import Batch, build_batch, caption_dropped, drawn_timesteps, measurable, plan_of, visit_of
-from memsieve.train.finish import finish, save, save_what_stands, validate
+from memsieve.train.batch import Batch, build_batches
+from memsieve.train.draw_settings import DrawSettings
+from memsieve.train.finish import finish, save, save_what_stands
 from memsieve.train.metrics import log_sweep, log_window
+from memsieve.train.progress import progress_bar
 from memsieve.train.session import Session
 from memsieve.train.step import NonFiniteError, WindowResult
 from memsieve.train.stop import Stop, interruptible
+from memsieve.train.validate import validate
+from memsieve.train.visits import draw_window
 
-__all__ = ["BadDataError", "Stop", "fit", "train_window"]
+__all__ = ["BadDataError", "Stop", "fit", "train_window", "window_batches"]
 
 
 class BadDataError(RuntimeError):
@@ -56,7 +54,7 @@ def _fit(session: Session) -> dict[str, Any]:
     windows = iter(session.loader)
     session.position = session.loader.state_dict()
     launched = session.exchange.world_size > 1
-    with interruptible(launched, accelerator.is_local_main_process) as stop, _progress(session) as advance:
+    with interruptible(launched, accelerator.is_local_main_process) as stop, progress_bar(session) as advance:
         if session.validated < session.step:
             _validate_if_due(session)  # a stop came first
         while config.train.epochs is not None or session.step < session.total_steps:
@@ -122,7 +120,7 @@ def train_window(
     watch.enter("reading data", session.step + 1)
     window = _next(session, windows)
     started = time.perf_counter()
-    batches = _batches(session, window) if not window.ended else []
+    batches = window_batches(session, window) if not window.ended else []
     watch.enter("agreeing on the window", session.step + 1)
     stopping = _agree(session, window, batches, stop is not None and stop.asked)
     if window.ended:
@@ -147,58 +145,11 @@ def _next(session: Session, windows: Iterator[Window]) -> Window:
         raise BadDataError(str(error)) from error  # the data was there, and has gone: what was trained is saved
 
 
-def _batches(session: Session, window: Window) -> list[Batch]:
-    """The window's rows as batches on the device."""
-    config, filter = session.config, session.filter
-    size, rows = config.train.batch_size, window.rows
-    visits = [visit_of(row) if row is not None else Visit(key="") for row in rows]
-    dropped = [
-        row is not None and caption_dropped(row, config.train.seed, config.train.caption_dropout) for row in rows
-    ]
-    plan = filter.begin_window(visits, _eligible(session, rows, dropped), size) if filter is not None else None
-    draws = _draws(session, rows, plan)
-    uncaptioned = [filter is not None and filter.without_caption(visit) for visit in visits]
-    batches = []
-    for number, start in enumerate(range(0, len(rows), size)):
-        part = slice(start, start + size)
-        batch = build_batch(
-            session.denoiser,
-            rows[part],
-            seed=config.train.seed,
-            resolution=config.data.resolution,
-            caption_dropout=config.train.caption_dropout,
-            added_tokens=config.train.random_tokens,
-            noise_offset=config.train.noise_offset,
-            input_perturbation=config.train.input_perturbation,
-            draws=draws[part],
-            uncaptioned=uncaptioned[part],
-            dropped=dropped[part],
-            max_timestep=filter.config.measured_share if filter is not None else 1.0,
-        )
-        batch.plan = plan_of(plan, number, size) if plan is not None else None
-        batches.append(batch)
-    return batches
-
-
-def _eligible(session: Session, rows: list[Row | None], dropped: list[bool]) -> list[bool]:
-    """Which visits would be evidence: their caption is there, and their own t, or an audit's, says something."""
-    captioned = [row is not None and bool(row.caption) and not lost for row, lost in zip(rows, dropped, strict=True)]
-    filter = session.filter
-    if filter is None or filter.schedule is None or session.looked_up is not None:
-        return captioned
-    times = drawn_timesteps(session.denoiser, session.config.train.seed, rows)
-    said = measurable(session.denoiser, times, filter.config.measured_share)
-    return [c and ok for c, ok in zip(captioned, said, strict=True)]
-
-
-def _draws(session: Session, rows: list[Row | None], plan: WindowPlan | None) -> list[tuple[int, VisitDraw] | None]:
-    """The audit's draws of the rows that are measured, where the reference is looked up."""
-    if plan is None or session.looked_up is None:
-        return [None] * len(rows)
-    return [
-        (visit, session.looked_up.draw(row.group, visit)) if row is not None and visit >= 0 else None
-        for row, visit in zip(rows, plan.visits, strict=True)
-    ]
+def window_batches(session: Session, window: Window) -> list[Batch]:
+    """The window's rows as batches on the device; opens the filter's window, a collective."""
+    size, settings = session.config.train.batch_size, DrawSettings.of(session.config)
+    visits, plan = draw_window(session.denoiser, window.rows, settings, size, session.filter, session.looked_up)
+    return build_batches(session.denoiser, visits, plan, size)
 
 
 def _agree(session: Session, window: Window, batches: list[Batch], asked: bool) -> bool:
@@ -259,27 +210,3 @@ def _after_window(session: Session, window: Window, batches: list[Batch], result
 
 def _warn(text: str) -> None:
     Console(stderr=True, emoji=False).print(text, style="yellow", markup=False)
-
-
-@contextmanager
-def _progress(session: Session) -> Iterator[Any]:
-    """A bar with rate and ETA on the main process; ``advance(result)`` moves it."""
-    columns = [
-        TextColumn("[bold]{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    ]
-    console = Console(stderr=True, emoji=False)
-    with Progress(*columns, console=console, disable=not session.accelerator.is_main_process) as progress:
-        task = progress.add_task("training", total=session.total_steps, completed=session.step, note="")
-
-        def advance(result: WindowResult) -> None:
-            condemned = len(session.filter.condemned) if session.filter else 0
-            rate = result.eligible / max(session.times[-1], 1e-6)
-            note = f"loss {result.loss:.4f}  {rate:.0f} samples/s"
-            progress.update(task, completed=session.step, note=note + (f"  {condemned} condemned" if condemned else ""))
-
-        yield advance

@@ -13,29 +13,14 @@ import torch
 from memsieve.filtering.audit.looked_up import LookedUpReference
 from memsieve.filtering.denoisers.base import Conditioning
 from memsieve.filtering.filter import MemorizationFilter
-from memsieve.filtering.signals import Predictions, required_passes
+from memsieve.filtering.signals import Predictions, measure, required_passes
 from memsieve.filtering.types import Measurement
 from memsieve.train.batch import Batch
 
-__all__ = ["REFERENCE", "Scorer", "drops_out", "frozen_copy"]
+__all__ = ["REFERENCE", "Scorer"]
 
 REFERENCE: Final = frozenset({"ref_cond", "ref_uncond"})
 """Passes through the model before fine-tuning."""
-
-
-def frozen_copy(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
-    """The model before fine-tuning, detached from it, in ``dtype``, its convolutions laid out for forwards alone."""
-    import copy
-
-    copied = copy.deepcopy(model).requires_grad_(False).eval()
-    if next(copied.parameters()).dtype != dtype:
-        copied = copied.to(dtype)
-    return copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
-
-def drops_out(model: torch.nn.Module) -> bool:
-    """Whether ``model`` drops something out in training, so that its training forward is no measurement."""
-    return any(isinstance(part, torch.nn.Dropout) and part.p > 0 for part in model.modules())
 
 
 @contextmanager
@@ -60,7 +45,7 @@ class Scorer:
 
     Args:
         denoiser: the model family's adapter.
-        filter: says which passes are needed.
+        pair_filter: says which passes are needed.
         model: what extra passes go through: the engine where parameters are sharded, else the bare model.
         reference: the model before fine-tuning, a frozen copy or ``AdapterOff``; needed by ``reference_residual``,
             ``reference_ratio`` and ``magnitude_ratio``.
@@ -70,12 +55,12 @@ class Scorer:
     def __init__(
         self,
         denoiser: Any,
-        filter: MemorizationFilter,
+        pair_filter: MemorizationFilter,
         model: torch.nn.Module,
         reference: torch.nn.Module | None,
         looked_up: LookedUpReference | None = None,
     ) -> None:
-        self.denoiser, self.filter, self.model, self.reference = denoiser, filter, model, reference
+        self.denoiser, self.filter, self.model, self.reference = denoiser, pair_filter, model, reference
         self.looked_up = looked_up
         self._modules = list(model.modules())
 
@@ -85,16 +70,18 @@ class Scorer:
         prediction: torch.Tensor | None = None,
         passes: frozenset[str] | None = None,
         signals: tuple[str, ...] | None = None,
+        reference: dict[str, torch.Tensor] | None = None,
     ) -> Measurement:
         """All signals of a batch; ``prediction`` is the training forward's own, reused as the conditional pass.
 
-        ``signals`` limits the measurement to what decides (held-out pairs need no more). Of a batch with a plan, the
+        ``signals`` limits the measurement to what decides (held-out pairs need no more); ``reference`` is what
+        ``reference_values`` said of this batch before, and stands for a pass. Of a batch with a plan, the
         planned rows are measured, the others are NaN. Of other batches extra passes leave out the rows that they say
         nothing of: what takes such a pass is NaN there.
         """
         needed = self.filter.passes if passes is None else passes
         names = self.filter.config.measured if signals is None else signals
-        table = batch.reference or self._table(batch)
+        table = reference or self._table(batch)
         if table and (self.reference is None or batch.plan is None):
             needed = needed - REFERENCE
         with torch.no_grad(), _evaluating(self._modules):
@@ -107,7 +94,7 @@ class Scorer:
 
     def reference_values(self, batch: Batch, passes: frozenset[str]) -> dict[str, torch.Tensor]:
         """``loss`` and ``magnitude`` [B] of the reference, by those of ``passes`` that go through it; a magnitude
-        that takes a pass too many is NaN. They stand in ``Batch.reference`` for a pass."""
+        that takes a pass too many is NaN."""
         with torch.no_grad(), _evaluating(self._modules):  # the reference may be the model, its adapter off
             found = self._predictions(batch, batch.noise, {}, passes & REFERENCE)
         unknown = torch.full((len(batch.visits),), float("nan"), device=batch.noise.device)
@@ -123,17 +110,14 @@ class Scorer:
     ) -> Measurement:
         """What takes no pass for all rows, the rest for those that it says something of."""
         free = tuple(name for name in names if not required_passes([name]) & needed)
-        found = self.filter.measure(self._predictions(batch, cond, table, frozenset()), batch.timesteps, None, free)
-        signals = dict(found.signals)
+        signals = measure(free, self._predictions(batch, cond, table, frozenset()))
         for paid, rows, passes in self._jobs(batch, tuple(n for n in names if n not in free), needed):
             index = torch.tensor(rows, device=cond.device)
             part_table = {name: value[index] for name, value in table.items()}
             predictions = self._predictions(_part(batch, index), cond[index], part_table, passes)
-            values = self.filter.measure(predictions, batch.timesteps[index], None, paid).signals
-            signals |= {name: _spread(value, index, len(batch.scored)) for name, value in values.items()}
-        ordered = {name: signals[name] for name in names}
-        usable, readable = np.array(batch.scored, dtype=bool), np.array(batch.readable, dtype=bool)
-        return replace(found, signals=ordered, usable=usable, readable=readable)
+            values = measure(paid, predictions)
+            signals |= {name: _spread(value, index, len(batch.visits)) for name, value in values.items()}
+        return _measurement({name: signals[name] for name in names}, batch)
 
     def _jobs(
         self, batch: Batch, names: tuple[str, ...], needed: frozenset[str]
@@ -143,7 +127,7 @@ class Scorer:
         that the number of forwards does not depend on the data."""
         deciding = tuple(name for name in names if name in self.filter.config.deciding)
         recorded = tuple(name for name in names if name not in deciding)
-        evidence, readable = ([i for i, ok in enumerate(flags) if ok] for flags in (batch.scored, batch.readable))
+        evidence, readable = ([i for i, ok in enumerate(flags) if ok] for flags in (batch.usable, batch.readable))
         parts = [(recorded, readable), (deciding, evidence)]
         if recorded and required_passes(deciding) & required_passes(recorded) & needed:
             parts = [(names, readable)]
@@ -185,11 +169,9 @@ class Scorer:
             index = torch.tensor(chosen, device=cond.device)
             part_table = {name: value[index] for name, value in table.items()}
             predictions = self._predictions(_part(batch, index), cond[index], part_table, passes)
-            for name, value in self.filter.measure(predictions, batch.timesteps[index], None, names).signals.items():
+            for name, value in measure(names, predictions).items():
                 values[name][index[: len(rows)]] = value[: len(rows)].to(cond.device)
-        drawn = np.array(plan.drawn, dtype=bool)
-        usable, readable = (np.array(flags, dtype=bool) & drawn for flags in (batch.scored, batch.readable))
-        return Measurement(values, batch.timesteps.cpu().numpy().astype(np.int64), usable, drawn, readable)
+        return _measurement(values, batch)
 
     def _table(self, batch: Batch) -> dict[str, torch.Tensor]:
         """``loss`` and ``magnitude`` of the reference, [B], NaN where not looked up; empty without such a reference."""
@@ -219,6 +201,16 @@ class Scorer:
     def _epsilon(self, prediction: torch.Tensor, batch: Batch) -> torch.Tensor:
         epsilon: torch.Tensor = self.denoiser.to_epsilon(prediction, batch.noisy, batch.timesteps)
         return epsilon
+
+
+def _measurement(signals: dict[str, torch.Tensor], batch: Batch) -> Measurement:
+    """What a batch reads. Which rows are evidence was settled when they were drawn and encoded; of a batch with a plan,
+    those that it leaves out are not."""
+    drawn = None if batch.plan is None else np.array(batch.plan.drawn, dtype=bool)
+    usable, readable = (np.array(flags, dtype=bool) for flags in (batch.usable, batch.readable))
+    if drawn is not None:
+        usable, readable = usable & drawn, readable & drawn
+    return Measurement(signals, batch.timesteps.cpu().numpy().astype(np.int64), usable, drawn, readable)
 
 
 def _part(batch: Batch, index: torch.Tensor) -> Batch:

@@ -44,17 +44,17 @@ def log_sweep(session: Session) -> None:
 
 
 def _filter_values(session: Session, result: WindowResult, magnitudes: np.ndarray) -> dict[str, float]:
-    filter = session.filter
-    assert filter is not None
+    pair_filter = session.filter
+    assert pair_filter is not None
     values = {
         "mem/kept_count": result.kept,
         "mem/dropped_frac": 1.0 - result.kept / max(result.eligible, 1),
         "mem/weight_mean": result.kept / max(result.eligible, 1),
-        "mem/condemned_groups": float(len(filter.condemned)),
-        "mem/groups_seen": float(filter.n_groups),
+        "mem/condemned_groups": float(len(pair_filter.condemned)),
+        "mem/groups_seen": float(pair_filter.n_groups),
     }
-    if np.isfinite(filter.evidence_bar) and filter.config.decide == "group":
-        values["mem/threshold"] = filter.evidence_bar
+    if np.isfinite(pair_filter.evidence_bar) and pair_filter.config.decide == "group":
+        values["mem/threshold"] = pair_filter.evidence_bar
     if len(magnitudes):
         quantiles = np.quantile(magnitudes, [0.5, 0.95, 0.99])
         values |= {"mem/magnitude_mean": float(magnitudes.mean()), "mem/magnitude_max": float(magnitudes.max())}

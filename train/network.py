@@ -2,26 +2,51 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
 
-from memsieve.filtering.denoisers.lora import add_lora
+from memsieve.filtering.denoisers.lora import AdapterOff, add_lora, trained_parameters
 from memsieve.filtering.filter import MemorizationFilter
 from memsieve.filtering.settings import SettingsError
 from memsieve.train.checkpoint import leave_out_frozen
 from memsieve.train.config import RunConfig
 from memsieve.train.engine import Engine, cast_inputs
-from memsieve.train.measure import frozen_copy
+from memsieve.train.optimizers import make_optimizer
 
-__all__ = ["frozen_reference", "make_network", "needs_reference"]
+__all__ = [
+    "Trained",
+    "drops_out",
+    "frozen_copy",
+    "frozen_reference",
+    "make_network",
+    "needs_reference",
+    "prepare_model",
+]
 
 
-def needs_reference(filter: MemorizationFilter | None) -> bool:
+def needs_reference(pair_filter: MemorizationFilter | None) -> bool:
     """Whether a signal is compared with the model before fine-tuning, and no audit says what that gave."""
-    if filter is None or not filter.passes & {"ref_cond", "ref_uncond"}:
+    if pair_filter is None or not pair_filter.passes & {"ref_cond", "ref_uncond"}:
         return False
-    return not filter.config.audits or filter.config.beyond == "frozen"
+    return not pair_filter.config.audits or pair_filter.config.beyond == "frozen"
+
+
+def frozen_copy(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
+    """The model before fine-tuning, detached from it, in ``dtype``, its convolutions laid out for forwards alone."""
+    copied = copy.deepcopy(model).requires_grad_(False).eval()
+    if next(copied.parameters()).dtype != dtype:
+        copied = copied.to(dtype)
+    return copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def drops_out(model: torch.nn.Module) -> bool:
+    """Whether ``model`` drops something out in training, so that its training forward is no measurement."""
+    return any(isinstance(part, torch.nn.Dropout) and part.p > 0 for part in model.modules())
 
 
 def frozen_reference(denoiser: Any, accelerator: Any) -> torch.nn.Module:
@@ -32,7 +57,7 @@ def frozen_reference(denoiser: Any, accelerator: Any) -> torch.nn.Module:
 
 
 def make_network(
-    config: RunConfig, denoiser: Any, accelerator: Any, engine: Engine, filter: MemorizationFilter | None
+    config: RunConfig, denoiser: Any, accelerator: Any, engine: Engine, pair_filter: MemorizationFilter | None
 ) -> Any:
     """The denoising network as it is trained: with its adapter, if any, in place and on the device.
 
@@ -41,7 +66,7 @@ def make_network(
     """
     network = denoiser.model
     if config.model.lora is not None:
-        if config.model.lora.dropout and filter is not None and filter.schedule is not None:
+        if config.model.lora.dropout and pair_filter is not None and pair_filter.schedule is not None:
             raise SettingsError(
                 f"model.lora.dropout: {config.model.lora.dropout} and filter.apply: sieve, which measures by the "
                 "training forward, do not go together; set it to 0, or filter.apply: batch"
@@ -54,3 +79,46 @@ def make_network(
     if engine.deepspeed or config.model.dtype != "float32":
         cast_inputs(network)
     return network
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The network as it is trained, ``scored`` by extra forwards, and beside it the one before fine-tuning."""
+
+    model: torch.nn.Module
+    optimizer: Any
+    schedule: Any
+    ema: EMAModel | None
+    scored: torch.nn.Module
+    reference: torch.nn.Module | None
+
+
+def prepare_model(
+    config: RunConfig,
+    accelerator: Any,
+    engine: Engine,
+    denoiser: Any,
+    pair_filter: MemorizationFilter | None,
+    total_steps: int,
+) -> Trained:
+    """Make the network, its optimizer and its schedule, and hand them to the engine; the reference is copied first."""
+    compared, adapted = needs_reference(pair_filter), config.model.lora is not None
+    reference = frozen_reference(denoiser, accelerator) if compared and not adapted else None
+    network = make_network(config, denoiser, accelerator, engine, pair_filter)
+    trained = trained_parameters(network)
+    ema = EMAModel(trained, decay=config.model.ema_decay) if config.model.ema else None
+    model, optimizer = accelerator.prepare(network, make_optimizer(config.optimizer, trained, engine.precision))
+    model.train()
+    schedule = get_scheduler(
+        config.optimizer.scheduler,
+        optimizer=optimizer,
+        num_warmup_steps=config.optimizer.warmup_steps,
+        num_training_steps=total_steps,
+    )
+    if ema is not None:
+        ema.to(accelerator.device)
+    # Where parameters are sharded every forward goes through the engine; elsewhere extra ones go past its hooks.
+    scored = model if engine.sharded else accelerator.unwrap_model(model)
+    if compared and adapted:
+        reference = AdapterOff(scored)
+    return Trained(model, optimizer, schedule, ema, scored, reference)

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from PIL import Image
 
 from memsieve.filtering.data.rows import FailedRow, Row, SkippedRow
@@ -19,63 +14,16 @@ from memsieve.filtering.exchange import Exchange
 from memsieve.filtering.filter import MemorizationFilter
 from memsieve.filtering.ledger import Ledger
 from memsieve.filtering.types import Action, Reason, Verdict, Visit, group_name
-from memsieve.train.seen import GroupCounts, SeenSamples, read_seen
+from memsieve.train.accounting import Accounting
+from memsieve.train.group_tables import join_shares, write_evidence, write_share
+from memsieve.train.seen import GroupCounts, SeenSamples
 
-__all__ = ["Accounting", "Records"]
+__all__ = ["Records"]
 
 THUMBNAILS: Final = 500
 THUMBNAIL_SIDE: Final = 96
 SUSPECTS: Final = 12
-_PART: Final = 100_000  # names that are Python strings at a time
 _SAFE: Final = re.compile(r"[^0-9A-Za-z_-]")
-
-
-class Accounting:
-    """Every sample read, once: read = trained + dropped + failed + held out + not kept + remainder.
-
-    ``not_kept`` are the samples that ``data.keep_list`` takes out, by the reason that the list gives.
-    """
-
-    def __init__(self) -> None:
-        self.read = 0
-        self.trained = 0
-        self.held_out = 0
-        self.dropped: Counter[str] = Counter()
-        self.failed: Counter[str] = Counter()
-        self.not_kept: Counter[str] = Counter()
-
-    @property
-    def balance(self) -> int:
-        """What is read and not accounted for; 0 in a correct run."""
-        away = sum(self.dropped.values()) + sum(self.failed.values()) + sum(self.not_kept.values())
-        return self.read - self.trained - away - self.held_out
-
-    def as_dict(self) -> dict[str, Any]:
-        """For ``summary.json`` and checkpoints."""
-        return {
-            "read": self.read,
-            "trained": self.trained,
-            "dropped": dict(self.dropped),
-            "failed": dict(self.failed),
-            "held_out": self.held_out,
-            "not_kept": dict(self.not_kept),
-            "remainder": self.balance,
-        }
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Go on from ``as_dict``."""
-        self.read, self.trained, self.held_out = int(state["read"]), int(state["trained"]), int(state["held_out"])
-        self.dropped, self.failed = Counter(state["dropped"]), Counter(state["failed"])
-        self.not_kept = Counter(state.get("not_kept", {}))
-
-    def add(self, other: dict[str, Any]) -> None:
-        """Add another rank's numbers."""
-        self.read += int(other["read"])
-        self.trained += int(other["trained"])
-        self.held_out += int(other["held_out"])
-        self.dropped.update(other["dropped"])
-        self.failed.update(other["failed"])
-        self.not_kept.update(other["not_kept"])
 
 
 class Records:
@@ -182,58 +130,24 @@ class Records:
         temporary.rename(path)
         self._pictures += 1
 
-    def note_evidence(self, step: int, filter: MemorizationFilter) -> None:
+    def note_evidence(self, step: int, pair_filter: MemorizationFilter) -> None:
         """The evidence of the most suspected groups, for the report's curves; a collective."""
-        bar = filter.evidence_bar
-        for standing in filter.suspects(SUSPECTS):
+        bar = pair_filter.evidence_bar
+        for standing in pair_filter.suspects(SUSPECTS):
             if np.isfinite(standing.evidence_max):
                 self.evidence.append([step, standing.group, standing.evidence, bar])
 
-    def write_tables(self, filter: MemorizationFilter | None, exchange: Exchange) -> None:
+    def write_tables(self, pair_filter: MemorizationFilter | None, exchange: Exchange) -> None:
         """``groups.parquet`` and ``evidence.parquet``, as of now: every rank writes its share, the first joins them."""
-        if filter is None:
+        if pair_filter is None:
             return
-        _write(_group_columns(filter), self.run / f"groups-rank{self.rank}.parquet")
         self._count_skips()
-        _write(self.skips.table("skipped"), self.run / f"skips-rank{self.rank}.parquet")
         self.seen.flush()
+        write_share(self.run, self.rank, pair_filter, self.skips)
         exchange.sum([0.0])  # all shares are written
         if self.rank == 0:
-            self._join(exchange.world_size)
-            self._write_evidence()
-
-    def _join(self, ranks: int) -> None:
-        """By Arrow alone: of millions of groups, a Python object each would not fit."""
-        kinds = ("groups", "skips")
-        shares = {kind: [self.run / f"{kind}-rank{rank}.parquet" for rank in range(ranks)] for kind in kinds}
-        table, skips = (pa.concat_tables([pq.read_table(path) for path in shares[kind]]) for kind in kinds)
-        skips = skips.group_by("group").aggregate([("skipped", "sum")]).rename_columns(["group", "skipped"])
-        seen = read_seen(self.seen.folder.parent / f"rank{rank}" for rank in range(ranks))
-        samples = ["key", "shard", "caption"]
-        names = ["group", *samples, *(name for name in table.column_names if name != "group"), "skipped"]
-        for other in (seen, skips):
-            table = table.join(other, "group", join_type="left outer")
-        table = table.sort_by([("first_step", "ascending"), ("group", "ascending")]).select(names)
-        for name in [*samples, "skipped"]:
-            column = pc.fill_null(table[name], 0 if name == "skipped" else "")
-            table = table.set_column(names.index(name), name, column)
-        _write(table, self.run / "groups.parquet")
-        for path in [*shares["groups"], *shares["skips"]]:
-            path.unlink()
-
-    def _write_evidence(self) -> None:
-        steps, names, values, bars = zip(*self.evidence, strict=True) if self.evidence else ((), (), (), ())
-        _write(
-            pa.table(
-                {
-                    "step": pa.array(steps, pa.int64()),
-                    "group": pa.array(names, pa.string()),
-                    "evidence": pa.array(values, pa.float32()),
-                    "threshold": pa.array(bars, pa.float32()),
-                }
-            ),
-            self.run / "evidence.parquet",
-        )
+            join_shares(self.run, exchange.world_size)
+            write_evidence(self.run, self.evidence)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values for a checkpoint, as of the last window that was trained: one that failed is read again."""
@@ -253,30 +167,6 @@ class Records:
         self.skips.load_state_dict(state["skips"])
         self.evidence = [list(row) for row in state["evidence"]]
         self._closed()
-
-
-def _group_columns(filter: MemorizationFilter) -> pa.Table:
-    """This rank's share of the history."""
-    groups = filter.groups
-    names, parts = iter(groups.names), range(0, len(groups), _PART)
-    table: dict[str, Any] = {
-        "group": pa.chunked_array([pa.array(list(islice(names, _PART)), pa.string()) for _ in parts], pa.string())
-    }
-    table |= {
-        name: groups[name]
-        for name in ("exposures", "trained", "scored", "dropped", "condemned_step", "first_step", "last_step")
-    }
-    table |= {name: groups[name].astype(np.float32) for name in ("evidence", "evidence_max", "p_value")}
-    table["magnitude_mean"] = (groups["magnitude_sum"] / np.maximum(groups["scored"], 1)).astype(np.float32)
-    if "loss" in filter.calibrator.columns:
-        table["loss_level"] = pa.array(groups.level().astype(np.float32), mask=groups["scored"] == 0)
-    return pa.table(table)
-
-
-def _write(table: pa.Table, path: Path) -> None:
-    temporary = path.with_suffix(".tmp")
-    pq.write_table(table, temporary)
-    temporary.rename(path)
 
 
 def _of_skipped(row: SkippedRow) -> Verdict:

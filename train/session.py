@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from accelerate.utils import set_seed
-from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 
 from memsieve.filtering.audit.looked_up import LookedUpReference
@@ -17,7 +16,6 @@ from memsieve.filtering.data.loader_sieve import Sieve, SieveFile
 from memsieve.filtering.data.pool import Ranks
 from memsieve.filtering.data.rows import Row
 from memsieve.filtering.denoisers.fingerprint import model_hashes, total_hash
-from memsieve.filtering.denoisers.lora import AdapterOff, trained_parameters
 from memsieve.filtering.exchange import Exchange
 from memsieve.filtering.filter import MemorizationFilter
 from memsieve.filtering.settings import SettingsError
@@ -30,8 +28,7 @@ from memsieve.train.engine import Engine, make_accelerator
 from memsieve.train.family import open_family
 from memsieve.train.held_out import HeldOutTurns
 from memsieve.train.measure import Scorer
-from memsieve.train.network import frozen_reference, make_network, needs_reference
-from memsieve.train.optimizers import make_optimizer
+from memsieve.train.network import prepare_model
 from memsieve.train.records import Records
 from memsieve.train.resume import keep_config, restore
 from memsieve.train.sieve import open_sieve
@@ -103,92 +100,80 @@ def _build(config: RunConfig, accelerator: Any, engine: Engine, watch: Watch) ->
     checkpoint = latest_checkpoint(config.output)
     extra = load_extra(accelerator, checkpoint, str(engine)) if checkpoint else {}
     keep_config(config, accelerator, resumed=checkpoint is not None)
-    denoiser = open_family(config, accelerator.device)
-    sieve_file, sieve = open_sieve(config, accelerator.process_index, extra.get("sieve"))
-    loader = _loader(config, accelerator, extra, sieve, watch)
-    watch.show(lambda: loader.alive)
-    check_ranks_agree(accelerator, config, loader)
-    total = config.train.steps or loader.windows_per_pass() * (config.train.epochs or 1)
-    held_out = held_out_rows(
-        config.data, config.train.seed, audited=config.filter.enabled and bool(config.filter.audits)
-    )
-    denoiser = cached(config, denoiser, loader.source, held_out, accelerator, watch)
-    exchange = Exchange(accelerator.device)
+    data = _open_data(config, accelerator, extra, watch)
+    exchange, denoiser, held_out = Exchange(accelerator.device), data.denoiser, data.held_out
     looked_up = _looked_up(config, denoiser, held_out)
-    filter = _filter(config, denoiser, held_out, exchange, looked_up)
-    compared = needs_reference(filter)
-    reference = frozen_reference(denoiser, accelerator) if compared and config.model.lora is None else None
-    network = make_network(config, denoiser, accelerator, engine, filter)
-    trained = trained_parameters(network)
-    ema = EMAModel(trained, decay=config.model.ema_decay) if config.model.ema else None
-    model, optimizer = accelerator.prepare(network, make_optimizer(config.optimizer, trained, engine.precision))
-    model.train()
-    schedule = get_scheduler(
-        config.optimizer.scheduler,
-        optimizer=optimizer,
-        num_warmup_steps=config.optimizer.warmup_steps,
-        num_training_steps=total,
-    )
-    if ema is not None:
-        ema.to(accelerator.device)
-    # Where parameters are sharded every forward goes through the engine; elsewhere extra ones go past its hooks.
-    scored = model if engine.sharded else accelerator.unwrap_model(model)
-    if compared and config.model.lora is not None:
-        reference = AdapterOff(scored)
-    scorer = Scorer(denoiser, filter, scored, reference, looked_up) if filter else None
-    trainer = WindowTrainer(
-        accelerator,
-        model,
-        optimizer,
-        denoiser,
-        filter,
-        scorer,
-        exchange,
-        config.train.snr_gamma,
-        config.optimizer.max_grad_norm,
-    )
+    pair_filter = _filter(config, denoiser, held_out, exchange, looked_up)
+    trained = prepare_model(config, accelerator, engine, denoiser, pair_filter, data.total_steps)
+    model, optimizer = trained.model, trained.optimizer
+    scorer = Scorer(denoiser, pair_filter, trained.scored, trained.reference, looked_up) if pair_filter else None
     step = int(extra.get("step", 0))
-    records = Records(config.output, accelerator.process_index, step if checkpoint else None, config.filter.ledger_kept)
-    tracker = Tracker(config, accelerator, step)
     session = Session(
-        config,
-        accelerator,
-        engine,
-        watch,
-        denoiser,
-        model,
-        optimizer,
-        schedule,
-        ema,
-        loader,
-        held_out,
-        filter,
-        scorer,
-        trainer,
-        exchange,
-        records,
-        tracker,
-        _copies(config, held_out),
-        sieve_file,
-        looked_up,
-        _turns(config, denoiser, filter, held_out, looked_up),
-        total,
+        config=config,
+        accelerator=accelerator,
+        engine=engine,
+        watch=watch,
+        denoiser=denoiser,
+        model=model,
+        optimizer=optimizer,
+        schedule=trained.schedule,
+        ema=trained.ema,
+        loader=data.loader,
+        held_out=held_out,
+        filter=pair_filter,
+        scorer=scorer,
+        trainer=WindowTrainer(accelerator, model, optimizer, denoiser, scorer, exchange, config),
+        exchange=exchange,
+        records=_records(config, accelerator, step if checkpoint else None),
+        tracker=Tracker(config, accelerator, step),
+        copies=_copies(config, held_out),
+        sieve=data.sieve,
+        looked_up=looked_up,
+        turns=_turns(config, denoiser, pair_filter, held_out, looked_up),
+        total_steps=data.total_steps,
     )
     if checkpoint:
         restore(session, checkpoint, extra)
     return session
 
 
-def _rows(config: RunConfig, accelerator: Any) -> int:
-    return int(config.train.batch_size * config.train.accumulation * accelerator.num_processes)
+@dataclass(frozen=True, slots=True)
+class _Data:
+    """What is trained on, and what turns it into tensors."""
+
+    denoiser: Any
+    loader: WindowLoader
+    held_out: list[Row]
+    sieve: SieveFile | None
+    total_steps: int
+
+
+def _open_data(config: RunConfig, accelerator: Any, extra: dict[str, Any], watch: Watch) -> _Data:
+    """Open the model family, the training data and the held-out pairs; ``extra`` is what the checkpoint holds."""
+    denoiser = open_family(config, accelerator.device)
+    sieve_file, sieve = open_sieve(config, accelerator.process_index, extra.get("sieve"))
+    loader = _loader(config, accelerator, extra, sieve, watch)
+    watch.show(lambda: loader.alive)
+    check_ranks_agree(accelerator, config, loader)
+    total_steps = config.train.steps or loader.windows_per_pass() * (config.train.epochs or 1)
+    held_out = held_out_rows(
+        config.data, config.train.seed, audited=config.filter.enabled and bool(config.filter.audits)
+    )
+    denoiser = cached(config, denoiser, loader.source, held_out, accelerator, watch)
+    return _Data(denoiser, loader, held_out, sieve_file, total_steps)
+
+
+def _records(config: RunConfig, accelerator: Any, resumed_at: int | None) -> Records:
+    return Records(config.output, accelerator.process_index, resumed_at, config.filter.ledger_kept)
 
 
 def _loader(
     config: RunConfig, accelerator: Any, extra: dict[str, Any], sieve: Sieve | None, watch: Watch
 ) -> WindowLoader:
+    rows_per_window = config.train.batch_size * config.train.accumulation * accelerator.num_processes
     return WindowLoader(
         config.data,
-        _rows(config, accelerator),
+        rows_per_window,
         Ranks(accelerator.process_index, accelerator.num_processes, Exchange(accelerator.device), watch.meet),
         seed=config.train.seed,
         max_epochs=config.train.epochs,
@@ -233,24 +218,24 @@ def _filter(
 ) -> MemorizationFilter | None:
     if not config.filter.enabled:
         return None
-    filter = MemorizationFilter(
+    pair_filter = MemorizationFilter(
         config.filter,
         num_train_timesteps=denoiser.num_train_timesteps,
         exchange=exchange,
         audited=looked_up.draws if looked_up is not None else None,
     )
-    filter.held_out.check(len(held_out))
-    return filter
+    pair_filter.held_out.check(len(held_out))
+    return pair_filter
 
 
 def _turns(
     config: RunConfig,
     denoiser: Any,
-    filter: MemorizationFilter | None,
+    pair_filter: MemorizationFilter | None,
     held_out: list[Row],
     looked_up: LookedUpReference | None,
 ) -> HeldOutTurns | None:
     """Held-out pairs are scored where something is compared with them."""
-    if filter is None or filter.config.calibrator == "fixed" or not held_out:
+    if pair_filter is None or pair_filter.config.calibrator == "fixed" or not held_out:
         return None
-    return HeldOutTurns(denoiser, filter, held_out, config, looked_up)
+    return HeldOutTurns(denoiser, pair_filter, held_out, config, looked_up)

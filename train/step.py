@@ -16,10 +16,11 @@ import torch
 from accelerate.utils import gather_object
 
 from memsieve.filtering.exchange import Exchange
-from memsieve.filtering.filter import MemorizationFilter
 from memsieve.filtering.types import KEPT_FLOOR, Decision, Verdict
 from memsieve.train.batch import Batch
-from memsieve.train.measure import Scorer, drops_out
+from memsieve.train.config import RunConfig
+from memsieve.train.measure import Scorer
+from memsieve.train.network import drops_out
 
 __all__ = ["NonFiniteError", "WindowResult", "WindowTrainer"]
 
@@ -47,10 +48,10 @@ class WindowTrainer:
     Args:
         accelerator, model, optimizer: as prepared.
         denoiser: the model family's adapter.
-        filter: None trains unfiltered.
-        scorer: measures; needed with a filter.
-        snr_gamma: Min-SNR weighting, off where None.
-        max_grad_norm: gradients are clipped to this norm.
+        scorer: measures, and holds the filter that decides; None trains unfiltered.
+        exchange: collectives over ranks.
+        config: of the run: Min-SNR weighting (``train.snr_gamma``), the norm that gradients are clipped to
+            (``optimizer.max_grad_norm``).
     """
 
     def __init__(
@@ -59,15 +60,14 @@ class WindowTrainer:
         model: torch.nn.Module,
         optimizer: Any,
         denoiser: Any,
-        filter: MemorizationFilter | None,
         scorer: Scorer | None,
         exchange: Exchange,
-        snr_gamma: float | None = None,
-        max_grad_norm: float = 1.0,
+        config: RunConfig,
     ) -> None:
         self.accelerator, self.model, self.optimizer = accelerator, model, optimizer
-        self.denoiser, self.filter, self.scorer, self.exchange = denoiser, filter, scorer, exchange
-        self.snr_gamma, self.max_grad_norm = snr_gamma, max_grad_norm
+        self.denoiser, self.scorer, self.exchange = denoiser, scorer, exchange
+        self.filter = scorer.filter if scorer is not None else None
+        self.snr_gamma, self.max_grad_norm = config.train.snr_gamma, config.optimizer.max_grad_norm
         self._measures = not drops_out(model)
 
     def train(self, batches: list[Batch]) -> WindowResult:
@@ -80,6 +80,7 @@ class WindowTrainer:
         if self.filter is not None and not self.filter.begun:
             self.filter.begin_window([visit for batch in batches for visit in batch.visits])
         decisions = self._score_first(batches)
+        kept = self._kept(decisions) if decisions else None
         totals = torch.zeros(4, dtype=torch.float64)  # weighted loss, plain loss, weights, non-finite losses
         names: list[str] = []
         losses: torch.Tensor
@@ -98,8 +99,9 @@ class WindowTrainer:
                     if totals[2] < KEPT_FLOOR:
                         return self._skip(eligible, totals, decisions)
                 weighted = torch.where(weights > 0, losses, torch.zeros_like(losses)) * weights
-                scale = self._denominator(eligible, totals, decisions, len(batches))
-                self.accelerator.backward(weighted.sum() * scale)
+                divisor = self._divisor(eligible, float(totals[2]) if kept is None else kept)
+                # backward divides by the accumulation, and the engine by the ranks
+                self.accelerator.backward(weighted.sum() * (self.exchange.world_size * len(batches) / divisor))
         norm, overflow = self._step()
         return self._result(eligible, totals, decisions, norm, skipped=overflow)
 
@@ -107,20 +109,17 @@ class WindowTrainer:
         """The paper's mean over kept samples needs the weights of the whole window before the first backward."""
         if self.filter is None or self.filter.config.normalize == "eligible" or len(batches) == 1:
             return []
-        decisions = [self._decide(batch, None) for batch in batches]
-        kept = sum(float(decision.weights.sum()) for decision in decisions)
-        self._kept_before = self.exchange.sum([kept])[0]
-        return decisions
+        return [self._decide(batch, None) for batch in batches]
 
-    _kept_before: float = 0.0
+    def _kept(self, decisions: list[Decision]) -> float:
+        """The sum of the weights of a whole window, over all ranks; a collective."""
+        return float(self.exchange.sum([sum(float(decision.weights.sum()) for decision in decisions)])[0])
 
-    def _denominator(self, eligible: int, totals: torch.Tensor, decisions: list[Decision], batches: int) -> float:
-        """Factor of a batch's weighted sum: backward divides by the accumulation and the engine by the ranks."""
-        engine = self.exchange.world_size * batches
+    def _divisor(self, eligible: int, kept: float) -> float:
+        """What the sum of a window's weighted losses is divided by, the same on all ranks."""
         if self.filter is None or self.filter.config.normalize == "eligible":
-            return engine / max(eligible, 1)
-        kept = self._kept_before if batches > 1 else float(totals[2])
-        return engine / max(kept, KEPT_FLOOR)
+            return max(eligible, 1)
+        return max(kept, KEPT_FLOOR)
 
     def _losses(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Per-sample loss [B] float32 with its graph, and the prediction."""
@@ -196,7 +195,6 @@ class WindowTrainer:
         self, eligible: int, totals: torch.Tensor, decisions: list[Decision], norm: float, skipped: bool
     ) -> WindowResult:
         weighted, plain, kept, _ = totals.tolist()
-        by_kept = self.filter is not None and self.filter.config.normalize == "kept"
-        count = max(kept, KEPT_FLOOR) if by_kept else max(eligible, 1)
+        count = self._divisor(eligible, kept)
         verdicts = [verdict for decision in decisions for verdict in decision.verdicts]
         return WindowResult(weighted / count, plain / max(eligible, 1), eligible, kept, norm, skipped, verdicts)

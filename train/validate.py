@@ -1,118 +1,130 @@
-"""Held-out loss at fixed draws, and images at fixed seeds."""
+"""Validation: held-out loss, probes of suspects, and drawings of prompts and suspects, by the averaged weights."""
 
 from __future__ import annotations
 
-import math
-from pathlib import Path
-from typing import Any
-
+import numpy as np
 import torch
+from accelerate.utils import gather_object
 from PIL import Image
 
-from memsieve.filtering.data.draws import normal_like, row_generator
-from memsieve.filtering.data.rows import Row
-from memsieve.train.batch import build_batch
+from memsieve.filtering.denoisers.lora import trained_parameters
+from memsieve.filtering.evidence.sharing import Standing
+from memsieve.train.copies import as_tensor
+from memsieve.train.probes import held_out_loss, image_grid, probe_magnitude, validation_images
+from memsieve.train.session import Session
 
-__all__ = ["held_out_loss", "image_grid", "probe_magnitude", "validation_images"]
+__all__ = ["known_samples", "validate"]
 
 
-@torch.no_grad()
-def held_out_loss(
-    denoiser: Any, model: torch.nn.Module, rows: list[Row], *, seed: int, resolution: int, draws: int, batch_size: int
-) -> float:
-    """Mean denoising loss of pairs that are never trained on, at (t, noise) that are the same at every call."""
-    model.eval()
-    total, count = 0.0, 0
-    jobs = [(row, draw) for draw in range(draws) for row in rows]
-    for start in range(0, len(jobs), batch_size):
-        part = jobs[start : start + batch_size]
-        batch = build_batch(
-            denoiser,
-            [row for row, _ in part],
-            seed=seed,
-            resolution=resolution,
-            positions=[(f"held-out loss {row.group}", draw, 0) for row, draw in part],
+def validate(session: Session) -> float:
+    """Held-out loss and images, by the averaged weights where there are any; the loss is returned (NaN without)."""
+    config = session.config
+    session.validated = session.step
+    model = session.accelerator.unwrap_model(session.model)
+    if session.ema is not None:
+        session.ema.store(trained_parameters(model))
+        session.ema.copy_to(trained_parameters(model))
+    loss = float("nan")
+    rows = session.held_out[: config.validation.held_out_pairs]
+    if rows:
+        loss = held_out_loss(
+            session.denoiser,
+            model,
+            rows,
+            seed=config.train.seed,
+            resolution=config.data.resolution,
+            draws=config.validation.held_out_draws,
+            batch_size=max(config.train.batch_size, 16),
         )
-        prediction = denoiser.predict(model, batch.noisy, batch.timesteps, batch.conditioning)
-        target = denoiser.target(batch.latents, batch.noise, batch.timesteps)
-        losses = (prediction.float() - target).square().flatten(1).mean(1)
-        total, count = total + float(losses.sum()), count + len(part)
-    model.train()
-    return total / max(count, 1)
+        session.tracker.log({"val/heldout_loss": loss}, session.step)
+    if probes := _probes(session, model):
+        session.tracker.log(probes, session.step)
+    suspects = _copy_suspects(session)
+    if session.accelerator.is_main_process or session.engine.sharded:  # sharded: every forward needs all ranks
+        _draw_prompts(session, model)
+        _draw_suspects(session, model, suspects)
+    if session.ema is not None:
+        session.ema.restore(trained_parameters(model))
+    return loss
 
 
-@torch.no_grad()
-def probe_magnitude(denoiser: Any, model: torch.nn.Module, captions: list[str], *, seed: int, resolution: int) -> float:
-    """Mean ||Delta||_2 of ``captions`` on fixed pure noise at the sampler's first timestep: no training image needed.
+def _probes(session: Session, model: torch.nn.Module) -> dict[str, float]:
+    """Magnitude of the validation prompts, and of the captions of the most suspected groups, where a model has one."""
+    if session.denoiser.distilled is not None:
+        return {}
+    lists = {"val/probe_magnitude": session.config.validation.prompts}
+    if session.filter is not None:
+        suspects = [standing.group for standing in session.filter.suspects(8)]
+        known = known_samples(session, suspects)
+        lists["val/suspects_magnitude"] = [known[name][2] for name in suspects if name in known and known[name][2]]
+    options = {"seed": session.config.train.seed, "resolution": session.config.data.resolution}
+    return {
+        name: probe_magnitude(session.denoiser, model, captions, **options)
+        for name, captions in lists.items()
+        if captions
+    }
 
-    Native, not in epsilon space, which says nothing there for v-prediction with zero terminal SNR.
+
+def _copy_suspects(session: Session) -> list[Standing]:
+    """The groups that may be drawn, most suspected first; a collective."""
+    if session.copies is None or session.filter is None:
+        return []
+    return session.filter.suspects(session.copies.bank_size)
+
+
+def _draw_prompts(session: Session, model: torch.nn.Module) -> None:
+    """The validation prompts, as a picture and as a copy rate."""
+    if not session.config.validation.prompts:
+        return
+    images = _drawn(session, model, session.config.validation.prompts)
+    if not session.accelerator.is_main_process:
+        return
+    path = session.config.output / "samples" / f"step-{session.step:06d}.png"
+    session.tracker.images("val/samples", image_grid(images, path), session.step)
+    if session.copies is not None:
+        session.tracker.log({"val/probe_copy_rate": session.copies.prompts_rate(as_tensor(images))}, session.step)
+
+
+def _draw_suspects(session: Session, model: torch.nn.Module, suspects: list[Standing]) -> None:
+    """Whether the most suspected groups come back as their training image."""
+    if session.copies is None or not suspects:
+        return
+    evidence, exposures = (np.array([getattr(s, name) for s in suspects]) for name in ("evidence_max", "exposures"))
+    chosen = session.copies.suspects([standing.group for standing in suspects], evidence, exposures)
+    pairs = [pair for pair in chosen for _ in range(session.config.validation.copy_images)]
+    if not pairs:
+        return
+    images = _drawn(session, model, [caption for _, caption in pairs])
+    if not session.accelerator.is_main_process:
+        return
+    rate = session.copies.suspects_rate(as_tensor(images), [group for group, _ in pairs])
+    path = session.config.output / "suspects" / f"step-{session.step:06d}.png"
+    image_grid(images, path)
+    if session.config.tracking.log_samples:
+        session.tracker.images("val/suspects", path, session.step)
+    session.tracker.log({"val/suspects_copy_rate": rate}, session.step)
+
+
+def _drawn(session: Session, model: torch.nn.Module, prompts: list[str]) -> list[Image.Image]:
+    options = session.config.validation
+    return validation_images(
+        session.denoiser,
+        model,
+        prompts,
+        seed=session.config.train.seed,
+        steps=options.sampling_steps,
+        guidance_scale=options.guidance_scale,
+        resolution=session.config.data.resolution,
+    )
+
+
+def known_samples(session: Session, groups: list[str]) -> dict[str, list[str]]:
+    """Group -> key, shard, caption of a sample, from whichever rank has read one: the same on all ranks; a collective.
+
+    Under ZeRO-3 ranks that knew different captions would run different numbers of forwards, and wait for ever.
     """
-    model.eval()
-    shape = denoiser.latent_shape(resolution)
-    noise = [normal_like(row_generator(seed, i, purpose="probe"), shape) for i in range(len(captions))]
-    noisy = torch.stack(noise).to(denoiser.device)
-    last = torch.full((len(captions),), denoiser.num_train_timesteps - 1, device=denoiser.device)
-    timesteps = denoiser.timesteps_at(last)
-    states = denoiser.conditioning(captions), denoiser.unconditional(len(captions))
-    cond, uncond = (denoiser.predict(model, noisy, timesteps, s.to(dtype=torch.float32)).float() for s in states)
-    model.train()
-    return float((cond - uncond).flatten(1).norm(dim=1).mean())
-
-
-@torch.no_grad()
-def validation_images(
-    denoiser: Any,
-    model: torch.nn.Module,
-    prompts: list[str],
-    *,
-    seed: int,
-    steps: int,
-    guidance_scale: float,
-    resolution: int,
-) -> list[Image.Image]:
-    """One image per prompt, each from its own fixed seed."""
-    cond = denoiser.conditioning(prompts).to(dtype=torch.float32)
-    uncond = None
-    if guidance_scale > 1 and denoiser.distilled is None:
-        uncond = denoiser.unconditional(len(prompts)).to(dtype=torch.float32)
-    pipe = denoiser.pipeline(model)  # after the prompts: what a cache knows of them sends the encoders and the VAE away
-    pipe.scheduler = denoiser.sampler()
-    for name, part in pipe.components.items():
-        if name.startswith("text_encoder") and part is not None and part.dtype != torch.float32:
-            setattr(pipe, name, _Encoded(part.config, denoiser.device))
-    model.eval()
-    generators = [torch.Generator("cpu").manual_seed(seed * 1000 + i) for i in range(len(prompts))]
-    images: list[Image.Image] = pipe(
-        **denoiser.call_arguments(cond, uncond, guidance_scale),
-        num_inference_steps=steps,
-        generator=generators,
-        height=resolution,
-        width=resolution,
-    ).images
-    model.train()
-    return images
-
-
-class _Encoded(torch.nn.Module):
-    """Stands for a half-precision text encoder whose work is done: pipelines cast the embeddings that they are given to
-    their encoder's dtype, and the network and the VAE are float32."""
-
-    dtype = torch.float32
-
-    def __init__(self, config: Any, device: torch.device) -> None:
-        super().__init__()
-        self.config, self.device = config, device
-
-
-def image_grid(images: list[Image.Image], path: Path, scale: int = 1) -> Path:
-    """Write ``images`` as one PNG, about square."""
-    columns = math.ceil(math.sqrt(len(images)))
-    width, height = images[0].width * scale, images[0].height * scale
-    sheet = Image.new("RGB", (columns * width, math.ceil(len(images) / columns) * height), "white")
-    for i, image in enumerate(images):
-        sheet.paste(
-            image.resize((width, height), Image.Resampling.NEAREST), (i % columns * width, i // columns * height)
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
-    return path
+    mine = session.records.seen.find(groups)
+    known: dict[str, list[str]] = {}
+    for theirs in gather_object([mine]):
+        known = {**theirs, **known}
+    return known

@@ -25,6 +25,8 @@ from memsieve.inference.copies.similarity import build_similarity
 from memsieve.inference.generate import GenerateSettings, generate, load_pipeline
 from memsieve.train.batch import build_batch
 from memsieve.train.config import RunConfig
+from memsieve.train.draw_settings import DrawSettings
+from memsieve.train.visits import draw_visits, plain_samples
 
 __all__ = ["copies", "decisions", "held_out_losses", "machine", "thresholds", "write"]
 
@@ -158,12 +160,12 @@ def held_out_losses(pipeline: Path, config: RunConfig, draws: int) -> list[float
     model.eval()
     rows = held_out_rows(config.data.model_copy(update={"held_out_max": 100_000}), 0)
     rows.sort(key=lambda row: row.group)
-    losses = np.zeros(len(rows))
+    losses, settings = np.zeros(len(rows)), DrawSettings(seed=0, resolution=config.data.resolution)
     for draw in range(draws):
         for start in range(0, len(rows), 16):
             part = rows[start : start + 16]
-            batch = build_batch(denoiser, part, seed=0, resolution=config.data.resolution,
-                positions=[(f"held-out loss {row.group}", draw, 0) for row in part])  # fmt: skip
+            samples = plain_samples(part, settings, [(f"held-out loss {row.group}", draw, 0) for row in part])
+            batch = build_batch(denoiser, draw_visits(denoiser, samples, settings))
             prediction = denoiser.predict(model, batch.noisy, batch.timesteps, batch.conditioning)
             target = denoiser.target(batch.latents, batch.noise, batch.timesteps)
             error = (prediction.float() - target).square().flatten(1).mean(1)

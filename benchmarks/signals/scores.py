@@ -20,8 +20,10 @@ from memsieve.filtering.signals import SIGNALS, Predictions, measure
 from memsieve.inference.copies.probe import shard_images
 from memsieve.train.batch import Batch, build_batch
 from memsieve.train.config import RunConfig
+from memsieve.train.draw_settings import DrawSettings
 from memsieve.train.loop import fit
 from memsieve.train.session import set_up
+from memsieve.train.visits import draw_visits, plain_samples
 
 __all__ = ["DRAWS", "fine_tune", "score"]
 
@@ -48,12 +50,14 @@ def score(data: Path, pipeline: Path) -> dict[str, Any]:
     for denoiser in (now, before):
         denoiser.model.requires_grad_(False).eval()
     options = {"shape": now.latent_shape(32), "num_train_timesteps": now.num_train_timesteps, "strata": DRAWS}
+    settings = DrawSettings(seed=0, resolution=32)
     jobs = [(row, k) for row, _ in pairs for k in range(DRAWS)]
     found: dict[str, list[float]] = {name: [] for name in [*SIGNALS, "t"]}
     for start in range(0, len(jobs), BATCH):
         part = jobs[start : start + BATCH]
         draws = [(k, visit_draw(0, row.group, k, **options)) for row, k in part]
-        batch = build_batch(now, [row for row, _ in part], seed=0, resolution=32, draws=draws)
+        samples = plain_samples([row for row, _ in part], settings)
+        batch = build_batch(now, draw_visits(now, samples, settings, draws))
         values = measure(SIGNALS, _predictions(now, before, batch))
         for name, value in values.items():
             found[name] += value.tolist()

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from memsieve.filtering.data.shards import expand_paths
+from memsieve.filtering.data.shard_paths import expand_paths
 from memsieve.filtering.files import write_json
 from memsieve.inference.copies.index import TrainingIndex, read_description
 from memsieve.inference.copies.pixels import pixel_chunks

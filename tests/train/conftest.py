@@ -8,7 +8,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,14 @@ import webdataset
 from diffusers import DDPMScheduler
 from PIL import Image
 
+from memsieve.filtering.data.rows import Row
+from memsieve.filtering.denoisers.base import Conditioning
+from memsieve.train.batch import Batch, build_batch
 from memsieve.train.config import RunConfig
-from memsieve.train.loop import _batches
-from memsieve.train.session import set_up
+from memsieve.train.draw_settings import DrawSettings
+from memsieve.train.loop import window_batches
+from memsieve.train.session import Session, set_up
+from memsieve.train.visits import draw_visits, training_samples
 from tests.conftest import SEED, THREADS
 from tests.tiny_models import LETTERS, tiny_pipeline
 
@@ -119,6 +124,57 @@ def make_shared_config(
     return make
 
 
+class NoModel:
+    """What draws and batches ask of a model family, without a model: latents are the VAE's noise."""
+
+    class Words:
+        """Tokens 0 and 1 are special; token n is the word ``<n>``."""
+
+        all_special_ids = (0, 1)
+
+        def __len__(self) -> int:
+            return 50
+
+        def decode(self, tokens: list[int]) -> str:
+            return f" <{tokens[0]}> "
+
+    device = torch.device("cpu")
+    num_train_timesteps = 1000
+    tokenizer = Words()
+
+    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
+        return 4, resolution // 4, resolution // 4
+
+    def text_layout(self) -> Any:
+        return (self,)
+
+    def timesteps_at(self, positions: torch.Tensor) -> torch.Tensor:
+        return positions
+
+    def epsilon_factor(self, timesteps: torch.Tensor) -> torch.Tensor:
+        return torch.where(timesteps < 900, 1.0, 0.0)
+
+    def posterior(self, pixels: torch.Tensor) -> Any:
+        return pixels, pixels
+
+    def sample_latents(self, posterior: Any, noise: torch.Tensor) -> torch.Tensor:
+        return noise
+
+    def conditioning(self, captions: list[str]) -> Conditioning:
+        """Each caption's length."""
+        return Conditioning(torch.tensor([float(len(caption)) for caption in captions]).view(-1, 1, 1))
+
+    def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        return latents + noise
+
+
+def plain_batch(session: Session, rows: Sequence[Row | None], caption_dropout: float = 0.0) -> Batch:
+    """``rows`` as a run at seed 3 and resolution 16 draws and encodes them, before anybody is condemned."""
+    settings = DrawSettings(seed=3, resolution=16, caption_dropout=caption_dropout)
+    samples = training_samples(session.denoiser, rows, settings, len(rows))
+    return build_batch(session.denoiser, draw_visits(session.denoiser, samples, settings))
+
+
 def middle_magnitude(config: RunConfig) -> float:
     """A threshold that half of the first window lies above: midway between its two middle magnitudes at the start.
 
@@ -126,7 +182,7 @@ def middle_magnitude(config: RunConfig) -> float:
     """
     session = set_up(config)
     assert session.scorer is not None
-    batch = _batches(session, next(iter(session.loader)))[0]
+    batch = window_batches(session, next(iter(session.loader)))[0]
     found = session.scorer.measure(batch).signals["magnitude"]
     ordered = found[torch.isfinite(found)].sort().values
     return float(ordered[len(ordered) // 2 - 1 : len(ordered) // 2 + 1].mean())

@@ -30,11 +30,19 @@ from memsieve.train.step import NonFiniteError, WindowTrainer
 def per_rank_mean(session: Session) -> None:
     """What an ordinary loop does: each rank divides by what it kept itself."""
 
-    def denominator(eligible: int, totals: Any, decisions: list[Any], batches: int) -> float:
-        kept = sum(float(decision.weights.sum()) for decision in decisions)
-        return batches / max(kept, 1e-3)
+    trainer, weights = session.trainer, []
+    decide = trainer._decide
 
-    session.trainer._denominator = denominator  # type: ignore[method-assign]
+    def decided(*args: Any) -> Any:
+        decision = decide(*args)
+        weights.append(float(decision.weights.sum()))
+        return decision
+
+    def divisor(eligible: int, kept: float) -> float:
+        window = weights[-session.config.train.accumulation :]
+        return max(sum(window), 1e-3) * session.exchange.world_size
+
+    trainer._decide, trainer._divisor = decided, divisor  # type: ignore[method-assign]
 
 
 def spoil_rank_1(session: Session) -> None:

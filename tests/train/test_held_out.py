@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -13,9 +12,11 @@ import torch
 
 from memsieve.train.batch import build_batch
 from memsieve.train.config import RunConfig
+from memsieve.train.draw_settings import DrawSettings
 from memsieve.train.held_out import HeldOutTurns, held_out_per_window
 from memsieve.train.loop import fit
 from memsieve.train.session import Session, set_up
+from memsieve.train.visits import draw_visits, plain_samples
 
 MakeConfig = Callable[..., RunConfig]
 
@@ -91,43 +92,11 @@ def test_what_is_remembered_is_what_a_pass_says(make_config: MakeConfig) -> None
     session.filter.calibrate = lambda groups, found: (seen.append(found.signals), calibrate(groups, found))[1]  # type: ignore[method-assign, assignment]
     for step in (0, 6):  # three parts, two draws: the first part and draw again
         turns.score(step, scorer)
-    batch = build_batch(
-        session.denoiser, turns.parts[0], seed=3, resolution=16,
-        positions=[("calibration", 0, i) for i in range(len(turns.parts[0]))], among=turns.timesteps,
-    )  # fmt: skip
+    settings, positions = DrawSettings(seed=3, resolution=16), [("calibration", 0, i) for i in range(8)]
+    samples = plain_samples(turns.parts[0], settings, positions)
+    batch = build_batch(session.denoiser, draw_visits(session.denoiser, samples, settings, among=turns.timesteps))
     assert max(turns.timesteps) == 749 and len(turns.timesteps) == 750
     expected = scorer.measure(batch).signals
     for name in signals:
         assert torch.equal(seen[0][name], seen[1][name]), name
         assert torch.allclose(seen[0][name], expected[name], atol=1e-5), name
-
-
-def test_extra_passes_leave_out_rows_that_are_no_evidence(make_config: MakeConfig) -> None:
-    session = set_up(make_config(filter={"signals": ["reference_residual"], "record": ["magnitude"]}))
-    assert session.scorer is not None and session.scorer.reference is not None
-    rows = next(iter(session.loader)).rows
-    batch = build_batch(session.denoiser, rows, seed=3, resolution=16)
-    with torch.no_grad():  # the model has moved
-        for parameter in session.scorer.model.parameters():
-            parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-    with torch.no_grad():
-        whole_prediction = session.denoiser.predict(
-            session.scorer.model.eval(), batch.noisy, batch.timesteps, batch.conditioning
-        )
-        session.scorer.model.train()
-    whole = session.scorer.measure(batch, whole_prediction).signals
-    asked = rows_through(session.scorer.reference)
-    scored = [True, False, True, True, False, True, True, True]
-    readable = [True, False, True, True, True, True, True, True]  # the fifth is beyond max_timestep
-    own = rows_through(session.scorer.model)
-    part = session.scorer.measure(replace(batch, scored=scored, readable=readable), whole_prediction)
-    assert asked == [6] and own == [7] and part.usable.tolist() == scored
-    assert part.readable is not None and part.readable.tolist() == readable
-    assert torch.allclose(part.signals["loss"], whole["loss"])
-    for name, flags in (("reference_ratio", scored), ("magnitude", readable)):
-        mask = torch.tensor(flags)
-        assert torch.allclose(part.signals[name][mask], whole[name][mask], atol=1e-5), name
-        assert part.signals[name][~mask].isnan().all()
-    session.scorer.measure(replace(batch, scored=[False] * 8, readable=[False] * 8), whole_prediction)
-    assert asked == [6, 1] and own == [7, 1], "a forward all the same"
-    assert session.scorer.model.training

@@ -19,10 +19,10 @@ from memsieve.filtering.denoisers.lora import LORA_FILE, AdapterOff, adapter_off
 from memsieve.filtering.denoisers.registry import open_denoiser
 from memsieve.filtering.ledger import read_ledger
 from memsieve.filtering.settings import SettingsError
-from memsieve.train.batch import build_batch
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import fit
 from memsieve.train.session import Session, set_up
+from tests.train.conftest import plain_batch
 
 pytestmark = pytest.mark.trains
 ROOT = Path(__file__).parents[2]
@@ -43,7 +43,7 @@ def base_weights(session: Session) -> dict[str, torch.Tensor]:
 
 def first_batch(session: Session) -> Any:
     window = next(iter(session.loader))
-    return build_batch(session.denoiser, window.rows, seed=3, resolution=16, caption_dropout=0.1)
+    return plain_batch(session, window.rows, caption_dropout=0.1)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -124,7 +124,7 @@ def test_dropout_is_off_where_a_batch_is_measured(make_config: MakeConfig) -> No
     verdicts = session.trainer.train([batch]).verdicts
     found = [v.signals.get("magnitude") for v in verdicts]
     assert [value for value in found if value is not None] == [
-        pytest.approx(value, rel=1e-6) for value, ok in zip(expected, batch.scored, strict=True) if ok
+        pytest.approx(value, rel=1e-6) for value, ok in zip(expected, batch.usable, strict=True) if ok
     ]
     sieved = {"apply": "sieve", "signals": ["loss"]}
     with pytest.raises(SettingsError, match=r"model\.lora\.dropout: 0\.9 and filter\.apply: sieve"):

@@ -15,7 +15,7 @@ from memsieve.filtering.denoisers.lora import LORA_FILE, trained_parameters
 from memsieve.filtering.denoisers.registry import open_denoiser
 from memsieve.filtering.signals import SIGNALS
 from memsieve.inference.generate import load_pipeline
-from memsieve.train.loop import _batches, fit
+from memsieve.train.loop import fit, window_batches
 from memsieve.train.session import set_up
 from tests.tiny_models import TINY_FAMILIES, tiny_family
 from tests.train.conftest import tiny_config
@@ -39,8 +39,7 @@ def test_a_family_trains_its_adapter(name: str, shards: Path, tmp_path: Path) ->
     )
     session = set_up(config)
     assert 0 < len(trained_parameters(session.model)) < len(list(session.model.parameters()))
-    batch = _batches(session, next(iter(session.loader)))[0]
-    batch.plan = None
+    batch = window_batches(session, next(iter(session.loader)))[0]
     summary = fit(session)
     assert summary["remainder"] == 0 and summary["updates"] == 3
     still = [name for name, p in session.model.named_parameters() if p.requires_grad and not p.detach().any()]

@@ -16,9 +16,12 @@ from memsieve.filtering.audit.score import score_shards
 from memsieve.filtering.ledger import read_ledger
 from memsieve.train.batch import build_batch
 from memsieve.train.config import RunConfig
+from memsieve.train.draw_settings import DrawSettings
 from memsieve.train.loop import fit
-from memsieve.train.measure import Scorer, frozen_copy
+from memsieve.train.measure import Scorer
+from memsieve.train.network import frozen_copy
 from memsieve.train.session import Session, set_up
+from memsieve.train.visits import draw_visits, plain_samples
 
 pytestmark = pytest.mark.trains
 MakeConfig = Callable[..., RunConfig]
@@ -54,9 +57,11 @@ def test_looked_up_equals_computed(make_config: MakeConfig, audit: str) -> None:
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
     copy = frozen_copy(set_up(make(make_config, "other", audit)).denoiser.model, torch.float32)
     computing = Scorer(session.denoiser, session.filter, session.scorer.model, copy)  # type: ignore[arg-type]
+    settings = DrawSettings(seed=3, resolution=16)
     for visit in (0, DRAWS - 1):
         draws = [(visit, session.looked_up.draw(row.group, visit)) for row in rows]
-        batch = build_batch(session.denoiser, rows, seed=3, resolution=16, draws=draws)
+        samples = plain_samples(rows, settings)
+        batch = build_batch(session.denoiser, draw_visits(session.denoiser, samples, settings, draws))
         found, expected = session.scorer.measure(batch).signals, computing.measure(batch).signals
         for name in ("reference_ratio", "magnitude_ratio"):
             assert torch.allclose(found[name], expected[name], atol=2e-4), name

@@ -15,9 +15,9 @@ from memsieve.filtering.ledger import read_ledger
 from memsieve.filtering.settings import SettingsError
 from memsieve.train.config import RunConfig
 from memsieve.train.engine import cast_inputs
-from memsieve.train.loop import _batches, fit
+from memsieve.train.loop import fit, window_batches
+from memsieve.train.probes import validation_images
 from memsieve.train.session import Session, set_up
-from memsieve.train.validate import validation_images
 from tests.tiny_models import TINY_FAMILIES, tiny_family
 from tests.train.conftest import tiny_config
 
@@ -130,7 +130,7 @@ def test_loss_and_gradient_of_a_step_are_the_examples(name: str, make: Make) -> 
     session = set_up(config)
     window = next(iter(session.loader))
     rows = [row for row in window.rows if row is not None]
-    batch = _batches(session, window)[0]
+    batch = window_batches(session, window)[0]
     pipe = tiny_family(name)
     network = getattr(pipe, "unet", None) or pipe.transformer
     before = {n: p.detach().clone() for n, p in session.model.named_parameters()}
@@ -151,7 +151,7 @@ def test_loss_and_gradient_of_a_step_are_the_examples(name: str, make: Make) -> 
 @pytest.mark.parametrize("name", ["sdxl", "sd3"])
 def test_a_dropped_caption_is_the_familys_unconditional(name: str, make: Make) -> None:
     session = set_up(make(name, filter={"enabled": False}, train={"caption_dropout": 1.0}))
-    batch = _batches(session, next(iter(session.loader)))[0]
+    batch = window_batches(session, next(iter(session.loader)))[0]
     expected = session.denoiser.unconditional(len(batch.visits))
     assert torch.equal(batch.conditioning.encoder_hidden_states, expected.encoder_hidden_states)
     assert torch.equal(batch.conditioning.pooled, expected.pooled) and not any(batch.captioned)  # type: ignore[arg-type]
@@ -202,8 +202,8 @@ def test_signals_are_the_formulas(name: str, make: Make) -> None:
     frozen = getattr(reference, "unet", None) or reference.transformer
     loader = iter(session.loader)
     for _ in range(2):
-        session.trainer.train(_batches(session, next(loader)))
-    batch = _batches(session, next(loader))[0]
+        session.trainer.train(window_batches(session, next(loader)))
+    batch = window_batches(session, next(loader))[0]
     assert session.scorer is not None
     found = session.scorer.measure(batch).signals
     denoiser, states = session.denoiser, batch.conditioning
@@ -214,7 +214,7 @@ def test_signals_are_the_formulas(name: str, make: Make) -> None:
     assert torch.allclose(found["loss"], losses, rtol=1e-4)
     small = denoiser.epsilon_factor(batch.timesteps) < 0.05
     assert [not s for s in small.tolist()] == batch.readable
-    scored, readable = torch.tensor(batch.scored), torch.tensor(batch.readable)
+    scored, readable = torch.tensor(batch.usable), torch.tensor(batch.readable)
     assert torch.equal(scored, readable & (batch.timesteps < 750))
     assert torch.equal(found["reference_ratio"].isfinite(), scored), "no pass is spent on the others"
     assert torch.allclose(found["reference_ratio"][scored], (1 - losses / ref_losses)[scored], atol=1e-4)
@@ -254,7 +254,7 @@ def test_logit_normal_draws_the_middle_more_often(make: Make) -> None:
         config = make("flux_guided", weighting, filter={"enabled": False}, train={"timestep_weighting": weighting})
         session = set_up(config)
         return torch.cat(
-            [_batches(session, window)[0].timesteps for _, window in zip(range(8), session.loader, strict=False)]
+            [window_batches(session, window)[0].timesteps for _, window in zip(range(8), session.loader, strict=False)]
         )
 
     uniform, normal = drawn("uniform"), drawn("logit_normal")
@@ -271,7 +271,7 @@ def test_half_precision_text_encoders(name: str, make: Make) -> None:
     assert {p.dtype for p in session.model.parameters()} | {p.dtype for p in session.denoiser.vae.parameters()} == {
         torch.float32
     }
-    batch = _batches(session, next(iter(session.loader)))[0]
+    batch = window_batches(session, next(iter(session.loader)))[0]
     full = set_up(make(name, "other")).denoiser.conditioning([v.caption for v in batch.visits])
     assert batch.conditioning.encoder_hidden_states.dtype == torch.float32
     kept = torch.tensor(batch.captioned)

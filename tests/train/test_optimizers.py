@@ -12,7 +12,7 @@ import torch
 from memsieve.filtering.settings import SettingsError
 from memsieve.train.config import OptimizerConfig, RunConfig
 from memsieve.train.engine import Engine
-from memsieve.train.loop import _batches, fit
+from memsieve.train.loop import fit
 from memsieve.train.optimizers import make_optimizer
 from memsieve.train.session import Session, set_up
 
@@ -85,26 +85,3 @@ def test_what_does_not_go_together(make_config: MakeConfig) -> None:
         Engine("zero2", offload=True).check(eight)
     with pytest.raises(ValueError, match=r"model\.dtype: bfloat16 is for the frozen network under model\.lora"):
         make_config(model={"dtype": "bfloat16"})
-
-
-@pytest.mark.parametrize("option", ["noise_offset", "input_perturbation"])
-def test_noise_beside_the_noise(make_config: MakeConfig, option: str) -> None:
-    """An offset is in the target, a perturbation in the input alone; other draws stay as they were."""
-    batches = {}
-    for value in (0.0, 0.1):
-        session = set_up(make_config(f"{option}-{value}", train={option: value}))
-        batches[value] = _batches(session, next(iter(session.loader)))[0]
-    plain, other = batches[0.0], batches[0.1]
-    assert torch.equal(plain.timesteps, other.timesteps) and torch.equal(plain.latents, other.latents)
-    added = (other.noise - plain.noise) / 0.1
-    if option == "noise_offset":
-        assert torch.allclose(added, added.mean((2, 3), keepdim=True).expand_as(added), atol=1e-5)
-        assert 0.7 < float(added.mean((2, 3)).std()) < 1.4
-        seen = other.noise
-    else:
-        assert not bool(added.any())
-        sigma = (1 - session.denoiser.noise_scheduler.alphas_cumprod[other.timesteps]).sqrt().view(-1, 1, 1, 1)
-        further = (other.noisy - plain.noisy) / sigma
-        assert 0.09 < float(further.std()) < 0.11
-        return
-    assert torch.allclose(other.noisy, session.denoiser.add_noise(other.latents, seen, other.timesteps))
