@@ -26,8 +26,8 @@ from memsieve.filtering.evidence.uncalibrated import Uncalibrated
 from memsieve.filtering.evidence.window import VisitRecord, WindowVisits
 from memsieve.filtering.exchange import Exchange
 from memsieve.filtering.policy import Policy
-from memsieve.filtering.rules import Reading, Rule, WindowEnd, rule_of
-from memsieve.filtering.schedule import Candidate, Schedule, WindowPlan
+from memsieve.filtering.rules import Rule, WindowEnd, readings_of, rule_of
+from memsieve.filtering.schedule import Schedule, WindowPlan, candidates_of
 from memsieve.filtering.signals import Predictions, measure, required_passes
 from memsieve.filtering.types import Action, Decision, Measurement, Reason, Verdict, Visit
 
@@ -152,12 +152,7 @@ class MemorizationFilter:
         self._known = {group: standing for group, standing in mine if standing is not None}
         if self.schedule is None or eligible is None:
             return None
-        told = [[visit.stream, visit.epoch, visit.offset, ok] for visit, ok in zip(visits, eligible, strict=True)]
-        places = self.exchange.gather(torch.tensor(told, dtype=torch.float64)).tolist()
-        candidates = [
-            Candidate((int(s), int(e), int(o)), group, bool(ok), standing, group in self.condemned)
-            for (s, e, o, ok), (group, standing) in zip(places, everyone, strict=True)
-        ]
+        candidates = candidates_of(visits, eligible, everyone, self.condemned, self.exchange)
         rank, rows = self.exchange.rank, len(visits)
         return self.schedule.plan(candidates, rank, rows, batch_size or rows, self.step)
 
@@ -184,7 +179,7 @@ class MemorizationFilter:
             self.begin_window(visits)
         evidence = self._evidence(measurement)
         scores = self.calibrator.scores(evidence, measurement.timesteps)
-        readings = self._readings(measurement, scores)
+        readings = readings_of(measurement, scores, self.calibrator.p_values(scores))
         verdicts = []
         for i, (visit, reading) in enumerate(zip(visits, readings, strict=True)):
             if valid is not None and not valid[i]:
@@ -210,22 +205,6 @@ class MemorizationFilter:
         device = next(iter(measurement.signals.values())).device
         named = [verdict for verdict in verdicts if verdict.visit.key]
         return Decision(weights.to(device), named, self.config.normalize, [visit.key for visit in visits])
-
-    def _readings(self, measurement: Measurement, scores: Array) -> list[Reading]:
-        """What was read of each row; a value that means nothing at this t is left out."""
-        p_values = self.calibrator.p_values(scores)
-        host = {name: value.cpu().tolist() for name, value in measurement.signals.items()}
-        readings = []
-        for i, timestep in enumerate(measurement.timesteps):
-            drawn = measurement.drawn is None or bool(measurement.drawn[i])
-            values = {name: column[i] for name, column in host.items() if drawn and column[i] == column[i]}
-            if not measurement.says_something(i):
-                values = {name: value for name, value in values.items() if name in ("loss", "reference_ratio")}
-            why = Reason.NOT_SCORED if measurement.says_something(i) else Reason.NO_CAPTION
-            usable = bool(measurement.usable[i])
-            score, p_value = float(scores[i]), float(p_values[i])
-            readings.append(Reading(values, int(timestep), score, p_value, usable, why if drawn else Reason.NOT_DUE))
-        return readings
 
     @property
     def evidence_bar(self) -> float:

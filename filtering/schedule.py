@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import torch
+
 from memsieve.filtering.config import FilterConfig
 from memsieve.filtering.evidence.sharing import Standing
+from memsieve.filtering.exchange import Exchange
 from memsieve.filtering.signals import required_passes
+from memsieve.filtering.types import Visit
 
-__all__ = ["TRAINING_COST", "Candidate", "Schedule", "WindowPlan"]
+__all__ = ["TRAINING_COST", "Candidate", "Schedule", "WindowPlan", "candidates_of"]
 
 TRAINING_COST: Final = 3.0
 """Forward and backward of a sample, in forwards."""
@@ -40,6 +44,31 @@ class Candidate:
     def drawn(self) -> int:
         """Measured visits of the group so far: the number of its next draw."""
         return self.standing.drawn if self.standing is not None else 0
+
+
+def candidates_of(
+    visits: Sequence[Visit],
+    eligible: Sequence[bool],
+    everyone: Sequence[tuple[str, Standing | None]],
+    condemned: Container[str],
+    exchange: Exchange,
+) -> list[Candidate]:
+    """The candidates of all ranks, in rank order: this rank's ``visits`` and what they are ``eligible`` for are told to
+    the others; one collective.
+
+    Args:
+        visits: this rank's, equally many on all ranks.
+        eligible: which of them would be evidence.
+        everyone: the groups of all ranks' visits and how they stand.
+        condemned: groups that are condemned.
+        exchange: tells the others.
+    """
+    told = [[visit.stream, visit.epoch, visit.offset, ok] for visit, ok in zip(visits, eligible, strict=True)]
+    places = exchange.gather(torch.tensor(told, dtype=torch.float64)).tolist()
+    return [
+        Candidate((int(s), int(e), int(o)), group, bool(ok), standing, group in condemned)
+        for (s, e, o, ok), (group, standing) in zip(places, everyone, strict=True)
+    ]
 
 
 @dataclass(frozen=True, slots=True)

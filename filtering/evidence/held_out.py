@@ -15,7 +15,7 @@ import torch
 from memsieve.filtering.config import FilterConfig
 from memsieve.filtering.conformal import conformal_p_value, critical_value, smallest_rate, smallest_reference
 from memsieve.filtering.evidence.null import Means, Ordinary
-from memsieve.filtering.evidence.table import PATHS, EvidenceTable, spread_of_clean_pairs, whole_life_maxima
+from memsieve.filtering.evidence.table import PATHS, EvidenceTable, Life, spread_of_clean_pairs, whole_life_maxima
 
 __all__ = ["HeldOutPairs"]
 
@@ -113,16 +113,9 @@ class HeldOutPairs:
         wanted = PACES[: 1 + int(np.searchsorted(PACES, fastest))]
         for pace in sorted({*self._whole_life, *wanted}):
             before = self._whole_life.get(pace, np.zeros(0))
-            drawn = whole_life_maxima(
-                scores,
-                *self.spread,
-                half_life=config.half_life,
-                visits=pace,
-                horizon=horizon,
-                first=config.min_sweeps,
-                paths=FRESH if len(before) else PATHS,
-                seed=self.sweep,
-            )
+            life = Life(config.half_life, pace, horizon, config.min_sweeps)
+            paths = FRESH if len(before) else PATHS
+            drawn = whole_life_maxima(scores, *self.spread, life, paths=paths, seed=self.sweep)
             self._whole_life[pace] = np.concatenate([before, drawn])[-PATHS * len(scores) :]
 
     def bar(self, visits_a_sweep: float = 1.0) -> float:

@@ -22,6 +22,7 @@ per look.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -31,7 +32,7 @@ import torch
 from memsieve.filtering.evidence.key_index import Names
 from memsieve.filtering.evidence.null import Means
 
-__all__ = ["EvidenceTable", "spread_of_clean_pairs", "whole_life_maxima"]
+__all__ = ["EvidenceTable", "Life", "spread_of_clean_pairs", "whole_life_maxima"]
 
 Array = npt.NDArray[np.float64]
 Rows = slice | npt.NDArray[np.int64]
@@ -172,32 +173,35 @@ class EvidenceTable:
         self.columns = {name: saved[name].astype(column.dtype) for name, column in self.columns.items()}
 
 
-def whole_life_maxima(
-    scores: Array,
-    within: float,
-    between: float,
-    *,
-    half_life: float,
-    visits: int,
-    horizon: int,
-    first: int,
-    paths: int,
-    seed: int,
-) -> Array:
-    """Largest evidence that clean pairs come to over ``horizon`` sweeps, looked at after each of ``visits`` in a sweep.
+@dataclass(frozen=True, slots=True)
+class Life:
+    """How a drawn path is visited and looked at.
+
+    Attributes:
+        half_life: later visits after which a visit counts half.
+        visits: in a sweep.
+        horizon: sweeps of a path.
+        first: visits before this one are not compared.
+    """
+
+    half_life: float
+    visits: int
+    horizon: int
+    first: int
+
+
+def whole_life_maxima(scores: Array, within: float, between: float, life: Life, *, paths: int, seed: int) -> Array:
+    """Largest evidence that clean pairs come to over a ``life``, looked at after each visit.
 
     Args:
         scores: [groups, sweeps] of the held-out pairs (NaN = not scored).
         within: variance within a pair; a path's residuals are drawn from the pairs' own.
         between: variance between pairs; a path has its pair's shrunken mean.
-        half_life: later visits after which a visit counts half.
-        visits: in a sweep.
-        horizon: sweeps of a path.
-        first: visits before this one are not compared.
+        life: of each path.
         paths: drawn for each held-out pair.
         seed: of the draws.
     """
-    rng = np.random.Generator(np.random.Philox(key=[seed, visits]))
+    rng = np.random.Generator(np.random.Philox(key=[seed, life.visits]))
     counts = np.maximum(np.isfinite(scores).sum(axis=1), 1)
     means = np.nan_to_num(np.nansum(scores, axis=1) / counts)
     residuals = (scores - means[:, None]) * np.sqrt(counts / np.maximum(counts - 1, 1))[:, None]
@@ -205,12 +209,12 @@ def whole_life_maxima(
     spread, middle = max(float(np.std(means)), 1e-9), float(np.mean(means))
     # tau^2 is taken high, and levels as far apart as it says: the paths must not be tamer than T's units
     levels = np.repeat(middle + (means - middle) * between**0.5 / spread, paths)
-    decay, total, w1, w2 = 0.5 ** (1.0 / half_life), np.zeros(len(levels)), 0.0, 0.0
+    decay, total, w1, w2 = 0.5 ** (1.0 / life.half_life), np.zeros(len(levels)), 0.0, 0.0
     best = np.full(len(levels), -np.inf)
-    for visit in range(horizon * visits):
+    for visit in range(life.horizon * life.visits):
         noise = rng.choice(pool, len(levels)) if len(pool) else np.zeros(len(levels))
         total, w1, w2 = total * decay + levels + noise, w1 * decay + 1.0, w2 * decay * decay + 1.0
-        if visit + 1 >= min(first, horizon):
+        if visit + 1 >= min(life.first, life.horizon):
             best = np.maximum(best, total / w1 / np.sqrt(between + within * w2 / (w1 * w1)))
     return best
 

@@ -2,7 +2,7 @@
 
 from memsieve.filtering.config import FilterConfig
 from memsieve.filtering.evidence.held_out import HeldOutPairs
-from memsieve.filtering.rules.base import Finding, Reading, Rule, VisitRule, WindowEnd
+from memsieve.filtering.rules.base import Finding, Reading, Rule, VisitRule, WindowEnd, readings_of
 from memsieve.filtering.rules.evidence import EvidenceRule
 from memsieve.filtering.rules.threshold import RankRule, ThresholdRule, ZScoreRule
 
@@ -16,6 +16,7 @@ __all__ = [
     "VisitRule",
     "WindowEnd",
     "ZScoreRule",
+    "readings_of",
     "rule_of",
 ]
 

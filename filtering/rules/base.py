@@ -20,7 +20,9 @@ from memsieve.filtering.evidence.table import EvidenceTable
 from memsieve.filtering.exchange import Exchange
 from memsieve.filtering.types import Measurement, Reason, Visit
 
-__all__ = ["Finding", "Reading", "Rule", "VisitRule", "WindowEnd"]
+__all__ = ["Finding", "Reading", "Rule", "VisitRule", "WindowEnd", "readings_of"]
+
+Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,23 @@ class Reading:
     p_value: float
     usable: bool
     unusable: Reason
+
+
+def readings_of(measurement: Measurement, scores: Array, p_values: Array) -> list[Reading]:
+    """What was read of each row of a batch, from their ``scores`` [B] and ``p_values`` [B]; a value that means nothing
+    at this t is left out."""
+    host = {name: value.cpu().tolist() for name, value in measurement.signals.items()}
+    readings = []
+    for i, timestep in enumerate(measurement.timesteps):
+        drawn = measurement.drawn is None or bool(measurement.drawn[i])
+        values = {name: column[i] for name, column in host.items() if drawn and column[i] == column[i]}
+        if not measurement.says_something(i):
+            values = {name: value for name, value in values.items() if name in ("loss", "reference_ratio")}
+        why = Reason.NOT_SCORED if measurement.says_something(i) else Reason.NO_CAPTION
+        usable = bool(measurement.usable[i])
+        score, p_value = float(scores[i]), float(p_values[i])
+        readings.append(Reading(values, int(timestep), score, p_value, usable, why if drawn else Reason.NOT_DUE))
+    return readings
 
 
 @dataclass(frozen=True, slots=True)
