@@ -17,6 +17,7 @@ __all__ = ["AT_THE_LOADER", "IN_EVERY_RUN", "THE_FILTER", "code_of_decisions"]
 
 THE_FILTER: Final = (
     "filtering/filter.py",
+    "filtering/gone.py",
     "filtering/config.py",
     "filtering/settings.py",
     "filtering/types.py",

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field, model_validator
 
 from memsieve.filtering.conformal import smallest_reference
+from memsieve.filtering.gone import first_gone
 from memsieve.filtering.settings import PathTexts, Settings
 from memsieve.filtering.signals import COMBINED, measured_for
 
-__all__ = ["DecidingName", "FilterConfig", "SignalName"]
+__all__ = ["BANK_SIZE", "DecidingName", "FilterConfig", "SignalName"]
 
 SignalName = Literal["magnitude", "loss_gap", "loss", "cosine", "reference_ratio", "magnitude_ratio"]
 DecidingName = Literal[SignalName, "reference_residual"]
 
 MEASURED_SHARE: Final = 0.75
+BANK_SIZE: Final = 2048
+"""Measurements that calibrate, the newest: enough for a rate of .0005 of single visits, and few enough to follow the
+model."""
 
 
 class FilterConfig(Settings):
@@ -65,15 +69,11 @@ class FilterConfig(Settings):
     normalize: Literal["eligible", "kept"] = "eligible"
     """Divide the weighted loss by the number of eligible samples (a weight only removes gradient) or, as the
     paper, by the sum of weights."""
-    t_bins: int = Field(default=10, ge=1, le=1000)
-    """Timestep bins that signals are calibrated in."""
     held_out_per_window: int | None = Field(default=None, ge=1)
     """Held-out pairs scored in one go, in turn, to follow the model as it moves. None: in the batch so many that they
     take a third of a forward of the present model a window; at the loader 8, as often as ``score_budget`` allows."""
     held_out_draws: int = Field(default=16, ge=1)
     """(t, noise) draws of each held-out pair, taken in turn; the reference is asked once about each."""
-    bank_size: int = Field(default=2048, ge=32)
-    """Most recent held-out (or, without held-out pairs, training) measurements that calibrate."""
     half_life: float = Field(default=8.0, gt=0.0)
     """Half-life of a group's evidence, in measured visits of the group; while it is condemned, in sweeps over the
     held-out pairs."""
@@ -83,14 +83,10 @@ class FilterConfig(Settings):
     the model denoises worse than most of what it never saw was not learned by heart, however much better than the base
     it has become. Only where ``signals`` measure the loss (``reference_residual``, ``loss``). None: every look
     counts."""
-    horizon: int = Field(default=64, ge=1)
-    """Sweeps over the held-out pairs that ``false_drop_rate`` holds for; doubled where a run goes on for longer."""
     min_sweeps: int = Field(default=3, ge=1)
     """Sweeps over the held-out pairs, and measured visits of a group, before it can be condemned."""
     max_exposures: int = Field(default=50, ge=1)
     """Policy ``cap``: how often a group may be trained on."""
-    softness: float = Field(default=1.0, gt=0.0)
-    """Policy ``reweight``: width of the slope, in units of evidence (group) or of log signal / z (visit)."""
     max_drop_fraction: float = Field(default=0.5, gt=0.0, le=1.0)
     """Largest share of the groups seen that may be condemned; beyond it the run is overfitting as a whole."""
     never_drop: list[str] = []
@@ -99,6 +95,13 @@ class FilterConfig(Settings):
     """Keys or groups that are never trained on."""
     ledger_kept: bool = False
     """Also write a ledger row for samples that were kept: the magnitude of every sample at every visit."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _none_gone(cls, section: Any) -> Any:
+        if isinstance(section, dict) and (said := first_gone(section)) is not None:
+            raise ValueError(said)
+        return section
 
     @model_validator(mode="after")
     def _consistent(self) -> FilterConfig:
@@ -119,11 +122,10 @@ class FilterConfig(Settings):
             )
         if self.calibrator == "conformal" and self.decide == "visit":
             needed = smallest_reference(self.false_drop_rate)
-            if self.bank_size < needed:
+            if needed > BANK_SIZE:
                 raise ValueError(
                     f"filter.false_drop_rate: {self.false_drop_rate} ranks a visit among at least {needed} "
-                    f"measurements (resolution 1/(n+1)), and filter.bank_size: {self.bank_size} keeps fewer; set it to "
-                    f"{needed}, or raise the rate"
+                    f"measurements (resolution 1/(n+1)), and {BANK_SIZE} are kept; raise the rate"
                 )
         if self.policy == "caption" and self.decide != "group":
             raise ValueError(

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from memsieve.filtering.config import FilterConfig
-from memsieve.filtering.evidence.calibration import Calibrator
+from memsieve.filtering.config import BANK_SIZE, FilterConfig
+from memsieve.filtering.evidence.calibration import T_BINS, Calibrator
 from memsieve.filtering.evidence.held_out import HeldOutPairs
 from memsieve.filtering.evidence.sharing import Standing, look_up, owner, top_groups
 from memsieve.filtering.evidence.state import local_state, restore, whole_state
@@ -64,9 +64,7 @@ class MemorizationFilter:
     ) -> None:
         self.config = config if config is not None else FilterConfig(**options)
         self.exchange = exchange or Exchange()
-        self.calibrator = Calibrator(
-            list(self.config.signals), self.config.t_bins, num_train_timesteps, self.config.bank_size
-        )
+        self.calibrator = Calibrator(list(self.config.signals), T_BINS, num_train_timesteps, BANK_SIZE)
         self.groups = EvidenceTable(self.config.half_life, self.config.min_sweeps)
         self.held_out = HeldOutPairs(self.config)
         self.rule = rule if rule is not None else rule_of(self.config, self.held_out)

@@ -64,13 +64,13 @@ class Policy:
         return 0.0, Action.DROP, finding.reason
 
     def _reweighted(self, finding: Finding) -> Outcome:
-        """w = exp(-max(0, excess) / softness): 1 up to the threshold, then falling without a cliff.
+        """w = exp(-max(0, excess)): 1 up to the threshold, then falling without a cliff.
 
-        For the raw magnitude, excess = log(m / tau), so with softness 1 this is min(1, tau / m).
+        For the raw magnitude, excess = log(m / tau), so that this is min(1, tau / m).
         """
         if not math.isfinite(finding.excess) or finding.excess <= 0.0:
             return 1.0, Action.KEEP, Reason.CLEAN
-        weight = math.exp(-finding.excess / self.config.softness)
+        weight = math.exp(-finding.excess)
         if weight < KEPT_FLOOR:
             return 0.0, Action.DROP, finding.reason
         return weight, Action.REWEIGHT, finding.reason

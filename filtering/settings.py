@@ -152,6 +152,8 @@ def _explain(model: type[BaseModel], item: dict[str, Any]) -> str:
         hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(sorted(known))}"
         return f"unknown key '{dotted}'; {hint}"
     message = str(item["msg"]).removeprefix("Value error, ")
+    if isinstance(item.get("input"), dict):  # about several settings together, which the message names
+        return message
     return f"'{dotted}' = {item.get('input')!r}: {message}"
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from memsieve.filtering.evidence.calibration import T_BINS
 from memsieve.filtering.evidence.sharing import Standing
 from memsieve.train.session import Session
 from memsieve.train.step import WindowResult
@@ -63,7 +64,7 @@ def _filter_values(session: Session, result: WindowResult, magnitudes: np.ndarra
 
 
 def _by_bin(session: Session, magnitudes: np.ndarray, timesteps: np.ndarray) -> dict[str, np.ndarray]:
-    bins = session.config.filter.t_bins
+    bins = T_BINS
     width = session.denoiser.num_train_timesteps / bins
     index = np.minimum((timesteps / width).astype(int), bins - 1)
     return {

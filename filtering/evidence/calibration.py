@@ -17,9 +17,11 @@ from memsieve.filtering.conformal import conformal_p_value
 from memsieve.filtering.signals import COMBINED, SIGNALS, measured_for
 from memsieve.filtering.statistics import median_and_spread
 
-__all__ = ["Calibrator"]
+__all__ = ["T_BINS", "Calibrator"]
 
 Array = npt.NDArray[np.float64]
+T_BINS: Final = 10
+"""Of equal width: clean pairs' signals change little within a tenth of the schedule, and bins fill in a few sweeps."""
 MIN_PER_BIN: Final = 24
 Z_LIMIT: Final = 6.0  # one visit says at most this much: a single outlier cannot condemn a pair
 SLOPES: Final = (0.0, 1.5)

@@ -21,6 +21,8 @@ __all__ = ["HeldOutPairs"]
 
 Array = npt.NDArray[np.float64]
 SWEEPS_KEPT: Final = 16
+HORIZON: Final = 64
+"""Sweeps that the rate holds for; doubled where a run goes on for longer."""
 FRESH: Final = 2
 """Of a held-out pair's paths, those that are drawn anew in a sweep: a bar that jumped would condemn when it dips."""
 PACES: Final = (1, 2, 4, 8, 16)
@@ -104,7 +106,7 @@ class HeldOutPairs:
         """Bring the whole-life maxima up to date, for up to ``fastest`` visits a sweep: all drawn anew for a longer
         life, else some at a time."""
         scores = self._scores
-        horizon, config = self.config.horizon, self.config
+        horizon, config = HORIZON, self.config
         while horizon < self.sweep:
             horizon *= 2
         if horizon != self._horizon:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from memsieve.filtering.evidence.sharing import join_shares, share_of
+from memsieve.filtering.gone import GONE, changed_since
 
 if TYPE_CHECKING:
     from memsieve.filtering.filter import MemorizationFilter
@@ -61,6 +62,11 @@ def restore(filter: MemorizationFilter, states: list[dict[str, Any]]) -> None:
     """
     state = states[0]
     saved, mine = state["config"], filter.config.model_dump(mode="json")
+    for name in changed_since(saved):
+        raise ValueError(
+            f"the checkpoint was written by memsieve 0.1 with filter.{name}: {saved[name]!r}, which is no setting any "
+            f"more ({GONE[name].why}): go on with it in 0.1, or begin anew"
+        )
     changed = [name for name in mine if name not in FREE and saved.get(name) != mine[name]]
     if changed:
         first = changed[0]

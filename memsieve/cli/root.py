@@ -9,6 +9,7 @@ import typer
 from memsieve import __version__
 from memsieve.cli.audit import audit
 from memsieve.cli.common import error_console
+from memsieve.cli.config import config
 from memsieve.cli.copies import copies
 from memsieve.cli.data import data
 from memsieve.cli.detect import detect
@@ -30,6 +31,7 @@ for _command in (train, detect, evaluate_detector, explain, minimize, index, ver
     app.command("train" if _command is train else None)(_command)
 app.add_typer(data, name="data")
 app.add_typer(audit, name="audit")
+app.add_typer(config, name="config")
 
 
 def _version(asked: bool) -> None:

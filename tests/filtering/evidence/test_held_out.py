@@ -87,7 +87,6 @@ def test_a_filter_that_is_never_calibrated_says_so_and_the_way_out_needs_no_held
 
 
 def test_a_bank_that_cannot_express_the_rate_is_refused() -> None:
-    options = {"decide": "visit", "false_drop_rate": 0.01}
-    with pytest.raises(SettingsError, match=r"at least 99 measurements .* filter\.bank_size: 64 .* set it to 99"):
-        parse_settings(FilterConfig, {**options, "bank_size": 64})
-    parse_settings(FilterConfig, {**options, "bank_size": 99})
+    with pytest.raises(SettingsError, match=r"at least 9999 measurements .* and 2048 are kept; raise the rate"):
+        parse_settings(FilterConfig, {"decide": "visit", "false_drop_rate": 0.0001})
+    parse_settings(FilterConfig, {"decide": "visit", "false_drop_rate": 0.0005})

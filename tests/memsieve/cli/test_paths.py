@@ -26,9 +26,9 @@ NO_PATHS = {
 }  # fmt: skip
 """Settings that hold text and no path. A new one is a path (see memsieve.filtering.settings) or is named here."""
 NO_PATH_OPTIONS = {
-    "set", "plant", "similarity", "score", "wandb", "wandb_project", "ray_address", "device", "dtype", "detector",
-    "space", "scheduler", "steps", "images_per_prompt", "at_steps", "prompt", "method", "tokens", "replace", "engine",
-    "host",
+    "set", "overrides", "plant", "similarity", "score", "wandb", "wandb_project", "ray_address", "device", "dtype",
+    "detector", "space", "scheduler", "steps", "images_per_prompt", "at_steps", "prompt", "method", "tokens", "replace",
+    "engine", "host",
 }  # fmt: skip
 """Options that hold text and no path. Paths have the type Path, or are among the next ones."""
 CHECKED_BELOW = {"train config", "score shards", "score model", "index shards", "index held_out"}
@@ -134,7 +134,7 @@ def typers(typer_app: typer.Typer) -> Iterator[typer.Typer]:
 
 
 def test_all_commands_are_of_the_kind_that_expands() -> None:
-    assert all(isinstance(one, PathTyper) for one in typers(app)) and len(list(typers(app))) == 3
+    assert all(isinstance(one, PathTyper) for one in typers(app)) and len(list(typers(app))) == 4
 
 
 def test_paths_of_a_command_are_expanded_defaults_and_lists_too(home: Path) -> None:

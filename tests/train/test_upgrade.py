@@ -1,0 +1,61 @@
+"""Run files of version 0.1 lose what is gone, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from memsieve.cli import app
+from memsieve.filtering.settings import SettingsError, load_settings
+from memsieve.train.config import RunConfig
+from memsieve.train.upgrade import upgrade_file, without_gone
+
+OLD = """# a run
+output: runs/x
+model: {path: assets/tiny-sd}
+data:
+  path: data/x
+  horizon: 3  # not ours
+filter:
+  # what decides
+  false_drop_rate: 0.02   # kept
+  t_bins: 10
+  softness: 2.0           # steeper
+  retest_every: 16
+train: {steps: 5, batch_size: 4}
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "old.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_what_is_gone_goes_and_comments_and_other_sections_stay() -> None:
+    found = without_gone(OLD)
+    assert "t_bins" not in found and "softness" not in found and "retest_every" not in found
+    assert "# what decides" in found and "horizon: 3  # not ours" in found and "# kept" in found
+
+
+def test_a_file_is_rewritten_and_what_no_longer_holds_is_said(tmp_path: Path) -> None:
+    text = OLD.replace("  horizon: 3  # not ours\n", "")
+    path = written(tmp_path, text)
+    with pytest.raises(SettingsError, match=r"filter\.t_bins is gone: .*memsieve config upgrade FILE"):
+        load_settings(RunConfig, path)
+    done = CliRunner().invoke(app, ["config", "upgrade", str(path)])
+    assert done.exit_code == 0, done.output
+    assert "3 settings taken out (filter.t_bins, filter.softness, filter.retest_every)" in done.output
+    assert "filter.softness: 2.0 holds no more" in done.output
+    assert load_settings(RunConfig, path).filter.false_drop_rate == 0.02
+    assert (tmp_path / "old.yaml.old").read_text() == text
+    assert upgrade_file(path) == ([], [])
+
+
+def test_a_file_that_is_no_runs_is_left_alone(tmp_path: Path) -> None:
+    path = written(tmp_path, OLD)  # data.horizon was never a setting
+    with pytest.raises(SettingsError, match=r"unknown key 'data\.horizon'"):
+        upgrade_file(path)
+    assert path.read_text() == OLD and [p.name for p in tmp_path.iterdir()] == ["old.yaml"]

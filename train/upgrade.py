@@ -1,0 +1,55 @@
+"""Run files of version 0.1, without the settings that are gone."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from memsieve.filtering.files import write_whole
+from memsieve.filtering.gone import GONE, changed_since
+from memsieve.filtering.settings import SettingsError, parse_settings, read_settings
+from memsieve.train.config import RunConfig
+
+__all__ = ["upgrade_file", "without_gone"]
+
+
+def without_gone(text: str) -> str:
+    """The YAML ``text`` without the lines of section ``filter`` that set what is gone; comments and order stay."""
+    kept, inside = [], False
+    for line in text.splitlines(keepends=True):
+        if re.match(r"\S", line) and not line.startswith("#"):
+            inside = re.match(r"filter\s*:", line) is not None
+        name = re.match(r"\s+(\w+)\s*:", line)
+        if not (inside and name is not None and name[1] in GONE):
+            kept.append(line)
+    return "".join(kept)
+
+
+def upgrade_file(path: Path) -> tuple[list[str], list[str]]:
+    """Rewrite a run file in place: (settings that were taken out, a sentence about each that had another value than
+    now holds). What the file was is kept beside it, as FILE.old.
+
+    Raises:
+        SettingsError: it is no file of a run, now or in 0.1; nothing is written then.
+    """
+    section = read_settings(path).get("filter") or {}
+    if not isinstance(section, dict):
+        raise SettingsError(f"'{path}': filter must be a section")
+    taken = [f"filter.{name}" for name in section if name in GONE]
+    changed = [
+        f"filter.{name}: {section[name]!r} holds no more: {GONE[name].why}" for name in changed_since(section)
+    ]  # fmt: skip
+    if not taken:
+        parse_settings(RunConfig, read_settings(path), where=str(path))
+        return [], []
+    text = path.read_text(encoding="utf-8")
+    upgraded = path.with_name(f"{path.name}.new")
+    write_whole(upgraded, without_gone(text))
+    try:
+        parse_settings(RunConfig, read_settings(upgraded), where=str(path))
+    except SettingsError:
+        upgraded.unlink()
+        raise
+    write_whole(path.with_name(f"{path.name}.old"), text)
+    upgraded.replace(path)
+    return taken, changed
