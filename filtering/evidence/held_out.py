@@ -181,7 +181,7 @@ class HeldOutPairs:
         self.table.load_state_dict(state["table"])
         self.sweep, self.due = int(state["sweep"]), bool(state["due"])
         self._sweeps = [dict(sweep) for sweep in state["sweeps"]]
-        self._this_sweep, self._since_new = dict(state["this_sweep"]), int(state["since_new"])
+        self._this_sweep, self._since_new = dict(state["this_sweep"]), int(state.get("since_new", 0))
         within, between = state["spread"]
         self.spread = (float(within), float(between))
         self._whole_life = {int(pace): maxima.numpy().copy() for pace, maxima in state["whole_life"].items()}

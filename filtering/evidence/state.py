@@ -83,7 +83,9 @@ def restore(filter: MemorizationFilter, states: list[dict[str, Any]]) -> None:
 
 def _restore_groups(filter: MemorizationFilter, states: list[dict[str, Any]]) -> None:
     saved, ranks, rank = int(states[0]["ranks"]), filter.exchange.world_size, filter.exchange.rank
-    held = sorted(int(state["rank"]) for state in states)
+    # Version 0.1 did not say whose share it was: all of them, or each rank its own.
+    whose_else = range(saved) if len(states) == saved else [rank]
+    held = sorted(int(state.get("rank", other)) for state, other in zip(states, whose_else, strict=False))
     if saved == ranks and held == [rank]:
         filter.groups.load_state_dict(states[0]["groups"])
     elif held == list(range(saved)):
