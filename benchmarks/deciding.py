@@ -43,6 +43,7 @@ THE_FILTER: Final = (
 )
 """From measured signals to weights."""
 IN_EVERY_RUN: Final = (
+    "filtering/audit/looked_up.py",
     "filtering/data/draws.py",
     "train/batch.py",
     "train/draw_settings.py",

@@ -80,7 +80,7 @@ class MemorizationFilter:
             self._max_timestep = self.config.measured_share * num_train_timesteps
         self._visits = WindowVisits()
         self._known: dict[str, Standing] | None = None
-        self._uncalibrated = Uncalibrated(self.config, self.held_out, self.rule.needs_held_out)
+        self._uncalibrated = Uncalibrated(self.config, self.held_out)
 
     @property
     def condemned(self) -> dict[str, int]:
@@ -225,10 +225,11 @@ class MemorizationFilter:
         self._known = None
         self.step += 1
         swept, self.held_out.due = self.held_out.due, False
-        short = self.rule.needs_held_out and self.held_out.shortage is not None
+        needed = self.rule.needs_held_out
+        short = needed and self.held_out.shortage is not None
         known, shorts = self.exchange.sum([len(self.groups), float(short)])
         self.n_groups = int(known)
-        self._uncalibrated.say(self.step, shorts > 0)
+        self._uncalibrated.say(self.step, needed, shorts > 0)
         window = WindowEnd(
             self.groups, measured, self.held_out, self.exchange, swept, self.n_groups, self.step, note
         )  # fmt: skip

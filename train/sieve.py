@@ -1,4 +1,4 @@
-"""The loader-level sieve of a run: the file of its rulings, made anew from a checkpoint on resume."""
+"""The loader-level sieve of a run: the file of who is condemned, made anew from a checkpoint on resume."""
 
 from __future__ import annotations
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import yaml
+
 from memsieve.filtering.files import write_whole
 from memsieve.filtering.gone import GONE, changed_since
 from memsieve.filtering.settings import SettingsError, parse_settings, read_settings
@@ -43,6 +45,12 @@ def upgrade_file(path: Path) -> tuple[list[str], list[str]]:
         parse_settings(RunConfig, read_settings(path), where=str(path))
         return [], []
     text = path.read_text(encoding="utf-8")
+    left = [name for name in GONE if name in (yaml.safe_load(without_gone(text)).get("filter") or {})]
+    if left:
+        raise SettingsError(
+            f"'{path}': filter.{left[0]} does not stand on a line of its own, and only such lines are taken out; take "
+            "it out by hand"
+        )
     upgraded = path.with_name(f"{path.name}.new")
     write_whole(upgraded, without_gone(text))
     try:

@@ -86,7 +86,9 @@ def _visits(run: Path, pair_of: dict[str, str]) -> dict[str, dict[str, Any]]:
     """Pair -> its visits in order: did each train, and the mean of the rule's margin."""
     if not (run / "ledger").is_dir():
         return {}
-    table = read_ledger(run / "ledger").select(["key", "weight", "action", "magnitude", "score", "threshold"])
+    table = read_ledger(run / "ledger").select(
+        ["key", "weight", "action", "magnitude", "score", "evidence", "threshold"]
+    )
     found: dict[str, dict[str, Any]] = {}
     for row in table.to_pylist():
         name = pair_of.get(row["key"])
@@ -106,7 +108,7 @@ def _margin(row: dict[str, Any]) -> float | None:
     tau = row["threshold"]
     if row["magnitude"] is not None and tau and math.isfinite(tau) and tau > 0.0:
         return math.log(max(row["magnitude"], 1e-12) / tau)
-    return row["score"]  # type: ignore[no-any-return]
+    return row["evidence"] if tau == 0.0 else row["score"]  # type: ignore[no-any-return]
 
 
 def _of_visits(seen: dict[str, Any]) -> dict[str, Any]:

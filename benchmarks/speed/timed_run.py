@@ -93,7 +93,7 @@ class TimedRun:
             return
         session.filter.condemned.update(dict.fromkeys(groups, 0))
         if session.sieve is not None:
-            session.sieve.append([(group, True) for group in groups], 1)
+            session.sieve.append(groups, 1)
 
     def _know_all_draws(self) -> None:
         """Go on at the step from which the reference is not asked about held-out pairs any more."""

@@ -1,6 +1,6 @@
 """Condemned groups at the loader: an append-only file that the main process writes and the loader's workers read.
 
-Who is condemned is decided while a window trains; workers are ahead of that by then. So a ruling names the window from
+Who is condemned is decided while a window trains; workers are ahead of that by then. So a record names the window from
 which it holds, far enough ahead that no worker can have read that window yet: what is read is a function of the
 decisions alone, not of timing, nor of the number of workers.
 """
@@ -31,11 +31,11 @@ def group_digest(group: str) -> bytes:
 
 
 class SieveFile:
-    """The rulings of one rank's run, written whole records at a time.
+    """Who is condemned in one rank's run, and from when on, written whole records at a time.
 
     Args:
         path: written anew.
-        records: what the run had ruled where it is resumed.
+        records: what the run had noted where it is resumed.
     """
 
     def __init__(self, path: Path, records: bytes = b"") -> None:
@@ -66,7 +66,7 @@ class Sieved(StrEnum):
 
 
 class Sieve:
-    """Reads the rulings and applies those that hold. Used by the streams of one process, at windows that never go back.
+    """Reads the records and applies those that hold. Used by the streams of one process, at windows that never go back.
 
     Args:
         path: the file of this rank.
@@ -88,7 +88,7 @@ class Sieve:
         return len(self._condemned)
 
     def advance(self, window: int) -> None:
-        """Apply the rulings that hold at ``window``, reading what was written since the last call."""
+        """Apply the records that hold at ``window``, reading what was written since the last call."""
         if self.path.stat().st_size >= self._read + RECORD_BYTES:
             with self.path.open("rb") as file:
                 file.seek(self._read)
@@ -97,11 +97,11 @@ class Sieve:
             self._read += len(whole)
             self._pending.extend(_RECORD.iter_unpack(whole))
         while self._pending and self._pending[0][1] >> 1 <= window:
-            digest, ruling = self._pending.popleft()
-            (self._condemned.add if ruling & 1 else self._condemned.discard)(digest)
+            digest, number = self._pending.popleft()
+            (self._condemned.add if number & 1 else self._condemned.discard)(digest)
 
     def judge(self, key: str, group: str) -> Sieved:
-        """What becomes of a row, by the rulings applied so far."""
+        """What becomes of a row, by the records applied so far."""
         names = {key, group}
         if names & self.never or not (self.always or self._condemned):
             return Sieved.PASS

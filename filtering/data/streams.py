@@ -46,7 +46,7 @@ class Start:
     epoch: int = 0
     place: Place = field(default_factory=Place)
     tick: int = 0
-    """The sieve's rulings hold from a tick on."""
+    """The sieve's records hold from a tick on."""
 
 
 class RowStream:

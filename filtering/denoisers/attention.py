@@ -14,8 +14,8 @@ def leave_out_cudnn() -> None:
     """From now on no attention of this process runs in cuDNN's kernel.
 
     torch takes it by default on Hopper GPUs in half precision, and its backward pass gives NaN or ends in
-    CUBLAS_STATUS_EXECUTION_FAILED for many shapes, Flux's among them (torch 2.11 with cuDNN 9.19 on an H200; pytorch
-    issue 196678). The flash and the memory-efficient kernel take over.
+    CUBLAS_STATUS_EXECUTION_FAILED for many shapes, Flux's among them (torch 2.11 with cuDNN 9.19 on an H200;
+    github.com/pytorch/pytorch/issues/196678). The flash and the memory-efficient kernel take over.
     """
     torch.backends.cuda.enable_cudnn_sdp(False)
 

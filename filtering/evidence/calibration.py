@@ -167,12 +167,12 @@ class Calibrator:
         """Restore exactly.
 
         Raises:
-            ValueError: the state was written for other signals or another bank size.
+            ValueError: the state was written for other signals, or keeps another number of measurements.
         """
         if state["signals"] != self.signals or len(state["values"]) != self.bank_size:
             raise ValueError(
-                f"saved calibrator has signals {state['signals']} and bank_size {len(state['values'])}; this run has "
-                f"{self.signals} and {self.bank_size}: resume with the saved config, or start a new run"
+                f"the saved calibrator is of signals {state['signals']} and keeps {len(state['values'])} measurements; "
+                f"this one is of {self.signals} and keeps {self.bank_size}: resume with the saved config, or begin anew"
             )
         self._values = state["values"].numpy().copy()
         self._timesteps = state["timesteps"].numpy().copy()

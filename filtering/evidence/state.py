@@ -28,7 +28,7 @@ def local_state(filter: MemorizationFilter) -> dict[str, Any]:
         "rank": filter.exchange.rank,
         "ranks": filter.exchange.world_size,
         "n_groups": filter.n_groups,
-        "panel": filter.held_out.state_dict(),
+        "panel": filter.held_out.state_dict(),  # its name in checkpoints of 0.1
         "step": filter.step,
         **filter.rule.state_dict(),
     }

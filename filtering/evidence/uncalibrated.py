@@ -20,21 +20,21 @@ class Uncalibrated:
     Args:
         config: the settings.
         held_out: those that there are.
-        needed: by the rule.
     """
 
-    def __init__(self, config: FilterConfig, held_out: HeldOutPairs, needed: bool) -> None:
-        self.config, self.held_out, self.needed = config, held_out, needed
+    def __init__(self, config: FilterConfig, held_out: HeldOutPairs) -> None:
+        self.config, self.held_out = config, held_out
         self._told = False
 
-    def say(self, step: int, short: bool) -> None:
-        """After ``step`` windows; ``short``: on some rank they have all been met and are too few.
+    def say(self, step: int, needed: bool, short: bool) -> None:
+        """After ``step`` windows; ``needed``: by the rule; ``short``: on some rank they have all been met and are too
+        few.
 
         Raises:
             ValueError: they are too few, and the policy acts.
         """
         config, count = self.config, len(self.held_out)
-        if self.needed and config.policy != "cap" and step == PATIENCE and not count:
+        if needed and config.policy != "cap" and step == PATIENCE and not count:
             warnings.warn(
                 f"no held-out pair was given in {step} windows, and filter.calibrator: conformal condemns nobody "
                 "without: call calibrate beside each batch, or set calibrator to 'robust' with a threshold and decide "

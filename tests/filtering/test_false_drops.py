@@ -96,19 +96,19 @@ def test_suspects_that_are_measured_most_are_not_taken_for_what_is_ordinary() ->
     """At the loader a schedule measures suspicious groups at every visit and ordinary ones once in a while."""
     rng = np.random.default_rng(2)
     config = FilterConfig(apply="sieve", signals=["loss"], record=[])
-    panel, groups = HeldOutPairs(config), EvidenceTable(config.half_life, config.min_sweeps)
-    rule = EvidenceRule(config, panel)
+    known, groups = HeldOutPairs(config), EvidenceTable(config.half_life, config.min_sweeps)
+    rule = EvidenceRule(config, known)
     held_out = [f"held {i}" for i in range(128)]
     for sweep in range(5):
-        panel.observe(held_out, rng.normal(size=128), sweep)
+        known.observe(held_out, rng.normal(size=128), sweep)
     suspects, others = [f"suspect {i}" for i in range(60)], [f"other {i}" for i in range(400)]
     for visit in range(4):
         groups.observe(suspects, rng.normal(5.0, 1.0, 60), np.full(60, np.nan), visit, visit)
         scores = rng.normal(0.3, 1.0, 400) if visit == 3 else np.full(400, np.nan)
         groups.observe(others, scores, np.full(400, np.nan), visit, visit)
-    rule.test_and_condemn(swept(groups, panel))
+    rule.test_and_condemn(swept(groups, known))
     assert set(rule.latest) == set(suspects)
-    assert panel.ordinary.median < 1.0 and panel.ordinary.median < panel.bar()
+    assert known.ordinary.median < 1.0 and known.ordinary.median < known.bar()
 
 
 def test_pairs_that_are_still_denoised_worse_than_most_are_spared() -> None:
@@ -117,23 +117,23 @@ def test_pairs_that_are_still_denoised_worse_than_most_are_spared() -> None:
     rng = np.random.default_rng(6)
     for limit, expected in ((0.5, {"learned"}), (None, {"learned", "hard"})):
         config = FilterConfig(spare_above=limit, record=[], max_drop_fraction=1.0)
-        panel, groups = HeldOutPairs(config), EvidenceTable(config.half_life, config.min_sweeps)
-        rule = EvidenceRule(config, panel)
+        known, groups = HeldOutPairs(config), EvidenceTable(config.half_life, config.min_sweeps)
+        rule = EvidenceRule(config, known)
         for sweep in range(5):
-            panel.observe([f"held {i}" for i in range(128)], rng.normal(size=128), sweep)
+            known.observe([f"held {i}" for i in range(128)], rng.normal(size=128), sweep)
         nobody = np.full(2, np.nan)
         for visit in range(4):
             groups.observe(["learned", "hard"], np.full(2, 6.0), nobody, visit, visit, np.array([1.0, -2.0]))
-        rule.test_and_condemn(swept(groups, panel))
+        rule.test_and_condemn(swept(groups, known))
         assert set(rule.latest) == expected
         if limit is None:
             continue
         row = np.array([groups.row("hard")])
-        assert groups["evidence"][row] > panel.bar() and groups["p_value"][row] < 0.01, "measured at every visit"
+        assert groups["evidence"][row] > known.bar() and groups["p_value"][row] < 0.01, "measured at every visit"
         assert rule.spared == 0.5
         for visit in range(4, 60):
             groups.observe(["hard"], np.zeros(1), nobody[:1], visit, visit, np.array([2.0]))
-        rule.test_and_condemn(WindowEnd(groups, row, panel, Exchange(), False, len(groups), 60))
+        rule.test_and_condemn(WindowEnd(groups, row, known, Exchange(), False, len(groups), 60))
         assert groups.level(row) > 0.0 and not rule.latest, "what it was does not count now"
         assert groups["p_value"][row] > 0.1
 

@@ -54,6 +54,15 @@ def test_a_file_is_rewritten_and_what_no_longer_holds_is_said(tmp_path: Path) ->
     assert upgrade_file(path) == ([], [])
 
 
+@pytest.mark.parametrize("section", ["filter: {t_bins: 10, record: []}", 'filter:\n  "t_bins": 10'])
+def test_what_stands_on_no_line_of_its_own_is_said(tmp_path: Path, section: str) -> None:
+    text = f"output: runs/x\nmodel: {{path: a}}\ndata: {{path: b}}\ntrain: {{steps: 5}}\n{section}\n"
+    path = written(tmp_path, text)
+    with pytest.raises(SettingsError, match=r"filter\.t_bins does not stand on a line of its own.*by hand"):
+        upgrade_file(path)
+    assert path.read_text() == text
+
+
 def test_a_file_that_is_no_runs_is_left_alone(tmp_path: Path) -> None:
     path = written(tmp_path, OLD)  # data.horizon was never a setting
     with pytest.raises(SettingsError, match=r"unknown key 'data\.horizon'"):

@@ -72,7 +72,7 @@ def test_what_became_of_each_pair_by_hand(data: Path, tmp_path: Path) -> None:
 
 def test_a_margin_is_log_m_over_tau_or_the_rules_own_number() -> None:
     assert _margin({"magnitude": 2.0 * math.e, "threshold": 2.0, "score": None}) == pytest.approx(1.0)
-    assert _margin({"magnitude": None, "threshold": 0.0, "score": -0.3}) == -0.3
+    assert _margin({"magnitude": None, "threshold": 0.0, "score": 9.0, "evidence": -0.3}) == -0.3
     # a group's bar of evidence is no tau: it is infinite before the first look, and may be negative
     assert _margin({"magnitude": 2.0, "threshold": math.inf, "score": 0.5}) == 0.5
     assert _margin({"magnitude": 2.0, "threshold": -1.0, "score": 0.5}) == 0.5

@@ -1,4 +1,4 @@
-"""In a loop of one's own nobody calls ``panel.check``: too few held-out pairs are refused as soon as they are known."""
+"""In a loop of one's own nobody calls ``check``: too few held-out pairs are refused as soon as they are known."""
 
 from __future__ import annotations
 
