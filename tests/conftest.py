@@ -27,8 +27,11 @@ SEED = int(os.environ.get("MEMSIEVE_TEST_SEED", "0"))
 THREADS = int(os.environ.get("MEMSIEVE_TEST_THREADS", "1"))
 torch.set_num_threads(THREADS)
 
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as shells start what runs behind; tests of Ctrl-C need it
+# Shells ignore SIGINT in what runs behind, and nohup SIGHUP; what tests start inherits it, and some of it is to stop.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
