@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import Any
 
 import numpy as np
@@ -19,15 +20,19 @@ __all__ = ["LossBelowAverage", "RandomDrop", "Rival"]
 class Rival(VisitRule):
     """Drops a visit whose ``margin`` is above 0, whether its caption was dropped or not."""
 
+    @abstractmethod
     def margin(self, visit: Visit, loss: float, timestep: int) -> float:
         """Above 0: the visit is dropped."""
-        raise NotImplementedError
+
+    def exceeds(self, visit: Visit, reading: Reading) -> tuple[bool, float, float]:
+        """By the margin."""
+        margin = self.margin(visit, reading.values["loss"], reading.timestep)
+        return margin > 0.0, margin if math.isfinite(margin) else math.nan, 0.0
 
     def finding(self, visit: Visit, reading: Reading, standing: Standing | None) -> Finding:
-        """By the margin, of every visit."""
-        margin = self.margin(visit, reading.values["loss"], reading.timestep)
-        excess = margin if math.isfinite(margin) else math.nan
-        return Finding(margin > 0.0, excess, Reason.THRESHOLD, 0.0, reading.p_value, evidence=excess)
+        """Of every visit, evidence or not; the margin is what the ledger has as evidence."""
+        guilty, excess, threshold = self.exceeds(visit, reading)
+        return Finding(guilty, excess, Reason.THRESHOLD, threshold, reading.p_value, evidence=excess)
 
 
 class LossBelowAverage(Rival):

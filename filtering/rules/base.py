@@ -7,6 +7,7 @@ from ``VisitRule`` and give ``exceeds`` alone.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -141,7 +142,7 @@ class Rule(Protocol):
         ...
 
 
-class VisitRule:
+class VisitRule(ABC):
     """A rule that tests each visit for itself, remembers nothing and condemns nobody."""
 
     remembers = False
@@ -154,9 +155,9 @@ class VisitRule:
         self.condemned: dict[str, int] = {}
         self.latest: list[str] = []
 
+    @abstractmethod
     def exceeds(self, visit: Visit, reading: Reading) -> tuple[bool, float, float]:
         """(whether the visit fails the test, by how much, its threshold); asked of visits that are evidence."""
-        raise NotImplementedError
 
     def finding(self, visit: Visit, reading: Reading, standing: Standing | None) -> Finding:
         """By the reading alone."""
@@ -165,15 +166,15 @@ class VisitRule:
         guilty, excess, threshold = self.exceeds(visit, reading)
         return Finding(guilty, excess, Reason.THRESHOLD, threshold, reading.p_value)
 
-    def learn(self, measurement: Measurement) -> None:
+    def learn(self, measurement: Measurement) -> None:  # noqa: B027 (a rule overrides what it needs)
         """Nothing."""
 
-    def test_and_condemn(self, window: WindowEnd) -> None:
+    def test_and_condemn(self, window: WindowEnd) -> None:  # noqa: B027 (a rule overrides what it needs)
         """Nobody."""
 
     def state_dict(self) -> dict[str, Any]:
         """As of a rule that has condemned nobody."""
         return {"condemned": {}, "overfitting": False}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 (a rule overrides what it needs)
         """Nothing to restore."""

@@ -63,11 +63,9 @@ def minimize(
     dtype: Dtype = "float32",
 ) -> None:
     """Change a memorised prompt's embedding until it no longer regurgitates, and suggest other words."""
-    from memsieve.inference.charts import side_by_side
     from memsieve.inference.detect.detectors import DetectSettings
-    from memsieve.inference.minimize.draw import draw
     from memsieve.inference.minimize.edits import suggest_edits
-    from memsieve.inference.minimize.files import write_minimized
+    from memsieve.inference.minimize.files import write_minimized, write_pictures
     from memsieve.inference.minimize.minimize import minimize as minimize_prompt
     from memsieve.inference.minimize.minimize import ordinary_target
     from memsieve.inference.minimize.settings import MinimizeSettings
@@ -88,8 +86,7 @@ def minimize(
     if not all(result.met):
         warn("the target was not met for every image: more --iterations, a higher --lr, or another wording")
     if generate:
-        before, after = draw(opened, result, settings)
-        side_by_side(out / "minimize.png", {"as it was": before, "minimised": after})
+        write_pictures(out, opened, result, settings)
     out_console.print(f"written to {out}", markup=False, highlight=False)
 
 

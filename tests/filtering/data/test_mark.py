@@ -2,40 +2,16 @@
 
 from __future__ import annotations
 
-import io
-from typing import Any
-
 import pytest
-import webdataset as wds
-from PIL import Image
 
-from memsieve.filtering.data.config import DataConfig
 from memsieve.filtering.data.loader import WindowLoader
 from memsieve.filtering.data.mark import merge_states
-
-ROWS = 8
-
-SIZES = [5, 3, 6, 4, 5, 2, 7, 4]
+from tests.filtering.data.uneven import ROWS, config, write_uneven
 
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("shards")
-    number = 0
-    for shard, size in enumerate(SIZES):
-        with wds.TarWriter(str(folder / f"{shard}.tar")) as writer:
-            for _ in range(size):
-                stream = io.BytesIO()
-                Image.new("RGB", (12, 8), (number, 0, 7)).save(stream, "PNG")
-                image = b"broken" if number == 9 else stream.getvalue()
-                writer.write({"__key__": f"{number:03d}", "png": image, "txt": f"number {number}"})
-                number += 1
-    return str(folder)
-
-
-def config(path: str, **values: Any) -> DataConfig:
-    defaults = {"path": path, "resolution": 8, "held_out_fraction": 0.1, "shuffle_buffer": 3, "crop": "random"}
-    return DataConfig(**{**defaults, **values})
+    return write_uneven(tmp_path_factory.mktemp("shards"))
 
 
 def test_states_of_other_runs_are_refused(shards: str) -> None:

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
-from typing import Any
 
 import datasets
 import pytest
-from PIL import Image
 
-from memsieve.filtering.data.config import DataConfig
 from memsieve.filtering.data.folder.source import FolderSource
 from memsieve.filtering.data.loader import WindowLoader
 from memsieve.filtering.data.sources import ShardSource, open_source
 from memsieve.filtering.settings import SettingsError
-
-
-def config(**values: Any) -> DataConfig:
-    return DataConfig(**{"path": "unused", "resolution": 8, "held_out_fraction": 0.0, **values})
-
-
-def png(number: int) -> bytes:
-    stream = io.BytesIO()
-    Image.new("RGB", (8, 8), (number, 0, 7)).save(stream, "PNG")
-    return stream.getvalue()
+from tests.filtering.data.samples import config, png
 
 
 def write(root: Path, files: dict[str, bytes | str]) -> Path:

@@ -14,34 +14,16 @@ import torch
 
 from memsieve.filtering.denoisers.registry import open_denoiser
 from memsieve.inference.generate import load_pipeline
+from tests.filtering.denoisers.pickled import PARTS, only_bin, same_weights
 from tests.tiny_models import tiny_family
 
 Folder = Callable[[str], Path]
-
-PARTS = ("unet", "vae", "text_encoder")
 
 
 def only_variant(folder: Path, part: str, variant: str = "fp16") -> None:
     """Give the weights of a part the names that ``save_pretrained(variant=...)`` gives them."""
     for file in (folder / part).glob("*.safetensors"):
         file.rename(file.with_name(f"{file.stem}.{variant}.safetensors"))
-
-
-def only_bin(folder: Path, part: str, pipe: Any) -> None:
-    """Pickled weights in place of safetensors, as diffusers and transformers once saved them."""
-    for file in (folder / part).glob("*.safetensors"):
-        file.unlink()
-    name = "pytorch_model.bin" if part in ("text_encoder", "safety_checker") else "diffusion_pytorch_model.bin"
-    torch.save(getattr(pipe, part).state_dict(), folder / part / name)
-
-
-def same_weights(one: Any, two: Any, parts: tuple[str, ...] = PARTS) -> bool:
-    """Whether the parts of two pipelines hold the same values."""
-    return all(
-        torch.equal(value, getattr(two, part).state_dict()[name])
-        for part in parts
-        for name, value in getattr(one, part).state_dict().items()
-    )
 
 
 @pytest.fixture

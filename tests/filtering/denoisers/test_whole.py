@@ -14,26 +14,8 @@ from transformers import CLIPConfig, CLIPImageProcessor
 
 from memsieve.filtering.denoisers.registry import open_denoiser
 from memsieve.inference.generate import GenerateSettings, generate, load_pipeline
+from tests.filtering.denoisers.pickled import only_bin, same_weights
 from tests.tiny_models import tiny_family
-
-PARTS = ("unet", "vae", "text_encoder")
-
-
-def only_bin(folder: Path, part: str, pipe: Any) -> None:
-    """Pickled weights in place of safetensors, as diffusers and transformers once saved them."""
-    for file in (folder / part).glob("*.safetensors"):
-        file.unlink()
-    name = "pytorch_model.bin" if part in ("text_encoder", "safety_checker") else "diffusion_pytorch_model.bin"
-    torch.save(getattr(pipe, part).state_dict(), folder / part / name)
-
-
-def same_weights(one: Any, two: Any, parts: tuple[str, ...] = PARTS) -> bool:
-    """Whether the parts of two pipelines hold the same values."""
-    return all(
-        torch.equal(value, getattr(two, part).state_dict()[name])
-        for part in parts
-        for name, value in getattr(one, part).state_dict().items()
-    )
 
 
 def test_a_safety_checker_of_pickles_is_left_out_and_said(tmp_path: Path) -> None:

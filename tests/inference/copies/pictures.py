@@ -27,3 +27,10 @@ def write(folder: Path, numbers: list[int], per_shard: int = 10, broken: bool = 
             if broken and shard == 0:
                 tar.write({"__key__": "bad", "png": b"no image", "txt": b"x"})
     return folder
+
+
+def write_data(folder: Path) -> Path:
+    """28 training pictures, three of them copies of one, a broken one, and 25 held-out pictures."""
+    write(folder / "train", [*range(25), 3, 3, 3], broken=True)
+    write(folder / "held", list(range(100, 125)))
+    return folder

@@ -17,13 +17,6 @@ from memsieve.inference.resume import ImageStore
 TINY = Path(__file__).resolve().parents[3] / "assets" / "tiny-sd"
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("probe") / "data"
-    build_openmoji(folder, DatasetPlan(size=32, plant=["2x3"], limit=240))
-    return folder
-
-
 def test_planted_pairs_and_as_many_ordinary_ones_as_asked(data: Path) -> None:
     planted, ordinary = prompts_of(data, ordinary=5)
     assert [p.repeats for p in planted] == [3, 3] and [p.repeats for p in ordinary] == [1] * 5

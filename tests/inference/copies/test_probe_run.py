@@ -8,19 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from memsieve.filtering.data.openmoji import DatasetPlan, build_openmoji
 from memsieve.inference.copies.attack import AttackSettings
 from memsieve.inference.copies.probe_run import ProbeSettings, probe_dataset, probe_store
 from memsieve.inference.guided import open_model
 
 TINY = Path(__file__).parents[3] / "assets" / "tiny-sd"
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("probe") / "data"
-    build_openmoji(folder, DatasetPlan(size=32, plant=["2x3"], limit=240))
-    return folder
 
 
 def test_controls_are_attacked_beside_the_chosen_pairs(data: Path) -> None:

@@ -5,31 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-from typer.testing import CliRunner
-
-from memsieve.cli import app
-
-ROOT = Path(__file__).parents[3]
-
-
-BASE = ["--model", str(ROOT / "assets" / "tiny-sd"), "--schedule-steps", "10", "--batch", "8"]
-
-
-@pytest.fixture
-def lists(tmp_path: Path) -> tuple[Path, Path]:
-    prompts, ordinary = tmp_path / "prompts.txt", tmp_path / "ordinary.txt"
-    prompts.write_text("red apple\n\nblue car\n:cat: [bold]x[/bold] <b>y</b>\ngreen tree" + " x" * 300 + "\n")
-    ordinary.write_text(
-        "\n".join(f"{colour} {thing}" for colour in ("grey", "pink") for thing in ("cup", "dog", "sun", "ball"))
-    )
-    return prompts, ordinary
-
-
-def invoke(*words: object) -> str:
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
-    return result.output
+from tests.memsieve.cli.on_the_base import BASE, invoke
 
 
 def test_evaluate_detector(lists: tuple[Path, Path], tmp_path: Path) -> None:

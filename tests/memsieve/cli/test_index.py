@@ -4,19 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from typer.testing import CliRunner
 
 from memsieve.cli import app
-from tests.inference.copies.pictures import write
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write(folder / "train", [*range(25), 3, 3, 3], broken=True)
-    write(folder / "held", list(range(100, 125)))
-    return folder
 
 
 def test_index(shards: Path, tmp_path: Path) -> None:

@@ -4,20 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from typer.testing import CliRunner
 
 from memsieve.cli import app
 from memsieve.inference.copies.index_build import build_index
-from tests.inference.copies.pictures import picture, write
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write(folder / "train", [*range(25), 3, 3, 3], broken=True)
-    write(folder / "held", list(range(100, 125)))
-    return folder
+from tests.inference.copies.pictures import picture
 
 
 def test_verify(shards: Path, tmp_path: Path) -> None:

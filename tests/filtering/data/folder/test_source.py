@@ -4,29 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from memsieve.filtering.data.config import DataConfig
 from memsieve.filtering.data.folder.source import FolderSource
-from memsieve.filtering.data.rows import RawRow
 from memsieve.filtering.settings import SettingsError
-
-
-def config(**values: Any) -> DataConfig:
-    return DataConfig(**{"path": "unused", "resolution": 8, "held_out_fraction": 0.0, **values})
-
-
-def write(root: Path, files: dict[str, bytes | str]) -> Path:
-    for name, data in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(data.encode() if isinstance(data, str) else data)
-    return root
-
-
-def short(row: RawRow) -> tuple[str, str, int, bytes, str | None]:
-    return (row.key, row.shard, row.index, row.image, row.error if row.error else row.caption)
+from tests.filtering.data.folder.files import short, write
+from tests.filtering.data.samples import config
 
 
 class TestFolder:

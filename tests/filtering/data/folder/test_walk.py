@@ -2,47 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import pytest
-from PIL import Image
 
-from memsieve.filtering.data.config import DataConfig
 from memsieve.filtering.data.decode import decode_row
 from memsieve.filtering.data.folder.source import FolderSource
 from memsieve.filtering.settings import SettingsError
-
-
-def config(**values: Any) -> DataConfig:
-    return DataConfig(**{"path": "unused", "resolution": 8, "held_out_fraction": 0.0, **values})
-
-
-def write(root: Path, files: dict[str, bytes | str]) -> Path:
-    for name, data in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(data.encode() if isinstance(data, str) else data)
-    return root
-
-
-def png(kind: str = "PNG") -> bytes:
-    stream = io.BytesIO()
-    Image.new("RGB", (8, 8), (200, 100, 50)).save(stream, kind)
-    return stream.getvalue()
-
-
-def captions(source: FolderSource) -> dict[str, str | None]:
-    """Caption by key, or the error in its place."""
-    rows = [source.row(i) for i in range(len(source))]
-    return {row.key: row.error or row.caption for row in rows}
-
-
-def source_of(root: Path, files: dict[str, bytes | str], **values: Any) -> FolderSource:
-    return FolderSource(str(write(root, files)), config(**values))
+from tests.filtering.data.folder.files import captions, png, source_of, write
+from tests.filtering.data.samples import config
 
 
 class TestLeftOut:
