@@ -11,10 +11,11 @@ from memsieve.filtering.gone import first_gone
 from memsieve.filtering.settings import PathTexts, Settings
 from memsieve.filtering.signals import COMBINED, measured_for
 
-__all__ = ["BANK_SIZE", "DecidingName", "FilterConfig", "SignalName"]
+__all__ = ["BANK_SIZE", "DecidingName", "FilterConfig", "RuleName", "SignalName"]
 
 SignalName = Literal["magnitude", "loss_gap", "loss", "cosine", "reference_ratio", "magnitude_ratio"]
 DecidingName = Literal[SignalName, "reference_residual"]
+RuleName = Literal["evidence", "threshold", "z_score", "rank"]
 
 MEASURED_SHARE: Final = 0.75
 BANK_SIZE: Final = 2048
@@ -27,64 +28,49 @@ class FilterConfig(Settings):
 
     enabled: bool = True
     """Off: nothing is measured, every sample trains with weight 1."""
+    rule: RuleName = "evidence"
+    """Who fails the test. ``evidence``: a pair whose evidence, added up over its visits, goes beyond what held-out
+    pairs come to (``false_drop_rate``). The others test each visit for itself and condemn nobody: ``threshold``, the
+    paper's rule, whose raw signal exceeds ``threshold``; ``z_score``, whose median / MAD z-score in its t-bin does;
+    ``rank``, who ranks beyond held-out pairs' visits (``false_drop_rate``)."""
     signals: list[DecidingName] = Field(default=["reference_residual"], min_length=1)
     """What decides: one signal, or several whose calibrated z-scores are summed."""
     max_timestep: float | None = Field(default=None, gt=0.0, le=1.0)
     """Visits at a timestep beyond this share of the schedule's are trained on and are no evidence: there memorised
-    and ordinary pairs read alike, and no forward is spent. None: 0.75, and 1 with ``calibrator: fixed``, since the
+    and ordinary pairs read alike, and no forward is spent. None: 0.75, and 1 with ``rule: threshold``, since the
     paper tests at all timesteps."""
     record: list[SignalName] = ["magnitude"]
     """Signals that are measured and written down for every sample, whatever decides."""
-    calibrator: Literal["fixed", "robust", "conformal"] = "conformal"
-    """``fixed``: raw signal against ``threshold`` (Wen's tau). ``robust``: median / MAD z-score per t-bin against
-    ``threshold``. ``conformal``: rank among held-out pairs against ``false_drop_rate``."""
     threshold: float | None = Field(default=None, ge=0.0)
-    """tau for ``fixed`` (in units of the signal), z for ``robust``; not used by ``conformal``. tau belongs to one
+    """tau for ``rule: threshold`` (in units of the signal), z for ``z_score``; the others take none. tau belongs to one
     model and one latent size: the magnitude is a norm over all latent elements, not divided by their number, and so
     about doubles where the side of the picture does; it also depends on t. z holds for all of them."""
     false_drop_rate: float = Field(default=0.01, gt=0.0, lt=1.0)
-    """Share of clean pairs that may be dropped (``conformal``)."""
-    decide: Literal["group", "visit"] = "group"
-    """``group``: evidence of a pair accumulates over its visits. ``visit``: each visit for itself, as the paper."""
+    """Share of clean pairs that may be dropped (``rule: evidence``), or of their visits (``rank``)."""
     policy: Literal["observe", "drop", "reweight", "cap", "caption"] = "drop"
     """What happens to a pair that fails the test; ``observe`` only writes it down, ``caption`` trains the image
     without its caption."""
     apply: Literal["batch", "sieve"] = "batch"
     """``batch``: every sample is measured in every batch, and a weight of 0 drops it there, as the paper does.
     ``sieve``: the loader skips condemned groups before decoding, and the next sample takes their place."""
-    delay: int = Field(default=4, ge=3)
-    """``sieve``: windows from a decision to the first window that is read by it. Loader workers are up to two windows
-    ahead; the same delay without workers makes the run independent of their number."""
     score_budget: float | None = Field(default=None, gt=0.0, le=1.0)
     """``sieve``: extra forwards (held-out pairs included) as a share of what training computes, a forward and backward
     counting three. None: 0.08, or 0.012 where measured visits take no forward (``reference`` looked up). In the batch
     everything is measured, whatever it costs."""
-    score_after: int = Field(default=2, ge=0)
-    """``sieve``: visits of a group before it is measured at all."""
     reference: PathTexts = "frozen"
     """Where signals that compare with the model before fine-tuning take it from: ``frozen``, a copy of it; or audits
     of it (``memsieve audit score``), at no forward, which needs ``filter.apply: sieve``."""
     beyond: Literal["skip", "frozen"] = "skip"
     """Visits of a pair beyond the audited draws: not measured, or measured by a frozen copy."""
-    normalize: Literal["eligible", "kept"] = "eligible"
-    """Divide the weighted loss by the number of eligible samples (a weight only removes gradient) or, as the
-    paper, by the sum of weights."""
     held_out_per_window: int | None = Field(default=None, ge=1)
     """Held-out pairs scored in one go, in turn, to follow the model as it moves. None: in the batch so many that they
     take a third of a forward of the present model a window; at the loader 8, as often as ``score_budget`` allows."""
-    held_out_draws: int = Field(default=16, ge=1)
-    """(t, noise) draws of each held-out pair, taken in turn; the reference is asked once about each."""
-    half_life: float = Field(default=8.0, gt=0.0)
-    """Half-life of a group's evidence, in measured visits of the group; while it is condemned, in sweeps over the
-    held-out pairs."""
     spare_above: float | None = Field(default=0.5, ge=0.0)
-    """With ``decide: group``, a look at a group does not count while its loss lies further than this above the
+    """With ``rule: evidence``, a look at a group does not count while its loss lies further than this above the
     held-out pairs' median (in robust standard deviations of a visit; discounted mean over its measured visits): what
     the model denoises worse than most of what it never saw was not learned by heart, however much better than the base
     it has become. Only where ``signals`` measure the loss (``reference_residual``, ``loss``). None: every look
     counts."""
-    min_sweeps: int = Field(default=3, ge=1)
-    """Sweeps over the held-out pairs, and measured visits of a group, before it can be condemned."""
     max_exposures: int = Field(default=50, ge=1)
     """Policy ``cap``: how often a group may be trained on."""
     max_drop_fraction: float = Field(default=0.5, gt=0.0, le=1.0)
@@ -105,37 +91,16 @@ class FilterConfig(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> FilterConfig:
-        if self.calibrator in ("fixed", "robust") and self.threshold is None:
+        self._refuse_what_the_rule_cannot()
+        if self.policy == "caption" and self.rule != "evidence":
             raise ValueError(
-                f"filter.calibrator: {self.calibrator} needs filter.threshold "
-                f"({'tau, for example 2.0' if self.calibrator == 'fixed' else 'a z-score, for example 4.0'})"
+                "filter.policy: caption takes the caption away before a visit is measured, which needs filter.rule: "
+                f"evidence, not {self.rule}"
             )
-        if self.calibrator != "conformal" and self.decide == "group":
+        if self.apply == "sieve" and (self.policy != "drop" or self.rule != "evidence"):
             raise ValueError(
-                f"filter.calibrator: {self.calibrator} tests single visits; set filter.decide: visit, or "
-                "filter.calibrator: conformal to accumulate evidence per group"
-            )
-        if self.calibrator == "fixed" and len(self.deciding) != 1:
-            made = "".join(f"; {name} is known only beside held-out pairs" for name in self.signals if name in COMBINED)
-            raise ValueError(
-                f"filter.calibrator: fixed compares one raw signal, not {self.signals}{made}; name one signal"
-            )
-        if self.calibrator == "conformal" and self.decide == "visit":
-            needed = smallest_reference(self.false_drop_rate)
-            if needed > BANK_SIZE:
-                raise ValueError(
-                    f"filter.false_drop_rate: {self.false_drop_rate} ranks a visit among at least {needed} "
-                    f"measurements (resolution 1/(n+1)), and {BANK_SIZE} are kept; raise the rate"
-                )
-        if self.policy == "caption" and self.decide != "group":
-            raise ValueError(
-                "filter.policy: caption takes the caption away before a visit is measured, which needs filter.decide: "
-                f"group, not {self.decide}"
-            )
-        if self.apply == "sieve" and (self.policy != "drop" or self.decide != "group"):
-            raise ValueError(
-                "filter.apply: sieve skips condemned groups, which needs filter.policy: drop and filter.decide: "
-                f"group, not {self.policy} and {self.decide}; set them, or filter.apply: batch"
+                "filter.apply: sieve skips condemned groups, which needs filter.policy: drop and filter.rule: "
+                f"evidence, not {self.policy} and {self.rule}; set them, or filter.apply: batch"
             )
         if self.audits and self.apply != "sieve":
             raise ValueError(
@@ -147,12 +112,35 @@ class FilterConfig(Settings):
             raise ValueError(f"filter.never_drop and filter.always_drop both name '{sorted(both)[0]}'")
         return self
 
+    def _refuse_what_the_rule_cannot(self) -> None:
+        if self.rule in ("threshold", "z_score") and self.threshold is None:
+            raise ValueError(
+                f"filter.rule: {self.rule} needs filter.threshold "
+                f"({'tau, for example 2.0' if self.rule == 'threshold' else 'a z-score, for example 4.0'})"
+            )
+        if self.rule in ("evidence", "rank") and self.threshold is not None:
+            raise ValueError(
+                f"filter.threshold: {self.threshold} is compared by filter.rule: threshold or z_score, not by "
+                f"{self.rule}, which has filter.false_drop_rate; set the rule, or leave the threshold out"
+            )
+        if self.rule == "threshold" and len(self.deciding) != 1:
+            made = "".join(f"; {name} is known only beside held-out pairs" for name in self.signals if name in COMBINED)
+            raise ValueError(
+                f"filter.rule: threshold compares one raw signal, not {self.signals}{made}; set filter.signals to one "
+                "such as [magnitude]"
+            )
+        if self.rule == "rank" and (needed := smallest_reference(self.false_drop_rate)) > BANK_SIZE:
+            raise ValueError(
+                f"filter.false_drop_rate: {self.false_drop_rate} ranks a visit among at least {needed} "
+                f"measurements (resolution 1/(n+1)), and {BANK_SIZE} are kept; raise the rate"
+            )
+
     @property
     def measured_share(self) -> float:
         """Share of the timesteps, from 0 on, at which a visit is evidence."""
         if self.max_timestep is not None:
             return self.max_timestep
-        return 1.0 if self.calibrator == "fixed" else MEASURED_SHARE
+        return 1.0 if self.rule == "threshold" else MEASURED_SHARE
 
     @property
     def spared_below(self) -> float:

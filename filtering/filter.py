@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from memsieve.filtering.config import BANK_SIZE, FilterConfig
+from memsieve.filtering.config import BANK_SIZE, FilterConfig, RuleName
 from memsieve.filtering.evidence.calibration import T_BINS, Calibrator
 from memsieve.filtering.evidence.held_out import HeldOutPairs
 from memsieve.filtering.evidence.sharing import Standing, look_up, owner, top_groups
 from memsieve.filtering.evidence.state import local_state, restore, whole_state
-from memsieve.filtering.evidence.table import EvidenceTable
+from memsieve.filtering.evidence.table import HALF_LIFE, MIN_SWEEPS, EvidenceTable
 from memsieve.filtering.evidence.uncalibrated import Uncalibrated
 from memsieve.filtering.evidence.window import VisitRecord, WindowVisits
 from memsieve.filtering.exchange import Exchange
@@ -45,7 +45,7 @@ class MemorizationFilter:
         num_train_timesteps: T of the noise scheduler.
         exchange: collectives over ranks; the default uses the process group where there is one.
         audited: draws per pair that a looked-up reference holds; None without one.
-        rule: tests visits and condemns pairs; the one that the settings name if left out.
+        rule: tests visits and condemns pairs: a name as in the settings, or a ``Rule`` of one's own in its place.
 
     Raises:
         ValueError: settings that contradict each other. Too few held-out groups for ``false_drop_rate`` are known, and
@@ -59,13 +59,17 @@ class MemorizationFilter:
         num_train_timesteps: int = 1000,
         exchange: Exchange | None = None,
         audited: int | None = None,
-        rule: Rule | None = None,
+        rule: Rule | RuleName | None = None,
         **options: Any,
     ) -> None:
+        if isinstance(rule, str):
+            options["rule"], rule = rule, None
+        if config is not None and options:
+            raise TypeError(f"config holds all settings, and {sorted(options)[0]} was given beside it: set it there")
         self.config = config if config is not None else FilterConfig(**options)
         self.exchange = exchange or Exchange()
         self.calibrator = Calibrator(list(self.config.signals), T_BINS, num_train_timesteps, BANK_SIZE)
-        self.groups = EvidenceTable(self.config.half_life, self.config.min_sweeps)
+        self.groups = EvidenceTable(HALF_LIFE, MIN_SWEEPS)
         self.held_out = HeldOutPairs(self.config)
         self.rule = rule if rule is not None else rule_of(self.config, self.held_out)
         self.policy = Policy(self.config)
@@ -202,7 +206,7 @@ class MemorizationFilter:
         weights = torch.tensor([verdict.weight for verdict in verdicts], dtype=torch.float32)
         device = next(iter(measurement.signals.values())).device
         named = [verdict for verdict in verdicts if verdict.visit.key]
-        return Decision(weights.to(device), named, self.config.normalize, [visit.key for visit in visits])
+        return Decision(weights.to(device), named, self.rule.divides_by, [visit.key for visit in visits])
 
     @property
     def evidence_bar(self) -> float:

@@ -25,6 +25,9 @@ __all__ = ["TRAINING_COST", "Candidate", "Schedule", "WindowPlan", "candidates_o
 
 TRAINING_COST: Final = 3.0
 """Forward and backward of a sample, in forwards."""
+SCORE_AFTER: Final[int] = 2
+"""Visits of a group before it is measured at all: most groups of a large set come no oftener, and nothing is memorised
+by then."""
 BUDGET: Final = 0.08
 FREE_BUDGET: Final = 0.012
 """``score_budget`` where nothing is set, and where measured training visits take no forward."""
@@ -145,8 +148,8 @@ class Schedule:
         if self.audited is not None and not self.copies and candidate.drawn >= self.audited:
             return False
         if standing is None:
-            return self.config.score_after == 0
-        if standing.exposures < self.config.score_after:
+            return SCORE_AFTER == 0
+        if standing.exposures < SCORE_AFTER:
             return False
         gap = 1 + math.floor(standing.p_value * standing.drawn) if standing.compared else 1
         return standing.drawn == 0 or standing.exposures + 1 - standing.last_drawn >= gap

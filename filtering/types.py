@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ __all__ = [
     "NAME_BYTES",
     "Action",
     "Decision",
+    "Divisor",
     "Measurement",
     "Reason",
     "Verdict",
@@ -26,6 +27,8 @@ __all__ = [
 
 NAME_BYTES: Final = 64
 """Longest name of a group, in UTF-8: names travel between ranks as tensors of one shape."""
+Divisor = Literal["eligible", "kept"]
+"""Samples of a batch that the sum of weighted losses is divided by: all that can be trained on, or the weights."""
 KEPT_FLOOR: Final = 1e-3
 """A smaller weight is none: so a window's weights sum to 0 or to at least this, and gradients that were accumulated in
 a window without weights are exactly 0, whichever engine holds them."""
@@ -134,7 +137,7 @@ class Decision:
 
     weights: torch.Tensor
     verdicts: list[Verdict]
-    normalize: str = "eligible"
+    divides_by: Divisor = "eligible"
     keys: list[str] = field(default_factory=list)
 
     def reduce(self, losses: torch.Tensor) -> torch.Tensor:
@@ -153,7 +156,7 @@ class Decision:
         lost = ~torch.isfinite(per_sample.detach())
         self._refuse(lost if per_sample.requires_grad else lost & (weights > 0))
         kept = torch.where(weights > 0, per_sample, torch.zeros_like(per_sample)) * weights
-        count = weights.sum().clamp_min(KEPT_FLOOR) if self.normalize == "kept" else len(per_sample)
+        count = weights.sum().clamp_min(KEPT_FLOOR) if self.divides_by == "kept" else len(per_sample)
         return kept.sum() / count
 
     def _refuse(self, lost: torch.Tensor) -> None:

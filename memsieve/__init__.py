@@ -35,7 +35,7 @@ __all__ = [
     "minimize",
 ]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Loaded when first asked for: they import diffusers and transformers, which take seconds.
 _LATER = {

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from memsieve.filtering.rules import ThresholdRule
 from memsieve.filtering.settings import load_settings
 from memsieve.train.config import RunConfig
 
@@ -60,9 +61,8 @@ def test_the_papers_settings() -> None:
     """Wen et al.'s training-time mitigation: every sample, in the batch, tau = 2, mean over the kept."""
     config = load_settings(RunConfig, ROOT / "configs" / "train" / "wen2024.yaml")
     f = config.filter
-    assert (f.signals, f.calibrator, f.threshold, f.decide, f.policy, f.normalize) == (
-        ["magnitude"], "fixed", 2.0, "visit", "drop", "kept",
-    )  # fmt: skip
+    assert (f.signals, f.rule, f.threshold, f.policy) == (["magnitude"], "threshold", 2.0, "drop")
+    assert ThresholdRule.divides_by == "kept"
     assert (config.optimizer.lr, config.train.batch_size, config.train.steps) == (1e-5, 8, 20000)
     assert config.train.mixed_precision == "fp16" and config.model.ema and config.optimizer.schedule == "constant"
     soft = load_settings(RunConfig, ROOT / "configs" / "train" / "wen2024_reweight.yaml")

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-import yaml
 from typer.testing import CliRunner, Result
 
 from memsieve import MemorizationFilter
@@ -19,7 +18,7 @@ from memsieve.cli import app
 from memsieve.filtering.data.config import DataConfig
 from memsieve.filtering.data.loader import WindowLoader
 from memsieve.filtering.ledger import read_ledger
-from memsieve.filtering.settings import parse_settings
+from memsieve.filtering.settings import SettingsError, load_settings
 from memsieve.train.config import RunConfig
 from memsieve.train.session import set_up
 from tests.train.conftest import tiny_model  # noqa: F401
@@ -87,8 +86,12 @@ def test_a_checkpoint_of_a_loop_of_ones_own(old: Path) -> None:
 
 def test_an_old_run_is_not_gone_on_with_and_the_version_is_named(old: Path, tiny_model: Path) -> None:  # noqa: F811
     (old / "model").symlink_to(tiny_model)
-    raw = yaml.safe_load((old / "c.yaml").read_text())
-    raw["train"]["steps"] = 12
+    assert "1 settings taken out (filter.held_out_draws)" in run("config", "upgrade", "c.yaml").output
+    config = load_settings(RunConfig, old / "c.yaml", ["train.steps=12"])
+    with pytest.raises(SettingsError, match=r"started by memsieve 0\.1 with filter\.held_out_draws: 4, .* in 0\.1, or"):
+        set_up(config)
+    kept = old / "run" / "config.yaml"
+    kept.write_text(kept.read_text().replace("held_out_draws: 4", "held_out_draws: 16", 1))
     with pytest.raises(ValueError, match=r"written by memsieve 0\.1\.0, .* start a new run folder"):
-        set_up(parse_settings(RunConfig, raw))
+        set_up(config)
     assert (old / "run" / "summary.json").is_file(), "nothing of it was touched"

@@ -9,7 +9,7 @@ farther apart than they are, and the bar is, if anything, too high.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -23,7 +23,11 @@ from memsieve.train.draw_settings import DrawSettings
 from memsieve.train.measure import REFERENCE, Scorer
 from memsieve.train.visits import draw_visits, measurable, plain_samples
 
-__all__ = ["HeldOutTurns", "held_out_per_window"]
+__all__ = ["DRAWS", "HeldOutTurns", "held_out_per_window"]
+
+DRAWS: Final = 16
+"""(t, noise) draws of each held-out pair, taken in turn: enough to average over t, and the reference is asked once
+about each."""
 
 
 def held_out_per_window(pair_filter: MemorizationFilter, window_rows: int, held_out: int) -> int:
@@ -63,7 +67,7 @@ class HeldOutTurns:
         window_rows = config.train.batch_size * config.train.accumulation
         size = held_out_per_window(pair_filter, window_rows, len(rows))
         self.parts = [rows[start : start + size] for start in range(0, len(rows), size)]
-        self.draws = looked_up.draws if looked_up is not None else pair_filter.config.held_out_draws
+        self.draws = looked_up.draws if looked_up is not None else DRAWS
         every = denoiser.timesteps_at(torch.arange(denoiser.num_train_timesteps, device=denoiser.device))
         self.timesteps = [i for i, ok in enumerate(measurable(denoiser, every, self.settings.max_timestep)) if ok]
         if not self.timesteps:
@@ -77,7 +81,7 @@ class HeldOutTurns:
         present = 1 + len(pair_filter.deciding_passes - REFERENCE)
         first, later = (self._interval(window_rows, size, n) for n in (present + reference, present))
         # At the loader nobody can be condemned before the first comparison: until then the budget is theirs alone.
-        warm = 0 if pair_filter.schedule is None else min(pair_filter.config.min_sweeps, self.draws) * len(self.parts)
+        warm = 0 if pair_filter.schedule is None else min(pair_filter.groups.first, self.draws) * len(self.parts)
         warming = self._interval(window_rows, size, present + reference, warming=True)
         self._phases = ((warm, warming), (self.new_turns - warm, first), (math.inf, later))
         if pair_filter.schedule is not None:

@@ -11,6 +11,7 @@ from accelerate.utils import gather_object
 from rich.console import Console
 
 from memsieve.filtering.data.loader import NoUsableRowError, Window
+from memsieve.filtering.data.loader_sieve import DELAY
 from memsieve.filtering.denoisers.lora import trained_parameters
 from memsieve.train.batch import Batch, build_batches
 from memsieve.train.draw_settings import DrawSettings
@@ -203,7 +204,7 @@ def _after_window(session: Session, window: Window, batches: list[Batch], result
         session.records.note_evidence(session.step, session.filter)
         log_sweep(session)
     if session.filter is not None and session.sieve is not None:
-        session.sieve.append(session.filter.rule.latest, session.loader.ticks + session.filter.config.delay)
+        session.sieve.append(session.filter.rule.latest, session.loader.ticks + DELAY)
     session.times.append(round(seconds, 4))
     log_window(session, result)
 

@@ -54,7 +54,7 @@ def _filter_values(session: Session, result: WindowResult, magnitudes: np.ndarra
         "mem/condemned_groups": float(len(pair_filter.condemned)),
         "mem/groups_seen": float(pair_filter.n_groups),
     }
-    if np.isfinite(pair_filter.evidence_bar) and pair_filter.config.decide == "group":
+    if np.isfinite(pair_filter.evidence_bar) and pair_filter.config.rule == "evidence":
         values["mem/threshold"] = pair_filter.evidence_bar
     if len(magnitudes):
         quantiles = np.quantile(magnitudes, [0.5, 0.95, 0.99])

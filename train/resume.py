@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import yaml
 
 from memsieve.filtering.files import write_whole
-from memsieve.filtering.gone import GONE, changed_since
+from memsieve.filtering.gone import GONE, changed_since, in_todays_words
 from memsieve.filtering.settings import SettingsError
 from memsieve.train.checkpoint import load_checkpoint, remove_unfinished
 from memsieve.train.config import RunConfig
@@ -64,6 +64,7 @@ def _refuse_changes(config: RunConfig, saved: dict[str, Any], now: dict[str, Any
             f"the run in '{config.output}' was started by memsieve 0.1 with filter.{name}: {saved['filter'][name]!r}, "
             f"which is no setting any more ({GONE[name].why}): go on with it in 0.1, or name another output"
         )
+    saved = {**saved, "filter": in_todays_words(saved.get("filter") or {})}
     for section in sorted(set(now) - FREE_SECTIONS):
         for name, value in now[section].items():
             before = saved.get(section, {}).get(name)

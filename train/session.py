@@ -236,6 +236,6 @@ def _turns(
     looked_up: LookedUpReference | None,
 ) -> HeldOutTurns | None:
     """Held-out pairs are scored where something is compared with them."""
-    if pair_filter is None or pair_filter.config.calibrator == "fixed" or not held_out:
+    if pair_filter is None or pair_filter.config.rule == "threshold" or not held_out:
         return None
     return HeldOutTurns(denoiser, pair_filter, held_out, config, looked_up)

@@ -107,7 +107,7 @@ class WindowTrainer:
 
     def _score_first(self, batches: list[Batch]) -> list[Decision]:
         """The paper's mean over kept samples needs the weights of the whole window before the first backward."""
-        if self.filter is None or self.filter.config.normalize == "eligible" or len(batches) == 1:
+        if self.filter is None or self.filter.rule.divides_by == "eligible" or len(batches) == 1:
             return []
         return [self._decide(batch, None) for batch in batches]
 
@@ -117,7 +117,7 @@ class WindowTrainer:
 
     def _divisor(self, eligible: int, kept: float) -> float:
         """What the sum of a window's weighted losses is divided by, the same on all ranks."""
-        if self.filter is None or self.filter.config.normalize == "eligible":
+        if self.filter is None or self.filter.rule.divides_by == "eligible":
             return max(eligible, 1)
         return max(kept, KEPT_FLOOR)
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from memsieve.filtering.config import FilterConfig
+from memsieve.filtering.data.loader_sieve import DELAY
 from memsieve.filtering.filter import MemorizationFilter
 from memsieve.filtering.types import Measurement, Visit
 
@@ -174,7 +175,7 @@ class Run:
         self._calibrate()
         self._look(self.stream.names if filter.end_window() else names)
         if self.sieve:
-            self._pending.extend((filter.step + filter.config.delay, name) for name in filter.rule.latest)
+            self._pending.extend((filter.step + DELAY, name) for name in filter.rule.latest)
 
     def _read(self) -> list[str]:
         while self._pending and self._pending[0][0] <= self.filter.step:

@@ -13,8 +13,8 @@ __all__ = ["CASES", "METHODS", "NAMES", "Method", "filter_of"]
 
 CASES = ("planted", "nothing")
 """``nothing``: the stream that the oracle gets, each pair once a pass, for a few passes: no pair is to be dropped."""
-_VISIT_RULE = ["filter.enabled=true", "filter.signals=[loss]", "filter.record=[]", "filter.calibrator=fixed",
-    "filter.threshold=1e9", "filter.decide=visit"]  # fmt: skip
+_VISIT_RULE = ["filter.enabled=true", "filter.signals=[loss]", "filter.record=[]", "filter.rule=threshold",
+    "filter.threshold=1e9"]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,9 @@ METHODS = {
                caption_dropout=0.0),
         Method("ours_sieve", config="openmoji_sieve.yaml", score="evidence"),
         Method("dedup", settings=("filter.enabled=false",), part="dedup", score="removed"),
-        Method("iet_agc", settings=(*_VISIT_RULE, "filter.normalize=kept"), score="margin"),
-        Method("cap", settings=(*_VISIT_RULE, "filter.policy=cap"), score="exposures"),
+        Method("iet_agc", settings=tuple(_VISIT_RULE), score="margin"),
+        Method("cap", score="exposures",
+               settings=("filter.policy=cap", "filter.signals=[loss]", "filter.record=[]")),
         Method("random_tokens", config="random_tokens.yaml"),
         Method("ours_phash", config="openmoji_sieve.yaml", score="evidence", grouped=True),
         Method("ours_ratio", settings=("filter.signals=[reference_ratio]", "filter.record=[]"), score="evidence"),
@@ -70,7 +71,7 @@ METHODS = {
                settings=("filter.reference={audit}", "filter.beyond=frozen")),
         Method("tune_paper", extra=True,
                settings=("filter.signals=[magnitude]", "filter.record=[]", "filter.policy=observe",
-                         "filter.calibrator=fixed", "filter.threshold=1e9", "filter.decide=visit")),
+                         "filter.rule=threshold", "filter.threshold=1e9")),
     )
 }  # fmt: skip
 NAMES: Final = {

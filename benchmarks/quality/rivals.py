@@ -12,7 +12,7 @@ import torch
 from memsieve.filtering.data.draws import row_generator
 from memsieve.filtering.evidence.sharing import Standing
 from memsieve.filtering.rules import Finding, Reading, VisitRule
-from memsieve.filtering.types import Measurement, Reason, Visit
+from memsieve.filtering.types import Divisor, Measurement, Reason, Visit
 
 __all__ = ["LossBelowAverage", "RandomDrop", "Rival"]
 
@@ -43,6 +43,8 @@ class LossBelowAverage(Rival):
         ratio: 1.25 in the authors' code for Stable Diffusion.
         decay: 0.8 there.
     """
+
+    divides_by: Divisor = "kept"
 
     def __init__(self, ratio: float = 1.25, decay: float = 0.8, timesteps: int = 1000) -> None:
         super().__init__()

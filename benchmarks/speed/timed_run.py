@@ -11,22 +11,23 @@ from typing import Final
 import pyarrow.parquet as pq
 
 from benchmarks.common import CONFIGS, MODEL
+from memsieve.filtering import schedule
 from memsieve.filtering.data.loader import Window
 from memsieve.filtering.settings import load_settings
+from memsieve.train import held_out
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import train_window
 from memsieve.train.session import Session, set_up
 
 __all__ = ["LIMITS", "PASS_LIMITS", "VARIANTS", "TimedRun", "planted_groups"]
 
-_BATCH, _SIEVE = ["filter.apply=batch"], ["filter.apply=sieve", "filter.record=[]", "filter.score_after=0"]
+_BATCH, _SIEVE = ["filter.apply=batch"], ["filter.apply=sieve", "filter.record=[]"]
 _DEFAULT = "filter.signals=[reference_residual]"
 _AS_SHIPPED = [*_BATCH, _DEFAULT, "filter.record=[magnitude]"]
 VARIANTS: Final[dict[str, list[str]]] = {
     "no filter": ["filter.enabled=false"],
     "paper's rule": [
-        "filter.signals=[magnitude]", "filter.record=[]", "filter.calibrator=fixed", "filter.threshold=2.8",
-        "filter.decide=visit", "filter.normalize=kept",
+        "filter.signals=[magnitude]", "filter.record=[]", "filter.rule=threshold", "filter.threshold=2.8",
     ],
     "batch: magnitude": [*_BATCH, "filter.signals=[magnitude]", "filter.record=[]"],
     "batch: default signal": [*_BATCH, _DEFAULT, "filter.record=[]"],
@@ -38,9 +39,8 @@ VARIANTS: Final[dict[str, list[str]]] = {
     "sieve: looked up": [*_SIEVE, _DEFAULT, "filter.reference={audit}"],
 }  # fmt: skip
 """Overrides of configs/train/openmoji.yaml, with the settings' own defaults for what a turn of held-out pairs is.
-The budget of 0.25 is that of configs/train/openmoji_sieve.yaml, whose quality is measured. ``score_after: 0`` lets the
-sieve spend its whole budget from the first window on: the dearest phase of a run. The *first sweeps* are those in which
-held-out pairs meet draws that the reference was not yet asked about."""
+The budget of 0.25 is that of configs/train/openmoji_sieve.yaml, whose quality is measured. The *first sweeps* are those
+in which held-out pairs meet draws that the reference was not yet asked about."""
 LIMITS: Final = {
     "batch: magnitude": 1.40,
     "batch: default signal": 1.40, "batch: default signal, first sweeps": 1.40,
@@ -57,6 +57,13 @@ def planted_groups(data: Path) -> list[str]:
     """Groups that a dataset holds more than once, and are trained on."""
     rows = pq.read_table(data / "truth.parquet").to_pylist()
     return sorted({row["group"] for row in rows if row["repeats"] > 1})
+
+
+def _begin_with_the_dearest_phase(steady: bool) -> None:
+    """Let this process's sieves spend their whole budget from the first window on; where the first sweeps are not
+    timed, let them be short."""
+    vars(schedule)["SCORE_AFTER"] = 0
+    vars(held_out)["DRAWS"] = 1 if steady else 16
 
 
 class TimedRun:
@@ -77,10 +84,11 @@ class TimedRun:
             f"output={folder}", f"model.path={MODEL}", f"data.path={data / 'train'}",
             f"data.held_out_path={data / 'held_out'}", "train.steps=1000000", "validation.every=0",
             "checkpoint.every=0", "filter.held_out_per_window=null",
-            *(["filter.held_out_draws=1"] if steady else []), *[item.format(audit=audit) for item in VARIANTS[name]],
+            *[item.format(audit=audit) for item in VARIANTS[name]],
         ]  # fmt: skip
         self.name = name
         config = load_settings(RunConfig, CONFIGS / "openmoji.yaml", overrides)
+        _begin_with_the_dearest_phase(steady)
         self.session: Session = set_up(config)
         self._condemn(planted_groups(data))
         if steady:
@@ -89,7 +97,7 @@ class TimedRun:
 
     def _condemn(self, groups: list[str]) -> None:
         session = self.session
-        if session.filter is None or session.filter.config.decide != "group":
+        if session.filter is None or session.filter.config.rule != "evidence":
             return
         session.filter.condemned.update(dict.fromkeys(groups, 0))
         if session.sieve is not None:

@@ -85,7 +85,7 @@ def main() -> None:
         unet, optimizer, train_dataloader, lr_scheduler
     )
     empty_prompt = text_encoder(tokenize_captions([""]).to(accelerator.device))[0]
-    sieve = MemorizationFilter(signals=["magnitude"], calibrator="robust", threshold=4.0, decide="visit")  # +
+    sieve = MemorizationFilter(signals=["magnitude"], rule="z_score", threshold=4.0)  # +
     accelerator.register_for_checkpointing(sieve)  # + save_state and load_state take the filter along
 
     global_step, dropped, train_loss = 0, 0, 0.0

@@ -17,8 +17,11 @@ from typing import Final
 
 from memsieve.filtering.types import group_name
 
-__all__ = ["RECORD_BYTES", "Sieve", "SieveFile", "Sieved", "group_digest"]
+__all__ = ["DELAY", "RECORD_BYTES", "Sieve", "SieveFile", "Sieved", "group_digest"]
 
+DELAY: Final = 4
+"""Windows from a decision to the first one that is read by it. Loader workers are up to two windows ahead; the same
+delay without workers makes the run independent of their number."""
 _RECORD: Final = struct.Struct("<16sq")
 RECORD_BYTES: Final = _RECORD.size
 """A record: 16 bytes of digest, and 8 that hold the window times two, plus one where the group is condemned; without

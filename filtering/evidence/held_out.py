@@ -15,7 +15,15 @@ import torch
 from memsieve.filtering.config import FilterConfig
 from memsieve.filtering.conformal import conformal_p_value, critical_value, smallest_rate, smallest_reference
 from memsieve.filtering.evidence.null import Means, Ordinary
-from memsieve.filtering.evidence.table import PATHS, EvidenceTable, Life, spread_of_clean_pairs, whole_life_maxima
+from memsieve.filtering.evidence.table import (
+    HALF_LIFE,
+    MIN_SWEEPS,
+    PATHS,
+    EvidenceTable,
+    Life,
+    spread_of_clean_pairs,
+    whole_life_maxima,
+)
 
 __all__ = ["HeldOutPairs"]
 
@@ -42,7 +50,7 @@ class HeldOutPairs:
 
     def __init__(self, config: FilterConfig) -> None:
         self.config = config
-        self.table = EvidenceTable(config.half_life, config.min_sweeps)
+        self.table = EvidenceTable(HALF_LIFE, MIN_SWEEPS)
         self.sweep = 0
         self.due = False
         self._sweeps: list[dict[str, float]] = []
@@ -106,7 +114,7 @@ class HeldOutPairs:
         """Bring the whole-life maxima up to date, for up to ``fastest`` visits a sweep: all drawn anew for a longer
         life, else some at a time."""
         scores = self._scores
-        horizon, config = HORIZON, self.config
+        horizon, known = HORIZON, self.table
         while horizon < self.sweep:
             horizon *= 2
         if horizon != self._horizon:
@@ -115,7 +123,7 @@ class HeldOutPairs:
         wanted = PACES[: 1 + int(np.searchsorted(PACES, fastest))]
         for pace in sorted({*self._whole_life, *wanted}):
             before = self._whole_life.get(pace, np.zeros(0))
-            life = Life(config.half_life, pace, horizon, config.min_sweeps)
+            life = Life(known.half_life, pace, horizon, known.first)
             paths = FRESH if len(before) else PATHS
             drawn = whole_life_maxima(scores, *self.spread, life, paths=paths, seed=self.sweep)
             self._whole_life[pace] = np.concatenate([before, drawn])[-PATHS * len(scores) :]
@@ -136,7 +144,7 @@ class HeldOutPairs:
         Raises:
             ValueError: fewer groups than the rate needs.
         """
-        if self.config.calibrator == "conformal" and count < self._needed:
+        if self.config.rule in ("evidence", "rank") and count < self._needed:
             raise ValueError(
                 f"{self._too_few(count)}; hold out more (data.held_out_path, data.held_out_fraction){_rate_for(count)}"
             )
@@ -146,7 +154,7 @@ class HeldOutPairs:
         """That there are too few groups for the rate, in words, once they have all been met: two rounds brought no new
         one (the end of a sweep does not say so, where a set holds a picture twice or is drawn from at random)."""
         config, count = self.config, len(self.table)
-        compares = config.calibrator == "conformal" and config.decide == "group" and config.policy != "cap"
+        compares = config.rule == "evidence" and config.policy != "cap"
         if not compares or count >= self._needed or self._since_new < 2 * max(count, 1):
             return None
         return f"{self._too_few(count)}, so that nobody is condemned; give calibrate more of them{_rate_for(count)}"

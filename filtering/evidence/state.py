@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from memsieve.filtering.evidence.sharing import join_shares, share_of
-from memsieve.filtering.gone import GONE, changed_since
+from memsieve.filtering.gone import GONE, changed_since, in_todays_words
 
 if TYPE_CHECKING:
     from memsieve.filtering.filter import MemorizationFilter
@@ -67,6 +67,7 @@ def restore(filter: MemorizationFilter, states: list[dict[str, Any]]) -> None:
             f"the checkpoint was written by memsieve 0.1 with filter.{name}: {saved[name]!r}, which is no setting any "
             f"more ({GONE[name].why}): go on with it in 0.1, or begin anew"
         )
+    saved = in_todays_words(saved)
     changed = [name for name in mine if name not in FREE and saved.get(name) != mine[name]]
     if changed:
         first = changed[0]
@@ -89,8 +90,9 @@ def _restore_groups(filter: MemorizationFilter, states: list[dict[str, Any]]) ->
     if saved == ranks and held == [rank]:
         filter.groups.load_state_dict(states[0]["groups"])
     elif held == list(range(saved)):
-        filter.groups = share_of([state["groups"] for state in states], rank, ranks, filter.config.half_life)
-        filter.groups.first = filter.config.min_sweeps
+        first = filter.groups.first
+        filter.groups = share_of([state["groups"] for state in states], rank, ranks, filter.groups.half_life)
+        filter.groups.first = first
     else:
         whose = f"rank{'s' if len(held) > 1 else ''} {', '.join(map(str, held))} of {saved}"
         raise ValueError(

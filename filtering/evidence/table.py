@@ -39,6 +39,11 @@ Rows = slice | npt.NDArray[np.int64]
 ALL: Final = slice(None)
 PATHS: Final = 32
 """Drawn paths a held-out pair, those of earlier looks included."""
+HALF_LIFE: Final = 8.0
+"""Measured visits of a group in which its evidence halves; while it is condemned, sweeps over the held-out pairs."""
+MIN_SWEEPS: Final = 3
+"""Sweeps over the held-out pairs, and measured visits of a group, before it can be condemned: one visit's noise is as
+large as what three exposures teach."""
 _FLOATS: Final = ("sum", "w1", "w2", "evidence", "evidence_max", "p_value", "magnitude_sum", "level_sum")  # fmt: skip
 _INTS: Final = ("exposures", "trained", "scored", "dropped", "first_step", "last_step", "last_sweep", "condemned_step",
     "drawn", "last_drawn")  # fmt: skip

@@ -36,9 +36,8 @@ class Uncalibrated:
         config, count = self.config, len(self.held_out)
         if needed and config.policy != "cap" and step == PATIENCE and not count:
             warnings.warn(
-                f"no held-out pair was given in {step} windows, and filter.calibrator: conformal condemns nobody "
-                "without: call calibrate beside each batch, or set calibrator to 'robust' with a threshold and decide "
-                "to 'visit'",
+                f"no held-out pair was given in {step} windows, and filter.rule: {config.rule} drops nobody without: "
+                "call calibrate beside each batch, or set rule to 'z_score' with a threshold",
                 stacklevel=4,
             )
         if not short or self._told:

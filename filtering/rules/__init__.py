@@ -23,10 +23,10 @@ __all__ = [
 
 def rule_of(config: FilterConfig, held_out: HeldOutPairs) -> Rule:
     """The rule that the settings name."""
-    if config.decide == "group":
+    if config.rule == "evidence":
         return EvidenceRule(config, held_out)
-    if config.calibrator == "fixed":
+    if config.rule == "threshold":
         return ThresholdRule(config.deciding[0], float(config.threshold or 0.0))
-    if config.calibrator == "robust":
+    if config.rule == "z_score":
         return ZScoreRule(float(config.threshold or 0.0))
     return RankRule(config.false_drop_rate)

@@ -19,7 +19,7 @@ from memsieve.filtering.evidence.held_out import HeldOutPairs
 from memsieve.filtering.evidence.sharing import Standing
 from memsieve.filtering.evidence.table import EvidenceTable
 from memsieve.filtering.exchange import Exchange
-from memsieve.filtering.types import Measurement, Reason, Visit
+from memsieve.filtering.types import Divisor, Measurement, Reason, Visit
 
 __all__ = ["Finding", "Reading", "Rule", "VisitRule", "WindowEnd", "readings_of"]
 
@@ -107,6 +107,8 @@ class Rule(Protocol):
         remembers: pairs are tested, not visits: how each pair stands is looked up before a window.
         needs_held_out: without held-out pairs nobody fails the test.
         learns_from_training: without held-out pairs, training visits say what is ordinary.
+        divides_by: the sum of weighted losses is divided by the number of ``eligible`` samples, so that a weight only
+            removes gradient, or by the weights of those that are ``kept``, as in the paper.
         condemned: condemned pairs of all ranks and the step of each.
         latest: pairs condemned at the end of the last window.
         overfitting: the run was found to overfit as a whole.
@@ -116,6 +118,7 @@ class Rule(Protocol):
     remembers: bool
     needs_held_out: bool
     learns_from_training: bool
+    divides_by: Divisor
     condemned: dict[str, int]
     latest: list[str]
     overfitting: bool
@@ -148,6 +151,7 @@ class VisitRule(ABC):
     remembers = False
     needs_held_out = False
     learns_from_training = False
+    divides_by: Divisor = "eligible"
     overfitting = False
     spared = 0.0
 

@@ -21,7 +21,7 @@ from memsieve.filtering.evidence.sharing import Standing, gather_groups
 from memsieve.filtering.evidence.table import EvidenceTable
 from memsieve.filtering.exchange import Exchange
 from memsieve.filtering.rules.base import Finding, Reading, WindowEnd
-from memsieve.filtering.types import Measurement, Reason, Visit
+from memsieve.filtering.types import Divisor, Measurement, Reason, Visit
 
 __all__ = ["EvidenceRule"]
 
@@ -41,6 +41,7 @@ class EvidenceRule:
     remembers = True
     needs_held_out = True
     learns_from_training = False
+    divides_by: Divisor = "eligible"
 
     def __init__(self, config: FilterConfig, held_out: HeldOutPairs) -> None:
         self.config, self.held_out = config, held_out
@@ -78,7 +79,7 @@ class EvidenceRule:
     def _test_all(self, window: WindowEnd) -> Rows:
         """Learn anew what clean and ordinary pairs come to, and test all pairs: the rows that pass the bar."""
         groups, exchange, held_out = window.groups, window.exchange, self.held_out
-        if held_out.sweep < self.config.min_sweeps:
+        if held_out.sweep < groups.first:
             return NOBODY
         clean = held_out.look()
         often = groups["exposures"] >= groups.first

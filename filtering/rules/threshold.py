@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 
 from memsieve.filtering.rules.base import Reading, VisitRule
-from memsieve.filtering.types import Visit
+from memsieve.filtering.types import Divisor, Visit
 
 __all__ = ["RankRule", "ThresholdRule", "ZScoreRule"]
 
 
 class ThresholdRule(VisitRule):
-    """Wen et al. (ICLR 2024, section 5): a visit whose signal exceeds tau, at whatever t, is dropped.
+    """Wen et al. (ICLR 2024, section 5): a visit whose signal exceeds tau, at whatever t, is dropped, and the loss is
+    the mean over the others.
 
     Args:
         signal: its name.
         tau: in its units. The magnitude is a norm over all latent elements: tau fits one latent size.
     """
+
+    divides_by: Divisor = "kept"
 
     def __init__(self, signal: str, tau: float) -> None:
         super().__init__()

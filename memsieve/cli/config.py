@@ -17,7 +17,7 @@ config = PathTyper(no_args_is_help=True, help="Files of settings.")
 
 @config.command()
 def upgrade(file: Annotated[Path, typer.Argument(metavar="FILE", help="A YAML file of a run.")]) -> None:
-    """Take the settings of version 0.1 that are gone out of a file, in place; FILE.old keeps what it was."""
+    """Rewrite a file of version 0.1 in today's settings, in place; FILE.old keeps what it was."""
     from memsieve.train.upgrade import upgrade_file
 
     taken, changed = upgrade_file(file)

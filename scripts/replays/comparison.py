@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 __all__ = ["differs", "report"]
 
 _OF_TIME: Final = re.compile(
-    r"seconds|_time$|^times?$|throughput|samples_per|^created|^written|version|path|_s$|^output"
+    r"seconds|_time$|^times?$|throughput|samples_per|^created|^written|version|path|_s$|^output|^config$"
 )
-"""What of a name says that its value is no result."""
+"""What of a name says that its value is no result; nor is what settings are called in a checkpoint."""
 
 
 def report(job: str, before: Path, now: Path) -> int:

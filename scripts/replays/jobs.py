@@ -25,15 +25,20 @@ NESTED: Final = (TREE / "memsieve" / "filtering").exists()
 STEPS: Final = 20
 RUNS: Final[dict[str, tuple[int, dict[str, Any]]]] = {
     "train": (1, {"filter": {"record": ["magnitude", "loss_gap"]}, "train": {"caption_dropout": 0.1}}),
-    "reweight": (1, {"filter": {"policy": "reweight", "normalize": "kept"}, "train": {"accumulation": 2}}),
-    "paper": (1, {"filter": {"signals": ["magnitude"], "calibrator": "fixed", "threshold": 0.1, "decide": "visit"}}),
-    "robust": (1, {"filter": {"signals": ["magnitude"], "calibrator": "robust", "threshold": 0.5, "decide": "visit"}}),
-    "sieve": (1, {"filter": {"signals": ["loss"], "apply": "sieve", "score_budget": 1.0, "record": []}}),
+    "reweight": (1, {"filter": {"policy": "reweight"}, "train": {"accumulation": 2}}),
+    "paper": (1, {"filter": {"signals": ["magnitude"], "rule": "threshold", "threshold": 0.1}}),
+    "robust": (1, {"filter": {"signals": ["magnitude"], "rule": "z_score", "threshold": 0.5}}),
+    "sieve": (1, {"filter": {"signals": ["loss"], "false_drop_rate": 0.98, "apply": "sieve", "score_budget": 1.0,
+                             "record": []}, "optimizer": {"lr": 1e-3}}),
     "lora": (1, {"model": {"lora": {"rank": 2}}}),
     "two ranks": (2, {"filter": {"record": ["magnitude"]}, "train": {"batch_size": 4}}),
 }  # fmt: skip
 """Ranks and settings of the training jobs."""
 RESUMED: Final = ("train", "sieve")
+BEFORE: Final = {
+    "threshold": ("fixed", "visit", "kept"), "z_score": ("robust", "visit", "eligible"),
+    "rank": ("conformal", "visit", "eligible"),
+}  # fmt: skip
 JOBS: Final = ("stream", *RUNS, "audit", "detect")
 
 
@@ -46,6 +51,15 @@ def command(*words: str) -> None:
     """The ``memsieve`` command."""
     code = "import sys; from memsieve.cli import main; sys.argv[0] = 'memsieve'; main()"
     subprocess.run([sys.executable, "-c", code, *words], check=True)
+
+
+def in_this_trees_words(section: dict[str, Any]) -> dict[str, Any]:
+    """``section`` as the tree names it: before ``filter.rule``, three settings said what it says."""
+    if "rule" not in section or "rule" in part("filtering.config").FilterConfig.model_fields:
+        return section
+    return {name: value for name, value in section.items() if name != "rule"} | dict(
+        zip(("calibrator", "decide", "normalize"), BEFORE[section["rule"]], strict=True)
+    )
 
 
 def inputs() -> None:
@@ -67,7 +81,7 @@ def train(job: str, steps: int) -> None:
         "model": {"path": str(INPUTS / "model")},
         "data": {"path": str(INPUTS / "train"), "held_out_path": str(INPUTS / "held_out"), "resolution": 16,
                  "shuffle_buffer": 16, "streams": 4},
-        "filter": {"false_drop_rate": 0.9, "held_out_per_window": 24, "held_out_draws": 4, "spare_above": None,
+        "filter": {"false_drop_rate": 0.9, "held_out_per_window": 24, "spare_above": None,
                    "max_drop_fraction": 1.0, "ledger_kept": True},
         "train": {"steps": steps, "batch_size": 8, "seed": 3, "threads": 1, "timeout": 120},
         "optimizer": {"lr": 1e-2},
@@ -76,6 +90,7 @@ def train(job: str, steps: int) -> None:
     }  # fmt: skip
     for name, values in sections.items():
         raw[name] = {**raw.get(name, {}), **values}
+    raw["filter"] = in_this_trees_words(raw["filter"])
     Path("config.yaml").write_text(yaml.safe_dump(raw))
     launcher = [sys.executable]
     if ranks > 1:
@@ -92,9 +107,9 @@ OPTIONS: Final[dict[str, dict[str, Any]]] = {
     "reweighted": {"signals": ["loss"], "false_drop_rate": 0.1, "policy": "reweight"},
     "observed": {"signals": ["loss"], "false_drop_rate": 0.1, "policy": "observe"},
     "capped": {"signals": ["loss"], "policy": "cap", "max_exposures": 5},
-    "ranked": {"signals": ["loss"], "false_drop_rate": 0.1, "decide": "visit"},
-    "robust": {"signals": ["loss"], "calibrator": "robust", "threshold": 2.0, "decide": "visit"},
-    "fixed": {"signals": ["magnitude"], "calibrator": "fixed", "threshold": 1.3, "decide": "visit"},
+    "ranked": {"signals": ["loss"], "false_drop_rate": 0.1, "rule": "rank"},
+    "robust": {"signals": ["loss"], "rule": "z_score", "threshold": 2.0},
+    "fixed": {"signals": ["magnitude"], "rule": "threshold", "threshold": 1.3},
     "sieved": {"signals": ["loss"], "false_drop_rate": 0.1, "apply": "sieve", "score_budget": 1.0},
 }  # fmt: skip
 
@@ -131,7 +146,7 @@ def stream() -> None:
     """Windows of drawn signals through the filter, under each of ``OPTIONS``."""
     memsieve = import_module("memsieve")
     for name, options in OPTIONS.items():
-        source, sieve, said = Drawn(), memsieve.MemorizationFilter(record=[], **options), []
+        source, sieve, said = Drawn(), memsieve.MemorizationFilter(record=[], **in_this_trees_words(options)), []
         for window in range(150):
             names = source.names()
             visits = [memsieve.Visit(n, group=n, epoch=window, offset=i) for i, n in enumerate(names)]

@@ -36,7 +36,7 @@ def test_a_sample_that_is_not_finite_leaves_no_gradient_where_its_row_is_cut(bad
     states = torch.zeros(4, 6, 16)
     valid, (cut, states) = finite_rows(latents, states)
     assert valid == [True, True, True, False] and bool((cut[3] == 0).all()) and torch.equal(cut[:3], good)
-    sieve = MemorizationFilter(signals=["magnitude"], calibrator="robust", threshold=4.0, decide="visit")
+    sieve = MemorizationFilter(signals=["magnitude"], rule="z_score", threshold=4.0)
     measured = sieve.measure(Predictions(cut, cut + 1, cut), torch.full((4,), 10))
     decision = sieve.decide([Visit(key) for key in "abcd"], measured, valid)
     assert decision.weights.tolist() == [1.0, 1.0, 1.0, 0.0] and decision.verdicts[3].action is Action.FAILED

@@ -12,7 +12,7 @@ from benchmarks.false_drops.streams import Outcome, Run, Setting, simulate
 from memsieve.filtering.config import FilterConfig
 from memsieve.filtering.evidence.held_out import HeldOutPairs
 from memsieve.filtering.evidence.null import MIN_GROUPS, Means, Ordinary, ordinary_of
-from memsieve.filtering.evidence.table import EvidenceTable
+from memsieve.filtering.evidence.table import HALF_LIFE, MIN_SWEEPS, EvidenceTable
 from memsieve.filtering.exchange import Exchange
 from memsieve.filtering.rules import EvidenceRule, WindowEnd
 
@@ -96,7 +96,7 @@ def test_suspects_that_are_measured_most_are_not_taken_for_what_is_ordinary() ->
     """At the loader a schedule measures suspicious groups at every visit and ordinary ones once in a while."""
     rng = np.random.default_rng(2)
     config = FilterConfig(apply="sieve", signals=["loss"], record=[])
-    known, groups = HeldOutPairs(config), EvidenceTable(config.half_life, config.min_sweeps)
+    known, groups = HeldOutPairs(config), EvidenceTable(HALF_LIFE, MIN_SWEEPS)
     rule = EvidenceRule(config, known)
     held_out = [f"held {i}" for i in range(128)]
     for sweep in range(5):
@@ -117,7 +117,7 @@ def test_pairs_that_are_still_denoised_worse_than_most_are_spared() -> None:
     rng = np.random.default_rng(6)
     for limit, expected in ((0.5, {"learned"}), (None, {"learned", "hard"})):
         config = FilterConfig(spare_above=limit, record=[], max_drop_fraction=1.0)
-        known, groups = HeldOutPairs(config), EvidenceTable(config.half_life, config.min_sweeps)
+        known, groups = HeldOutPairs(config), EvidenceTable(HALF_LIFE, MIN_SWEEPS)
         rule = EvidenceRule(config, known)
         for sweep in range(5):
             known.observe([f"held {i}" for i in range(128)], rng.normal(size=128), sweep)

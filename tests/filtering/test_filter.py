@@ -181,8 +181,7 @@ def test_state_of_other_settings_is_refused() -> None:
 
 
 def test_wens_rule() -> None:
-    filter = MemorizationFilter(signals=["magnitude"], calibrator="fixed", threshold=8.0, decide="visit",
-                                normalize="kept")  # fmt: skip
+    filter = MemorizationFilter(signals=["magnitude"], rule="threshold", threshold=8.0)  # fmt: skip
     measured = filter.measure(batch([0.25, 4.0]), torch.tensor([10, 10]))
     decision = filter.decide([Visit("a"), Visit("b")], measured)
     assert decision.weights.tolist() == [1.0, 0.0]
@@ -205,7 +204,7 @@ def test_reweighting_spares_too() -> None:
 
 
 def test_reweight_is_tau_over_m() -> None:
-    filter = MemorizationFilter(signals=["magnitude"], calibrator="fixed", threshold=8.0, decide="visit",
+    filter = MemorizationFilter(signals=["magnitude"], rule="threshold", threshold=8.0,
                                 policy="reweight")  # fmt: skip
     decision = filter.decide([Visit("a"), Visit("b")], filter.measure(batch([0.25, 4.0]), torch.tensor([1, 1])))
     assert decision.weights.tolist() == pytest.approx([1.0, 0.5])
@@ -223,7 +222,7 @@ def test_cap_limits_exposures() -> None:
 
 
 def test_lists_overrule() -> None:
-    filter = MemorizationFilter(signals=["magnitude"], calibrator="fixed", threshold=1.0, decide="visit",
+    filter = MemorizationFilter(signals=["magnitude"], rule="threshold", threshold=1.0,
                                 never_drop=["a"], always_drop=["b"])  # fmt: skip
     decision = filter.decide([Visit("a"), Visit("b")], filter.measure(batch([9.0, 0.001]), torch.tensor([1, 1])))
     assert decision.weights.tolist() == [1.0, 0.0]
@@ -231,7 +230,7 @@ def test_lists_overrule() -> None:
 
 
 def test_a_dropped_caption_is_no_evidence() -> None:
-    filter = MemorizationFilter(signals=["magnitude"], calibrator="fixed", threshold=1.0, decide="visit")
+    filter = MemorizationFilter(signals=["magnitude"], rule="threshold", threshold=1.0)
     measured = filter.measure(batch([9.0]), torch.tensor([1]), usable=[False])
     decision = filter.decide([Visit("a")], measured)
     filter.end_window()
@@ -253,9 +252,7 @@ def test_visits_beyond_max_timestep_are_no_evidence_but_for_the_papers_rule() ->
     assert all("loss" in verdict.signals for verdict in verdicts), "what was measured is still written down"
     assert [int(filter.groups["scored"][filter.groups.row(name)]) for name in "abc"] == [1, 0, 0]
     assert make(max_timestep=1.0).measure(batch([1.0, 1.0, 1.0]), t).usable.all()
-    paper = MemorizationFilter(
-        signals=["magnitude"], record=[], calibrator="fixed", threshold=2.0, decide="visit", policy="drop"
-    )
+    paper = MemorizationFilter(signals=["magnitude"], record=[], rule="threshold", threshold=2.0, policy="drop")
     decision = paper.decide(visits, paper.measure(batch([1.0, 1.0, 1.0]), t))
     assert decision.weights.tolist() == [0.0, 0.0, 0.0]
 
@@ -297,12 +294,13 @@ def test_too_few_held_out_groups_are_refused() -> None:
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        ({"calibrator": "fixed", "decide": "visit"}, r"needs filter\.threshold"),
+        ({"rule": "threshold"}, r"needs filter\.threshold"),
         ({"threshold": -1.0}, r"'threshold' = -1\.0"),
-        ({"calibrator": "robust", "threshold": 4.0}, r"set filter\.decide: visit"),
+        ({"rule": "z_score"}, r"needs filter\.threshold \(a z-score"),
+        ({"threshold": 2.0}, r"compared by filter\.rule: threshold or z_score, not by evidence"),
         (
-            {"calibrator": "fixed", "threshold": 2.0, "decide": "visit", "signals": ["loss", "magnitude"]},
-            "name one signal",
+            {"rule": "threshold", "threshold": 2.0, "signals": ["loss", "magnitude"]},
+            r"set filter\.signals to one",
         ),
         ({"polcy": "drop"}, "did you mean 'policy'"),
         ({"never_drop": ["a"], "always_drop": ["a"]}, "both name 'a'"),
@@ -343,7 +341,7 @@ def test_a_pair_that_comes_round_rarely_accumulates_evidence_too() -> None:
 
 
 def test_ledger_is_cut_exactly_on_resume(tmp_path: Any) -> None:
-    filter = MemorizationFilter(signals=["magnitude"], calibrator="fixed", threshold=1.0, decide="visit")
+    filter = MemorizationFilter(signals=["magnitude"], rule="threshold", threshold=1.0)
     measured = filter.measure(batch([9.0]), torch.tensor([1]))
     ledger = Ledger(tmp_path / "ledger")
     for step in range(1, 7):

@@ -35,5 +35,5 @@ def test_caption_policy_takes_the_caption_of_the_condemned() -> None:
 
 
 def test_caption_policy_needs_what_is_known_before_the_visit() -> None:
-    with pytest.raises(ValueError, match=r"policy: caption .* needs filter\.decide: group"):
-        FilterConfig(policy="caption", decide="visit")
+    with pytest.raises(ValueError, match=r"policy: caption .* needs filter\.rule: evidence, not rank"):
+        FilterConfig(policy="caption", rule="rank")

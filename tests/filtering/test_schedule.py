@@ -45,18 +45,18 @@ def test_a_clean_group_is_measured_ever_more_rarely_a_suspicious_one_always() ->
 
 def test_a_spared_group_is_measured_as_its_present_evidence_deserves() -> None:
     """Its looks leave no running maximum, which is no reason to measure it at every visit."""
-    schedule = Schedule(config(score_after=0))
+    schedule = Schedule(config())
     looked = replace(standing(20, 10, 16, 0.5), evidence=2.0, evidence_max=-math.inf)
     assert not schedule.is_due(visit("a", looked)) and schedule.is_due(visit("a", replace(looked, last_drawn=15)))
     assert schedule.is_due(visit("a", replace(looked, last_drawn=20, p_value=0.01)))
 
 
 def test_who_is_not_due() -> None:
-    schedule = Schedule(config(score_after=2), audited=4)
+    schedule = Schedule(config(), audited=4)
     assert not schedule.is_due(visit("", None))
     assert not schedule.is_due(visit("a", None)), "first visits cost nothing"
     assert not schedule.is_due(visit("a", standing(5), ok=False)), "its caption was dropped"
-    assert Schedule(config(score_after=0)).is_due(visit("a", None))
+    assert not schedule.is_due(visit("a", standing(1))) and schedule.is_due(visit("a", standing(2)))
     assert schedule.is_due(visit("a", standing(5)))
     assert not schedule.is_due(visit("a", standing(5), condemned=True)), "its ruling does not hold yet, and is taken"
     assert not schedule.is_due(visit("a", standing(9, 4, 8, 0.001))), "all audited draws are used"

@@ -61,7 +61,7 @@ def test_a_signal_made_of_others_is_measured_as_those() -> None:
     assert list(got) == ["loss", "reference_ratio"]
     assert all(torch.equal(got[name], SIGNALS[name].value(p)) for name in got)
     with pytest.raises(ValidationError, match="reference_residual is known only beside held-out pairs"):
-        FilterConfig(signals=["reference_residual"], calibrator="fixed", threshold=0.1, decide="visit")
+        FilterConfig(signals=["reference_residual"], rule="threshold", threshold=0.1)
     with pytest.raises(ValidationError, match="record"):
         FilterConfig(record=["reference_residual"])
 

@@ -20,6 +20,7 @@ import webdataset
 from diffusers import DDPMScheduler
 from PIL import Image
 
+from memsieve.filtering import schedule
 from memsieve.filtering.data.rows import Row
 from memsieve.filtering.denoisers.base import Conditioning
 from memsieve.train.batch import Batch, build_batch
@@ -250,6 +251,12 @@ def run_ranks(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RankRun
         return RankRuns(folder, outcomes)
 
     return run
+
+
+@pytest.fixture
+def from_the_first_visit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sieve measures a group at once, so that a short run shows it."""
+    monkeypatch.setattr(schedule, "SCORE_AFTER", 0)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
     torchrun --nproc_per_node=2 tests/train/rank_worker.py JOBS.json
 
-A job is {"name", "config", "twist"}; a twist damages the run on purpose.
+A job is {"name", "config", "twist"}; a twist changes or damages the run on purpose.
 """
 
 from __future__ import annotations
@@ -104,9 +104,28 @@ def slow_headers_on_rank_1(session: Session) -> None:
     sources.read_shard = slowly  # type: ignore[assignment]
 
 
+def divides_by_eligible(session: Session) -> None:
+    """The threshold, with the mean over all samples."""
+    assert session.filter is not None
+    session.filter.rule.divides_by = "eligible"
+
+
+def divides_by_kept(session: Session) -> None:
+    """The threshold, with the mean over the kept samples."""
+    assert session.filter is not None and session.filter.rule.divides_by == "kept"
+
+
 TWISTS = {
     f.__name__: f
-    for f in (per_rank_mean, spoil_rank_1, infinite_loss_on_rank_1, fail_on_rank_1, slow_headers_on_rank_1)
+    for f in (
+        divides_by_eligible,
+        divides_by_kept,
+        per_rank_mean,
+        spoil_rank_1,
+        infinite_loss_on_rank_1,
+        fail_on_rank_1,
+        slow_headers_on_rank_1,
+    )
 }
 
 

@@ -25,7 +25,7 @@ from tests.tiny_models import TINY_FAMILIES, tiny_family
 from tests.train.conftest import save_tiny_model, tiny_config
 
 MakeConfig = Callable[..., RunConfig]
-RULE = {"signals": ["magnitude"], "calibrator": "fixed", "threshold": 0.5, "decide": "visit", "ledger_kept": True}
+RULE = {"signals": ["magnitude"], "rule": "threshold", "threshold": 0.5, "ledger_kept": True}
 
 
 @pytest.fixture

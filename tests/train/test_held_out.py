@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from memsieve.filtering.evidence.table import MIN_SWEEPS
+from memsieve.train import held_out
 from memsieve.train.batch import build_batch
 from memsieve.train.config import RunConfig
 from memsieve.train.draw_settings import DrawSettings
@@ -33,18 +35,19 @@ def turns_of(session: Session) -> HeldOutTurns:
 
 
 @pytest.mark.parametrize("filter", [{}, {"apply": "sieve", "record": [], "score_budget": 0.1}])
-def test_all_meet_all_their_draws_and_then_again(make_config: MakeConfig, filter: dict[str, Any]) -> None:
-    turns = turns_of(
-        set_up(make_config(filter={"held_out_per_window": 7, "held_out_draws": 3, "min_sweeps": 2, **filter}))
-    )
+def test_all_meet_all_their_draws_and_then_again(
+    make_config: MakeConfig, filter: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(held_out, "DRAWS", 4)
+    turns = turns_of(set_up(make_config(filter={"held_out_per_window": 7, **filter})))
     assert [len(part) for part in turns.parts] == [7, 7, 7, 3]
     taken = [(step, turn) for step in range(400) if (turn := turns.at(step)) is not None]
-    order = [(part, draw) for draw in range(3) for part in range(4)]
-    assert [turn for _, turn in taken[:36]] == order * 3
+    order = [(part, draw) for draw in range(4) for part in range(4)]
+    assert [turn for _, turn in taken[:32]] == order * 2
     gaps = [after[0] - before[0] for before, after in pairwise(taken)]
     # 14 forwards, and 7 once all draws were met, of 0.1 x 3 x 8 = 2.4 a window before the first comparison, then half
     expected = (1, 1, 1) if not filter else (6, 12, 6)
-    assert gaps[:8] == [expected[0]] * 8 and gaps[8:12] == [expected[1]] * 4 and set(gaps[12:]) == {expected[2]}
+    assert gaps[:12] == [expected[0]] * 12 and gaps[12:16] == [expected[1]] * 4 and set(gaps[16:]) == {expected[2]}
 
 
 def test_the_budget_is_the_held_out_pairs_until_the_first_comparison(make_config: MakeConfig) -> None:
@@ -54,7 +57,7 @@ def test_the_budget_is_the_held_out_pairs_until_the_first_comparison(make_config
     assert session.filter is not None and session.filter.schedule is not None
     schedule, window = session.filter.schedule, session.config.train.batch_size
     turns = [step for step in range(400) if turns_of(session).at(step) is not None]
-    assert schedule.warmup == turns[session.filter.config.min_sweeps * 3]  # 24 pairs, 8 a turn
+    assert schedule.warmup == turns[MIN_SWEEPS * 3]  # 24 pairs, 8 a turn
     opened = [step for step in range(400) if schedule.room(window, step)[0] > 0]
     assert opened[0] == schedule.warmup and len(opened) > 100
 
@@ -72,8 +75,9 @@ def test_a_turn_takes_a_third_of_a_forward_by_default(make_config: MakeConfig) -
     assert size(16, apply="sieve", record=[]) == 8
 
 
-def test_the_reference_is_asked_once_about_each_draw(make_config: MakeConfig) -> None:
-    filter = {"signals": ["reference_residual"], "record": [], "held_out_draws": 2, "held_out_per_window": 8}
+def test_the_reference_is_asked_once_about_each_draw(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(held_out, "DRAWS", 2)
+    filter = {"signals": ["reference_residual"], "record": [], "held_out_per_window": 8}
     session = set_up(make_config(filter=filter, train={"caption_dropout": 1.0, "steps": 10}))
     assert session.scorer is not None and session.scorer.reference is not None
     asked = rows_through(session.scorer.reference)
@@ -82,9 +86,10 @@ def test_the_reference_is_asked_once_about_each_draw(make_config: MakeConfig) ->
     assert Counter(asked) == {8: 6, 1: 10}
 
 
-def test_what_is_remembered_is_what_a_pass_says(make_config: MakeConfig) -> None:
+def test_what_is_remembered_is_what_a_pass_says(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(held_out, "DRAWS", 2)
     signals = ["loss", "reference_ratio", "magnitude_ratio"]
-    session = set_up(make_config(filter={"signals": signals, "record": [], "held_out_draws": 2}))
+    session = set_up(make_config(filter={"signals": signals, "record": []}))
     turns, scorer = turns_of(session), session.scorer
     assert scorer is not None and session.filter is not None
     seen: list[dict[str, torch.Tensor]] = []

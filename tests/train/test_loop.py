@@ -72,8 +72,7 @@ def test_same_seed_same_run_and_resumed_equals_uninterrupted(make_config: MakeCo
 
 def test_all_dropped_moves_nothing(make_config: MakeConfig) -> None:
     config = make_config(
-        filter={"signals": ["magnitude"], "calibrator": "fixed", "threshold": 0.0, "decide": "visit",
-                "normalize": "kept"},
+        filter={"signals": ["magnitude"], "rule": "threshold", "threshold": 0.0},
         train={"steps": 3, "caption_dropout": 0.0},
         optimizer={"schedule": "linear"},
     )  # fmt: skip

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from memsieve.filtering.data.openmoji import DatasetPlan, build_openmoji
 from memsieve.filtering.denoisers.lora import LORA_FILE, AdapterOff, adapter_off, trained_parameters
 from memsieve.filtering.denoisers.registry import open_denoiser
+from memsieve.filtering.evidence.table import MIN_SWEEPS
 from memsieve.filtering.ledger import read_ledger
 from memsieve.filtering.settings import SettingsError
 from memsieve.train.config import RunConfig
@@ -115,7 +116,7 @@ def test_the_adapter_off_is_a_frozen_copy(make_config: MakeConfig, tiny_model: P
 def test_dropout_is_off_where_a_batch_is_measured(make_config: MakeConfig) -> None:
     """In the training step too, whose own forward drops out: its verdicts are those of a quiet forward."""
     tau = 0.5
-    rule = {"signals": ["magnitude"], "calibrator": "fixed", "threshold": tau, "decide": "visit"}
+    rule = {"signals": ["magnitude"], "rule": "threshold", "threshold": tau}
     session = set_up(make_config(model={"lora": {**LORA, "dropout": 0.9}}, filter=rule))
     shaken(session.model)
     batch = first_batch(session)
@@ -159,7 +160,7 @@ def test_the_filter_drops_planted_pairs(make_config: MakeConfig, tmp_path: Path,
             "held_out_path": str(tmp_path / "emoji" / "held_out"),
             "resolution": 32,
         },
-        filter={"false_drop_rate": 0.02, "held_out_per_window": 16, "held_out_draws": 4, "record": []},
+        filter={"false_drop_rate": 0.02, "held_out_per_window": 16, "record": []},
         train={"steps": 26, "batch_size": 16, "caption_dropout": 0.0, "seed": seed},
         optimizer={"lr": 1e-2},
     )
@@ -168,7 +169,7 @@ def test_the_filter_drops_planted_pairs(make_config: MakeConfig, tmp_path: Path,
     summary = fit(session)
     assert session.filter is not None
     most = max(session.filter.suspects(24), key=lambda standing: standing.exposures)
-    compared = int((session.filter.groups["scored"] >= session.filter.config.min_sweeps).sum())
+    compared = int((session.filter.groups["scored"] >= MIN_SWEEPS).sum())
     assert most.exposures > 100 and compared > 30
     assert set(session.filter.condemned) == {most.group} and summary["dropped"]
     assert all(torch.equal(value, before[name]) for name, value in base_weights(session).items())
@@ -189,14 +190,15 @@ def test_a_warm_up_does_not_spoil_the_bar(make_config: MakeConfig) -> None:
     assert session.filter.held_out.ready and session.filter.evidence_bar < 30.0
 
 
+@pytest.mark.usefixtures("from_the_first_visit")
 def test_the_sieve_and_the_adapter(make_config: MakeConfig) -> None:
     """At the loader measured visits and held-out pairs are compared with the network, adapter off, too."""
-    options = {"apply": "sieve", "score_budget": 1.0, "score_after": 0, "min_sweeps": 1, "ledger_kept": True}
-    config = make_config(model={"lora": LORA}, filter=options, optimizer={"lr": 1e-2})
+    options = {"apply": "sieve", "score_budget": 1.0, "ledger_kept": True, "held_out_per_window": 24}
+    config = make_config(model={"lora": LORA}, filter=options, optimizer={"lr": 1e-2}, train={"steps": 12})
     summary = fit(set_up(config))
     ratios = [row["reference_ratio"] for row in read_ledger(config.output / "ledger").to_pylist()]
     found = [value for value in ratios if value is not None and np.isfinite(value)]
-    assert summary["updates"] == 6 and summary["remainder"] == 0 and len(found) > 4
+    assert summary["updates"] == 12 and summary["remainder"] == 0 and len(found) > 4
     assert any(abs(value) > 1e-3 for value in found)
 
 
@@ -317,7 +319,7 @@ def two_ranks(batch: int, accumulation: int) -> dict[str, Any]:
         "model": {"lora": {"rank": 4, "target_modules": ["to_k", "to_q", "to_v", "to_out.0", "conv1", "conv2"]},
                   "gradient_checkpointing": True},
         "filter": {"signals": ["loss", "reference_residual"], "false_drop_rate": 0.98, "held_out_per_window": 24,
-                   "min_sweeps": 2, "ledger_kept": True},
+                   "ledger_kept": True},
         "train": {"steps": 8, "batch_size": batch, "accumulation": accumulation},
         "optimizer": {"name": "sgd", "lr": 1.0, "weight_decay": 0.0},
         "checkpoint": {"every": 4, "export": True},

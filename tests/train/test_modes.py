@@ -20,14 +20,14 @@ pytestmark = pytest.mark.trains
 MakeConfig = Callable[..., RunConfig]
 MODES: dict[str, dict[str, Any]] = {
     "robust, every visit, reweight": {
-        "signals": ["magnitude"], "calibrator": "robust", "decide": "visit", "threshold": 0.0, "policy": "reweight",
+        "signals": ["magnitude"], "rule": "z_score", "threshold": 0.0, "policy": "reweight",
     },
     "robust, two signals, drop": {
-        "signals": ["magnitude", "loss_gap"], "calibrator": "robust", "decide": "visit", "threshold": 0.0,
+        "signals": ["magnitude", "loss_gap"], "rule": "z_score", "threshold": 0.0,
     },
     "conformal, all ratios": {"signals": ["loss", "reference_ratio", "magnitude_ratio"]},
     "conformal, cosine, cap": {"signals": ["cosine"], "policy": "cap", "max_exposures": 2},
-    "paper's rule": {"signals": ["magnitude"], "calibrator": "fixed", "threshold": 0.5, "decide": "visit"},
+    "paper's rule": {"signals": ["magnitude"], "rule": "threshold", "threshold": 0.5},
 }  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def test_observing_changes_nothing(make_config: MakeConfig) -> None:
 
 
 def test_a_condemned_pair_goes_on_without_its_caption(make_config: MakeConfig) -> None:
-    loose = {"signals": ["loss"], "record": [], "false_drop_rate": 0.98, "held_out_per_window": 12, "min_sweeps": 2,
+    loose = {"signals": ["loss"], "record": [], "false_drop_rate": 0.98, "held_out_per_window": 24,
              "ledger_kept": True}  # fmt: skip
     config = make_config("caption", filter={**loose, "policy": "caption"}, train={"steps": 14})
     session, summary = finished(config)

@@ -21,6 +21,7 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
 from memsieve.filtering.ledger import read_ledger
+from memsieve.filtering.types import Divisor
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import fit
 from memsieve.train.session import set_up
@@ -34,7 +35,8 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
 }
 TOLERANCE = {"sgd": 1e-5, "adamw": 1e-3}
 SAME = ["step", "key", "shard", "index", "group", "stream", "epoch", "offset", "action", "reason", "timestep", "weight"]
-CASES = [("sgd", "eligible", 1), ("sgd", "kept", 3), ("adamw", "eligible", 3), ("adamw", "kept", 1)]
+Case = tuple[str, Divisor, int]
+CASES: list[Case] = [("sgd", "eligible", 1), ("sgd", "kept", 3), ("adamw", "eligible", 3), ("adamw", "kept", 1)]
 SHORT = {"ddp": CASES[2:], "zero2": CASES[1:2]}
 """What the fast tier runs of it."""
 MakeConfig = Callable[..., RunConfig]
@@ -44,10 +46,10 @@ def vector(weights: dict[str, torch.Tensor]) -> torch.Tensor:
     return torch.cat([weights[name].flatten() for name in sorted(weights)])
 
 
-def settings(optimizer: str, normalize: str, accumulation: int, ranks: int, **filter: Any) -> dict[str, Any]:
+def settings(optimizer: str, accumulation: int, ranks: int, **filter: Any) -> dict[str, Any]:
     return {
-        "filter": {"signals": ["magnitude"], "calibrator": "fixed", "threshold": TAU, "decide": "visit",
-                   "normalize": normalize, "ledger_kept": True, **filter},
+        "filter": {"signals": ["magnitude"], "rule": "threshold", "threshold": TAU,
+                   "ledger_kept": True, **filter},
         "train": {"steps": 3, "batch_size": ROWS // ranks // accumulation, "accumulation": accumulation},
         "optimizer": OPTIMIZERS[optimizer],
     }  # fmt: skip
@@ -57,7 +59,7 @@ def by_history(batch: int, accumulation: int) -> dict[str, Any]:
     """Evidence per pair, loose enough that some pairs are condemned in a few steps, whatever the model."""
     return {
         "filter": {"signals": ["loss", "reference_residual"], "false_drop_rate": 0.98, "held_out_per_window": 24,
-                   "min_sweeps": 2, "ledger_kept": True},
+                   "ledger_kept": True},
         "train": {"steps": 12, "batch_size": batch, "accumulation": accumulation},
         "optimizer": {**OPTIMIZERS["sgd"], "lr": 0.3, "schedule": "constant"},
     }  # fmt: skip
@@ -66,7 +68,7 @@ def by_history(batch: int, accumulation: int) -> dict[str, Any]:
 def by_robust_scores(batch: int, accumulation: int) -> dict[str, Any]:
     """Visits among the training samples of all ranks, without held-out pairs, while the magnitudes stay as they are."""
     return {
-        "filter": {"signals": ["magnitude"], "calibrator": "robust", "threshold": 0.5, "decide": "visit",
+        "filter": {"signals": ["magnitude"], "rule": "z_score", "threshold": 0.5,
                    "ledger_kept": True},
         "data": {"held_out_path": None, "held_out_fraction": 0.0},
         "train": {"steps": 4, "batch_size": batch, "accumulation": accumulation},
@@ -76,7 +78,7 @@ def by_robust_scores(batch: int, accumulation: int) -> dict[str, Any]:
 
 def one_epoch(folder: Path, batch: int) -> dict[str, Any]:
     """One pass over shards of 16, 16, 16 and 4 samples: the last window is half full, and rank 1 has nothing in it."""
-    sections = settings("sgd", "eligible", 1, 1)
+    sections = settings("sgd", 1, 1)
     return {**sections, "data": {"path": str(folder), "shuffle_buffer": 0},
             "train": {"epochs": 1, "steps": None, "batch_size": batch}}  # fmt: skip
 
@@ -89,11 +91,13 @@ class Alone:
     start: torch.Tensor
     done: dict[str, tuple[torch.Tensor, pa.Table]]
 
-    def run(self, optimizer: str, normalize: str, name: str = "", **filter: Any) -> tuple[torch.Tensor, pa.Table]:
-        name = name or f"one-{optimizer}-{normalize}"
+    def run(self, optimizer: str, divides_by: Divisor, name: str = "", **filter: Any) -> tuple[torch.Tensor, pa.Table]:
+        name = name or f"one-{optimizer}-{divides_by}"
         if name not in self.done:
-            config = self.make_config(name, **settings(optimizer, normalize, 1, 1, **filter))
+            config = self.make_config(name, **settings(optimizer, 1, 1, **filter))
             session = set_up(config)
+            assert session.filter is not None
+            session.filter.rule.divides_by = divides_by
             fit(session)
             self.done[name] = vector(session.model.state_dict()), read_ledger(config.output / "ledger")
         return self.done[name]
@@ -132,14 +136,20 @@ def make_job(make_pass_config: MakeConfig) -> Callable[..., dict[str, Any]]:
     return job
 
 
+def of_case(make_job: Any, case: Case, label: str) -> Any:
+    """A job of ``CASES`` on two ranks."""
+    optimizer, divides_by, accumulation = case
+    name = "-".join(map(str, case))
+    return make_job(name, f"{label}-{name}", f"divides_by_{divides_by}", **settings(optimizer, accumulation, 2))
+
+
 def short(run_ranks: Any, make_job: Any, engine: str, whole: bool, label: str) -> Any:
     """Some of the cases under ``engine``; with ``whole`` the history, robust scores and the control too."""
-    cases = [("-".join(map(str, case)), settings(*case, 2)) for case in SHORT[engine]]
-    jobs = [make_job(name, f"{label}-{name}", **sections) for name, sections in cases]
+    jobs = [of_case(make_job, case, label) for case in SHORT[engine]]
     if whole:
         jobs.append(make_job("history", f"{label}-history", **by_history(6, 2)))
         jobs.append(make_job("robust", f"{label}-robust", **by_robust_scores(6, 2)))
-        jobs.append(make_job("control", f"{label}-control", "per_rank_mean", **settings("sgd", "kept", 1, 2)))
+        jobs.append(make_job("control", f"{label}-control", "per_rank_mean", **settings("sgd", 1, 2)))
     return run_ranks(engine, jobs)
 
 
@@ -168,18 +178,18 @@ def two(
         made: dict[str, Any] = make_job(name, f"{engine}-{name}", *more, **sections)
         return made
 
-    jobs = [job(f"{o}-{n}-{a}", **settings(o, n, a, 2)) for o, n, a in CASES]
+    jobs = [of_case(make_job, case, engine) for case in CASES]
     jobs += [
-        job("per-rank-mean", "per_rank_mean", **settings("sgd", "kept", 1, 2)),
-        job("rank-1-drops-all", **settings("adamw", "kept", 1, 2, threshold=1e9, always_drop=of_rank_1)),
-        job("all-drop", **settings("adamw", "kept", 3, 2, threshold=0.0, always_drop=[f"{i:05d}" for i in range(64)]
+        job("per-rank-mean", "per_rank_mean", **settings("sgd", 1, 2)),
+        job("rank-1-drops-all", **settings("adamw", 1, 2, threshold=1e9, always_drop=of_rank_1)),
+        job("all-drop", **settings("adamw", 3, 2, threshold=0.0, always_drop=[f"{i:05d}" for i in range(64)]
                                    + [f"copy{i:04d}" for i in range(24)])),
-        job("bad-counted", "spoil_rank_1", data={"max_bad": 1}, **settings("sgd", "eligible", 1, 2)),
-        job("bad-refused", "spoil_rank_1", **settings("sgd", "eligible", 1, 2)),
+        job("bad-counted", "spoil_rank_1", data={"max_bad": 1}, **settings("sgd", 1, 2)),
+        job("bad-refused", "spoil_rank_1", **settings("sgd", 1, 2)),
         job("uneven", **one_epoch(uneven, 4)),
-        job("loss-infinite", "infinite_loss_on_rank_1", **settings("sgd", "eligible", 1, 2)),
+        job("loss-infinite", "infinite_loss_on_rank_1", **settings("sgd", 1, 2)),
     ]  # fmt: skip
-    exported = settings("adamw", "kept", 3, 2)
+    exported = settings("adamw", 3, 2)
     exported["optimizer"] = {**OPTIMIZERS["adamw"], "schedule": "constant"}  # a linear one ends with the run
     exported["validation"] = {"prompts": ["pair 1"], "sampling_steps": 2, "every": 2, "held_out_pairs": 8}
     exported["checkpoint"] = {"every": 2, "export": True}
@@ -249,15 +259,17 @@ def test_robust_scores_are_those_of_one_process(few: Any, alone: Alone) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("optimizer", "normalize", "accumulation"), CASES)
-def test_two_ranks_are_one_process(two: Any, alone: Alone, optimizer: str, normalize: str, accumulation: int) -> None:
-    compare(two, alone, optimizer, normalize, accumulation)
+@pytest.mark.parametrize(("optimizer", "divides_by", "accumulation"), CASES)
+def test_two_ranks_are_one_process(
+    two: Any, alone: Alone, optimizer: str, divides_by: Divisor, accumulation: int
+) -> None:
+    compare(two, alone, optimizer, divides_by, accumulation)
 
 
-def compare(two: Any, alone: Alone, optimizer: str, normalize: str, accumulation: int) -> None:
+def compare(two: Any, alone: Alone, optimizer: str, divides_by: Divisor, accumulation: int) -> None:
     """The same verdicts on every sample, each read once, and the same update."""
-    name = f"{optimizer}-{normalize}-{accumulation}"
-    one, ledger = alone.run(optimizer, normalize)
+    name = f"{optimizer}-{divides_by}-{accumulation}"
+    one, ledger = alone.run(optimizer, divides_by)
     mine = read_ledger(config_of(two, name) / "ledger")
     assert mine.select(SAME).equals(ledger.select(SAME)), "verdicts differ"
     assert {"keep", "drop"} == set(mine["action"].to_pylist()), "some but not all are dropped"

@@ -111,8 +111,8 @@ def test_a_window_without_one_finite_sample_is_not_the_end_of_the_data(
 def all_condemned(path: Path, batch: int) -> dict[str, Any]:
     """A sieve that soon lets nothing through."""
     sections = plain(path, train={"steps": 500, "batch_size": batch}, checkpoint={"export": True})
-    sections["filter"] = {"apply": "sieve", "signals": ["loss"], "record": [], "score_budget": 1.0, "score_after": 0,
-                          "false_drop_rate": 0.98, "held_out_per_window": 24, "min_sweeps": 1,
+    sections["filter"] = {"apply": "sieve", "signals": ["loss"], "record": [], "score_budget": 1.0,
+                          "false_drop_rate": 0.98, "held_out_per_window": 24,
                           "max_drop_fraction": 1.0, "spare_above": None,
                           "always_drop": [f"{number:05d}" for number in range(8, COUNT)]}  # fmt: skip
     return sections

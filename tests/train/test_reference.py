@@ -40,7 +40,7 @@ def audit(tiny_model: Path, shards: Path, tmp_path_factory: pytest.TempPathFacto
 
 def sections(audit: str, **filter: Any) -> dict[str, Any]:
     base = {"apply": "sieve", "reference": audit, "signals": ["reference_ratio", "magnitude_ratio"], "record": [],
-            "false_drop_rate": 0.2, "score_after": 0, "score_budget": 1.0, "ledger_kept": True}  # fmt: skip
+            "false_drop_rate": 0.2, "score_budget": 1.0, "ledger_kept": True}  # fmt: skip
     return {"filter": {**base, **filter}, "train": {"steps": 8}}
 
 
@@ -83,6 +83,7 @@ def forwards(session: Session) -> list[tuple[str, int]]:
     return counted
 
 
+@pytest.mark.usefixtures("from_the_first_visit")
 def test_training_pays_no_forward_for_it(make_config: MakeConfig, audit: str) -> None:
     config = make(make_config, "run", audit, signals=["reference_residual"])
     config.validation.held_out_pairs = 0

@@ -28,13 +28,11 @@ def test_there_is_one_filter_and_one_exchange(make_config: MakeConfig) -> None:
     assert session.trainer.model is session.model and session.trainer.optimizer is session.optimizer
 
 
-@pytest.mark.parametrize("calibrator", ["conformal", "fixed"])
-def test_held_out_pairs_have_turns_where_something_is_compared_with_them(
-    make_config: MakeConfig, calibrator: str
-) -> None:
-    fixed = {"signals": ["magnitude"], "calibrator": "fixed", "threshold": 1.0, "decide": "visit"}
-    session = set_up(make_config(filter=fixed if calibrator == "fixed" else {}))
-    assert (session.turns is None) == (calibrator == "fixed") and len(session.held_out) == 24
+@pytest.mark.parametrize("rule", ["evidence", "threshold"])
+def test_held_out_pairs_have_turns_where_something_is_compared_with_them(make_config: MakeConfig, rule: str) -> None:
+    fixed = {"signals": ["magnitude"], "rule": "threshold", "threshold": 1.0}
+    session = set_up(make_config(filter=fixed if rule == "threshold" else {}))
+    assert (session.turns is None) == (rule == "threshold") and len(session.held_out) == 24
 
 
 @pytest.mark.parametrize("lora", [None, {"rank": 2}])

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from memsieve.filtering.data.loader_sieve import RECORD_BYTES, group_digest
+from memsieve.filtering.data.loader_sieve import DELAY, RECORD_BYTES, group_digest
 from memsieve.filtering.ledger import read_ledger
 from memsieve.filtering.types import Reason
 from memsieve.train.config import RunConfig
@@ -23,8 +23,8 @@ from memsieve.train.session import set_up
 
 pytestmark = pytest.mark.trains
 MakeConfig = Callable[..., RunConfig]
-LOOSE: dict[str, Any] = {"apply": "sieve", "signals": ["loss"], "record": [], "score_after": 0, "score_budget": 1.0,
-                         "false_drop_rate": 0.98, "held_out_per_window": 12, "min_sweeps": 2,
+LOOSE: dict[str, Any] = {"apply": "sieve", "signals": ["loss"], "record": [], "score_budget": 1.0,
+                         "false_drop_rate": 0.98, "held_out_per_window": 24,
                          "ledger_kept": True}  # fmt: skip
 """Loose enough that some pairs are condemned in a few steps; measuring is free, so that the schedule does not
 depend on the number of ranks."""
@@ -81,7 +81,7 @@ def test_skipped_at_the_loader_the_same_with_workers_and_after_a_resume(make_con
     condemned = dict(zip(groups["group"].to_pylist(), groups["condemned_step"].to_pylist(), strict=True))
     names = {group_digest(name): name for name in condemned}
     for digest, turn, _ in rulings((whole.output / "sieve/rank0.bin").read_bytes()):
-        assert turn == turns[condemned[names[digest]]] + whole.filter.delay, "no worker can have read so far"
+        assert turn == turns[condemned[names[digest]]] + DELAY, "no worker can have read so far"
         first = [row["step"] for row in rows if row["group"] == names[digest] and row["reason"] == Reason.SKIPPED]
         assert all(turns[step] >= turn for step in first)
         later = [row["reason"] for row in rows if row["group"] == names[digest] and turns[row["step"] - 1] >= turn]
@@ -114,7 +114,7 @@ def test_always_and_never_drop_reach_the_loader(make_config: MakeConfig) -> None
 
 
 def test_what_the_sieve_cannot_do_is_refused(make_config: MakeConfig) -> None:
-    for option, value in {"policy": "reweight", "decide": "visit"}.items():
+    for option, value in {"policy": "reweight", "rule": "rank"}.items():
         with pytest.raises(ValueError, match=r"filter\.apply: sieve skips condemned groups, which needs"):
             make_config(filter={"apply": "sieve", option: value})
 
@@ -148,7 +148,7 @@ def test_two_ranks_sift_alike(make_shared_config: Callable[..., RunConfig], run_
     assert done.outcomes[0]["first"]["summary"]["remainder"] == 0
 
 
-LOOSER: dict[str, Any] = {"false_drop_rate": 0.9, "delay": 3, "max_drop_fraction": 1.0, "held_out_per_window": 24}
+LOOSER: dict[str, Any] = {"false_drop_rate": 0.9, "max_drop_fraction": 1.0, "held_out_per_window": 24}
 SPENT: dict[str, Any] = {"signals": ["loss", "magnitude_ratio"], "record": []}
 """A measured visit takes three extra forwards, one of the model in training: half a budget of 1 pays for two of four
 rows."""
@@ -161,7 +161,7 @@ def under_ddp(make_shared_config: Callable[..., RunConfig], run_ranks: Callable[
 
 
 def two_ranks(make: Callable[..., RunConfig], run_ranks: Callable[..., Any], engine: str) -> tuple[Any, RunConfig]:
-    part = sections(**SPENT, **LOOSER, min_sweeps=1)
+    part = sections(**SPENT, **LOOSER)
     part["train"] = {"steps": 48, "batch_size": 4}
     config = make(f"spent-{engine}", **part, data={"held_out_max": 12})
     return run_ranks(engine, [{"name": "run", "config": config.model_dump(mode="json"), "twist": ""}]), config

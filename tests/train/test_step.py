@@ -10,6 +10,7 @@ import pytest
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
 
+from memsieve.filtering.types import Divisor
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import fit, window_batches
 from memsieve.train.optimizers import make_optimizer
@@ -48,8 +49,7 @@ def test_min_snr_goes_with_drops(
     model_path = tiny_model if prediction_type == "epsilon" else tiny_v_model
     config = make_config(
         model={"path": str(model_path)},
-        filter={"signals": ["magnitude"], "calibrator": "fixed", "threshold": 1.0, "decide": "visit",
-                "normalize": "kept"},
+        filter={"signals": ["magnitude"], "rule": "threshold", "threshold": 1.0},
         train={"steps": 1, "snr_gamma": 5.0, "caption_dropout": 0.0},
     )  # fmt: skip
     config.filter.threshold = middle_magnitude(config)
@@ -70,17 +70,18 @@ def test_min_snr_goes_with_drops(
     assert result.loss == pytest.approx(float((losses * kept).sum() / kept.sum()), rel=1e-5)
 
 
-@pytest.mark.parametrize("normalize", ["eligible", "kept"])
-def test_accumulation_does_not_change_the_update(make_config: MakeConfig, normalize: str) -> None:
+@pytest.mark.parametrize("divides_by", ["eligible", "kept"])
+def test_accumulation_does_not_change_the_update(make_config: MakeConfig, divides_by: Divisor) -> None:
     def weights(name: str, batch: int, accumulation: int) -> tuple[torch.Tensor, torch.Tensor, Any]:
         config = make_config(
             name,
-            filter={"signals": ["magnitude"], "calibrator": "fixed", "threshold": 0.5, "decide": "visit",
-                    "normalize": normalize},
+            filter={"signals": ["magnitude"], "rule": "threshold", "threshold": 0.5},
             train={"steps": 2, "batch_size": batch, "accumulation": accumulation},
             optimizer={"name": "sgd", "lr": 0.1, "weight_decay": 0.0},
         )  # fmt: skip
         session = set_up(config)
+        assert session.filter is not None
+        session.filter.rule.divides_by = divides_by
         start = torch.cat([p.detach().flatten().clone() for p in session.model.parameters()])
         summary = fit(session)
         return start, torch.cat([p.detach().flatten() for p in session.model.parameters()]), summary

@@ -312,7 +312,7 @@ def test_a_half_precision_network_under_deepspeed_takes_float32(name: str) -> No
 def test_two_ranks_are_one_process(engine: str, run_ranks: Any, make: Make) -> None:
     """Filtered by the raw reference ratio, so that some are dropped: two ranks of 4 give the update of one of 8."""
     # Not 0: at the first step the model is its own reference, and float noise would decide.
-    rule = {"signals": ["reference_ratio"], "calibrator": "fixed", "threshold": 1e-4, "decide": "visit"}
+    rule = {"signals": ["reference_ratio"], "rule": "threshold", "threshold": 1e-4}
     jobs, alone, dropped, outputs = [], {}, {}, {}
     for name in TINY_FAMILIES:
         filter = {**rule, "record": ["loss"] if name == "flux" else ["loss", "magnitude"]}

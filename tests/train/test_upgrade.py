@@ -1,4 +1,4 @@
-"""Run files of version 0.1 lose what is gone, and nothing else."""
+"""Run files of version 0.1 come into today's words, and nothing else of them changes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from memsieve.cli import app
 from memsieve.filtering.settings import SettingsError, load_settings
 from memsieve.train.config import RunConfig
-from memsieve.train.upgrade import upgrade_file, without_gone
+from memsieve.train.upgrade import rewritten, upgrade_file
 
 OLD = """# a run
 output: runs/x
@@ -21,7 +21,10 @@ data:
 filter:
   # what decides
   false_drop_rate: 0.02   # kept
+  calibrator: robust      # median and MAD
   t_bins: 10
+  decide: visit
+  threshold: 4.0
   softness: 2.0           # steeper
   retest_every: 16
 train: {steps: 5, batch_size: 4}
@@ -35,7 +38,8 @@ def written(folder: Path, text: str) -> Path:
 
 
 def test_what_is_gone_goes_and_comments_and_other_sections_stay() -> None:
-    found = without_gone(OLD)
+    found = rewritten(OLD, "z_score")
+    assert "  rule: z_score\n  threshold: 4.0\n" in found and "calibrator:" not in found and "decide:" not in found
     assert "t_bins" not in found and "softness" not in found and "retest_every" not in found
     assert "# what decides" in found and "horizon: 3  # not ours" in found and "# kept" in found
 
@@ -43,13 +47,17 @@ def test_what_is_gone_goes_and_comments_and_other_sections_stay() -> None:
 def test_a_file_is_rewritten_and_what_no_longer_holds_is_said(tmp_path: Path) -> None:
     text = OLD.replace("  horizon: 3  # not ours\n", "")
     path = written(tmp_path, text)
-    with pytest.raises(SettingsError, match=r"filter\.t_bins is gone: .*memsieve config upgrade FILE"):
+    with pytest.raises(
+        SettingsError,
+        match=r"filter\.calibrator is gone: .* Set filter\.rule: z_score in its place; .*memsieve config upgrade FILE",
+    ):
         load_settings(RunConfig, path)
     done = CliRunner().invoke(app, ["config", "upgrade", str(path)])
     assert done.exit_code == 0, done.output
-    assert "3 settings taken out (filter.t_bins, filter.softness, filter.retest_every)" in done.output
+    assert "5 settings taken out (filter.calibrator, filter.t_bins, filter.decide," in done.output
     assert "filter.softness: 2.0 holds no more" in done.output
-    assert load_settings(RunConfig, path).filter.false_drop_rate == 0.02
+    section = load_settings(RunConfig, path).filter
+    assert (section.false_drop_rate, section.rule, section.threshold) == (0.02, "z_score", 4.0)
     assert (tmp_path / "old.yaml.old").read_text() == text
     assert upgrade_file(path) == ([], [])
 
@@ -61,6 +69,16 @@ def test_what_stands_on_no_line_of_its_own_is_said(tmp_path: Path, section: str)
     with pytest.raises(SettingsError, match=r"filter\.t_bins does not stand on a line of its own.*by hand"):
         upgrade_file(path)
     assert path.read_text() == text
+
+
+def test_a_divisor_that_no_rule_has_is_said(tmp_path: Path) -> None:
+    """0.1 divided by the eligible samples where nothing was set, also under the paper's rule."""
+    paper = "output: runs/x\nmodel: {path: a}\ndata: {path: b}\ntrain: {steps: 5}\nfilter:\n  signals: [magnitude]\n"
+    path = written(tmp_path, f"{paper}  calibrator: fixed\n  decide: visit\n  threshold: 2.0\n")
+    taken, changed = upgrade_file(path)
+    assert taken == ["filter.calibrator", "filter.decide"] and load_settings(RunConfig, path).filter.rule == "threshold"
+    (said,) = changed
+    assert said.startswith("filter.normalize: 'eligible' holds no more: rule threshold divides the loss by the kept")
 
 
 def test_a_file_that_is_no_runs_is_left_alone(tmp_path: Path) -> None:

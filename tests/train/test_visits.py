@@ -136,10 +136,11 @@ def test_plain_samples_keep_their_captions_and_take_positions_of_others() -> Non
 
 
 def at_the_loader(**options: Any) -> MemorizationFilter:
-    shared = {"apply": "sieve", "record": [], "score_after": 0, "score_budget": 1.0}
+    shared = {"apply": "sieve", "record": [], "score_budget": 1.0}
     return MemorizationFilter(**{**shared, "signals": ["loss"], **options})
 
 
+@pytest.mark.usefixtures("from_the_first_visit")
 def test_a_plan_changes_no_draw_and_nothing_is_drawn_twice(made: Counter[tuple[Any, ...]]) -> None:
     plain = trained(*range(8))
     once = dict(made)
@@ -160,6 +161,7 @@ class Audit:
         return VisitDraw(777, torch.full(shape, float(visit)), torch.full(shape, float(content[1:])))
 
 
+@pytest.mark.usefixtures("from_the_first_visit")
 def test_what_is_measured_takes_the_audits_draws_and_the_rest_its_own(made: Counter[tuple[Any, ...]]) -> None:
     plain = trained(*range(8))
     made.clear()

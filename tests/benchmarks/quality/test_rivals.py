@@ -29,9 +29,7 @@ def test_iet_agc_skips_losses_far_below_the_average_at_their_timestep() -> None:
 
 
 def test_a_rival_decides_a_whole_batch_before_it_learns_from_it() -> None:
-    config = FilterConfig(
-        signals=["loss"], record=[], calibrator="fixed", threshold=1e9, decide="visit", normalize="kept"
-    )
+    config = FilterConfig(signals=["loss"], record=[], rule="threshold", threshold=1e9)
     rule = LossBelowAverage(timesteps=1000)
     rule.average[7] = 0.5
     rival = MemorizationFilter(config, rule=rule)

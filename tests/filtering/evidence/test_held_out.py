@@ -81,12 +81,12 @@ def test_a_filter_that_is_never_calibrated_says_so_and_the_way_out_needs_no_held
     assert len(told) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        run([], calibrator="robust", threshold=4.0, decide="visit")
+        run([], rule="z_score", threshold=4.0)
         run([], policy="cap")
         run(names(99), rounds=1)
 
 
 def test_a_bank_that_cannot_express_the_rate_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"at least 9999 measurements .* and 2048 are kept; raise the rate"):
-        parse_settings(FilterConfig, {"decide": "visit", "false_drop_rate": 0.0001})
-    parse_settings(FilterConfig, {"decide": "visit", "false_drop_rate": 0.0005})
+        parse_settings(FilterConfig, {"rule": "rank", "false_drop_rate": 0.0001})
+    parse_settings(FilterConfig, {"rule": "rank", "false_drop_rate": 0.0005})

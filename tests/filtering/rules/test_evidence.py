@@ -10,7 +10,7 @@ import pytest
 
 from memsieve.filtering.config import FilterConfig
 from memsieve.filtering.evidence.held_out import HeldOutPairs
-from memsieve.filtering.evidence.table import EvidenceTable
+from memsieve.filtering.evidence.table import HALF_LIFE, MIN_SWEEPS, EvidenceTable
 from memsieve.filtering.exchange import Exchange
 from memsieve.filtering.rules import EvidenceRule, Reading, WindowEnd
 from memsieve.filtering.types import Reason, Visit
@@ -25,7 +25,7 @@ class Case:
     def __init__(self, **options: object) -> None:
         self.config = FilterConfig(signals=["loss"], record=[], **{"max_drop_fraction": 1.0, **options})
         self.held_out = HeldOutPairs(self.config)
-        self.groups = EvidenceTable(self.config.half_life, self.config.min_sweeps)
+        self.groups = EvidenceTable(HALF_LIFE, MIN_SWEEPS)
         self.rule = EvidenceRule(self.config, self.held_out)
         self.step = 0
         rng = np.random.default_rng(3)
@@ -79,8 +79,8 @@ def test_the_most_evident_are_condemned_up_to_the_share_and_a_person_is_told() -
     assert "3 of 4 groups pass the bar, more than filter.max_drop_fraction: 0.5" in " ".join(told)
 
 
-def test_a_group_needs_as_many_visits_as_the_settings_say() -> None:
-    case = Case(min_sweeps=3)
+def test_a_group_needs_three_visits() -> None:
+    case = Case()
     case.visit(bad=9.0, times=2)
     case.end()
     assert case.rule.condemned == {}
