@@ -33,6 +33,7 @@ THE_FILTER: Final = (
     "filtering/rules/threshold.py",
     "filtering/evidence/calibration.py",
     "filtering/evidence/held_out.py",
+    "filtering/evidence/history.py",
     "filtering/evidence/key_index.py",
     "filtering/evidence/null.py",
     "filtering/evidence/sharing.py",

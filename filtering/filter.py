@@ -19,7 +19,8 @@ import torch
 from memsieve.filtering.config import BANK_SIZE, FilterConfig, RuleName
 from memsieve.filtering.evidence.calibration import T_BINS, Calibrator
 from memsieve.filtering.evidence.held_out import HeldOutPairs
-from memsieve.filtering.evidence.sharing import Standing, look_up, owner, top_groups
+from memsieve.filtering.evidence.history import measured_of, remember
+from memsieve.filtering.evidence.sharing import Standing, look_up, top_groups
 from memsieve.filtering.evidence.state import local_state, restore, whole_state
 from memsieve.filtering.evidence.table import HALF_LIFE, MIN_SWEEPS, EvidenceTable
 from memsieve.filtering.evidence.uncalibrated import Uncalibrated
@@ -186,20 +187,14 @@ class MemorizationFilter:
         for i, (visit, reading) in enumerate(zip(visits, readings, strict=True)):
             if valid is not None and not valid[i]:
                 verdicts.append(Verdict(visit, 0.0, Action.FAILED, Reason.BAD_INPUT, reading.timestep))
-                nothing = np.full_like(evidence[i], np.nan)  # or training visits would calibrate by what stands for it
-                record = VisitRecord("", math.nan, math.nan, 0.0, reading.timestep, False, nothing.tolist())
-                self._visits.add(NOBODY, record)
+                self._visits.add(NOBODY, VisitRecord.of_nobody(reading.timestep, len(evidence[i])))
                 continue
             standing = (self._known or {}).get(visit.identity)
             finding = self.rule.finding(visit, reading, standing)
             verdict = self.policy.verdict(visit, reading, finding, standing)
             verdicts.append(verdict)
             drawn = measurement.drawn is not None and bool(measurement.drawn[i])
-            magnitude = reading.values.get("magnitude", math.nan)
-            record = VisitRecord(
-                visit.identity, reading.score, magnitude, verdict.weight, reading.timestep, drawn, evidence[i].tolist()
-            )
-            self._visits.add(visit, record)
+            self._visits.add(visit, VisitRecord.of(verdict, drawn, evidence[i].tolist()))
         self.rule.learn(measurement)
         if not begun:
             self._known = None
@@ -225,7 +220,10 @@ class MemorizationFilter:
             ValueError: on all ranks, where all held-out groups have been met and are too few for ``false_drop_rate``;
                 ``policy: observe`` warns.
         """
-        measured = self._remember(self._visits.close(self.exchange))
+        records = self._visits.close(self.exchange)
+        measured = remember(records, self.groups, self.calibrator, self.exchange, self.step, self.held_out.sweep)
+        if self.rule.learns_from_training and len(self.held_out) == 0 and records:
+            self.calibrator.add(*measured_of(records, self.calibrator))
         self._known = None
         self.step += 1
         swept, self.held_out.due = self.held_out.due, False
@@ -239,29 +237,6 @@ class MemorizationFilter:
         )  # fmt: skip
         self.rule.test_and_condemn(window)
         return swept
-
-    def _remember(self, records: Sequence[VisitRecord]) -> npt.NDArray[np.int64]:
-        """Add the visits of this rank's groups to the history; the rows of those that were measured."""
-        rank, ranks = self.exchange.rank, self.exchange.world_size
-        mine = [record for record in records if record.group and owner(record.group, ranks) == rank]
-        scores, magnitudes = np.array([r.score for r in mine]), np.array([r.magnitude for r in mine])
-        levels = self.calibrator.levels(*self._read_of(mine))
-        self.groups.observe([r.group for r in mine], scores, magnitudes, self.step, self.held_out.sweep, levels)
-        for record in mine:
-            row = self.groups.row(record.group)
-            self.groups["trained" if record.weight > 0 else "dropped"][row] += 1
-            if record.drawn:
-                self.groups.note_drawn(record.group)
-        if self.rule.learns_from_training and len(self.held_out) == 0 and records:
-            self.calibrator.add(*self._read_of(records))
-        measured = {record.group: None for record in mine if math.isfinite(record.score)}
-        return np.array([self.groups.row(name) for name in measured], dtype=np.int64)
-
-    def _read_of(self, records: Sequence[VisitRecord]) -> tuple[Array, npt.NDArray[np.int64]]:
-        """What was measured of visits, [N, C], and their timesteps, [N]."""
-        evidence = np.array([record.signals for record in records], dtype=np.float64)
-        timesteps = np.array([record.timestep for record in records], dtype=np.int64)
-        return evidence.reshape(-1, len(self.calibrator.columns)), timesteps
 
     def suspects(self, count: int) -> list[Standing]:
         """The most suspected groups of all ranks, the same on each; a collective."""

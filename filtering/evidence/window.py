@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ import torch
 
 from memsieve.filtering.evidence.sharing import NAME_NUMBERS, packed, unpacked
 from memsieve.filtering.exchange import Exchange
-from memsieve.filtering.types import Visit
+from memsieve.filtering.types import Verdict, Visit
 
 __all__ = ["VisitRecord", "WindowVisits"]
 
@@ -28,6 +29,18 @@ class VisitRecord:
     timestep: int
     drawn: bool
     signals: list[float]
+
+    @classmethod
+    def of(cls, verdict: Verdict, drawn: bool, signals: list[float]) -> VisitRecord:
+        """Of a visit that was decided."""
+        magnitude = verdict.signals.get("magnitude", math.nan)
+        group = verdict.visit.identity
+        return cls(group, verdict.score, magnitude, verdict.weight, verdict.timestep, drawn, signals)
+
+    @classmethod
+    def of_nobody(cls, timestep: int, columns: int) -> VisitRecord:
+        """Of a row that leaves no trace: without signals, or training visits would calibrate by what stands for it."""
+        return cls("", math.nan, math.nan, 0.0, timestep, False, [math.nan] * columns)
 
 
 class WindowVisits:
