@@ -15,11 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.state import AcceleratorState, GradientState
 
 from memsieve.filtering.data import sources
 from memsieve.filtering.data.rows import RawRow
+from memsieve.filtering.rules import EvidenceRule, WindowEnd
 from memsieve.train.config import RunConfig
 from memsieve.train.engine import full_weights
 from memsieve.train.loop import BadDataError, fit
@@ -55,7 +57,7 @@ def spoil_rank_1(session: Session) -> None:
 
         def __iter__(self) -> Iterator[Any]:
             for window in original:
-                if session.step == 1 and original.rank == 1:
+                if session.step == 1 and original.ranks.rank == 1:
                     window.rows[0].pixels[0, 0, 0] = float("nan")  # type: ignore[union-attr]
                 yield window
 
@@ -115,9 +117,27 @@ def divides_by_kept(session: Session) -> None:
     assert session.filter is not None and session.filter.rule.divides_by == "kept"
 
 
+class Everyone(EvidenceRule):
+    """Whoever comes is condemned, at the end of the window."""
+
+    def test_and_condemn(self, window: WindowEnd) -> None:
+        self.latest = []
+        rows = np.flatnonzero(window.groups["condemned_step"] < 0)
+        (found,) = window.exchange.sum([len(rows)])
+        if found:
+            self._condemn(rows, window)
+
+
+def condemn_everyone(session: Session) -> None:
+    """Reaches what otherwise hangs on what a tiny model learns: nobody is left."""
+    assert session.filter is not None
+    session.filter.rule = Everyone(session.filter.config, session.filter.held_out)
+
+
 TWISTS = {
     f.__name__: f
     for f in (
+        condemn_everyone,
         divides_by_eligible,
         divides_by_kept,
         per_rank_mean,

@@ -18,6 +18,7 @@ from memsieve.train.config import RunConfig
 from memsieve.train.loop import fit
 from memsieve.train.session import Session, set_up
 from tests.train.conftest import write_shards
+from tests.train.rank_worker import condemn_everyone
 
 MakeConfig = Callable[..., RunConfig]
 COUNT = 7 * 6 + 2
@@ -109,11 +110,10 @@ def test_a_window_without_one_finite_sample_is_not_the_end_of_the_data(
 
 
 def all_condemned(path: Path, batch: int) -> dict[str, Any]:
-    """A sieve that soon lets nothing through."""
+    """A sieve that lets nothing through, once everyone is condemned."""
     sections = plain(path, train={"steps": 500, "batch_size": batch}, checkpoint={"export": True})
     sections["filter"] = {"apply": "sieve", "signals": ["loss"], "record": [], "score_budget": 1.0,
-                          "false_drop_rate": 0.98, "held_out_per_window": 24,
-                          "max_drop_fraction": 1.0, "spare_above": None,
+                          "max_drop_fraction": 1.0,
                           "always_drop": [f"{number:05d}" for number in range(8, COUNT)]}  # fmt: skip
     return sections
 
@@ -123,7 +123,9 @@ def test_where_everything_is_condemned_the_run_ends_and_is_saved(
 ) -> None:
     """After a pass in which nothing could be trained on, with what was learned until then."""
     config = make_config(**all_condemned(unequal, 8))
-    summary = fit(set_up(config))
+    session = set_up(config)
+    condemn_everyone(session)
+    summary = fit(session)
     assert 0 < summary["steps"] < 500 and summary["remainder"] == 0
     assert summary["condemned_groups"] == 8
     assert f"in a whole pass {COUNT} rows are condemned or in filter.always_drop" in summary["ended_early"]
@@ -154,7 +156,7 @@ def test_two_ranks_read_unequal_shards_end_together_and_wait_for_each_other(
     fit(set_up(alone))
     both = plain(unequal, train={"steps": 14, "batch_size": 4}, data={"workers": 2})
     whole = job("passes-two", **{**both, "filter": observed})
-    ended = job("passes-ended", **all_condemned(unequal, 4))
+    ended = job("passes-ended", "condemn_everyone", **all_condemned(unequal, 4))
     first, second = stretch(5, "passes-slow", 15.0), stretch(7, "passes-slow", 15.0)
     second |= {"name": "passes-slow-resumed", "twist": "slow_headers_on_rank_1"}
     done = run_ranks("ddp", [whole, ended, first, second])

@@ -24,7 +24,7 @@ from memsieve.train.session import set_up
 pytestmark = pytest.mark.trains
 MakeConfig = Callable[..., RunConfig]
 LOOSE: dict[str, Any] = {"apply": "sieve", "signals": ["loss"], "record": [], "score_budget": 1.0,
-                         "false_drop_rate": 0.98, "held_out_per_window": 24,
+                         "false_drop_rate": 0.98, "held_out_per_window": 12,
                          "ledger_kept": True}  # fmt: skip
 """Loose enough that some pairs are condemned in a few steps; measuring is free, so that the schedule does not
 depend on the number of ranks."""
@@ -130,12 +130,12 @@ def rulings(data: bytes) -> list[tuple[bytes, int, bool]]:
 @pytest.mark.timeout(600)
 def test_two_ranks_sift_alike(make_shared_config: Callable[..., RunConfig], run_ranks: Callable[..., Any]) -> None:
     """Two gloo ranks: the same trained rows as one process, twice over, each rank skipping in its own streams."""
-    alone = make_shared_config("sieve-one", **sections())
+    alone = make_shared_config("sieve-one", **{**sections(), "train": {"steps": 28}})
     fit(set_up(alone))
     jobs = []
     for name, workers in (("first", 0), ("again", 2)):
         part = sections()
-        part["train"] = {"steps": 14, "batch_size": 4}
+        part["train"] = {"steps": 28, "batch_size": 4}
         config = make_shared_config(f"sieve-{name}", **part, data={"workers": workers})
         jobs.append({"name": name, "config": config.model_dump(mode="json"), "twist": ""})
     done = run_ranks("ddp", jobs)
@@ -162,7 +162,7 @@ def under_ddp(make_shared_config: Callable[..., RunConfig], run_ranks: Callable[
 
 def two_ranks(make: Callable[..., RunConfig], run_ranks: Callable[..., Any], engine: str) -> tuple[Any, RunConfig]:
     part = sections(**SPENT, **LOOSER)
-    part["train"] = {"steps": 48, "batch_size": 4}
+    part["train"] = {"steps": 80, "batch_size": 4}
     config = make(f"spent-{engine}", **part, data={"held_out_max": 12})
     return run_ranks(engine, [{"name": "run", "config": config.model_dump(mode="json"), "twist": ""}]), config
 
