@@ -1,0 +1,1 @@
+"""The base that memsieve's benchmark fine-tunes: a tiny Stable Diffusion pipeline of icons, none of them OpenMoji's."""
