@@ -107,7 +107,7 @@ class Ledger:
 
 
 def read_ledger(folder: Path) -> pa.Table:
-    """All parts of a run's ledger, ordered by step, rank and position.
+    """All parts of a run's ledger, of all ranks, ordered by step and position.
 
     Raises:
         ValueError: ``folder`` does not exist.

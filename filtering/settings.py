@@ -92,7 +92,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
         raise SettingsError(f"config file '{file}' does not exist; name a YAML file, for example one of configs/")
     try:
         raw = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingsError(f"config file '{file}' is not valid YAML: {error}") from error
     if raw is None:
         raw = {}
@@ -102,11 +102,21 @@ def read_settings(path: str | Path) -> dict[str, Any]:
 
 
 def apply_overrides(raw: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
-    """Lay ``section.key=value`` strings over ``raw``; values are read as YAML, so ``1e-4`` and lists work."""
+    """Lay ``section.key=value`` strings over ``raw``; values are read as YAML, so ``1e-4`` and lists work.
+
+    Raises:
+        SettingsError: an override is not of that form, or lies below what is no section.
+    """
     for override in overrides:
         dotted, separator, text = override.partition("=")
         if not separator or not dotted.strip():
             raise SettingsError(f"--set '{override}' must look like section.key=value, for example train.seed=1")
+        try:
+            value = _number(yaml.safe_load(text))
+        except yaml.YAMLError as error:
+            raise SettingsError(
+                f"--set '{override}': the value is not valid YAML; put a text in quotes of its own: {error}"
+            ) from error
         node = raw
         *parents, leaf = dotted.strip().split(".")
         for name in parents:
@@ -116,7 +126,7 @@ def apply_overrides(raw: dict[str, Any], overrides: list[str]) -> dict[str, Any]
             if not isinstance(child, dict):
                 raise SettingsError(f"--set '{override}': '{name}' holds a value, not a section")
             node = child
-        node[leaf] = _number(yaml.safe_load(text))
+        node[leaf] = value
     return raw
 
 
@@ -152,8 +162,10 @@ def _explain(model: type[BaseModel], item: dict[str, Any]) -> str:
         hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(sorted(known))}"
         return f"unknown key '{dotted}'; {hint}"
     message = str(item["msg"]).removeprefix("Value error, ")
-    if isinstance(item.get("input"), dict):  # about several settings together, which the message names
-        return message
+    if item["type"] == "missing":
+        return f"'{dotted}' is not given"
+    if item["type"] == "value_error" and isinstance(item.get("input"), dict):
+        return message  # about several settings together, which the message names
     return f"'{dotted}' = {item.get('input')!r}: {message}"
 
 

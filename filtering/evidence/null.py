@@ -97,7 +97,8 @@ def _edges() -> Array:
 
 
 def _counts(values: Array) -> list[float]:
-    counts, _ = np.histogram(np.clip(values, -_LIMIT, _LIMIT), _edges())
+    edges = _edges()  # the last lies a rounding below _LIMIT: what was clipped to that would not be counted
+    counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
     numbers: list[float] = counts.astype(np.float64).tolist()
     return numbers
 

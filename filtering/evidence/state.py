@@ -19,22 +19,22 @@ FREE: Final = frozenset({"never_drop", "always_drop", "record", "ledger_kept", "
 """Settings that may differ from the saved ones: what was decided before does not depend on them."""
 
 
-def local_state(filter: MemorizationFilter) -> dict[str, Any]:
+def local_state(pair_filter: MemorizationFilter) -> dict[str, Any]:
     """The state with this rank's share of the groups, as tensors and plain values."""
     return {
-        "config": filter.config.model_dump(mode="json"),
-        "calibrator": filter.calibrator.state_dict(),
-        "groups": filter.groups.state_dict(),
-        "rank": filter.exchange.rank,
-        "ranks": filter.exchange.world_size,
-        "n_groups": filter.n_groups,
-        "panel": filter.held_out.state_dict(),  # its name in checkpoints of 0.1
-        "step": filter.step,
-        **filter.rule.state_dict(),
+        "config": pair_filter.config.model_dump(mode="json"),
+        "calibrator": pair_filter.calibrator.state_dict(),
+        "groups": pair_filter.groups.state_dict(),
+        "rank": pair_filter.exchange.rank,
+        "ranks": pair_filter.exchange.world_size,
+        "n_groups": pair_filter.n_groups,
+        "panel": pair_filter.held_out.state_dict(),  # its name in checkpoints of 0.1
+        "step": pair_filter.step,
+        **pair_filter.rule.state_dict(),
     }
 
 
-def whole_state(filter: MemorizationFilter) -> dict[str, Any]:
+def whole_state(pair_filter: MemorizationFilter) -> dict[str, Any]:
     """The state as one process would save it, the same on all ranks; a collective.
 
     Libraries that checkpoint objects (accelerate's ``register_for_checkpointing``) ask every rank for its state, keep
@@ -43,25 +43,25 @@ def whole_state(filter: MemorizationFilter) -> dict[str, Any]:
     Raises:
         RuntimeError: rank 0 calls it alone.
     """
-    local = filter.local_state_dict()
-    if filter.exchange.world_size == 1:
+    local = pair_filter.local_state_dict()
+    if pair_filter.exchange.world_size == 1:
         return local
-    filter.exchange.meet("MemorizationFilter.state_dict")
+    pair_filter.exchange.meet("MemorizationFilter.state_dict")
     written = io.BytesIO()
     torch.save(local["groups"], written)
-    shares = filter.exchange.gather_bytes(written.getvalue())
+    shares = pair_filter.exchange.gather_bytes(written.getvalue())
     groups = join_shares([torch.load(io.BytesIO(share), weights_only=True) for share in shares])
     return {**local, "groups": groups, "rank": 0, "ranks": 1}
 
 
-def restore(filter: MemorizationFilter, states: list[dict[str, Any]]) -> None:
+def restore(pair_filter: MemorizationFilter, states: list[dict[str, Any]]) -> None:
     """Restore from a whole state, from this rank's own share, or from the shares of all ranks that saved.
 
     Raises:
         ValueError: other settings that decide, another rank's share, or the shares of some ranks only.
     """
     state = states[0]
-    saved, mine = state["config"], filter.config.model_dump(mode="json")
+    saved, mine = state["config"], pair_filter.config.model_dump(mode="json")
     for name in changed_since(saved):
         raise ValueError(
             f"the checkpoint was written by memsieve 0.1 with filter.{name}: {saved[name]!r}, which is no setting any "
@@ -75,24 +75,24 @@ def restore(filter: MemorizationFilter, states: list[dict[str, Any]]) -> None:
             f"filter.{first} is {mine[first]!r} but the checkpoint was written with {saved.get(first)!r}; resume "
             "with the saved value, or start a new run folder"
         )
-    _restore_groups(filter, states)
-    filter.calibrator.load_state_dict(state["calibrator"])
-    filter.n_groups, filter.step = int(state["n_groups"]), int(state["step"])
-    filter.held_out.load_state_dict(state["panel"])
-    filter.rule.load_state_dict(state)
+    _restore_groups(pair_filter, states)
+    pair_filter.calibrator.load_state_dict(state["calibrator"])
+    pair_filter.n_groups, pair_filter.step = int(state["n_groups"]), int(state["step"])
+    pair_filter.held_out.load_state_dict(state["panel"])
+    pair_filter.rule.load_state_dict(state)
 
 
-def _restore_groups(filter: MemorizationFilter, states: list[dict[str, Any]]) -> None:
-    saved, ranks, rank = int(states[0]["ranks"]), filter.exchange.world_size, filter.exchange.rank
+def _restore_groups(pair_filter: MemorizationFilter, states: list[dict[str, Any]]) -> None:
+    saved, ranks, rank = int(states[0]["ranks"]), pair_filter.exchange.world_size, pair_filter.exchange.rank
     # Version 0.1 did not say whose share it was: all of them, or each rank its own.
     whose_else = range(saved) if len(states) == saved else [rank]
     held = sorted(int(state.get("rank", other)) for state, other in zip(states, whose_else, strict=False))
     if saved == ranks and held == [rank]:
-        filter.groups.load_state_dict(states[0]["groups"])
+        pair_filter.groups.load_state_dict(states[0]["groups"])
     elif held == list(range(saved)):
-        first = filter.groups.first
-        filter.groups = share_of([state["groups"] for state in states], rank, ranks, filter.groups.half_life)
-        filter.groups.first = first
+        first = pair_filter.groups.first
+        pair_filter.groups = share_of([state["groups"] for state in states], rank, ranks, pair_filter.groups.half_life)
+        pair_filter.groups.first = first
     else:
         whose = f"rank{'s' if len(held) > 1 else ''} {', '.join(map(str, held))} of {saved}"
         raise ValueError(

@@ -38,7 +38,7 @@ class Uncalibrated:
             warnings.warn(
                 f"no held-out pair was given in {step} windows, and filter.rule: {config.rule} drops nobody without: "
                 "call calibrate beside each batch, or set rule to 'z_score' with a threshold",
-                stacklevel=4,
+                stacklevel=3,
             )
         if not short or self._told:
             return
@@ -48,4 +48,4 @@ class Uncalibrated:
         if config.policy != "observe":
             raise ValueError(why)
         self._told = True
-        warnings.warn(why, stacklevel=4)
+        warnings.warn(why, stacklevel=3)

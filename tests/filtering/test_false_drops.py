@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ import pytest
 from benchmarks.false_drops.streams import Outcome, Run, Setting, simulate
 from memsieve.filtering.config import FilterConfig
 from memsieve.filtering.evidence.held_out import HeldOutPairs
-from memsieve.filtering.evidence.null import MIN_GROUPS, Means, Ordinary, ordinary_of
 from memsieve.filtering.evidence.table import HALF_LIFE, MIN_SWEEPS, EvidenceTable
 from memsieve.filtering.exchange import Exchange
 from memsieve.filtering.rules import EvidenceRule, WindowEnd
@@ -38,53 +36,6 @@ def test_training_pairs_that_are_all_a_little_easier_are_not_condemned_for_it() 
     """Half a standard deviation of a visit between training and held-out pairs is more than one of pairs."""
     outcomes = [simulate(replace(SMALL, rate=0.1, drift="easier", gap=0.5), seed) for seed in range(4)]
     assert not beyond(outcomes, 0.1)
-
-
-def fit(training: np.ndarray, held_out: np.ndarray, exchange: Exchange | None = None, rare: int = 0) -> Ordinary:
-    """Of groups with unit spread, all of them measured."""
-    both = (Means(values, np.ones(len(values))) for values in (training, held_out))
-    return ordinary_of(*both, exchange or Exchange(), len(training), rare)
-
-
-def test_what_is_ordinary_is_moved_and_scaled_and_a_few_memorised_do_not_matter() -> None:
-    rng = np.random.default_rng(0)
-    held_out = rng.normal(size=4000)
-    training = np.concatenate([0.8 + 1.4 * rng.normal(size=4000), np.full(80, 9.0)])
-    ordinary, one = fit(training, held_out), np.ones(len(training))
-    assert ordinary.shift == pytest.approx(0.8, abs=0.1) and ordinary.scale == pytest.approx(1.4, rel=0.1)
-    moved = ordinary(training, one)
-    assert np.quantile(moved[:4000], 0.95) == pytest.approx(np.quantile(held_out, 0.95), abs=0.2)
-    assert moved[-1] > 5.0 and (moved <= training).all()
-    crowd = np.concatenate([training, 9.0 + rng.normal(size=1300)])  # a quarter is memorised: the upper half is wide
-    z, share = NormalDist().inv_cdf, len(crowd) / 4000
-    widened = 1.4 * (z(0.625 * share) - z(0.25 * share)) / (z(0.625) - z(0.25))
-    beside = fit(crowd, held_out)
-    assert beside.scale == pytest.approx(widened, rel=0.05), "not what the memorised ones come to"
-    moved = beside(crowd, np.ones(len(crowd)))
-    assert np.quantile(moved[-1300:], 0.01) > np.quantile(moved[:4000], 0.99)
-    tamer = fit(-1.0 + 0.5 * rng.normal(size=4000), held_out)
-    assert np.allclose(tamer(training, one), training, rtol=0.0, atol=1e-12), "only ever against condemning"
-    assert fit(training[: MIN_GROUPS - 1], held_out) == Ordinary()
-    assert fit(training, held_out, rare=len(training) - 1) == ordinary
-    assert fit(training, held_out, rare=len(training)) == Ordinary(), "most come round too rarely"
-
-
-def test_the_move_is_as_large_as_a_groups_own_visits_make_it() -> None:
-    """An advantage of every visit counts more in the evidence of a group that was measured often. Most groups were
-    measured once: their middle says how large it is, and those that are compared are moved by more than theirs."""
-    rng = np.random.default_rng(3)
-    within, between, gain = 0.9, 0.1, 0.4
-    visits = np.where(rng.random(6000) < 0.7, 1, 8)
-    spreads = np.sqrt(between + within / visits)
-    held_out = Means(
-        np.sqrt(between + within / 40) * rng.normal(size=2000), np.full(2000, np.sqrt(between + within / 40))
-    )
-    training = Means(gain + spreads * rng.normal(size=6000), spreads)
-    ordinary = ordinary_of(training, held_out, Exchange(), 6000, 0)
-    moved = ordinary(training.evidence, spreads)
-    assert ordinary.shift == pytest.approx(gain, abs=0.05)
-    for count in (1, 8):
-        assert np.mean(moved[visits == count] > 1.645) == pytest.approx(0.05, abs=0.012)
 
 
 def swept(groups: EvidenceTable, held_out: HeldOutPairs) -> WindowEnd:
@@ -136,28 +87,6 @@ def test_pairs_that_are_still_denoised_worse_than_most_are_spared() -> None:
         rule.test_and_condemn(WindowEnd(groups, row, known, Exchange(), False, len(groups), 60))
         assert groups.level(row) > 0.0 and not rule.latest, "what it was does not count now"
         assert groups["p_value"][row] > 0.1
-
-
-def test_the_fit_does_not_depend_on_the_ranks() -> None:
-    class Sharing(Exchange):
-        """Adds what another rank counted, call by call."""
-
-        def __init__(self, other: list[list[float]]) -> None:
-            super().__init__()
-            self.other, self.given = iter(other), list[list[float]]()
-
-        def sum(self, values: list[float]) -> list[float]:
-            self.given.append(values)
-            return [a + b for a, b in zip(values, next(self.other, [0.0] * len(values)), strict=True)]
-
-    rng = np.random.default_rng(1)
-    training, held_out = rng.normal(0.5, 1.5, 300), rng.normal(size=128)
-    first = Sharing([])
-    fit(training[:100], held_out, first)
-    second = Sharing(first.given[:1])
-    fit(training[100:], held_out, second)
-    together = fit(training, held_out)
-    assert fit(training[:100], held_out, Sharing(second.given)) == together and together.scale > 1.2
 
 
 def test_when_everything_is_memorised_the_run_says_so() -> None:

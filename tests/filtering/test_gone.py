@@ -9,7 +9,6 @@ from memsieve.filtering.data.loader_sieve import DELAY
 from memsieve.filtering.evidence.calibration import T_BINS
 from memsieve.filtering.evidence.held_out import HORIZON
 from memsieve.filtering.evidence.table import HALF_LIFE, MIN_SWEEPS
-from memsieve.filtering.filter import MemorizationFilter
 from memsieve.filtering.gone import GONE, changed_since, first_gone, in_todays_words, rule_of_0_1
 from memsieve.filtering.schedule import SCORE_AFTER
 from memsieve.filtering.settings import SettingsError, parse_settings
@@ -59,15 +58,3 @@ def test_what_three_settings_said_one_rule_says(before: dict[str, str], rule: st
     assert first_gone(today) is None
     said = first_gone(before) or ""
     assert (f"Set filter.rule: {rule} in its place" in said) == (rule is not None and "normalize" not in said)
-
-
-def test_a_filters_checkpoint_of_0_1() -> None:
-    sieve = MemorizationFilter(signals=["loss"], record=[])
-    state = sieve.state_dict()
-    old = {"t_bins": 10, "bank_size": 2048, "horizon": 64, "softness": 1.0, "pardon_looks": 0}
-    section = {name: value for name, value in state["config"].items() if name != "rule"}
-    state["config"] = {**section, "calibrator": "conformal", "decide": "group", "normalize": "eligible", **old}
-    sieve.load_state_dict(state)
-    state["config"]["pardon_looks"] = 2
-    with pytest.raises(ValueError, match=r"written by memsieve 0\.1 with filter\.pardon_looks: 2, .* stays condemned"):
-        sieve.load_state_dict(state)

@@ -88,10 +88,6 @@ def test_the_share_of_another_rank_is_refused(ranks: list[dict[str, Any]]) -> No
     assert refused.startswith("the history is that of rank 0 of 2, and this is rank 1 of 2") and "state_dict" in refused
 
 
-def test_shares_of_any_length_are_gathered(ranks: list[dict[str, Any]]) -> None:
-    assert all(rank["bytes_of_any_length"] for rank in ranks)
-
-
 def test_saving_on_the_main_process_alone_ends_with_the_reason(ranks: list[dict[str, Any]]) -> None:
     told = ranks[0]["only_the_main_process_saves"]
     assert "not all of the other 1 ranks did" in told and "not under `if accelerator.is_main_process`" in told

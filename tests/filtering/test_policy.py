@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
-import pytest
 import torch
 
 from memsieve.filtering.config import FilterConfig
+from memsieve.filtering.evidence.held_out import HeldOutPairs
+from memsieve.filtering.evidence.sharing import Standing
 from memsieve.filtering.filter import MemorizationFilter
+from memsieve.filtering.policy import Policy
+from memsieve.filtering.rules import EvidenceRule, Reading
 from memsieve.filtering.types import Action, Measurement, Reason, Visit
 
 HELD_OUT = [f"held{i}" for i in range(60)]
@@ -34,6 +39,15 @@ def test_caption_policy_takes_the_caption_of_the_condemned() -> None:
     assert decision.verdicts[0].action is Action.CAPTION and decision.verdicts[0].reason is Reason.CONDEMNED
 
 
-def test_caption_policy_needs_what_is_known_before_the_visit() -> None:
-    with pytest.raises(ValueError, match=r"policy: caption .* needs filter\.rule: evidence, not rank"):
-        FilterConfig(policy="caption", rule="rank")
+def test_reweighting_spares_too() -> None:
+    config = FilterConfig(policy="reweight", record=[])
+    held_out = HeldOutPairs(config)
+    rule, policy, visit = EvidenceRule(config, held_out), Policy(config), Visit("a", group="g")
+    held_out.bar = lambda pace=1.0: 3.0  # type: ignore[method-assign]
+    reading = Reading({}, 100, 5.0, 0.01, True, Reason.CLEAN)
+    high = Standing("g", 12.0, 12.0, 0.008, 0.0, 9, 9, -1, level=1.0)
+    verdicts = [
+        policy.verdict(visit, reading, rule.finding(visit, reading, standing), standing)
+        for standing in (high, replace(high, level=-2.0))
+    ]
+    assert verdicts[0].weight < 0.01 and verdicts[1].weight == 1.0 and verdicts[1].action is Action.KEEP

@@ -113,12 +113,6 @@ def test_always_and_never_drop_reach_the_loader(make_config: MakeConfig) -> None
     assert all(row["weight"] == 1.0 for row in rows if row["key"] in ("00006", "00007"))
 
 
-def test_what_the_sieve_cannot_do_is_refused(make_config: MakeConfig) -> None:
-    for option, value in {"policy": "reweight", "rule": "rank"}.items():
-        with pytest.raises(ValueError, match=r"filter\.apply: sieve skips condemned groups, which needs"):
-            make_config(filter={"apply": "sieve", option: value})
-
-
 def rulings(data: bytes) -> list[tuple[bytes, int, bool]]:
     """(digest, turn, condemned) of a sieve file."""
     assert len(data) % RECORD_BYTES == 0

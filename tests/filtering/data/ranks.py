@@ -39,12 +39,21 @@ class ThreadExchange(Exchange):
         self.barrier.wait(PATIENCE)
         return everyone
 
+    def sum(self, values: list[float]) -> list[float]:
+        return [float(sum(column)) for column in zip(*self._everyone(values), strict=True)]
+
+    def sum_tensor(self, values: torch.Tensor) -> torch.Tensor:
+        return torch.stack(self._everyone(values)).sum(0)
+
     def gather(self, rows: torch.Tensor) -> torch.Tensor:
-        return torch.cat(self._everyone(rows))
+        return torch.stack(self._everyone(rows)).flatten(0, 1)  # of one shape on all ranks, as a collective needs
 
     def gather_objects(self, mine: Any) -> list[Any]:
         self.moved += len(mine) if isinstance(mine, list) else 0
         return self._everyone(mine)
+
+    def meet(self, call: str) -> None:
+        self._everyone(call)
 
 
 def on_ranks(world_size: int, work: Callable[[int, ThreadExchange], T]) -> list[T]:

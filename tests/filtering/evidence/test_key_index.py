@@ -4,14 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-import numpy as np
-import pytest
-from numpy.random import default_rng
-
 from memsieve.filtering.evidence.key_index import Names
-from memsieve.filtering.evidence.sharing import top_groups
-from memsieve.filtering.evidence.table import EvidenceTable
-from memsieve.filtering.exchange import Exchange
 
 
 def content_ids(count: int) -> list[str]:
@@ -51,18 +44,3 @@ def test_a_name_takes_28_bytes_or_less() -> None:
     again = Names()
     again.load_state_dict(names.state_dict())
     assert again.nbytes / len(again) <= 28
-
-
-@pytest.mark.parametrize("count", [1, 7, 40, 200])
-def test_the_top_groups_are_those_of_a_full_sort(count: int) -> None:
-    table = EvidenceTable(half_life=8.0)
-    names = content_ids(150)
-    table.rows(names, 0)
-    rng = default_rng(3)
-    table["evidence_max"][:] = rng.integers(0, 6, 150)  # many ties
-    table["exposures"][:] = rng.integers(0, 3, 150)
-    evidence, exposures = table["evidence_max"], table["exposures"]
-    order = sorted(range(150), key=lambda row: (-evidence[row], -exposures[row], names[row]))[:count]
-    found = top_groups(table, Exchange(), count)
-    assert [standing.group for standing in found] == [names[row] for row in order]
-    assert not np.isnan([standing.evidence_max for standing in found]).any()

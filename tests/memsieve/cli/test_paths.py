@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from memsieve.cli import app
 from memsieve.cli.paths import PathTyper
 from memsieve.filtering.audit.config import AuditRun
-from memsieve.filtering.settings import SettingsError, expand_home, parse_settings
+from memsieve.filtering.settings import SettingsError, parse_settings
 from memsieve.train.config import RunConfig
 from tests.train.conftest import picture, save_tiny_model, write_shards
 
@@ -77,16 +77,6 @@ def test_every_path_setting_expands_the_home(model: type[BaseModel], home: Path)
     wanted = {"output", "data.path", "data.held_out_path", "data.keep_list", "data.groups"}
     wanted |= {"model.path", "train.cache", "filter.reference"} if model is RunConfig else {"model"}
     assert expanding == wanted
-
-
-@pytest.mark.parametrize("value", ["stabilityai/sdxl", "s3://bucket/~/x.tar", "runs/~x", "frozen", "/a/~/b"])
-def test_names_urls_and_tildes_elsewhere_stay(value: str) -> None:
-    assert expand_home(value) == value
-
-
-def test_joined_shards_are_expanded_each(home: Path) -> None:
-    raw = {"output": "~/run", "model": None, "data": {"path": "~/a.tar::/b.tar::~/c.tar"}}
-    assert parse_settings(AuditRun, raw).data.path == f"{home}/a.tar::/b.tar::{home}/c.tar"
 
 
 def test_a_home_that_nobody_knows_is_refused(home: Path) -> None:

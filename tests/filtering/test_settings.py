@@ -7,7 +7,19 @@ from pathlib import Path
 import pytest
 from pydantic import Field, ValidationError, field_validator
 
-from memsieve.filtering.settings import Settings, SettingsError, apply_overrides, load_settings, parse_settings
+from memsieve.filtering.audit.config import AuditRun
+from memsieve.filtering.settings import (
+    LocalPath,
+    PathText,
+    PathTexts,
+    Settings,
+    SettingsError,
+    apply_overrides,
+    expand_home,
+    load_settings,
+    parse_settings,
+    read_settings,
+)
 
 
 class Optimizer(Settings):
@@ -155,3 +167,73 @@ def test_override_below_a_value() -> None:
 def test_unknown_key_in_an_override(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"'optimizer\.lerning_rate'; did you mean 'learning_rate'"):
         load_settings(Run, write(tmp_path, "seed: 1"), ["optimizer.lerning_rate=1"])
+
+
+def test_settings_that_are_missing_are_named() -> None:
+    with pytest.raises(SettingsError, match=r"^config: 'data' is not given; 'output' is not given$"):
+        parse_settings(AuditRun, {"model": None})
+    with pytest.raises(SettingsError, match=r"'data\.path' is not given"):
+        parse_settings(AuditRun, {"model": None, "output": "run", "data": {}})
+
+
+def test_a_section_in_place_of_a_value_is_named() -> None:
+    with pytest.raises(SettingsError, match=r"'seed' = {'low': 1}: .*; 'optimizer\.betas' = {}: "):
+        parse_settings(Run, {"seed": {"low": 1}, "optimizer": {"betas": {}}})
+
+
+@pytest.mark.parametrize("text", ["[0.9, 0.95", "@name", "'open"])
+def test_an_override_that_is_no_yaml_is_refused_and_quotes_help(text: str) -> None:
+    with pytest.raises(SettingsError, match=r"--set 'key=.*': the value is not valid YAML; put a text in quotes"):
+        apply_overrides({}, [f"key={text}"])
+    assert apply_overrides({}, [f'key="{text}"']) == {"key": text}
+
+
+def test_a_file_of_another_kind_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "picture.yaml").write_bytes(b"\x89PNG\r\n\xff\xfe")
+    with pytest.raises(SettingsError, match=r"picture\.yaml' is not valid YAML"):
+        read_settings(tmp_path / "picture.yaml")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    return tmp_path / "home"
+
+
+class Paths(Settings):
+    folder: LocalPath = Path("out")
+    model: PathText | None = None
+    shards: PathTexts = "a.tar"
+
+
+def test_a_tilde_in_front_is_the_home_in_every_kind_of_path(home: Path) -> None:
+    found = parse_settings(Paths, {"folder": "~/out", "model": "~/m", "shards": ["~/a.tar", "b/~/c.tar"]})
+    assert found.folder == home / "out" and found.model == f"{home}/m"
+    assert found.shards == [f"{home}/a.tar", "b/~/c.tar"]
+    assert Paths(folder=Path("~/out")).folder == home / "out"
+    found.folder = Path("~/later")
+    assert found.folder == home / "later" and expand_home("~") == str(home)
+
+
+@pytest.mark.parametrize("value", ["~nobody-of-that-name/x", ["a", "~nobody-of-that-name/x"]])
+def test_a_home_that_nobody_knows_is_refused_with_the_setting(value: str | list[str]) -> None:
+    with pytest.raises(SettingsError, match=r"'shards' = .*no home folder is known for '~nobody-of-that-name' of"):
+        parse_settings(Paths, {"shards": value})
+
+
+def test_the_file_of_settings_may_lie_in_a_home_too(home: Path) -> None:
+    write(home, "seed: 5\n")
+    assert load_settings(Run, "~/config.yaml").seed == 5
+    with pytest.raises(SettingsError, match=r"^config file: no home folder is known for '~nobody-of-that-name'"):
+        load_settings(Run, "~nobody-of-that-name/config.yaml")
+
+
+@pytest.mark.parametrize("value", ["stabilityai/sdxl", "s3://bucket/~/x.tar", "runs/~x", "frozen", "/a/~/b"])
+def test_names_urls_and_tildes_elsewhere_stay(value: str) -> None:
+    assert expand_home(value) == value
+
+
+def test_joined_shards_are_expanded_each(home: Path) -> None:
+    raw = {"output": "~/run", "model": None, "data": {"path": "~/a.tar::/b.tar::~/c.tar"}}
+    assert parse_settings(AuditRun, raw).data.path == f"{home}/a.tar::/b.tar::{home}/c.tar"
