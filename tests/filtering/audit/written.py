@@ -35,7 +35,8 @@ def write_audit(root: Path, rows: list[dict[str, Any]], deciding: dict[str, Any]
     folder, task = AuditFolder(root), Task(0, str(root / "gone.tar"))
     config = AuditConfig.model_validate({"data": {"path": task.name}}).model_dump(mode="json")
     tasks = [{"number": 0, "name": task.name, "start": 0, "stop": 0}]
-    folder.write_settings({"config": config, "deciding": deciding or DECIDING, "config_hash": "c", "tasks": tasks})
+    settings = {"config": config, "deciding": deciding or DECIDING, "config_hash": "c", "tasks": tasks, "versions": {}}
+    folder.write_settings(settings)
     with RowWriter(folder.scores(task), {}) as writer:
         writer.add([one | {"index": index} for index, one in enumerate(rows)])
     statuses = [str(one["status"]) for one in rows]

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from memsieve.pages.run import build_report
-from memsieve.pages.run_data import LEDGER, load_run
+from memsieve.pages.run_data import LEDGER
 
 HOSTILE = "<script>alert(1)</script>"
 CAPTIONS = [HOSTILE, "a red apple", "", "clock face, three o'clock", '"quoted" & <b>bold</b>', None]
@@ -221,8 +221,3 @@ def test_comparison_on_top(run: Path, tmp_path: Path) -> None:
 
 def test_a_run_that_condemns_everything_is_warned_of(tmp_path: Path) -> None:
     assert "overfitting as a whole" in build_report(write_run(tmp_path / "run", groups=8)).read_text()
-
-
-def test_metrics_of_a_resumed_run_keep_the_last_value(tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "a": 1}\n{"step": 2, "a": NaN}\n[]\n{"step": 1, "a": 5}\n')
-    assert load_run(tmp_path).metrics["a"] == ([1], [5])

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import pytest
 import webdataset
 from typer.testing import CliRunner
 
 from memsieve.cli import app
+from tests.memsieve.auditing import run
 from tests.train.conftest import picture, save_tiny_model
-
-
-def run(*words: object) -> Any:
-    return CliRunner().invoke(app, ["audit", *map(str, words)])
 
 
 def folder_of(root: Path, count: int) -> Path:
@@ -50,26 +45,6 @@ def test_a_model_changes_nothing_about_it(tmp_path: Path) -> None:
     result = run("score", "--shards", data, "--format", "folder", "--model", tiny_model, "--out", out)
     assert result.exit_code == 4, result.output
     assert run("report", out).exit_code == 4
-
-
-def test_shards_without_a_sample_are_said(tmp_path: Path) -> None:
-    with webdataset.TarWriter(str(tmp_path / "0.tar")):
-        pass
-    result = run("score", "--shards", tmp_path / "0.tar", "--data-only", "--out", tmp_path / "audit")
-    assert result.exit_code == 4 and "there is none in 1 shards" in result.output.replace("\n", " ")
-
-
-def test_a_rank_whose_own_share_is_useless_does_not_end_the_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for shard, good in enumerate((False, True)):
-        with webdataset.TarWriter(str(tmp_path / f"{shard}.tar")) as tar:
-            tar.write({"__key__": "a", "png": picture(shard), **({"txt": b"x"} if good else {})})
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    for rank in (0, 1, 0):
-        monkeypatch.setenv("RANK", str(rank))
-        result = run("score", "--shards", tmp_path, "--data-only", "--out", tmp_path / "audit")
-        assert result.exit_code == 0, result.output
 
 
 def test_verify_of_images_none_of_which_can_be_read(tmp_path: Path) -> None:
