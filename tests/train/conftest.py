@@ -8,7 +8,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import webdataset
+from accelerate.state import AcceleratorState, GradientState
 from diffusers import DDPMScheduler
 from PIL import Image
 
@@ -30,9 +31,11 @@ from memsieve.train.loop import window_batches
 from memsieve.train.session import Session, set_up
 from memsieve.train.visits import draw_visits, training_samples
 from tests.conftest import SEED, THREADS
-from tests.tiny_models import LETTERS, tiny_pipeline
+from tests.tiny_models import LETTERS, tiny_family, tiny_pipeline
 
 ROOT = Path(__file__).parents[2]
+DISTILLED = {"signals": ["reference_residual"], "record": []}
+GUIDED = {"signals": ["reference_residual"], "record": ["magnitude", "loss_gap"]}
 
 
 def save_tiny_model(folder: Path, prediction_type: str = "epsilon") -> Path:
@@ -263,3 +266,40 @@ def from_the_first_visit(monkeypatch: pytest.MonkeyPatch) -> None:
 def a_port() -> int:
     """A free TCP port."""
     return free_port()
+
+
+@pytest.fixture
+def other_process() -> Iterator[Callable[[], None]]:
+    """Makes accelerate forget its state, the precision among it, as a new process does."""
+
+    def forget() -> None:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+
+    yield forget
+    forget()
+
+
+@pytest.fixture(scope="session")
+def family_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    made: dict[str, Path] = {}
+
+    def folder(name: str) -> Path:
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp("families") / name
+            tiny_family(name).save_pretrained(made[name], safe_serialization=True)
+        return made[name]
+
+    return folder
+
+
+@pytest.fixture
+def make_family(family_folder: Callable[[str], Path], shards: Path, tmp_path: Path) -> Callable[..., RunConfig]:
+    """A config of a few steps of a family, filtered."""
+
+    def config(name: str, output: str = "run", **sections: Any) -> RunConfig:
+        filter = {**(DISTILLED if name == "flux" else GUIDED), **sections.pop("filter", {})}
+        train = {"steps": 4, **sections.pop("train", {})}
+        return tiny_config(family_folder(name), shards, tmp_path / output, filter=filter, train=train, **sections)
+
+    return config

@@ -89,13 +89,6 @@ def test_an_empty_shard_is_named(make_config: MakeConfig, tmp_path: Path) -> Non
     assert code == 2 and "00000.tar" in said
 
 
-def test_dry_run_prints_the_config_and_keeps_nothing(make_config: MakeConfig, tmp_path: Path) -> None:
-    config = make_config()
-    code, said = train(config, tmp_path, "--dry-run", "--set", "optimizer.lr=2e-4")
-    assert code == 0 and "lr: 0.0002" in said and "magnitude: median" in said and "24 held-out pairs" in said
-    assert not config.output.exists()
-
-
 def test_ctrl_c_saves_and_the_same_command_goes_on(make_config: MakeConfig, tmp_path: Path) -> None:
     """Under a scheduler: each process of the job is signalled, loader workers too, and more than once."""
     config = make_config(train={"steps": 400}, data={"workers": 2})

@@ -6,14 +6,12 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from memsieve.filtering.settings import SettingsError
-from memsieve.train.checkpoint import load_extra
 from memsieve.train.config import RunConfig
 from memsieve.train.engine import Engine, _plugin, cast_inputs, make_accelerator
 
@@ -86,16 +84,6 @@ def test_deepspeed_is_told_what_the_run_says(make_config: MakeConfig, deepspeed_
     told = plugin.deepspeed_config
     assert (told["train_micro_batch_size_per_gpu"], told["gradient_accumulation_steps"]) == (3, 5)
     assert (told["train_batch_size"], told["gradient_clipping"]) == (30, 0.25)
-
-
-def test_a_checkpoint_of_other_ranks_or_another_engine(tmp_path: Path) -> None:
-    torch.save({"engine": str(Engine("zero2"))}, tmp_path / "memsieve-rank0.pt")
-    one = SimpleNamespace(num_processes=1, process_index=0)
-    assert load_extra(one, tmp_path, str(Engine("zero2")))["engine"] == "zero2, mixed precision no"
-    with pytest.raises(ValueError, match="by zero2, mixed precision no and this run is ddp, mixed precision bf16"):
-        load_extra(one, tmp_path, str(Engine("ddp", precision="bf16")))
-    with pytest.raises(ValueError, match="written by 1 ranks and this run has 2: launch with 1 processes"):
-        load_extra(SimpleNamespace(num_processes=2, process_index=0), tmp_path, "ddp")
 
 
 def test_a_half_precision_model_takes_and_gives_float32(tiny_model: Path) -> None:

@@ -2,51 +2,34 @@
 
 from __future__ import annotations
 
-import ast
 import io
 import json
 import math
 import os
-import re
 import signal
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from accelerate.state import AcceleratorState, GradientState
 from typer.testing import CliRunner
 
 from memsieve.cli import app
 from memsieve.filtering.ledger import read_ledger
 from memsieve.filtering.settings import SettingsError
 from memsieve.train.checkpoint import saved_steps
-from memsieve.train.config import OptimizerConfig, RunConfig, TrainConfig
+from memsieve.train.config import RunConfig
 from memsieve.train.loop import BadDataError, fit
-from memsieve.train.resume import FREE
 from memsieve.train.session import Session, set_up
 from memsieve.train.step import NonFiniteError
 
 MakeConfig = Callable[..., RunConfig]
-ROOT = Path(__file__).parents[2]
 SAVING: dict[str, Any] = {"checkpoint": {"every": 500, "final": True}}
 PLAIN: dict[str, Any] = {**SAVING, "filter": {"enabled": False}}
 runner = CliRunner()
-
-
-@pytest.fixture
-def other_process() -> Iterator[Callable[[], None]]:
-    """Makes accelerate forget its state, the precision among it, as a new process does."""
-
-    def forget() -> None:
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
-
-    yield forget
-    forget()
 
 
 def weights(session: Session) -> torch.Tensor:
@@ -116,18 +99,6 @@ def test_a_complete_run_without_a_checkpoint_is_never_trained_over(make_config: 
     assert code == 2 and "has no checkpoint to go on from" in said and "name another output" in said
     assert {path: path.read_bytes() for path in config.output.rglob("*") if path.is_file()} == before
     assert train(config, tmp_path / "c.yaml", "--set", f"output={tmp_path / 'another'}")[0] == 0
-
-
-def test_a_longer_run_plans_its_learning_rate_anew(make_config: MakeConfig) -> None:
-    config = make_config(**PLAIN, train={"steps": 3}, optimizer={"lr": 1e-3, "schedule": "cosine"})
-    fit(set_up(config))
-    config.train.steps = 6
-    session = set_up(config)
-    half = 1e-3 * 0.5 * (1 + math.cos(math.pi * 3 / 6))
-    assert session.schedule.get_last_lr() == pytest.approx([half])
-    assert [group["lr"] for group in session.optimizer.param_groups] == pytest.approx([half])
-    fit(session)
-    assert session.schedule.get_last_lr() == pytest.approx([0.0])
 
 
 # -- after a failure ------------------------------------------------------------------------------------------------
@@ -250,52 +221,6 @@ def test_half_precision_can_be_left_after_a_loss_that_is_not_finite(
 
 # -- what may change ------------------------------------------------------------------------------------------------
 
-SPEAKS_WHILE_TRAINING = [
-    *(f"train/{name}.py" for name in ("loop", "step", "finish", "export", "stop", "watchdog", "batch")),
-    *(f"filtering/data/{name}.py" for name in ("archives", "decode", "fields", "rows")),
-    "filtering/rules/evidence.py",
-]
-NAMED_NOT_ADVISED = {"filter.max_drop_fraction"}
-CHANGED: dict[str, Any] = {
-    "train.steps": 7, "train.threads": None, "train.timeout": 99.0, "train.mixed_precision": "bf16", "data.workers": 2,
-    "optimizer.lr": 5e-4, "data.max_bad": 3, "data.image_key": "png;bmp", "data.caption_key": "txt;caption",
-    "data.allow_empty_caption": True, "data.allow_pipe": True, "data.max_caption_bytes": 9999,
-    "data.max_image_bytes": 99999, "data.max_image_pixels": 99999,
-}  # fmt: skip
-
-
-def strings_of(path: Path) -> list[str]:
-    """The messages of a module: its string expressions, docstrings apart."""
-    tree = ast.parse(path.read_text())
-    apart = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    parts = {id(value) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for value in node.values}
-    wanted = (ast.JoinedStr, ast.Constant)
-    found = [node for node in ast.walk(tree) if isinstance(node, wanted) and id(node) not in apart | parts]
-    return [ast.unparse(node) for node in found]
-
-
-@pytest.mark.parametrize("module", SPEAKS_WHILE_TRAINING)
-def test_what_a_message_advises_while_training_may_change_on_resume(module: str) -> None:
-    for text in strings_of(ROOT / module):
-        named = set(re.findall(r"\b(?:train|data|optimizer|model|filter)\.[a-z_]+\b", text)) - NAMED_NOT_ADVISED
-        assert named <= FREE or "in a new run" in text.replace("' '", ""), f"{module} names {named - FREE}: {text}"
-
-
-def test_all_that_may_change_does_change(make_config: MakeConfig, other_process: Callable[[], None]) -> None:
-    config = make_config(**PLAIN, train={"steps": 2}, data={"streams": 0})
-    fit(set_up(config))
-    other_process()
-    changed = config.model_copy(deep=True)
-    for name, value in CHANGED.items():
-        section, _, field = name.partition(".")
-        setattr(getattr(changed, section), field, value)
-    assert set(CHANGED) == FREE - {"train.cache", "train.epochs"}  # tested with the cache, and above
-    session = set_up(changed)
-    assert session.step == 2 and session.optimizer.param_groups[0]["lr"] == 5e-4
-    assert session.accelerator.mixed_precision == "bf16"
-    fit(session)
-    assert session.step == 7 and session.schedule.get_last_lr() == [5e-4]
-
 
 def test_workers_may_change_on_resume_and_the_run_is_the_same(make_config: MakeConfig) -> None:
     fixed: dict[str, Any] = {**SAVING, "filter": {"ledger_kept": True}, "data": {"streams": 0}}
@@ -312,17 +237,6 @@ def test_workers_may_change_on_resume_and_the_run_is_the_same(make_config: MakeC
     fit(resumed)
     assert torch.equal(weights(resumed), weights(session))
     assert read_ledger(parts.output / "ledger").equals(read_ledger(whole.output / "ledger"))
-
-
-def test_what_was_left_of_a_save_is_removed_at_the_next_start(make_config: MakeConfig) -> None:
-    config = make_config(**PLAIN, train={"steps": 1})
-    fit(set_up(config))
-    for step in (1, 7):
-        left = config.output / "checkpoints" / f"unfinished-{step:08d}"
-        left.mkdir()
-        (left / "model.safetensors").write_bytes(b"half")
-    set_up(config)
-    assert [path.name for path in (config.output / "checkpoints").iterdir()] == ["step-00000001"]
 
 
 def test_a_stop_comes_before_the_validation_which_the_resumed_run_makes_up_for(make_config: MakeConfig) -> None:
@@ -362,34 +276,6 @@ def test_a_cut_last_line_of_the_metrics_does_not_block_a_resume(make_config: Mak
     assert code == 2 and "metrics.jsonl', line 1, is no JSON object" in said and "remove that line" in said
     file.write_text("".join(file.read_text().splitlines(keepends=True)[1:]))
     assert train(config, tmp_path / "c.yaml")[0] == 0
-
-
-# -- nothing is ignored without a word ------------------------------------------------------------------------------
-
-
-def test_warmup_steps_warm_up_under_every_schedule(make_config: MakeConfig) -> None:
-    for schedule in ("constant", "linear"):
-        optimizer = {"schedule": schedule, "warmup_steps": 4, "lr": 1e-3}
-        config = make_config(schedule, filter={"enabled": False}, optimizer=optimizer, train={"steps": 40})
-        session = set_up(config)
-        assert session.schedule.get_last_lr() == [0.0], schedule
-        rates = [1e-3 * fraction(step) for fraction in session.schedule.lr_lambdas for step in range(5)]
-        assert rates == pytest.approx([0.0, 0.25e-3, 0.5e-3, 0.75e-3, 1e-3]), schedule
-    assert OptimizerConfig().scheduler == "constant"
-
-
-@pytest.mark.parametrize(
-    ("settings", "values", "sentence"),
-    [
-        (OptimizerConfig, {"name": "sgd", "betas": (0.8, 0.99)}, r"optimizer\.betas is Adam's"),
-        (OptimizerConfig, {"name": "sgd", "eps": 1e-6}, r"optimizer\.eps is Adam's"),
-        (TrainConfig, {"steps": 1, "logit_std": 0.5}, r"train\.logit_std: 0\.5 shapes .* logit_normal"),
-        (TrainConfig, {"steps": 1, "logit_mean": 0.5}, r"train\.logit_mean: 0\.5 shapes .* logit_normal"),
-    ],
-)
-def test_a_setting_that_would_be_ignored_is_refused(settings: Any, values: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(ValueError, match=sentence):
-        settings(**values)
 
 
 # -- several ranks --------------------------------------------------------------------------------------------------

@@ -74,8 +74,6 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_what_does_not_go_together(make_config: MakeConfig) -> None:
-    with pytest.raises(ValueError, match=r"optimizer\.lr: 1e-05 multiplies the step size that prodigy finds"):
-        OptimizerConfig(name="prodigy")
     prodigy = make_config(optimizer={"name": "prodigy", "lr": 1.0})
     with pytest.raises(SettingsError, match="prodigy finds one step size from all weights"):
         Engine("zero2").check(prodigy)
@@ -83,5 +81,3 @@ def test_what_does_not_go_together(make_config: MakeConfig) -> None:
     eight = make_config(optimizer={"name": "adamw_8bit"})
     with pytest.raises(SettingsError, match="adamw_8bit cannot be used with an offloaded optimizer"):
         Engine("zero2", offload=True).check(eight)
-    with pytest.raises(ValueError, match=r"model\.dtype: bfloat16 is for the frozen network under model\.lora"):
-        make_config(model={"dtype": "bfloat16"})

@@ -12,44 +12,20 @@ from diffusers import DDPMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteSc
 
 from memsieve.filtering.denoisers.registry import denoiser_of
 from memsieve.filtering.ledger import read_ledger
-from memsieve.filtering.settings import SettingsError
 from memsieve.train.config import RunConfig
 from memsieve.train.engine import cast_inputs
 from memsieve.train.loop import fit, window_batches
 from memsieve.train.probes import validation_images
 from memsieve.train.session import Session, set_up
 from tests.tiny_models import TINY_FAMILIES, tiny_family
-from tests.train.conftest import tiny_config
 
 FLOW = ("sd3", "flux", "flux_guided")
-DISTILLED = {"signals": ["reference_residual"], "record": []}
-GUIDED = {"signals": ["reference_residual"], "record": ["magnitude", "loss_gap"]}
 Make = Callable[..., RunConfig]
 
 
-@pytest.fixture(scope="session")
-def family_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    made: dict[str, Path] = {}
-
-    def folder(name: str) -> Path:
-        if name not in made:
-            made[name] = tmp_path_factory.mktemp("families") / name
-            tiny_family(name).save_pretrained(made[name], safe_serialization=True)
-        return made[name]
-
-    return folder
-
-
 @pytest.fixture
-def make(family_folder: Callable[[str], Path], shards: Path, tmp_path: Path) -> Make:
-    """A config of a few steps of a family, filtered."""
-
-    def config(name: str, output: str = "run", **sections: Any) -> RunConfig:
-        filter = {**(DISTILLED if name == "flux" else GUIDED), **sections.pop("filter", {})}
-        train = {"steps": 4, **sections.pop("train", {})}
-        return tiny_config(family_folder(name), shards, tmp_path / output, filter=filter, train=train, **sections)
-
-    return config
+def make(make_family: Make) -> Make:
+    return make_family
 
 
 # -- the step, as diffusers' examples have it --------------------------------------------------------------------------
@@ -226,27 +202,6 @@ def test_signals_are_the_formulas(name: str, make: Make) -> None:
         uncond = denoiser.predict(session.model, batch.noisy, batch.timesteps, denoiser.unconditional(len(eps)))
     delta = (cond - uncond).flatten(1).norm(dim=1) * denoiser.epsilon_factor(batch.timesteps).float()
     assert torch.allclose(found["magnitude"][readable], delta[readable], rtol=1e-3, atol=1e-5) and delta.max() > 0.05
-
-
-def test_what_a_distilled_model_cannot_be_measured_by_is_refused(make: Make) -> None:
-    for option in ("signals", "record"):
-        wanted = {"signals": ["magnitude", "loss"]} if option == "signals" else {"record": ["magnitude", "loss_gap"]}
-        with pytest.raises(
-            SettingsError, match=rf"filter\.{option}: magnitude.*guidance is distilled.*reference_ratio"
-        ):
-            set_up(make("flux", filter=wanted))
-
-
-def test_options_that_do_not_fit_a_family(make: Make) -> None:
-    looked_up = {"apply": "sieve", "record": [], "reference": "runs/audit"}
-    with pytest.raises(ValueError, match=r"an audit draws t uniformly, and train\.timestep_weighting is logit_normal"):
-        set_up(make("sd3", filter=looked_up, train={"timestep_weighting": "logit_normal"}))
-    with pytest.raises(ValueError, match=r"train\.snr_gamma: Min-SNR.*logit_normal"):
-        set_up(make("sd3", train={"snr_gamma": 5.0}))
-    with pytest.raises(ValueError, match=r"timestep_weighting: logit_normal is for flow models.*use uniform"):
-        set_up(make("sdxl", train={"timestep_weighting": "logit_normal"}))
-    with pytest.raises(ValueError, match=r"data\.resolution: 18 must be a multiple of 4"):
-        set_up(make("sd3", data={"resolution": 18}))
 
 
 def test_logit_normal_draws_the_middle_more_often(make: Make) -> None:

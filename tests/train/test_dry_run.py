@@ -1,0 +1,44 @@
+"""A rehearsal: all of a run is built, one window is measured, and nothing of it stays."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from memsieve.train.config import RunConfig
+from memsieve.train.dry_run import dry_run
+from tests.train.test_command import train
+
+MakeConfig = Callable[..., RunConfig]
+
+
+def test_dry_run_prints_the_config_and_keeps_nothing(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config()
+    code, said = train(config, tmp_path, "--dry-run", "--set", "optimizer.lr=2e-4")
+    assert code == 0 and "lr: 0.0002" in said and "magnitude: median" in said and "24 held-out pairs" in said
+    assert not config.output.exists()
+
+
+def test_all_that_a_run_would_do_beside_training_is_left_out(make_config: MakeConfig, tmp_path: Path) -> None:
+    """A cache, W&B, and what an earlier run left in the folder, which is no start from its checkpoint either."""
+    cached = {"cache": str(tmp_path / "cache"), "batch_size": 4, "accumulation": 2}
+    config = make_config(train=cached, filter={"enabled": False}, tracking={"wandb": True})
+    config.output.mkdir()
+    (config.output / "metrics.jsonl").write_text(json.dumps({"step": 3}))
+    before = sorted(tmp_path.rglob("*"))
+    said = dry_run(config)
+    assert said.splitlines()[0] == "6 steps of 4 x 2 x 1 samples, 4 streams, 24 held-out pairs"
+    assert "median" not in said, "without the filter nothing is measured"
+    assert said.splitlines()[-1].startswith("engine: single") and said.endswith("1 rank(s)")
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (config.train.cache, config.tracking.wandb) == (tmp_path / "cache", True), "the config is the caller's"
+
+
+def test_a_rehearsal_that_fails_leaves_no_folder(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(filter={"false_drop_rate": 0.01})
+    with pytest.raises(ValueError, match="needs at least 99 held-out groups"):
+        dry_run(config)
+    assert not list(tmp_path.iterdir())
