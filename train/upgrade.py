@@ -17,7 +17,7 @@ __all__ = ["rewritten", "upgrade_file"]
 
 def rewritten(text: str, rule: str | None) -> str:
     """The YAML ``text`` without the lines of section ``filter`` that set what is gone, and with ``rule`` on the line
-    of the first that named it; comments and order stay."""
+    of the first that named it; comments and order stay. A section of which nothing is left is an empty one."""
     kept, inside = [], False
     for line in text.splitlines(keepends=True):
         if re.match(r"\S", line) and not line.startswith("#"):
@@ -28,7 +28,10 @@ def rewritten(text: str, rule: str | None) -> str:
         elif rule is not None and name[2] in ("calibrator", "decide"):
             kept.append(f"{name[1]}rule: {rule}\n")
             rule = None
-    return "".join(kept)
+    new = "".join(kept)
+    if yaml.safe_load(new).get("filter", {}) is None:  # a heading alone is no section
+        new = re.sub(r"^(filter\s*:)", r"\1 {}", new, count=1, flags=re.MULTILINE)
+    return new
 
 
 def upgrade_file(path: Path) -> tuple[list[str], list[str]]:

@@ -62,6 +62,14 @@ def test_a_file_is_rewritten_and_what_no_longer_holds_is_said(tmp_path: Path) ->
     assert upgrade_file(path) == ([], [])
 
 
+def test_a_section_of_which_nothing_is_left_is_an_empty_one(tmp_path: Path) -> None:
+    plain = "output: runs/x\nmodel: {path: a}\ndata: {path: b}\ntrain: {steps: 5}\n"
+    path = written(tmp_path, f"{plain}filter:  # ours\n  # how many bins\n  t_bins: 10\n")
+    assert upgrade_file(path) == (["filter.t_bins"], [])
+    assert path.read_text() == f"{plain}filter: {{}}  # ours\n  # how many bins\n"
+    assert load_settings(RunConfig, path).filter == RunConfig.model_fields["filter"].default
+
+
 @pytest.mark.parametrize("section", ["filter: {t_bins: 10, record: []}", 'filter:\n  "t_bins": 10'])
 def test_what_stands_on_no_line_of_its_own_is_said(tmp_path: Path, section: str) -> None:
     text = f"output: runs/x\nmodel: {{path: a}}\ndata: {{path: b}}\ntrain: {{steps: 5}}\n{section}\n"

@@ -18,21 +18,10 @@ import numpy as np
 import pytest
 import webdataset
 
-from memsieve.cli import main
 from memsieve.inference.copies.index_build import build_index
 from memsieve.inference.ui.inspect import MAX_CHARACTERS
 
 HOSTILE = "<img src=x onerror=alert(1)> cat"
-
-
-def test_the_command_says_what_is_missing(
-    model_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "gradio", None)
-    monkeypatch.setattr(sys, "argv", ["memsieve", "ui", "--model", str(model_folder)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 2 and "pip install 'memsieve[ui]'" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.fixture(scope="module")
