@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,10 +23,13 @@ def test_dry_run_prints_the_config_and_keeps_nothing(make_config: MakeConfig, tm
     assert not config.output.exists()
 
 
-def test_all_that_a_run_would_do_beside_training_is_left_out(make_config: MakeConfig, tmp_path: Path) -> None:
+def test_all_that_a_run_would_do_beside_training_is_left_out(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A cache, W&B, and what an earlier run left in the folder, which is no start from its checkpoint either."""
     cached = {"cache": str(tmp_path / "cache"), "batch_size": 4, "accumulation": 2}
     config = make_config(train=cached, filter={"enabled": False}, tracking={"wandb": True})
+    monkeypatch.setitem(sys.modules, "wandb", None)  # whoever asks for it fails
     config.output.mkdir()
     (config.output / "metrics.jsonl").write_text(json.dumps({"step": 3}))
     before = sorted(tmp_path.rglob("*"))
