@@ -135,7 +135,7 @@ def top_groups(table: EvidenceTable, exchange: Exchange, count: int) -> list[Sta
 def gather_groups(table: EvidenceTable, exchange: Exchange, rows: Sequence[int] | np.ndarray) -> list[str]:
     """The groups of ``rows`` of all ranks' shares, most evident first, ties by name; two collectives, the second of a
     shape that the first agrees on."""
-    most = int(exchange.gather(torch.tensor([[float(len(rows))]])).max())
+    most = int(exchange.gather(torch.tensor([[len(rows)]], dtype=torch.float64)).max())
     if most == 0:
         return []
     mine = [[float(table["evidence_max"][row]), *packed(table.names[row])] for row in rows]

@@ -69,6 +69,8 @@ JUDGE: Final = (
             "Emoji One", "github.com/joypixels/emojione-legacy", "CC-BY-SA-4.0"),
     IconSet("fluent-emoji", "1.2.7", "8044210dbf11e016d4de85f15d01a243423bd832457e7e2491df1b751c0e272b",
             "Microsoft Corporation", "github.com/microsoft/fluentui-emoji", "MIT"),
+    IconSet("openmoji", "1.2.29", "03181e2c156cab35cf4a62f1f7886bd971d59212e75ac3f189d5a4cae3930fc5",
+            "OpenMoji", "github.com/hfg-gmuend/openmoji", "CC-BY-SA-4.0"),
     IconSet("flat-color-icons", "1.2.3", "d8878a9b0f02d749bc8671eb7d47882eb711185cbcefbb365cbfb488773c4786",
             "Icons8", "github.com/icons8/flat-Color-icons", "MIT"),
 )  # fmt: skip
