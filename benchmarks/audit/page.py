@@ -110,6 +110,10 @@ def _removal(found: dict[str, Any]) -> list[str]:
         cells = [f"{r['rate']:.2f} ({r['low']:.2f} to {r['high']:.2f})" for r in (rates[m][repeats] for m in rates)]
         lines.append(f"| {name} | {row['taken']} of {row['pairs']:,} | {' | '.join(cells)} |")
     verdict = "equal bit by bit" if same["same_weights"] else "NOT equal"
+    kept, applied = (same["trained"][name] for name in ("keep_list", "applied"))
+    trained = (
+        f"{kept:,} samples trained in both runs" if kept == applied else f"{kept:,} and {applied:,} samples trained"
+    )
     return [
         *lines,
         "",
@@ -118,7 +122,7 @@ def _removal(found: dict[str, Any]) -> list[str]:
         f"Held-out loss: {found['planted']['heldout_loss']:.4f} before, {part['heldout_loss']:.4f} after.",
         "",
         f"`data.keep_list` in the place of the new shards: after {same['steps']} steps "
-        f"({same['trained']['keep_list']:,} samples trained in both runs) the weights of the two runs are {verdict}.",
+        f"({trained}) the weights of the two runs are {verdict}.",
         "",
         *_rules(found),
     ]

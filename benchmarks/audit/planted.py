@@ -100,7 +100,7 @@ class Planted:
     def rules(self) -> dict[str, Any]:
         """What other rules would take out, without training on it."""
         self._select()
-        audits = {"reference": self.work / "audit" / "base", "held_out": self.work / "audit" / "tuned-held-out"}
+        base, held_out = (self.work / "audit" / name for name in ("base", "tuned-held-out"))
         both = ("loss", "reference_ratio")
         rules = {
             "--drop-fraction 0.01": Rule(drop_fraction=0.01),
@@ -113,7 +113,7 @@ class Planted:
         }
         found = {}
         for name, rule in rules.items():
-            table = select_rows(self.work / "audit" / "tuned", rule, **audits).table
+            table = select_rows(self.work / "audit" / "tuned", rule, reference=base, held_out=held_out).table
             found[name] = self._taken(zip(table["sha256"].to_pylist(), table["keep"].to_pylist(), strict=True))
         return found
 
@@ -168,8 +168,9 @@ class Planted:
         tuned = self.work / "runs" / "unfiltered" / "pipeline"
         held_out = self._audit("tuned-held-out", tuned, ["held_out"])
         rule = Rule(false_drop_rate=FALSE_DROP_RATE)
-        audits = {"reference": self.work / "audit" / "base", "held_out": held_out}
-        write_selection(select_rows(self.work / "audit" / "tuned", rule, **audits), self.keep)
+        base = self.work / "audit" / "base"
+        selection = select_rows(self.work / "audit" / "tuned", rule, reference=base, held_out=held_out)
+        write_selection(selection, self.keep)
 
     def _taken(self, rows: Iterable[tuple[str, bool]]) -> dict[str, dict[str, int]]:
         """Pairs taken out, and of how many, by how often they stand in the shards."""

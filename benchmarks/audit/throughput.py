@@ -6,7 +6,8 @@ import io
 import shutil
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -54,9 +55,7 @@ def throughput(work: Path, model: Path, repeats: int = 6) -> dict[str, Any]:
     }
     for name, shard in shards.items():
         for ahead in (0, 2):
-            arms[f"{name}, prefetch {ahead}"] = lambda shard=shard, ahead=ahead: _audit(
-                work, model, scorer, [shard], prefetch=ahead
-            )
+            arms[f"{name}, prefetch {ahead}"] = partial(_audit, work, model, scorer, [shard], prefetch=ahead)
     for run in arms.values():
         run()  # warm up: caches, allocator, the file system
     times = _in_turn(arms, repeats)
@@ -68,9 +67,7 @@ def cost_of_shards(work: Path, model: Path, repeats: int = 2) -> dict[str, Any]:
     """Seconds per sample of one draw, the same samples cut into few and into many shards."""
     scorer = AuditScorer(_config(model, work, draws=1), "cpu")
     sets = {parts: _cut(work / "speed" / f"in-{parts}", work / "data" / "train", parts) for parts in PARTS}
-    arms = {
-        str(parts): lambda shards=shards: _audit(work, model, scorer, shards, draws=1) for parts, shards in sets.items()
-    }
+    arms = {str(parts): partial(_audit, work, model, scorer, shards, draws=1) for parts, shards in sets.items()}
     arms[str(PARTS[0])]()
     times = _in_turn(arms, repeats)
     return {"samples": SPREAD, "repeats": repeats, "draws": 1, "batch_size": 16, "times": times,
@@ -90,7 +87,7 @@ def _row(times: dict[str, list[Times]], name: str, samples: int, beside: tuple[s
     return row
 
 
-def _in_turn(arms: dict[str, Callable[[], Times]], repeats: int) -> dict[str, list[Times]]:
+def _in_turn(arms: Mapping[str, Callable[[], Times]], repeats: int) -> dict[str, list[Times]]:
     """Times of each arm; every repeat begins with another one, so that none is always first."""
     seconds: dict[str, list[Times]] = {name: [] for name in arms}
     names = list(arms)
@@ -105,7 +102,7 @@ def _config(model: Path, path: Path | list[str], **more: Any) -> AuditConfig:
     return AuditConfig.model_validate({"model": str(model), "data": data, **more})
 
 
-def _audit(work: Path, model: Path, scorer: AuditScorer, shards: Path | list[Path], **more: Any) -> Times:
+def _audit(work: Path, model: Path, scorer: AuditScorer, shards: Sequence[Path], **more: Any) -> Times:
     """All of the work on ``shards``, from opening them to their markers; the model is there already."""
     out = work / "speed" / "run"
     shutil.rmtree(out, ignore_errors=True)

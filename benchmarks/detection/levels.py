@@ -128,13 +128,14 @@ def _of(bench: Bench, level: int) -> set[str]:
 def detection(
     bench: Bench, known: dict[str, PromptMeasurement], images: Sequence[int], copied: dict[str, Any]
 ) -> dict[str, list[dict[str, Any]]]:
-    """All planted pairs, those that copy, and each level, against held-out captions; groups are base emoji."""
+    """All planted pairs, those that copy (left out where none does), and each level, against held-out captions; groups
+    are base emoji."""
     chosen = {"all": _sides(bench)[0], "that copy": [c for c, pair in copied["pairs"].items() if pair["rate"] > 0]}
     chosen |= {str(level): [p.caption for p in bench.planted if p.repeats == level]
                for level in sorted({p.repeats for p in bench.planted})}  # fmt: skip
-    held, results = bench.captions["held_out"], {}
-    for name, captions in chosen.items():
-        results[name] = [
+    held = bench.captions["held_out"]
+    return {
+        name: [
             asdict(result)
             for detector, steps in STEPS.items()
             for result in evaluate_detector(
@@ -146,8 +147,9 @@ def detection(
                 groups=([bench.base[c] for c in captions], [bench.base[c] for c in held]),
                 kept=KeptMeasurements(known, lambda _: None), progress=False,
             )
-        ]  # fmt: skip
-    return {name: rows for name, rows in results.items() if rows}
+        ]
+        for name, captions in chosen.items() if captions
+    }  # fmt: skip
 
 
 def early_exit(bench: Bench, known: dict[str, PromptMeasurement], images: int) -> dict[str, Any]:

@@ -16,14 +16,19 @@ as ordinary prompts; intervals as above. *Fall* is `--detector magnitude_fall`: 
 fifth of the steps, plus how far it falls from there to the rest, each as a z-score beside ordinary prompts. It was
 found on the model above and not changed for these.
 """
-WHY = """### Why the mean over all steps says little here
+NOTHING_COPIED = (
+    "No generation from a planted pair's caption is a copy: detection of pairs that copy cannot be measured on this "
+    "model."
+)
+PER_STEP = """### {title}
 
 Per step, the magnitude alone separates planted from held-out captions with these AUCs:
 
 | {heads} |
 |{rules}|
 {aucs}
-
+"""
+REASON = """
 It starts high, falls below that of ordinary prompts, and ends high. The reason is the unconditional branch. Below,
 each branch's prediction of the finished image along the planted prompts' trajectories is compared with the planted
 image (`{name}`): share of copies, and in brackets the distance.
@@ -73,10 +78,16 @@ def _model(name: str, part: dict[str, Any]) -> list[str]:
         "|---|---|---|---|---|---|---|---|---|",
         *[_row(group, row, part) for group, rows in part["detection"].items() for row in rows],
         "",
+        *([] if _copies(part) else [NOTHING_COPIED, ""]),
         f"With `--early-exit` over all {len(part['per_step_auc'])} steps {len(flagged)} of {early['prompts']} planted "
         f"prompts are flagged at a false-positive rate of 1 % for the whole path, after {_listed(flagged)} steps.",
         "",
     ]
+
+
+def _copies(part: dict[str, Any]) -> bool:
+    """Whether a planted pair comes back at least once."""
+    return any(pair["rate"] > 0 for pair in part["copies"]["pairs"].values())
 
 
 def _plant(plant: str) -> str:
@@ -100,12 +111,19 @@ def _row(group: str, row: dict[str, Any], part: dict[str, Any]) -> str:
 
 
 def _why(found: dict[str, Any]) -> str:
+    """The AUCs step by step; what explains them is told of a model that copies alone."""
     steps = len(next(iter(found.values()))["per_step_auc"])
     aucs = "\n".join(
         f"| `{name}` | {' | '.join(f'{value:.2f}' for value in part['per_step_auc'])} |"
         for name, part in sorted(found.items())
     )
-    name = max(found, key=lambda n: found[n]["collapse"][-1]["cond"]["copies"])
+    heads = " | ".join(["model", *(f"step {k}" for k in range(steps))])
+    copying = [name for name, part in found.items() if _copies(part)]
+    title = "Why the mean over all steps says little here" if copying else "Step by step"
+    per_step = PER_STEP.format(title=title, heads=heads, rules="---|" * steps + "---", aucs=aucs)
+    if not copying:
+        return per_step
+    name = max(copying, key=lambda n: found[n]["collapse"][-1]["cond"]["copies"])
 
     def cell(value: dict[str, float]) -> str:
         return f"{value['copies']:.2f} ({value['distance']:.3f})"
@@ -115,8 +133,7 @@ def _why(found: dict[str, Any]) -> str:
         f"| {cell(row['uncond_before'])} |"
         for row in found[name]["collapse"]
     )
-    heads = " | ".join(["model", *(f"step {k}" for k in range(steps))])
-    return WHY.format(heads=heads, rules="---|" * steps + "---", aucs=aucs, name=name, rows=rows)
+    return per_step + REASON.format(name=name, rows=rows)
 
 
 def _listed(steps: Sequence[int]) -> str:

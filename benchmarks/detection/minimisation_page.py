@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-__all__ = ["verdict_on_ways", "ways_to_minimise"]
+__all__ = ["reduced_by", "share_kept", "verdict_on_ways", "ways_to_minimise"]
 
 AIM = 0.8
 """Of the copies to be gone, and of the alignment to be kept."""
@@ -58,6 +59,9 @@ def verdict_on_ways(folder: Path, kept: Kept) -> list[str]:
     for file in sorted(folder.glob("minimize-*.json")):
         ways = json.loads(file.read_text())["ways"]
         before, after = ways["as it was"], ways[SHIPPED]
+        if not any(before["copies"]):
+            told.append(f"on `{file.stem.removeprefix('minimize-')}` nothing was copied, so that nothing can be gone")
+            continue
         gone = 1 - kept(before["copies"], after["copies"])[0]
         left = kept(before["alignment"], after["alignment"])[0]
         met = "both met" if gone >= AIM and left >= AIM else "**not both met**"
@@ -82,13 +86,13 @@ def _table(name: str, ways: dict[str, Any], kept: Kept) -> list[str]:
         "|---|---|---|---|---|---|---|---|",
     ]
     for way, row in ways.items():
-        reduced = _less(kept(before["copies"], row["copies"]))
-        share = _share(kept(before["alignment"], row["alignment"]))
+        reduced = reduced_by(kept(before["copies"], row["copies"]))
+        share = share_kept(kept(before["alignment"], row["alignment"]))
         if row is before:
             reduced = share = ""
         met = f"{100 * float(np.mean(row['met'])):.0f} %" if "met" in row else ""
         change = f"{float(np.mean(row['change'])):.2f}" if "change" in row else ""
-        of_base = "" if row is base else _share(kept(base["alignment"], row["alignment"]))
+        of_base = "" if row is base else share_kept(kept(base["alignment"], row["alignment"]))
         lines.append(
             f"| {way} | {met} | {change} | {np.mean(row['copies']):.2f} | {reduced} | {np.mean(row['alignment']):.2f} "
             f"| {share} | {of_base} |"
@@ -96,9 +100,15 @@ def _table(name: str, ways: dict[str, Any], kept: Kept) -> list[str]:
     return lines
 
 
-def _share(part: tuple[float, float, float]) -> str:
+def share_kept(part: tuple[float, float, float]) -> str:
+    """What ``kept`` found, for a table."""
+    if math.isnan(part[0]):
+        return "nothing was there"
     return f"{100 * part[0]:.0f} % ({100 * part[1]:.0f} to {100 * part[2]:.0f})"
 
 
-def _less(part: tuple[float, float, float]) -> str:
+def reduced_by(part: tuple[float, float, float]) -> str:
+    """What is not kept of the copies, for a table."""
+    if math.isnan(part[0]):
+        return "nothing was copied"
     return f"{100 * (1 - part[0]):.0f} % ({100 * (1 - part[2]):.0f} to {100 * (1 - part[1]):.0f})"

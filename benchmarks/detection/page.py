@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.common import stamped
 from benchmarks.detection.levels_page import other_models
-from benchmarks.detection.minimisation_page import verdict_on_ways, ways_to_minimise
+from benchmarks.detection.minimisation_page import reduced_by, share_kept, verdict_on_ways, ways_to_minimise
 
 __all__ = ["kept", "write_page"]
 
@@ -148,11 +148,10 @@ def _minimisation(found: dict[str, Any]) -> list[str]:
             if row.get("iterations")
             else " | | |"
         )
-        reduced = f"{100 * (1 - left[0]):.0f} % ({100 * (1 - left[2]):.0f} to {100 * (1 - left[1]):.0f})"
         lines.append(
-            f"| {name} | {settings} | {np.mean(row['copies']):.2f} | {'' if row is before else reduced} "
+            f"| {name} | {settings} | {np.mean(row['copies']):.2f} | {'' if row is before else reduced_by(left)} "
             f"| {np.mean(row['alignment']):.2f} | "
-            f"{'' if row is before else f'{100 * share[0]:.0f} % ({100 * share[1]:.0f} to {100 * share[2]:.0f})'} |"
+            f"{'' if row is before else share_kept(share)} |"
         )
     largest = max(row.get("largest_difference_1_or_4_images", 0.0) for row in part.values())
     return [

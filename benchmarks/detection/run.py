@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,7 +35,7 @@ from memsieve.inference.minimize.settings import MinimizeSettings
 from memsieve.inference.weights import weights_identity
 
 SETTINGS = DetectSettings(schedule_steps=50, guidance_scale=3.0)
-STEPS = {
+STEPS: dict[str, dict[str, tuple[int, ...]]] = {
     "magnitude": {"held_out": (1, 10, 50), "train": (1,)},
     "magnitude_cosine": {"held_out": (1,), "train": (1,)},
 }
@@ -68,13 +68,17 @@ def main(
         raise ValueError(f"--out: '{out}' holds numbers of another model or dataset; name another file or remove it")
     found["asked"] = {**asked, "guidance_scale": SETTINGS.guidance_scale}
     cut = cache(lambda: Minimisation(bench))
+
+    def minimised(how: dict[str, Any]) -> dict[str, Any]:
+        return cut().one(**how)
+
     parts: dict[str, Callable[[], Any]] = {
         "copies": lambda: copies(bench),
         "seconds_per_generation": lambda: seconds_to_generate(bench.opened, bench.captions["train"][:16], SETTINGS),
         "encoder": lambda: cut().know(),
-        **{name: lambda how=how: cut().one(**how) for name, how in MINIMISATIONS.items()},
+        **{name: partial(minimised, how) for name, how in MINIMISATIONS.items()},
         "empty prompt": lambda: cut().empty(),
-        **{f"{d}, {s}": lambda d=d, s=s: detection(bench, d, s) for d in STEPS for s in ("held_out", "train")},
+        **{f"{d}, {s}": partial(detection, bench, d, s) for d in STEPS for s in ("held_out", "train")},
     }
     for name, measure in parts.items():
         if name not in found:

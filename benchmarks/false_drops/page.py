@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from benchmarks.common import stamped
+from benchmarks.common import over_seeds, stamped
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -21,8 +21,6 @@ The base was trained on these pairs, and those that it knows best have a low los
 held-out pairs have not. In two unfiltered runs with the first two seeds, whose every measurement was kept and judged
 again (in the batch, 1 %), loss + reference ratio condemned 38 and 8 of 510 pairs, the loss alone 26 and 25; the
 reference ratio alone 1 and 0, and the reference residual, which decides by default, 0 and 2."""
-STUDENT = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78}
-"""97.5 % points of Student's t by degrees of freedom."""
 HEAD = """# False drops, measured
 
 Written by `scripts/bench false-drops` from [the numbers](benchmarks/false_drops.json). `false_drop_rate` is the
@@ -165,15 +163,8 @@ def _real_row(mode: str, label: str, cells: list[dict[str, Any]]) -> str:
 def _over_seeds(values: list[float]) -> str:
     if len(values) < 2:
         return f"{100 * values[0]:.1f}"
-    mean, low, high = (100 * value for value in _interval(values))
+    mean, low, high = (100 * value for value in over_seeds(values))
     return f"{mean:.1f} ({low:.1f} to {high:.1f})"
-
-
-def _interval(values: list[float]) -> tuple[float, float, float]:
-    """Mean over seeds and its 95 % interval (Student)."""
-    mean = float(np.mean(values))
-    half = float(np.std(values, ddof=1)) / len(values) ** 0.5 * STUDENT.get(len(values) - 1, 2.6)
-    return mean, max(mean - half, 0.0), mean + half
 
 
 def _real_verdict(rows: dict[str, Any]) -> list[str]:
@@ -183,7 +174,7 @@ def _real_verdict(rows: dict[str, Any]) -> list[str]:
         f"{mode} at {100 * float(rate):g} %"
         for mode, cells in rows.items()
         for rate in ("0.01", "0.05")
-        if len(cells) > 1 and _interval([c["passed"][rate] / c["groups"] for c in cells])[1] > float(rate)
+        if len(cells) > 1 and over_seeds([c["passed"][rate] / c["groups"] for c in cells])[1] > float(rate)
     ]
     held = "**The interval lies above the set rate** in: " + "; ".join(above) + "." if above else (
         "No interval lies above the set rate." if rows else "")  # fmt: skip

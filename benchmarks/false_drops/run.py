@@ -15,6 +15,7 @@ import fcntl
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,11 +71,11 @@ def main(
         jobs = [(seed, setting) for seed in range(seeds) for setting in SETTINGS]
         for seed, setting in track(jobs, "synthetic streams", console=console):
             name = setting.name.replace(", ", "_").replace(" ", "-")
-            _cell(cells / f"{name}_{seed}.json", lambda seed=seed, setting=setting: _synthetic(setting, seed))
+            _cell(cells / f"{name}_{seed}.json", partial(_synthetic, setting, seed))
     if part in ("all", "real"):
         for seed in range(real_seeds):
             for mode in ("batch", "sieve"):
-                _cell(cells / f"real-{mode}-{seed}.json", lambda m=mode, s=seed: _real(m, s, work))
+                _cell(cells / f"real-{mode}-{seed}.json", partial(_real, mode, seed, work))
     found = json.loads(out.read_text()) if out.is_file() else {}
     if part != "page":
         measured = collect(cells)

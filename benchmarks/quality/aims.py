@@ -59,18 +59,21 @@ def _of_pairs(results: Results, method: str, levels: list[str]) -> list[Row]:
 
 
 def _before_copies(results: Results, method: str, levels: list[str]) -> list[Row]:
-    """Of the levels that the unfiltered run copies: dropped at fewer exposures than a level that it does not copy."""
+    """Of the levels that the unfiltered run copies: dropped at the exposures of a lower level that it does not copy, or
+    before."""
     plain = {level: results.generated("none", level, "copies") for level in levels}
     innocent = [int(level.split()[1]) for level, figure in plain.items() if figure is not None and figure.value == 0.0]
     rows: list[Row] = []
     for level, figure in plain.items():
         first = results.first_dropped(method, level)
-        if figure is not None and figure.value > 0.0 and innocent and first is not None:
+        # A higher level that happens not to be copied proves nothing: its exposures come after these pairs' last.
+        lower = [exposures for exposures in innocent if exposures < int(level.split()[1])]
+        if figure is not None and figure.value > 0.0 and lower and first is not None:
             visit = f"median visit {first[0]:.0f}" if math.isfinite(first[0]) else "of half of them none is dropped"
             rows.append((
                 f"{NAMES[method]}: pairs at {level.split()[1]} dropped before they are copied",
-                f"{visit}; no filter copies none of the pairs with {max(innocent)} exposures",
-                _said(first[0] <= max(innocent)),
+                f"{visit}; no filter copies none of the pairs with {max(lower)} exposures",
+                _said(first[0] <= max(lower)),
             ))  # fmt: skip
     return rows
 

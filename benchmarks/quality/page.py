@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import stamped
+from benchmarks.common import over_seeds, stamped
 from benchmarks.quality.aims import aims
 from benchmarks.quality.cell import Cell, Plan
 from benchmarks.quality.figures import Figure, Results
@@ -179,14 +179,10 @@ def _nothing(results: Results) -> str:
 
 
 def _over_seeds(rates: list[float]) -> tuple[str, str]:
-    import numpy as np
-
     if len(rates) < 2:
         return "", ""
-    quantile = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}.get(len(rates), 2.5)  # Student's t, 97.5 %
-    half = quantile * float(np.std(rates, ddof=1)) / len(rates) ** 0.5
-    middle = float(np.mean(rates))
-    return f"{100 * max(middle - half, 0):.2f}", f"{100 * (middle + half):.2f}"
+    _, low, high = over_seeds(rates)
+    return f"{100 * low:.2f}", f"{100 * high:.2f}"
 
 
 def _done(results: Results, wanted: Sequence[Cell]) -> str:

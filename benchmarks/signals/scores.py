@@ -4,6 +4,7 @@ held-out pairs on a fixed grid of draws."""
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from benchmarks.common import CONFIGS, MODEL
 from memsieve.filtering.data.draws import visit_draw
 from memsieve.filtering.data.rows import Row
+from memsieve.filtering.denoisers.conditioning import Conditioning
 from memsieve.filtering.denoisers.stable_diffusion import StableDiffusionDenoiser
 from memsieve.filtering.settings import load_settings
 from memsieve.filtering.signals import SIGNALS, Predictions, measure
@@ -49,13 +51,13 @@ def score(data: Path, pipeline: Path) -> dict[str, Any]:
     now, before = StableDiffusionDenoiser(str(pipeline)), StableDiffusionDenoiser(str(MODEL))
     for denoiser in (now, before):
         denoiser.model.requires_grad_(False).eval()
-    options = {"shape": now.latent_shape(32), "num_train_timesteps": now.num_train_timesteps, "strata": DRAWS}
+    draw = partial(visit_draw, 0, shape=now.latent_shape(32), num_train_timesteps=now.num_train_timesteps, strata=DRAWS)
     settings = DrawSettings(seed=0, resolution=32)
     jobs = [(row, k) for row, _ in pairs for k in range(DRAWS)]
     found: dict[str, list[float]] = {name: [] for name in [*SIGNALS, "t"]}
     for start in range(0, len(jobs), BATCH):
         part = jobs[start : start + BATCH]
-        draws = [(k, visit_draw(0, row.group, k, **options)) for row, k in part]
+        draws = [(k, draw(row.group, k)) for row, k in part]
         samples = plain_samples([row for row, _ in part], settings)
         batch = build_batch(now, draw_visits(now, samples, settings, draws))
         values = measure(SIGNALS, _predictions(now, before, batch))
@@ -67,7 +69,7 @@ def score(data: Path, pipeline: Path) -> dict[str, Any]:
 
 
 def _predictions(now: StableDiffusionDenoiser, before: StableDiffusionDenoiser, batch: Batch) -> Predictions:
-    def epsilon(denoiser: StableDiffusionDenoiser, states: torch.Tensor) -> torch.Tensor:
+    def epsilon(denoiser: StableDiffusionDenoiser, states: Conditioning) -> torch.Tensor:
         with torch.no_grad():
             output = denoiser.predict(denoiser.model, batch.noisy, batch.timesteps, states)
         return denoiser.to_epsilon(output, batch.noisy, batch.timesteps)

@@ -15,6 +15,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,11 +57,11 @@ def main(
         found[name] = {**part, "machine": machine(threads)}
         write_numbers(out, found)
 
-    def turns(name: str, share: int) -> None:
+    def turns(share: int, name: str) -> None:
         timed(work, share, threads, audit, found.get(name, {}), rounds, lambda part: note(name, part))
 
     parts: dict[str, Callable[[str], Any]] = {
-        **{f"planted_{share}": lambda name, share=share: turns(name, share) for share in PLANTED},
+        **{f"planted_{share}": partial(turns, share) for share in PLANTED},
         "audit": lambda name: note(name, audit_time(work, threads)),
         "memory": lambda name: note(name, {run: apart(peak_memory, run, work, threads, audit) for run in VARIANTS}),
         "history": lambda name: note(name, apart(history_of, groups)),
