@@ -62,17 +62,13 @@ def other_models(folder: Path) -> list[str]:
 
 
 def _model(name: str, part: dict[str, Any]) -> list[str]:
-    trained, plain = part["trained"], part["seconds_per_generation"]
-    early = part["early_exit"]
-    stopped = f", stopped there of {trained['of_steps']:,}" if trained["of_steps"] != trained["steps"] else ""
-    epochs = trained["steps"] * trained["batch_size"] / part["data"]["train_rows"]
+    plain, early = part["seconds_per_generation"], part["early_exit"]
     flagged = early["steps_of_flagged"]
     planted = ", ".join(_plant(plant) for plant in part["data"]["plant"] if not plant.endswith("x1"))
     return [
         f"### `{name}`: {planted}",
         "",
-        f"Seed {trained['seed']}, {trained['steps']:,} steps of {trained['batch_size']}{stopped}: each planted pair "
-        f"was seen about {epochs:.2g} times its number of repeats. A plain generation takes {plain:.3f} s.",
+        f"{_trained(part)} A plain generation takes {plain:.3f} s.",
         "",
         "| planted pairs | pairs | copies | detector | steps | n | AUC | TPR at 1 % FPR | seconds per prompt |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -88,6 +84,19 @@ def _model(name: str, part: dict[str, Any]) -> list[str]:
 def _copies(part: dict[str, Any]) -> bool:
     """Whether a planted pair comes back at least once."""
     return any(pair["rate"] > 0 for pair in part["copies"]["pairs"].values())
+
+
+def _trained(part: dict[str, Any]) -> str:
+    """How long, and how often pairs were seen; the run's config may not have been named."""
+    trained = part["trained"]
+    if trained["steps"] is None or trained["batch_size"] is None:
+        return "How long it was trained is not known (`--trained`)."
+    stopped = f", stopped there of {trained['of_steps']:,}" if trained["of_steps"] != trained["steps"] else ""
+    epochs = trained["steps"] * trained["batch_size"] / part["data"]["train_rows"]
+    return (
+        f"Seed {trained['seed']}, {trained['steps']:,} steps of {trained['batch_size']}{stopped}: each planted pair "
+        f"was seen about {epochs:.2g} times its number of repeats."
+    )
 
 
 def _plant(plant: str) -> str:

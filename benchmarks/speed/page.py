@@ -107,7 +107,7 @@ def _limits(timed: dict[int, Any]) -> list[str]:
         *lines,
         "",
         "*Met*: both medians are within the aim. Processor time counts the work alone, whoever else used the machine. "
-        "*First sweeps*: until each held-out pair has met each of its 16 draws (`held_out_draws`), the reference is "
+        "*First sweeps*: until each held-out pair has met each of its 16 draws, the reference is "
         "asked about every one; after that its answers are known. With 128 held-out pairs, 5 in a turn, that takes "
         "about 410 windows. The other rows are measured after that.",
         "",
