@@ -1,4 +1,4 @@
-"""A tiny random pipeline, which copies nothing, and a dataset with planted pairs."""
+"""A dataset with planted pairs."""
 
 from __future__ import annotations
 
@@ -7,14 +7,6 @@ from pathlib import Path
 import pytest
 
 from tests.benchmarks.planted_data import planted_data
-from tests.tiny_models import tiny_family
-
-
-@pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("detection") / "pipeline"
-    tiny_family("sd").save_pretrained(folder, safe_serialization=True)
-    return folder
 
 
 @pytest.fixture(scope="session")

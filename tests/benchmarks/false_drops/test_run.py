@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from benchmarks.common import NUMBERS
-from benchmarks.false_drops.run import main
+from benchmarks.false_drops.run import interval, main
 
 
 def test_false_drops_of_a_part_leave_the_other_part_as_it_is(tmp_path: Path) -> None:
@@ -19,3 +19,9 @@ def test_false_drops_of_a_part_leave_the_other_part_as_it_is(tmp_path: Path) -> 
     after = json.loads(out.read_text())
     assert after["real"] == {"batch": [], "sieve": []} != before["real"]
     assert after["synthetic"] == before["synthetic"] and after["earlier"] == before["earlier"]
+
+
+def test_the_interval_of_a_setting_is_over_its_seeds() -> None:
+    assert interval([0.02] * 8) == [0.02] * 3, "of seeds that are alike, however many pairs each had"
+    mean, low, high = interval([0.0, 0.1])
+    assert (mean, low, high) == (0.05, 0.0, 0.1)
