@@ -4,13 +4,69 @@ from __future__ import annotations
 
 import textwrap
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
 __all__ = ["Pair", "caption_losses", "caption_test", "model_card", "sample_grid"]
+
+UNKNOWN: Final = {"seed": 0} | dict.fromkeys(
+    ("autoencoder_steps", "decoder_steps", "unet_steps", "batch", "lr", "minutes"), "?"
+)
+"""Of a report in which nobody has written how the pipeline was made."""
+CARD: Final = """---
+license: cc-by-sa-4.0
+pipeline_tag: text-to-image
+library_name: diffusers
+---
+# tiny-sd: a Stable-Diffusion-shaped pipeline of OpenMoji
+
+A real `diffusers.StableDiffusionPipeline` (CLIP tokenizer and text encoder, KL autoencoder, UNet with cross attention,
+noise prediction, DDIM) small enough for a CPU: {folder_megabytes} MB, images 32x32, latents 4x16x16.
+memsieve's examples, tests and benchmark fine-tune it. It draws emoji-like pictures (`../tiny-sd-samples.png`); it is
+good for nothing else.
+
+```python
+from diffusers import StableDiffusionPipeline
+
+pipeline = StableDiffusionPipeline.from_pretrained("assets/tiny-sd", local_files_only=True)
+pipeline("smiling face, yellow", num_inference_steps=25, guidance_scale=4.0).images[0]
+```
+
+## Data
+{train_pairs} OpenMoji images of the training split (`build_openmoji`, seed {seed}, nothing
+planted), each once. Captions: Unicode name plus the image's main colours, such as "strawberry, red and green". The
+{held_out_pairs} held-out images show things of which no variant (skin tone, gender, hair) was trained on;
+`held_out.json` lists their OpenMoji file names.
+
+## Rebuild
+```
+python -m scripts.base_model.build --out assets/tiny-sd
+```
+Steps: autoencoder {autoencoder_steps}, its decoder alone {decoder_steps}, then
+text encoder and UNet together {unet_steps} of {batch} images. AdamW
+{lr} with warm-up and cosine; images moved by up to two pixels, one caption in ten empty, a tenth of
+the words left out, averaged weights. Minutes on two shared CPU cores: {minutes}.
+
+## Measured, on held-out pairs
+Mean of 16 draws of (t, noise) for each pair, t from 100 to 850, the same draws for each caption:
+
+| caption | denoising loss |
+|---|---|
+| its own | {loss_right_caption:.4f} |
+| of another held-out pair | {loss_shuffled_caption:.4f} |
+| empty | {loss_empty_caption:.4f} |
+
+Its own caption gives a lower loss than another pair's for {share:.1%} of the pairs ({single:.1%} of those that are the
+only image of their base), and a lower one than the empty caption for {held_out_right_below_empty:.1%}.
+
+## Licence
+Trained on OpenMoji: all emojis designed by [OpenMoji](https://openmoji.org), the open-source emoji and icon project.
+License: [CC BY-SA 4.0](https://creativecommons.org/licenses/by-sa/4.0/). These weights and the sample pictures are
+given under the same licence.
+"""
 
 
 class Pair(NamedTuple):
@@ -124,54 +180,4 @@ def model_card(report: dict[str, Any]) -> str:
     """README of the pipeline folder, with the measured numbers."""
     share = report["held_out_right_below_shuffled"]
     single = report["held_out_right_below_shuffled_single_bases"]
-    return f"""---
-license: cc-by-sa-4.0
-pipeline_tag: text-to-image
-library_name: diffusers
----
-# tiny-sd: a Stable-Diffusion-shaped pipeline of OpenMoji
-
-A real `diffusers.StableDiffusionPipeline` (CLIP tokenizer and text encoder, KL autoencoder, UNet with cross attention,
-noise prediction, DDIM) small enough for a CPU: {report["folder_megabytes"]} MB, images 32x32, latents 4x16x16.
-memsieve's examples, tests and benchmark fine-tune it. It draws emoji-like pictures (`../tiny-sd-samples.png`); it is
-good for nothing else.
-
-```python
-from diffusers import StableDiffusionPipeline
-
-pipeline = StableDiffusionPipeline.from_pretrained("assets/tiny-sd", local_files_only=True)
-pipeline("smiling face, yellow", num_inference_steps=25, guidance_scale=4.0).images[0]
-```
-
-## Data
-{report["train_pairs"]} OpenMoji images of the training split (`build_openmoji`, seed {report.get("seed", 0)}, nothing
-planted), each once. Captions: Unicode name plus the image's main colours, such as "strawberry, red and green". The
-{report["held_out_pairs"]} held-out images show things of which no variant (skin tone, gender, hair) was trained on;
-`held_out.json` lists their OpenMoji file names.
-
-## Rebuild
-```
-python -m scripts.base_model.build --out assets/tiny-sd
-```
-Steps: autoencoder {report.get("autoencoder_steps", "?")}, its decoder alone {report.get("decoder_steps", "?")}, then
-text encoder and UNet together {report.get("unet_steps", "?")} of {report.get("batch", "?")} images. AdamW
-{report.get("lr", "?")} with warm-up and cosine; images moved by up to two pixels, one caption in ten empty, a tenth of
-the words left out, averaged weights. Minutes on two shared CPU cores: {report.get("minutes", "?")}.
-
-## Measured, on held-out pairs
-Mean of 16 draws of (t, noise) for each pair, t from 100 to 850, the same draws for each caption:
-
-| caption | denoising loss |
-|---|---|
-| its own | {report["loss_right_caption"]:.4f} |
-| of another held-out pair | {report["loss_shuffled_caption"]:.4f} |
-| empty | {report["loss_empty_caption"]:.4f} |
-
-Its own caption gives a lower loss than another pair's for {share:.1%} of the pairs ({single:.1%} of those that are the
-only image of their base), and a lower one than the empty caption for {report["held_out_right_below_empty"]:.1%}.
-
-## Licence
-Trained on OpenMoji: all emojis designed by [OpenMoji](https://openmoji.org), the open-source emoji and icon project.
-License: [CC BY-SA 4.0](https://creativecommons.org/licenses/by-sa/4.0/). These weights and the sample pictures are
-given under the same licence.
-"""
+    return CARD.format(share=share, single=single, **{**UNKNOWN, **report})

@@ -6,6 +6,7 @@ import argparse
 import itertools
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -114,13 +115,22 @@ def train_unet(
         smooth += 0.01 * (loss.item() - smooth)
         bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
         if (step + 1) % options.save_every == 0 or step + 1 == options.unet_steps:
-            with torch.no_grad():
-                current = [weight.detach().clone() for weight in learned]
-                for weight, mean in zip(learned, average, strict=True):
-                    weight.copy_(mean)
+            with _weights_at(learned, average):
                 save_pipeline(options.out, vae, text, tokenizer, unet)
-                for weight, kept in zip(learned, current, strict=True):
-                    weight.copy_(kept)
+
+
+@contextmanager
+def _weights_at(learned: list[torch.nn.Parameter], values: list[torch.Tensor]) -> Iterator[None]:
+    """The weights are ``values`` within, and afterwards what they were."""
+    current = [weight.detach().clone() for weight in learned]
+    with torch.no_grad():
+        for weight, value in zip(learned, values, strict=True):
+            weight.copy_(value)
+        try:
+            yield
+        finally:
+            for weight, kept in zip(learned, current, strict=True):
+                weight.copy_(kept)
 
 
 def moved(pixels: torch.Tensor) -> Iterator[torch.Tensor]:

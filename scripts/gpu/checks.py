@@ -82,31 +82,16 @@ def timed(action: Callable[[], Any]) -> tuple[Any, float, float]:
 
 def check(family: str, options: argparse.Namespace) -> dict[str, Any]:
     """One family: train with the filter, audit what came out, look for memorised prompts."""
-    side, folder = RESOLUTION[options.size], options.out / family
+    folder, pairs = options.out / family, options.out / "data" / "train"
     pipe = build(family, options.size)
     distilled = denoiser_of(pipe).distilled is not None
     parameters = sum(p.numel() for p in (getattr(pipe, "unet", None) or pipe.transformer).parameters())
     pipe.save_pretrained(folder / "model", safe_serialization=True)
     del pipe
-    adapted, half = options.lora is not None, "bfloat16" if torch.cuda.is_available() else "float32"
-    config = RunConfig.model_validate({
-        "output": str(folder / "run"),
-        "model": {"path": str(folder / "model"),
-                  **({"lora": {"rank": options.lora}, "dtype": half} if adapted else {})},
-        "data": {"path": str(options.out / "data" / "train"), "held_out_path": str(options.out / "data" / "held_out"),
-                 "resolution": side, "shuffle_buffer": 16, "streams": 1},
-        "filter": {"false_drop_rate": 0.1, "record": [] if distilled else ["magnitude"]},
-        "train": {"steps": options.steps, "batch_size": options.batch_size,
-                  "cache": str(options.out / "cache" / family) if adapted else None,
-                  "mixed_precision": "bf16" if torch.cuda.is_available() else "no"},
-        "optimizer": {"lr": 1e-4},
-        "validation": {"prompts": ["wave 1"], "sampling_steps": 4, "held_out_pairs": 8, "held_out_draws": 1},
-        "checkpoint": {"every": 0},
-    })  # fmt: skip
-    summary, train_s, train_gib = timed(lambda: fit(set_up(config)))
-    exported = folder / "run" / ("lora" if adapted else "pipeline")
+    summary, train_s, train_gib = timed(lambda: fit(set_up(_run_of(family, options, distilled))))
+    exported = folder / "run" / ("pipeline" if options.lora is None else "lora")
     audit = AuditConfig.model_validate({
-        "model": str(exported), "draws": 2, "data": {"path": str(options.out / "data" / "train"), "resolution": side},
+        "model": str(exported), "draws": 2, "data": {"path": str(pairs), "resolution": RESOLUTION[options.size]},
     })  # fmt: skip
     _, audit_s, audit_gib = timed(lambda: score_shards(audit, folder / "audit"))
     found: dict[str, Any] = {
@@ -120,14 +105,39 @@ def check(family: str, options: argparse.Namespace) -> dict[str, Any]:
         "audited": int(np.isfinite(load_scores(folder / "audit").draws["loss"]).any(axis=1).sum()),
     }
     if not distilled:
-        prompts, ordinary = [f"wave {n}" for n in range(8)], ordinary_prompts()[:24]
-        settings = DetectSettings(resolution=side)
-        opened = open_model(exported)
-        results, found["detect_seconds"], found["detect_gib"] = timed(
-            lambda: detect(opened, prompts, settings=settings, ordinary=ordinary, false_positive_rate=0.05)
-        )
-        found["detected"] = sum(result.error is None for result in results)
+        found |= _detected(exported, RESOLUTION[options.size])
     return found
+
+
+def _run_of(family: str, options: argparse.Namespace, distilled: bool) -> RunConfig:
+    """A few steps with the filter on; a distilled model has no guidance to take the magnitude of."""
+    folder, adapted = options.out / family, options.lora is not None
+    half = "bfloat16" if torch.cuda.is_available() else "float32"
+    return RunConfig.model_validate({
+        "output": str(folder / "run"),
+        "model": {"path": str(folder / "model"),
+                  **({"lora": {"rank": options.lora}, "dtype": half} if adapted else {})},
+        "data": {"path": str(options.out / "data" / "train"), "held_out_path": str(options.out / "data" / "held_out"),
+                 "resolution": RESOLUTION[options.size], "shuffle_buffer": 16, "streams": 1},
+        "filter": {"false_drop_rate": 0.1, "record": [] if distilled else ["magnitude"]},
+        "train": {"steps": options.steps, "batch_size": options.batch_size,
+                  "cache": str(options.out / "cache" / family) if adapted else None,
+                  "mixed_precision": "bf16" if torch.cuda.is_available() else "no"},
+        "optimizer": {"lr": 1e-4},
+        "validation": {"prompts": ["wave 1"], "sampling_steps": 4, "held_out_pairs": 8, "held_out_draws": 1},
+        "checkpoint": {"every": 0},
+    })  # fmt: skip
+
+
+def _detected(model: Path, side: int) -> dict[str, Any]:
+    """How many of eight prompts could be checked, how long that took and how much memory."""
+    prompts, ordinary = [f"wave {n}" for n in range(8)], ordinary_prompts()[:24]
+    settings, opened = DetectSettings(resolution=side), open_model(model)
+    results, seconds, gib = timed(
+        lambda: detect(opened, prompts, settings=settings, ordinary=ordinary, false_positive_rate=0.05)
+    )
+    found = sum(result.error is None for result in results)
+    return {"detect_seconds": seconds, "detect_gib": gib, "detected": found}
 
 
 def table(results: dict[str, dict[str, Any]], size: str) -> Table:

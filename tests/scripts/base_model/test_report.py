@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from memsieve.filtering.data.openmoji.names import colour_words, list_emoji, render_emoji
-from scripts.base_model.report import Pair, caption_test
+from scripts.base_model.report import UNKNOWN, Pair, caption_test, model_card
 
 pytest.importorskip("diffusers")
 pytest.importorskip("emoji")
@@ -70,3 +70,16 @@ def test_captions_matter_on_pairs_never_trained_on(pipeline: Any) -> None:
     result = caption_test(pipeline, pairs)
     assert result["held_out_right_below_shuffled"] >= 0.8
     assert result["loss_right_caption"] < result["loss_empty_caption"] < result["loss_shuffled_caption"]
+
+
+def test_the_shipped_card_says_what_was_measured() -> None:
+    report = json.loads((BASE / "metrics.json").read_text(encoding="utf-8"))
+    assert model_card(report) == (BASE / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_card_leaves_open_how_it_was_made_where_nobody_wrote_it_down() -> None:
+    report = json.loads((BASE / "metrics.json").read_text(encoding="utf-8"))
+    known = {name: value for name, value in report.items() if name not in UNKNOWN}
+    card = model_card(known)
+    assert "`build_openmoji`, seed 0" in card and "Steps: autoencoder ?, its decoder alone ?" in card
+    assert f"| its own | {report['loss_right_caption']:.4f} |" in card
