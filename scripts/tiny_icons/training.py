@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -222,7 +221,8 @@ def picture_loss(difference: Tensor) -> Tensor:
 
 def _moves() -> Iterator[tuple[int, int]]:
     """(down, right) of nine places."""
-    return itertools.product((0, SHIFT, 2 * SHIFT), repeat=2)
+    places = (0, SHIFT, 2 * SHIFT)
+    return ((down, right) for down in places for right in places)
 
 
 def _shifted(images: Tensor, down: int, right: int) -> Tensor:
