@@ -14,7 +14,8 @@ from typing import Any, Final, Literal
 
 import torch
 from pydantic import Field
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from memsieve.filtering.files import write_json
 from memsieve.filtering.settings import Settings, SettingsError, expand_home
@@ -103,9 +104,7 @@ def adapter_off(model: torch.nn.Module) -> Iterator[None]:
     Raises:
         ValueError: there is no adapter.
     """
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    layers = [part for part in model.modules() if isinstance(part, BaseTunerLayer)]
+    layers = _adapted_layers(model)
     if not layers:
         raise ValueError("the model has no LoRA adapter to switch off")
     for layer in layers:
@@ -115,6 +114,12 @@ def adapter_off(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.enable_adapters(True)
+
+
+def _adapted_layers(model: torch.nn.Module) -> list[Any]:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return [part for part in model.modules() if isinstance(part, BaseTunerLayer)]
 
 
 class AdapterOff(torch.nn.Module):
@@ -195,14 +200,35 @@ def fuse_lora(pipe: Any, folder: str, option: str = "model.path") -> None:
     folder = expand_home(folder)
     try:
         if (Path(folder) / LORA_FILE).is_file():
-            pipe.load_lora_weights(folder, weight_name=LORA_FILE)
-            pipe.fuse_lora()
-            pipe.unload_lora_weights()
+            _fuse_file_of_diffusers(pipe, folder)
         else:
-            from peft import PeftModel
-
-            PeftModel.from_pretrained(pipe.transformer, folder).merge_and_unload()
-    except (ValueError, RuntimeError, OSError) as error:
+            _fuse_files_of_peft(pipe, folder)
+    except (ValueError, RuntimeError, OSError, SafetensorError) as error:
         raise ValueError(
             f"{option}: the LoRA in '{folder}' does not fit its base model: {str(error).splitlines()[0][:300]}"
         ) from error
+
+
+def _fuse_file_of_diffusers(pipe: Any, folder: str) -> None:
+    if not hasattr(type(pipe), "load_lora_weights"):
+        raise ValueError(f"a {type(pipe).__name__} takes none of this kind")
+    pipe.load_lora_weights(folder, weight_name=LORA_FILE)
+    # diffusers goes on without the adapter, with a warning, where the file's names are not the model's.
+    if not any(_adapted_layers(part) for part in pipe.components.values() if isinstance(part, torch.nn.Module)):
+        raise ValueError(f"none of its layers is one of a {type(pipe).__name__}")
+    pipe.fuse_lora()
+    pipe.unload_lora_weights()
+
+
+def _fuse_files_of_peft(pipe: Any, folder: str) -> None:
+    from peft import PeftModel
+    from peft.utils import get_peft_model_state_dict
+
+    network = pipe.components.get("transformer")
+    if network is None:
+        raise ValueError(f"a {type(pipe).__name__} takes none of this kind")
+    adapted = PeftModel.from_pretrained(network, folder)
+    # peft goes on with new layers in place of those that the file lacks.
+    if get_peft_model_state_dict(adapted).keys() != load_file(Path(folder) / _PEFT_FILE).keys():
+        raise ValueError(f"its layers are others than those of a {type(network).__name__}")
+    adapted.merge_and_unload()

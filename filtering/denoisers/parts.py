@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -105,14 +106,21 @@ def load_part(kind: Any, folder: str, name: str, dtype: torch.dtype, option: str
         options = {word: dtype, "use_safetensors": True, "variant": variant}
     try:
         return kind.from_pretrained(folder, subfolder=name, **options)
-    except ImportError as error:
-        raise ValueError(
-            f"{option}: the {name} of '{folder}' needs a package that is not installed "
-            f"({str(error).strip().splitlines()[0]}); for T5 tokenizers: pip install 'memsieve[t5]'"
-        ) from error
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (ImportError, OSError, ValueError, RuntimeError, SafetensorError) as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        unread = _needs_sentencepiece(Path(folder) / name)
+        if unread or isinstance(error, ImportError):
+            raise ValueError(
+                f"{option}: the {name} of '{folder}' needs a package that is not installed "
+                f"({'sentencepiece' if unread else said}); for T5 tokenizers: pip install 'memsieve[t5]'"
+            ) from error
         raise ValueError(
             f"{option}: cannot load the {name} of '{folder}': {said[:300]}. Its files may be damaged or incomplete: "
             "copy or download the pipeline again"
         ) from error
+
+
+def _needs_sentencepiece(part: Path) -> bool:
+    """A tokenizer in T5's own format alone, without the package that reads it: transformers asks for another one."""
+    own = any(part.glob("*.model")) and not (part / "tokenizer.json").is_file()
+    return own and find_spec("sentencepiece") is None

@@ -122,7 +122,7 @@ def check_vae_channels(takes: int, latents: int, what: str, option: str) -> None
         ValueError: says what such a network is.
     """
     if takes != latents:
-        extra = _EXTRA.get(takes, "which also takes something else") if takes > latents else "made for another VAE"
+        extra = _EXTRA.get(takes, "one that also takes something else") if takes > latents else "made for another VAE"
         raise ValueError(
             f"{option}: the network of {what} takes {takes} channels, and its VAE's latents have {latents}: it is "
             f"{extra}. {_WANTED}"

@@ -15,7 +15,7 @@ from peft import LoraConfig
 from safetensors.torch import load_file
 
 from memsieve.filtering.data.openmoji import DatasetPlan, build_openmoji
-from memsieve.filtering.denoisers.lora import LORA_FILE, AdapterOff, adapter_off, trained_parameters
+from memsieve.filtering.denoisers.lora import LORA_FILE, AdapterOff, trained_parameters
 from memsieve.filtering.denoisers.registry import open_denoiser
 from memsieve.filtering.evidence.table import MIN_SWEEPS
 from memsieve.filtering.ledger import read_ledger
@@ -257,19 +257,6 @@ def test_the_export_loads_in_the_plain_pipeline(
     assert np.abs(loaded - trained).max() < 1e-5 < 1e-3 < np.abs(loaded - base).max()
     opened = open_denoiser(str(config.output / "lora"))  # what audits and checks of the result start from
     assert np.abs(images(opened.pipeline()) - trained).max() < 1e-5
-    (config.output / "lora" / "base_model.json").unlink()
-    with pytest.raises(ValueError, match=r"holds a LoRA, and no base_model\.json"):
-        open_denoiser(str(config.output / "lora"))
-
-
-def test_what_cannot_be_adapted(make_config: MakeConfig) -> None:
-    with pytest.raises(
-        SettingsError, match=r"model\.lora\.target_modules: \['nothing'\] cannot be adapted in a UNet2D"
-    ):
-        set_up(make_config(model={"lora": {"target_modules": ["nothing"]}}))
-    session = set_up(make_config("plain"))
-    with pytest.raises(ValueError, match="no LoRA adapter to switch off"), adapter_off(session.model):
-        pass
 
 
 @pytest.fixture

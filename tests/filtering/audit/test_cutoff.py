@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from memsieve.filtering.audit.cutoff import best_of_content, contents_of, cutoff_of
+from memsieve.filtering.audit.cutoff import Rule, best_of_content, contents_of, cutoff_of
 from memsieve.filtering.audit.score import Outcome
-from memsieve.filtering.audit.select import Rule, select_rows
+from memsieve.filtering.audit.select import select_rows
 from memsieve.filtering.audit.table import load_scores
 from memsieve.filtering.settings import SettingsError
 from tests.filtering.audit.keep_lists import rescore
@@ -60,12 +60,30 @@ def test_held_out_rate_allows_for_what_training_did_to_all(
     [
         (Rule(), "give --drop-fraction"),
         (Rule(drop_fraction=0.1, max_score=1.0), "give one of"),
-        (Rule(drop_fraction=1.5), "between 0 and 1"),
+        (Rule(drop_fraction=1.5), "--drop-fraction = 1.5 must lie between 0 and 1"),
+        (Rule(drop_fraction=0.0), "--drop-fraction = 0.0 must lie between 0 and 1"),
+        (Rule(false_drop_rate=1.0), "--false-drop-rate = 1.0 must lie between 0 and 1"),
+        (Rule(false_drop_rate=0.1, max_score=0.0, dedup="sha256"), "give one of"),
     ],
 )
 def test_rules_that_make_no_sense(rule: Rule, message: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=message):
         select_rows(tmp_path, rule)
+
+
+@pytest.mark.parametrize(
+    ("rule", "by_score"),
+    [
+        (Rule(dedup="phash"), False),
+        (Rule(max_score=0.0), True),  # 0 is a score as any other, and so is what lies below it
+        (Rule(max_score=-1.5, dedup="sha256"), True),
+        (Rule(drop_fraction=0.01), True),
+        (Rule(false_drop_rate=0.99), True),
+    ],
+)
+def test_a_rule_that_makes_sense_says_whether_it_goes_by_score(rule: Rule, by_score: bool) -> None:
+    rule.check()
+    assert rule.by_score is by_score
 
 
 def test_a_pair_stands_or_falls_as_one(tmp_path: Path) -> None:

@@ -49,5 +49,3 @@ def test_a_table_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
     for message, path in wrong.items():
         with pytest.raises(SettingsError, match=message):
             group_of(raw, config(groups=path))
-    with pytest.raises(ValueError, match=r"set data\.group_by: content"):
-        config(groups="table", group_by="key")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,3 +22,13 @@ def family_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
         return made[name]
 
     return folder
+
+
+@pytest.fixture
+def copied(family_folder: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
+    """A copy of a family's folder that a test may change."""
+
+    def copy(name: str) -> Path:
+        return Path(shutil.copytree(family_folder(name), tmp_path / name))
+
+    return copy

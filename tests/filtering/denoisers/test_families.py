@@ -99,27 +99,6 @@ def test_latents_are_those_that_the_pipeline_decodes(name: str) -> None:
     assert (shift > 0) == (name in ("sd3", "flux", "flux_guided"))
 
 
-def test_sdxl_without_a_prompt_is_zeros_unless_the_pipeline_says_otherwise() -> None:
-    pipe = tiny_family("sdxl")
-    found = denoiser_of(pipe).conditioning(["", "cat"])
-    assert found.pooled is not None and not found.encoder_hidden_states[0].any() and not found.pooled[0].any()
-    assert found.encoder_hidden_states[1].any() and found.pooled[1].any()
-    pipe.register_to_config(force_zeros_for_empty_prompt=False)
-    assert denoiser_of(pipe).unconditional(1).encoder_hidden_states.any()
-
-
-def test_sd3_without_its_t5(tmp_path: Path) -> None:
-    pipe = tiny_family("sd3")
-    pipe.register_modules(text_encoder_3=None, tokenizer_3=None)
-    pipe.save_pretrained(tmp_path / "m")
-    denoiser = open_denoiser(str(tmp_path / "m"))
-    found = denoiser.conditioning(["cat"])
-    expected = pipe.encode_prompt("cat", None, None, device="cpu")
-    assert torch.allclose(found.encoder_hidden_states, expected[0], atol=1e-6) and len(denoiser.text_layout()) == 2
-    assert found.pooled is not None and torch.allclose(found.pooled, expected[2], atol=1e-6)
-    assert type(denoiser.pipeline()).__name__ == "StableDiffusion3Pipeline"
-
-
 @pytest.mark.parametrize("name", TINY_FAMILIES)
 def test_export_and_hash_count_every_part(name: str, family_folder: Folder, tmp_path: Path) -> None:
     denoiser = open_denoiser(str(family_folder(name)))

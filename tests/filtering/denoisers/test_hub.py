@@ -14,7 +14,7 @@ import pytest
 import torch
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RemoteEntryNotFoundError, RepositoryNotFoundError
 
-from memsieve.filtering.denoisers.registry import FAMILIES, denoiser_of, open_denoiser
+from memsieve.filtering.denoisers.registry import FAMILIES, open_denoiser
 
 Folder = Callable[[str], Path]
 
@@ -112,26 +112,14 @@ def test_what_the_hub_refuses_is_one_sentence(monkeypatch: pytest.MonkeyPatch, e
         open_denoiser("x/y")
 
 
-def test_folders_that_are_none(tmp_path: Path, family_folder: Folder) -> None:
+def test_folders_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"'.*' holds no diffusers pipeline \(no model_index.json\)"):
         open_denoiser(str(tmp_path))
     with pytest.raises(ValueError, match="holds no diffusers pipeline"):
         open_denoiser("nowhere")
-    broken = tmp_path / "broken"
-    shutil.copytree(family_folder("sdxl"), broken)
-    shutil.rmtree(broken / "text_encoder_2")
-    with pytest.raises(ValueError, match="has no text_encoder_2/ folder"):
-        open_denoiser(str(broken))
-    (broken / "model_index.json").write_text("{")
+    (tmp_path / "model_index.json").write_text("{")
     with pytest.raises(ValueError, match="is not JSON"):
-        open_denoiser(str(broken))
-    (broken / "model_index.json").write_text(json.dumps({"_class_name": "AudioLDMPipeline"}))
-    with pytest.raises(
-        ValueError, match=r"is a AudioLDMPipeline, a family that is not known.*StableDiffusionXLPipeline"
-    ):
-        open_denoiser(str(broken))
-    with pytest.raises(ValueError, match="a family that is not known"):
-        denoiser_of(object())
+        open_denoiser(str(tmp_path))
 
 
 def test_the_docs_show_the_code_as_it_is() -> None:

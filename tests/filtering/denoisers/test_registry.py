@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from memsieve.filtering.denoisers.registry import FAMILIES, open_denoiser
+from memsieve.filtering.denoisers.registry import FAMILIES, denoiser_of, open_denoiser
 
 Folder = Callable[[str], Path]
 
@@ -16,6 +17,16 @@ def test_a_prediction_type_that_does_not_fit(family_folder: Folder) -> None:
     with pytest.raises(ValueError, match="v_prediction does not fit a flow model"):
         open_denoiser(str(family_folder("sd3")), "v_prediction")
     assert open_denoiser(str(family_folder("sdxl")), "v_prediction").prediction_type == "v_prediction"
+
+
+def test_a_family_that_is_not_known_is_refused_with_those_that_are(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "AudioLDMPipeline"}))
+    with pytest.raises(
+        ValueError, match=r"is a AudioLDMPipeline, a family that is not known.*StableDiffusionXLPipeline"
+    ):
+        open_denoiser(str(tmp_path))
+    with pytest.raises(ValueError, match="a family that is not known"):
+        denoiser_of(object())
 
 
 def test_every_line_of_the_registry_can_be_imported() -> None:
