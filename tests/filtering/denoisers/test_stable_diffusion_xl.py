@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from memsieve.filtering.denoisers.conditioning import Conditioning
@@ -103,6 +104,8 @@ def test_two_encoders_share_their_positions() -> None:
     assert first.tokenizer is denoiser.tokenizer and second.tokenizer is denoiser.tokenizer_2
 
 
-def test_the_pipeline_puts_no_watermark_into_pictures() -> None:
-    """It would, where the package for it happens to be installed."""
+def test_the_pipeline_puts_no_watermark_into_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even where the package for it happens to be installed."""
+    module = "diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl"
+    monkeypatch.setattr(f"{module}.is_invisible_watermark_available", lambda: True)
     assert denoiser_of(tiny_family("sdxl")).pipeline().watermark is None
