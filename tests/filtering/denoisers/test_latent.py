@@ -43,6 +43,10 @@ def test_a_pipeline_in_memory_is_shared_and_left_as_it_is(name: str) -> None:
     assert denoiser.noise_scheduler is not pipe.scheduler and torch.equal(pipe.scheduler.timesteps, before)
 
 
+def test_what_is_encoded_goes_to_where_the_pipeline_is() -> None:
+    assert denoiser_of(tiny_family("sd").to("meta")).device.type == "meta"
+
+
 def test_a_folder_is_opened_frozen_but_for_the_network_each_part_in_its_dtype(family_folder: Folder) -> None:
     half, low = torch.float16, torch.bfloat16
     denoiser = open_denoiser(str(family_folder("sdxl")), dtype=half, model_dtype=torch.float32, text_dtype=low)
