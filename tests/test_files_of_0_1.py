@@ -20,7 +20,7 @@ from memsieve.filtering.data.loader import WindowLoader
 from memsieve.filtering.ledger import read_ledger
 from memsieve.filtering.settings import SettingsError, load_settings
 from memsieve.train.config import RunConfig
-from memsieve.train.session import set_up
+from memsieve.train.set_up import set_up
 from tests.train.conftest import tiny_model  # noqa: F401
 
 OLD = Path(__file__).parent / "files_of_0_1"

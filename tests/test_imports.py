@@ -114,13 +114,6 @@ def test_allowed_imports_pass(package: str, source: str) -> None:
     assert violations(source, package) == []
 
 
-FOR_THE_TYPE_ALONE = {
-    ("memsieve.filtering.evidence.state", "memsieve.filtering.filter"),
-    ("memsieve.train.resume", "memsieve.train.session"),
-}
-"""(importer, imported): a part taken out of a module, which still names that module's class in its signatures."""
-
-
 def executed(node: ast.AST) -> Iterator[ast.AST]:
     """What runs, or is read by a type checker, when a module is imported: all of it but the bodies of functions."""
     for child in ast.iter_child_nodes(node):
@@ -148,11 +141,7 @@ def circle(sources: Mapping[str, str], packages: set[str]) -> list[str]:
     ``sources`` are the modules by their dotted names, ``packages`` those of them that are an ``__init__.py``.
     """
     graph = {
-        name: {
-            other
-            for other in needed(source, name if name in packages else name.rpartition(".")[0], sources)
-            if (name, other) not in FOR_THE_TYPE_ALONE
-        }
+        name: set(needed(source, name if name in packages else name.rpartition(".")[0], sources))
         for name, source in sources.items()
     }
     try:

@@ -62,7 +62,7 @@ def _rehearse(settings: RunConfig, console: Console) -> None:
 def _train(settings: RunConfig, console: Console) -> None:
     from memsieve.train.export import ExportError
     from memsieve.train.loop import BadDataError, fit
-    from memsieve.train.session import set_up
+    from memsieve.train.set_up import set_up
     from memsieve.train.step import NonFiniteError
     from memsieve.train.watchdog import RankFailure
 

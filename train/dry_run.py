@@ -18,7 +18,7 @@ def dry_run(config: RunConfig) -> str:
     """
     from memsieve.train.batch import build_batch
     from memsieve.train.draw_settings import DrawSettings
-    from memsieve.train.session import set_up
+    from memsieve.train.set_up import set_up
     from memsieve.train.visits import draw_visits, plain_samples
 
     trial = config.model_copy(deep=True)

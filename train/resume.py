@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import yaml
 
@@ -12,9 +12,7 @@ from memsieve.filtering.gone import GONE, changed_since, in_todays_words
 from memsieve.filtering.settings import SettingsError
 from memsieve.train.checkpoint import load_checkpoint, remove_unfinished
 from memsieve.train.config import RunConfig
-
-if TYPE_CHECKING:
-    from memsieve.train.session import Session
+from memsieve.train.session import Session
 
 __all__ = ["FREE", "FREE_SECTIONS", "keep_config", "restore"]
 

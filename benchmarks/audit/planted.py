@@ -25,7 +25,7 @@ from memsieve.inference.copies.probe import DRAWN, Prompt, judge_for, probe_mode
 from memsieve.inference.copies.rate import copy_rate
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import fit
-from memsieve.train.session import set_up
+from memsieve.train.set_up import set_up
 
 __all__ = ["Planted"]
 

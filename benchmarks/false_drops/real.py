@@ -16,7 +16,7 @@ from memsieve.filtering.rules import EvidenceRule, WindowEnd
 from memsieve.filtering.settings import load_settings
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import fit
-from memsieve.train.session import set_up
+from memsieve.train.set_up import set_up
 
 __all__ = ["RATES", "build_data", "real_cell"]
 

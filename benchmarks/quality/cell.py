@@ -24,7 +24,7 @@ from memsieve.filtering.settings import load_settings
 from memsieve.train.checkpoint import latest_checkpoint, load_extra
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import fit
-from memsieve.train.session import set_up
+from memsieve.train.set_up import set_up
 
 __all__ = ["Cell", "Plan", "Protocol", "run_cell"]
 

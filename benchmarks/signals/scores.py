@@ -24,7 +24,7 @@ from memsieve.train.batch import Batch, build_batch
 from memsieve.train.config import RunConfig
 from memsieve.train.draw_settings import DrawSettings
 from memsieve.train.loop import fit
-from memsieve.train.session import set_up
+from memsieve.train.set_up import set_up
 from memsieve.train.visits import draw_visits, plain_samples
 
 __all__ = ["DRAWS", "fine_tune", "score"]

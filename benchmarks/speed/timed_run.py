@@ -17,7 +17,8 @@ from memsieve.filtering.settings import load_settings
 from memsieve.train import held_out
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import train_window
-from memsieve.train.session import Session, set_up
+from memsieve.train.session import Session
+from memsieve.train.set_up import set_up
 
 __all__ = ["LIMITS", "PASS_LIMITS", "VARIANTS", "TimedRun", "planted_groups"]
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 import torch
 
+from memsieve.filtering.config import FilterConfig
+from memsieve.filtering.evidence.calibration import Calibrator
+from memsieve.filtering.evidence.held_out import HeldOutPairs
 from memsieve.filtering.evidence.sharing import join_shares, share_of
+from memsieve.filtering.evidence.table import EvidenceTable
+from memsieve.filtering.exchange import Exchange
 from memsieve.filtering.gone import GONE, changed_since, in_todays_words
-
-if TYPE_CHECKING:
-    from memsieve.filtering.filter import MemorizationFilter
 
 __all__ = ["local_state", "restore", "whole_state"]
 
@@ -19,7 +21,36 @@ FREE: Final = frozenset({"never_drop", "always_drop", "record", "ledger_kept", "
 """Settings that may differ from the saved ones: what was decided before does not depend on them."""
 
 
-def local_state(pair_filter: MemorizationFilter) -> dict[str, Any]:
+class Saved(Protocol):
+    """A part that saves and restores itself."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore exactly."""
+        ...
+
+
+class Stateful(Protocol):
+    """The parts of a filter that later decisions depend on; ``MemorizationFilter`` has them."""
+
+    config: FilterConfig
+    calibrator: Calibrator
+    groups: EvidenceTable
+    held_out: HeldOutPairs
+    exchange: Exchange
+    n_groups: int
+    step: int
+
+    @property
+    def rule(self) -> Saved:
+        """Who is condemned."""
+        ...
+
+
+def local_state(pair_filter: Stateful) -> dict[str, Any]:
     """The state with this rank's share of the groups, as tensors and plain values."""
     return {
         "config": pair_filter.config.model_dump(mode="json"),
@@ -34,7 +65,7 @@ def local_state(pair_filter: MemorizationFilter) -> dict[str, Any]:
     }
 
 
-def whole_state(pair_filter: MemorizationFilter) -> dict[str, Any]:
+def whole_state(pair_filter: Stateful) -> dict[str, Any]:
     """The state as one process would save it, the same on all ranks; a collective.
 
     Libraries that checkpoint objects (accelerate's ``register_for_checkpointing``) ask every rank for its state, keep
@@ -43,7 +74,7 @@ def whole_state(pair_filter: MemorizationFilter) -> dict[str, Any]:
     Raises:
         RuntimeError: rank 0 calls it alone.
     """
-    local = pair_filter.local_state_dict()
+    local = local_state(pair_filter)
     if pair_filter.exchange.world_size == 1:
         return local
     pair_filter.exchange.meet("MemorizationFilter.state_dict")
@@ -54,7 +85,7 @@ def whole_state(pair_filter: MemorizationFilter) -> dict[str, Any]:
     return {**local, "groups": groups, "rank": 0, "ranks": 1}
 
 
-def restore(pair_filter: MemorizationFilter, states: list[dict[str, Any]]) -> None:
+def restore(pair_filter: Stateful, states: list[dict[str, Any]]) -> None:
     """Restore from a whole state, from this rank's own share, or from the shares of all ranks that saved.
 
     Raises:
@@ -82,7 +113,7 @@ def restore(pair_filter: MemorizationFilter, states: list[dict[str, Any]]) -> No
     pair_filter.rule.load_state_dict(state)
 
 
-def _restore_groups(pair_filter: MemorizationFilter, states: list[dict[str, Any]]) -> None:
+def _restore_groups(pair_filter: Stateful, states: list[dict[str, Any]]) -> None:
     saved, ranks, rank = int(states[0]["ranks"]), pair_filter.exchange.world_size, pair_filter.exchange.rank
     # Version 0.1 did not say whose share it was: all of them, or each rank its own.
     whose_else = range(saved) if len(states) == saved else [rank]

@@ -20,7 +20,7 @@ from memsieve.inference.copies.probe import DRAWN, ProbeResult, Prompt, judge_fo
 from memsieve.pages.run import build_report
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import fit
-from memsieve.train.session import set_up
+from memsieve.train.set_up import set_up
 from scripts.demonstration.comparison import GUIDANCE, SEEDS, compare, row_of, show, summarise
 
 ROOT = Path(__file__).resolve().parents[2]

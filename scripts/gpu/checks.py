@@ -28,7 +28,7 @@ from memsieve.inference.guided import open_model
 from memsieve.inference.prompts.lists import ordinary_prompts
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import fit
-from memsieve.train.session import set_up
+from memsieve.train.set_up import set_up
 from scripts.gpu.data import write_shards
 from scripts.gpu.models import FAMILIES, RESOLUTION, build
 from scripts.gpu.own_loop import check_own_loops, own_loop_table

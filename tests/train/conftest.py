@@ -28,7 +28,8 @@ from memsieve.train.batch import Batch, build_batch
 from memsieve.train.config import RunConfig
 from memsieve.train.draw_settings import DrawSettings
 from memsieve.train.loop import window_batches
-from memsieve.train.session import Session, set_up
+from memsieve.train.session import Session
+from memsieve.train.set_up import set_up
 from memsieve.train.visits import draw_visits, training_samples
 from tests.conftest import SEED, THREADS
 from tests.tiny_models import LETTERS, tiny_family, tiny_pipeline

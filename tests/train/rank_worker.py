@@ -25,7 +25,8 @@ from memsieve.filtering.rules import EvidenceRule, WindowEnd
 from memsieve.train.config import RunConfig
 from memsieve.train.engine import full_weights
 from memsieve.train.loop import BadDataError, fit
-from memsieve.train.session import Session, set_up
+from memsieve.train.session import Session
+from memsieve.train.set_up import set_up
 from memsieve.train.step import NonFiniteError, WindowTrainer
 
 

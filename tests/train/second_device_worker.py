@@ -24,7 +24,7 @@ from memsieve.inference.guided import open_model
 from memsieve.inference.minimize.minimize import minimize
 from memsieve.inference.minimize.settings import MinimizeSettings
 from memsieve.train.loop import fit
-from memsieve.train.session import set_up
+from memsieve.train.set_up import set_up
 from tests import second_device
 from tests.inference.guard.test_call import guidance
 from tests.tiny_models import tiny_family

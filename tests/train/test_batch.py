@@ -13,7 +13,7 @@ from memsieve.train.batch import BatchPlan, build_batch, build_batches, encode
 from memsieve.train.config import RunConfig
 from memsieve.train.draw_settings import DrawSettings
 from memsieve.train.loop import window_batches
-from memsieve.train.session import set_up
+from memsieve.train.set_up import set_up
 from memsieve.train.visits import DrawnVisit, draw_visits, plain_samples
 from tests.train.conftest import NoModel
 from tests.train.test_visits import rows

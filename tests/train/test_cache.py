@@ -20,7 +20,8 @@ from memsieve.filtering.ledger import read_ledger
 from memsieve.filtering.settings import SettingsError
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import fit
-from memsieve.train.session import Session, set_up
+from memsieve.train.session import Session
+from memsieve.train.set_up import set_up
 from tests.tiny_models import TINY_FAMILIES, tiny_family
 from tests.train.conftest import save_tiny_model, tiny_config
 

@@ -18,7 +18,7 @@ from memsieve.filtering.data.loader import WindowLoader
 from memsieve.filtering.data.pool import Ranks
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import fit
-from memsieve.train.session import set_up
+from memsieve.train.set_up import set_up
 from tests.filtering.data.ranks import ThreadExchange, on_ranks
 from tests.train.conftest import picture
 

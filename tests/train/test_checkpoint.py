@@ -24,7 +24,7 @@ from memsieve.train.checkpoint import (
 from memsieve.train.config import RunConfig
 from memsieve.train.engine import Engine
 from memsieve.train.loop import fit
-from memsieve.train.session import set_up
+from memsieve.train.set_up import set_up
 
 MakeConfig = Callable[..., RunConfig]
 

@@ -12,7 +12,7 @@ from diffusers import UNet2DConditionModel
 from memsieve.filtering.denoisers.lora import trained_parameters
 from memsieve.train.config import RunConfig
 from memsieve.train.export import ExportError, export
-from memsieve.train.session import set_up
+from memsieve.train.set_up import set_up
 from tests.train.test_finish import no_room_for
 
 MakeConfig = Callable[..., RunConfig]

@@ -10,7 +10,7 @@ import torch
 from memsieve.filtering.settings import SettingsError
 from memsieve.train.config import RunConfig
 from memsieve.train.family import open_family
-from memsieve.train.session import set_up
+from memsieve.train.set_up import set_up
 
 Make = Callable[..., RunConfig]
 CPU = torch.device("cpu")

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from memsieve.cli import app
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import fit
-from memsieve.train.session import set_up
+from memsieve.train.set_up import set_up
 
 MakeConfig = Callable[..., RunConfig]
 runner = CliRunner()

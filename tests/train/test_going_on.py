@@ -23,7 +23,8 @@ from memsieve.filtering.settings import SettingsError
 from memsieve.train.checkpoint import saved_steps
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import BadDataError, fit
-from memsieve.train.session import Session, set_up
+from memsieve.train.session import Session
+from memsieve.train.set_up import set_up
 from memsieve.train.step import NonFiniteError
 
 MakeConfig = Callable[..., RunConfig]

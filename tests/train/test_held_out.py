@@ -17,7 +17,8 @@ from memsieve.train.config import RunConfig
 from memsieve.train.draw_settings import DrawSettings
 from memsieve.train.held_out import HeldOutTurns, held_out_per_window
 from memsieve.train.loop import fit
-from memsieve.train.session import Session, set_up
+from memsieve.train.session import Session
+from memsieve.train.set_up import set_up
 from memsieve.train.visits import draw_visits, plain_samples
 
 MakeConfig = Callable[..., RunConfig]

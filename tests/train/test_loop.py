@@ -15,7 +15,7 @@ from memsieve.filtering.data.rows import content_id
 from memsieve.filtering.ledger import read_ledger
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import BadDataError, fit
-from memsieve.train.session import set_up
+from memsieve.train.set_up import set_up
 from memsieve.train.step import NonFiniteError
 
 pytestmark = pytest.mark.trains

@@ -22,7 +22,8 @@ from memsieve.filtering.ledger import read_ledger
 from memsieve.filtering.settings import SettingsError
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import fit
-from memsieve.train.session import Session, set_up
+from memsieve.train.session import Session
+from memsieve.train.set_up import set_up
 from tests.train.conftest import plain_batch
 
 pytestmark = pytest.mark.trains

@@ -16,7 +16,7 @@ from memsieve.filtering.denoisers.registry import open_denoiser
 from memsieve.filtering.signals import SIGNALS
 from memsieve.inference.generate import load_pipeline
 from memsieve.train.loop import fit, window_batches
-from memsieve.train.session import set_up
+from memsieve.train.set_up import set_up
 from tests.tiny_models import TINY_FAMILIES, tiny_family
 from tests.train.conftest import tiny_config
 

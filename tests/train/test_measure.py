@@ -9,7 +9,7 @@ import torch
 
 from memsieve.train.batch import BatchPlan
 from memsieve.train.config import RunConfig
-from memsieve.train.session import set_up
+from memsieve.train.set_up import set_up
 from tests.train.conftest import plain_batch
 from tests.train.test_held_out import rows_through
 

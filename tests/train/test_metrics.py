@@ -13,7 +13,8 @@ from memsieve.filtering.evidence.sharing import Standing
 from memsieve.filtering.types import Action, Reason, Verdict, Visit
 from memsieve.train.config import RunConfig
 from memsieve.train.metrics import _by_bin, log_suspects, log_sweep, log_window
-from memsieve.train.session import Session, set_up
+from memsieve.train.session import Session
+from memsieve.train.set_up import set_up
 from memsieve.train.step import WindowResult
 
 MakeConfig = Callable[..., RunConfig]

@@ -13,7 +13,8 @@ from memsieve.filtering.ledger import read_ledger
 from memsieve.filtering.types import Reason
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import fit
-from memsieve.train.session import Session, set_up
+from memsieve.train.session import Session
+from memsieve.train.set_up import set_up
 from tests.train.conftest import middle_magnitude
 
 pytestmark = pytest.mark.trains

@@ -12,7 +12,7 @@ from memsieve.filtering.filter import MemorizationFilter
 from memsieve.filtering.settings import SettingsError
 from memsieve.train.config import RunConfig
 from memsieve.train.network import drops_out, frozen_copy, needs_reference
-from memsieve.train.session import set_up
+from memsieve.train.set_up import set_up
 
 MakeConfig = Callable[..., RunConfig]
 LOOKED_UP = {"apply": "sieve", "reference": "runs/audit", "record": []}

@@ -14,7 +14,8 @@ from memsieve.train.config import OptimizerConfig, RunConfig
 from memsieve.train.engine import Engine
 from memsieve.train.loop import fit
 from memsieve.train.optimizers import make_optimizer
-from memsieve.train.session import Session, set_up
+from memsieve.train.session import Session
+from memsieve.train.set_up import set_up
 
 MakeConfig = Callable[..., RunConfig]
 

@@ -24,7 +24,7 @@ from memsieve.filtering.ledger import read_ledger
 from memsieve.filtering.types import Divisor
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import fit
-from memsieve.train.session import set_up
+from memsieve.train.set_up import set_up
 from tests.train.conftest import write_shards
 
 pytestmark = pytest.mark.timeout(900)  # the first test of an engine waits for all of its runs

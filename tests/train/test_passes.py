@@ -16,7 +16,8 @@ import pytest
 from memsieve.filtering.ledger import read_ledger
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import fit
-from memsieve.train.session import Session, set_up
+from memsieve.train.session import Session
+from memsieve.train.set_up import set_up
 from tests.train.conftest import write_shards
 from tests.train.rank_worker import condemn_everyone
 

@@ -18,7 +18,8 @@ from memsieve.train.draw_settings import DrawSettings
 from memsieve.train.loop import fit
 from memsieve.train.measure import Scorer
 from memsieve.train.network import frozen_copy
-from memsieve.train.session import Session, set_up
+from memsieve.train.session import Session
+from memsieve.train.set_up import set_up
 from memsieve.train.visits import draw_visits, plain_samples
 
 pytestmark = pytest.mark.trains

@@ -17,7 +17,7 @@ from memsieve.filtering.settings import SettingsError
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import fit
 from memsieve.train.resume import FREE, FREE_SECTIONS, keep_config
-from memsieve.train.session import set_up
+from memsieve.train.set_up import set_up
 
 MakeConfig = Callable[..., RunConfig]
 ROOT = Path(__file__).parents[2]

@@ -19,7 +19,7 @@ from memsieve.filtering.ledger import read_ledger
 from memsieve.filtering.types import Reason
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import fit
-from memsieve.train.session import set_up
+from memsieve.train.set_up import set_up
 
 pytestmark = pytest.mark.trains
 MakeConfig = Callable[..., RunConfig]

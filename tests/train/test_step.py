@@ -14,7 +14,7 @@ from memsieve.filtering.types import Divisor
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import fit, window_batches
 from memsieve.train.optimizers import make_optimizer
-from memsieve.train.session import set_up
+from memsieve.train.set_up import set_up
 from tests.train.conftest import middle_magnitude, plain_batch
 
 pytestmark = pytest.mark.trains

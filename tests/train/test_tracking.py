@@ -11,7 +11,7 @@ import pytest
 
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import fit
-from memsieve.train.session import set_up
+from memsieve.train.set_up import set_up
 from tests.offline_wandb import logged_rows
 
 MakeConfig = Callable[..., RunConfig]

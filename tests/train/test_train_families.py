@@ -16,7 +16,8 @@ from memsieve.train.config import RunConfig
 from memsieve.train.engine import cast_inputs
 from memsieve.train.loop import fit, window_batches
 from memsieve.train.probes import validation_images
-from memsieve.train.session import Session, set_up
+from memsieve.train.session import Session
+from memsieve.train.set_up import set_up
 from tests.tiny_models import TINY_FAMILIES, tiny_family
 
 FLOW = ("sd3", "flux", "flux_guided")

@@ -16,7 +16,8 @@ from PIL import Image
 from memsieve.train.config import RunConfig
 from memsieve.train.probes import held_out_loss, probe_magnitude
 from memsieve.train.seen import SeenSamples
-from memsieve.train.session import Session, set_up
+from memsieve.train.session import Session
+from memsieve.train.set_up import set_up
 from memsieve.train.validate import _probes, known_samples, validate
 from tests.train.forked import on_two_ranks
 

@@ -9,7 +9,7 @@ import torch
 
 from memsieve.filtering.denoisers.lora import AdapterOff
 from memsieve.train.config import RunConfig
-from memsieve.train.session import set_up
+from memsieve.train.set_up import set_up
 
 MakeConfig = Callable[..., RunConfig]
 
