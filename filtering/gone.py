@@ -56,9 +56,12 @@ def rule_of_0_1(section: Mapping[str, Any]) -> str | None:
 
 
 def in_todays_words(section: Mapping[str, Any]) -> dict[str, Any]:
-    """``section`` without the settings that are gone, with the rule that they named."""
+    """``section`` without the settings that are gone, with the rule that they named, and without a threshold that 0.1
+    compared with nothing."""
     rule = rule_of_0_1(section)
-    named = {} if rule is None else {"rule": rule}
+    named: dict[str, Any] = {} if rule is None else {"rule": rule}
+    if rule in ("evidence", "rank") and "threshold" in section:
+        named["threshold"] = None
     return {**{name: value for name, value in section.items() if name not in GONE}, **named}
 
 
@@ -66,13 +69,20 @@ def first_gone(section: Mapping[str, Any]) -> str | None:
     """A sentence about the first setting in ``section`` that is gone; None where there is none."""
     for name in section:
         if name in GONE:
-            rule = rule_of_0_1(section) if name in ("calibrator", "decide") else None
-            out = f"Set filter.rule: {rule} in its place" if rule is not None else "Leave it out"
             return (
-                f"filter.{name} is gone: {GONE[name].why}. {out}; 'memsieve config upgrade FILE' does so for all such "
-                "settings of a file"
+                f"filter.{name} is gone: {GONE[name].why}. {_way_out(name, section)}; 'memsieve config upgrade FILE' "
+                "does so for all such settings of a file"
             )
     return None
+
+
+def _way_out(name: str, section: Mapping[str, Any]) -> str:
+    if name not in ("calibrator", "decide"):
+        return "Leave it out"
+    if "rule" in section:
+        return f"Leave it out: the rule is {section['rule']}"
+    rule = rule_of_0_1(section)
+    return "Set that in its place" if rule is None else f"Set filter.rule: {rule} in its place"
 
 
 def changed_since(section: Mapping[str, Any]) -> list[str]:

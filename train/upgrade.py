@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any, Final
 
 import yaml
 
@@ -14,10 +15,13 @@ from memsieve.train.config import RunConfig
 
 __all__ = ["rewritten", "upgrade_file"]
 
+_NAME_A_RULE: Final = ("calibrator", "decide")
+
 
 def rewritten(text: str, rule: str | None) -> str:
     """The YAML ``text`` without the lines of section ``filter`` that set what is gone, and with ``rule`` on the line
-    of the first that named it; comments and order stay. A section of which nothing is left is an empty one."""
+    of the first that named it; comments, order and line endings stay. A section of which nothing is left is an empty
+    one."""
     kept, inside = [], False
     for line in text.splitlines(keepends=True):
         if re.match(r"\S", line) and not line.startswith("#"):
@@ -25,11 +29,11 @@ def rewritten(text: str, rule: str | None) -> str:
         name = re.match(r"(\s+)(\w+)\s*:", line)
         if not (inside and name is not None and name[2] in GONE):
             kept.append(line)
-        elif rule is not None and name[2] in ("calibrator", "decide"):
-            kept.append(f"{name[1]}rule: {rule}\n")
+        elif rule is not None and name[2] in _NAME_A_RULE:
+            kept.append(f"{name[1]}rule: {rule}{line[len(line.rstrip()) :].lstrip(' ')}")
             rule = None
     new = "".join(kept)
-    if yaml.safe_load(new).get("filter", {}) is None:  # a heading alone is no section
+    if _section(new) is None:  # a heading alone is no section
         new = re.sub(r"^(filter\s*:)", r"\1 {}", new, count=1, flags=re.MULTILINE)
     return new
 
@@ -39,9 +43,11 @@ def upgrade_file(path: Path) -> tuple[list[str], list[str]]:
     now holds). ``rule`` takes the place of those that named it. What the file was is kept beside it, as FILE.old.
 
     Raises:
-        SettingsError: it is no file of a run, now or in 0.1; nothing is written then.
+        SettingsError: it is no file of a run, now or in 0.1, or without the lines it would say something else; nothing
+            is written then.
     """
-    section = read_settings(path).get("filter") or {}
+    before = read_settings(path)
+    section = before.get("filter") or {}
     if not isinstance(section, dict):
         raise SettingsError(f"'{path}': filter must be a section")
     taken = [f"filter.{name}" for name in section if name in GONE]
@@ -50,23 +56,54 @@ def upgrade_file(path: Path) -> tuple[list[str], list[str]]:
         for name in changed_since(section)
     ]  # fmt: skip
     if not taken:
-        parse_settings(RunConfig, read_settings(path), where=str(path))
+        parse_settings(RunConfig, before, where=str(path))
         return [], []
-    text = path.read_text(encoding="utf-8")
-    new = rewritten(text, rule_of_0_1(section))
-    left = [name for name in GONE if name in (yaml.safe_load(new).get("filter") or {})]
-    if left:
+    rule = _rule(path, section)
+    text = path.read_bytes().decode("utf-8")  # with the line endings that it has
+    new = rewritten(text, rule)
+    meant = {name: value for name, value in section.items() if name not in GONE}
+    if rule is not None and _names_rule(section):
+        meant["rule"] = rule
+    if _read(new) != {**before, "filter": meant}:
+        named = f"set filter.rule: {rule}, and " if rule is not None else ""
         raise SettingsError(
-            f"'{path}': filter.{left[0]} does not stand on a line of its own, and only such lines are taken out; take "
-            "it out by hand"
+            f"'{path}': only what stands on a line of its own is taken out, and without such lines this file would say "
+            f"something else; by hand, {named}take out {', '.join(taken)}"
         )
-    upgraded = path.with_name(f"{path.name}.new")
-    write_whole(upgraded, new)
-    try:
-        parse_settings(RunConfig, read_settings(upgraded), where=str(path))
-    except SettingsError:
-        upgraded.unlink()
-        raise
+    parse_settings(RunConfig, _read(new) or {}, where=str(path))
     write_whole(path.with_name(f"{path.name}.old"), text)
-    upgraded.replace(path)
+    write_whole(path.resolve(), new)  # a link stays one
     return taken, changed
+
+
+def _names_rule(section: dict[str, Any]) -> bool:
+    return any(name in section for name in _NAME_A_RULE)
+
+
+def _rule(path: Path, section: dict[str, Any]) -> str | None:
+    """The rule that the section named by settings of 0.1; None where by none of them.
+
+    Raises:
+        SettingsError: 0.1 refused such a section too, unless the command line set the rest.
+    """
+    rule = rule_of_0_1(section)
+    if rule is None and "rule" not in section and _names_rule(section):
+        named = " and ".join(f"filter.{name}: {section[name]}" for name in _NAME_A_RULE if name in section)
+        raise SettingsError(
+            f"'{path}': {named} named no rule in 0.1; set filter.rule (evidence, threshold, z_score or "
+            f"rank) in place of {'them' if ' and ' in named else 'it'}"
+        )
+    return rule
+
+
+def _read(text: str) -> dict[str, Any] | None:
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _section(text: str) -> Any:
+    """Section ``filter``; an empty one where there is none, or where it cannot be read."""
+    return (_read(text) or {}).get("filter", {})

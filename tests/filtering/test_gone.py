@@ -54,7 +54,15 @@ def test_what_a_run_of_0_1_left_alone_holds_now() -> None:
 def test_what_three_settings_said_one_rule_says(before: dict[str, str], rule: str | None, changed: list[str]) -> None:
     assert rule_of_0_1(before) == rule and changed_since(before) == changed
     today = in_todays_words({"threshold": 2.0, **before})
-    assert today["threshold"] == 2.0 and today.get("rule") == (rule or before.get("rule"))
+    assert today.get("rule") == (rule or before.get("rule"))
+    assert today["threshold"] == (None if rule in ("evidence", "rank") else 2.0)  # 0.1 let it stand
     assert first_gone(today) is None
     said = first_gone(before) or ""
     assert (f"Set filter.rule: {rule} in its place" in said) == (rule is not None and "normalize" not in said)
+
+
+def test_the_way_out_fits_the_section() -> None:
+    """Of a file, of a file with a rule and an override of 0.1 over it, and of what 0.1 refused."""
+    assert "Set filter.rule: rank in its place;" in (first_gone({"decide": "visit"}) or "")
+    assert "Leave it out: the rule is z_score;" in (first_gone({"rule": "z_score", "decide": "visit"}) or "")
+    assert "z_score or rank. Set that in its place;" in (first_gone({"calibrator": "fixed"}) or "")

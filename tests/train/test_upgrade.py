@@ -70,13 +70,54 @@ def test_a_section_of_which_nothing_is_left_is_an_empty_one(tmp_path: Path) -> N
     assert load_settings(RunConfig, path).filter == RunConfig.model_fields["filter"].default
 
 
-@pytest.mark.parametrize("section", ["filter: {t_bins: 10, record: []}", 'filter:\n  "t_bins": 10'])
-def test_what_stands_on_no_line_of_its_own_is_said(tmp_path: Path, section: str) -> None:
+@pytest.mark.parametrize(
+    "section",
+    [
+        "filter: {t_bins: 10, record: []}",
+        'filter:\n  "t_bins": 10',
+        "filter: {\n  t_bins: 10, record: [],\n  signals: [loss]\n}",  # the line holds another setting too
+        "filter:\n  t_bins:\n    10\n  record: []",
+        "filter:\n  t_bins: &n 10\n  max_exposures: *n",
+        "filter: &f\n  t_bins: 10",
+        "filter:\n  never_drop:\n  - |\n    delay: 3\n  t_bins: 10",
+    ],
+)
+def test_a_file_that_would_say_something_else_is_left_as_it_is(tmp_path: Path, section: str) -> None:
     text = f"output: runs/x\nmodel: {{path: a}}\ndata: {{path: b}}\ntrain: {{steps: 5}}\n{section}\n"
     path = written(tmp_path, text)
-    with pytest.raises(SettingsError, match=r"filter\.t_bins does not stand on a line of its own.*by hand"):
+    with pytest.raises(SettingsError, match=r"stands on a line of its own.*by hand, take out filter\.t_bins"):
+        upgrade_file(path)
+    assert path.read_text() == text and [p.name for p in tmp_path.iterdir()] == ["old.yaml"]
+
+
+def test_by_hand_the_rule_is_not_forgotten(tmp_path: Path) -> None:
+    text = "output: runs/x\nmodel: {path: a}\ndata: {path: b}\ntrain: {steps: 5}\nfilter: {decide: visit}\n"
+    with pytest.raises(SettingsError, match=r"by hand, set filter\.rule: rank, and take out filter\.decide"):
+        upgrade_file(written(tmp_path, text))
+
+
+@pytest.mark.parametrize("named", ["calibrator: robust", "calibrator: Robust\n  decide: visit"])
+def test_what_named_no_rule_in_0_1_is_refused(tmp_path: Path, named: str) -> None:
+    text = f"output: runs/x\nmodel: {{path: a}}\ndata: {{path: b}}\ntrain: {{steps: 5}}\nfilter:\n  {named}\n"
+    path = written(tmp_path, text)
+    with pytest.raises(SettingsError, match=r"filter\.calibrator: [rR]obust.* named no rule in 0\.1; set filter\.rule"):
         upgrade_file(path)
     assert path.read_text() == text
+
+
+def test_line_endings_and_the_copy_are_what_they_were(tmp_path: Path) -> None:
+    text = OLD.replace("  horizon: 3  # not ours\n", "").replace("\n", "\r\n").encode()
+    path = tmp_path / "old.yaml"
+    path.write_bytes(text)
+    upgrade_file(path)
+    assert (tmp_path / "old.yaml.old").read_bytes() == text
+    assert b"  rule: z_score\r\n" in path.read_bytes() and path.read_bytes().count(b"\n") == text.count(b"\n") - 4
+
+
+def test_a_link_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "link.yaml").symlink_to(written(tmp_path, OLD.replace("  horizon: 3  # not ours\n", "")))
+    upgrade_file(tmp_path / "link.yaml")
+    assert (tmp_path / "link.yaml").is_symlink() and "rule: z_score" in (tmp_path / "old.yaml").read_text()
 
 
 def test_a_divisor_that_no_rule_has_is_said(tmp_path: Path) -> None:
