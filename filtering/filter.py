@@ -27,7 +27,7 @@ from memsieve.filtering.evidence.uncalibrated import Uncalibrated
 from memsieve.filtering.evidence.window import VisitRecord, WindowVisits
 from memsieve.filtering.exchange import Exchange
 from memsieve.filtering.policy import Policy
-from memsieve.filtering.rules import Rule, WindowEnd, readings_of, rule_of
+from memsieve.filtering.rules import Rule, WindowEnd, checked, readings_of, rule_of
 from memsieve.filtering.schedule import Schedule, WindowPlan, candidates_of
 from memsieve.filtering.signals import Predictions, measure, required_passes
 from memsieve.filtering.types import Action, Decision, Measurement, Reason, Verdict, Visit
@@ -86,6 +86,20 @@ class MemorizationFilter:
         self._visits = WindowVisits()
         self._known: dict[str, Standing] | None = None
         self._uncalibrated = Uncalibrated(self.config, self.held_out)
+
+    @property
+    def rule(self) -> Rule:
+        """Tests visits and condemns pairs; one of one's own may be put in its place before the first window.
+
+        Raises:
+            TypeError: it is no rule.
+            ValueError: it cannot do what the settings ask of it.
+        """
+        return self._rule
+
+    @rule.setter
+    def rule(self, rule: Rule) -> None:
+        self._rule = checked(rule, self.config)
 
     @property
     def condemned(self) -> dict[str, int]:

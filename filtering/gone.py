@@ -88,7 +88,8 @@ def _way_out(name: str, section: Mapping[str, Any]) -> str:
 def changed_since(section: Mapping[str, Any]) -> list[str]:
     """Those of the settings that are gone whose value in ``section``, of a run of 0.1, is not what holds now."""
     rule = rule_of_0_1(section)
-    divided = rule is not None and section.get("normalize", "eligible") != _divisor(rule)
+    acts = section.get("enabled", True) and section.get("policy", "drop") != "observe"  # else all weights are 1
+    divided = acts and rule is not None and section.get("normalize", "eligible") != _divisor(rule)
     return [
         name for name, gone in GONE.items()
         if (name == "normalize" and divided)

@@ -17,6 +17,7 @@ from memsieve.filtering.data.rows import Row
 from memsieve.filtering.denoisers.fingerprint import model_hashes, total_hash
 from memsieve.filtering.exchange import Exchange
 from memsieve.filtering.filter import MemorizationFilter
+from memsieve.filtering.rules import Rule
 from memsieve.filtering.settings import SettingsError
 from memsieve.train.agreement import check_ranks_agree
 from memsieve.train.cache import cached
@@ -39,8 +40,12 @@ from memsieve.train.watchdog import Watch
 __all__ = ["set_up"]
 
 
-def set_up(config: RunConfig) -> Session:
+def set_up(config: RunConfig, rule: Rule | None = None) -> Session:
     """Build a session, and restore the newest checkpoint of the run folder where there is one.
+
+    Args:
+        config: the run's.
+        rule: tests visits and condemns pairs in the place of the rule that the settings name.
 
     Raises:
         ValueError: the config, the data or the model cannot be used; the message says what to change.
@@ -51,10 +56,10 @@ def set_up(config: RunConfig) -> Session:
     accelerator, engine = make_accelerator(config)
     watch = Watch(accelerator.process_index, accelerator.num_processes, config.train.timeout)
     with watch.guard():
-        return _build(config, accelerator, engine, watch)
+        return _build(config, accelerator, engine, watch, rule)
 
 
-def _build(config: RunConfig, accelerator: Any, engine: Engine, watch: Watch) -> Session:
+def _build(config: RunConfig, accelerator: Any, engine: Engine, watch: Watch, rule: Rule | None) -> Session:
     set_seed(config.train.seed)
     checkpoint = latest_checkpoint(config.output)
     extra = load_extra(accelerator, checkpoint, str(engine)) if checkpoint else {}
@@ -62,7 +67,7 @@ def _build(config: RunConfig, accelerator: Any, engine: Engine, watch: Watch) ->
     data = _open_data(config, accelerator, extra, watch)
     exchange, denoiser, held_out = Exchange(accelerator.device), data.denoiser, data.held_out
     looked_up = _looked_up(config, denoiser, held_out)
-    pair_filter = _filter(config, denoiser, held_out, exchange, looked_up)
+    pair_filter = _filter(config, denoiser, held_out, exchange, looked_up, rule)
     trained = prepare_model(config, accelerator, engine, denoiser, pair_filter, data.total_steps)
     model, optimizer = trained.model, trained.optimizer
     scorer = Scorer(denoiser, pair_filter, trained.scored, trained.reference, looked_up) if pair_filter else None
@@ -173,7 +178,12 @@ def _looked_up(config: RunConfig, denoiser: Any, held_out: list[Row]) -> LookedU
 
 
 def _filter(
-    config: RunConfig, denoiser: Any, held_out: list[Row], exchange: Exchange, looked_up: LookedUpReference | None
+    config: RunConfig,
+    denoiser: Any,
+    held_out: list[Row],
+    exchange: Exchange,
+    looked_up: LookedUpReference | None,
+    rule: Rule | None,
 ) -> MemorizationFilter | None:
     if not config.filter.enabled:
         return None
@@ -182,6 +192,7 @@ def _filter(
         num_train_timesteps=denoiser.num_train_timesteps,
         exchange=exchange,
         audited=looked_up.draws if looked_up is not None else None,
+        rule=rule,
     )
     pair_filter.held_out.check(len(held_out))
     return pair_filter

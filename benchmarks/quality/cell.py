@@ -21,7 +21,6 @@ from memsieve.filtering.audit.config import AuditConfig
 from memsieve.filtering.audit.groups import group_audit
 from memsieve.filtering.audit.score import score_shards
 from memsieve.filtering.settings import load_settings
-from memsieve.train.checkpoint import latest_checkpoint, load_extra
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import fit
 from memsieve.train.set_up import set_up
@@ -148,12 +147,7 @@ def run_cell(plan: Plan, cell: Cell, note: Callable[[str], None]) -> dict[str, A
 
 def _train(config: RunConfig, cell: Cell, tuned: float | None, note: Callable[[str], None]) -> dict[str, Any]:
     """Train; the run's summary, and how long each step took: CPU seconds, since other work shares the machine."""
-    checkpoint = latest_checkpoint(config.output)
-    session = set_up(config)
-    if (rule := _rule(cell, tuned)) is not None and session.filter is not None:
-        session.filter.rule = rule
-        if checkpoint:
-            rule.load_state_dict(load_extra(session.accelerator, checkpoint, str(session.engine))["filter"])
+    session = set_up(config, _rule(cell, tuned))
     before = session.step
     note(f"{cell.name}: training, step {before} of {session.total_steps}")
     wall, cpu = time.perf_counter(), time.process_time()

@@ -144,7 +144,8 @@ class HeldOutPairs:
         Raises:
             ValueError: fewer groups than the rate needs.
         """
-        if self.config.rule in ("evidence", "rank") and count < self._needed:
+        compares = self.config.rule in ("evidence", "rank") and self.config.policy != "cap"
+        if compares and count < self._needed:
             raise ValueError(
                 f"{self._too_few(count)}; hold out more (data.held_out_path, data.held_out_fraction){_rate_for(count)}"
             )

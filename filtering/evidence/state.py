@@ -22,7 +22,9 @@ FREE: Final = frozenset({"never_drop", "always_drop", "record", "ledger_kept", "
 
 
 class Saved(Protocol):
-    """A part that saves and restores itself."""
+    """A part that saves and restores itself; ``name``: whose state it is."""
+
+    name: str
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values."""
@@ -51,8 +53,13 @@ class Stateful(Protocol):
 
 
 def local_state(pair_filter: Stateful) -> dict[str, Any]:
-    """The state with this rank's share of the groups, as tensors and plain values."""
-    return {
+    """The state with this rank's share of the groups, as tensors and plain values.
+
+    Raises:
+        ValueError: the rule's state has a name that is the filter's own.
+    """
+    of_the_rule = pair_filter.rule.state_dict()
+    own = {
         "config": pair_filter.config.model_dump(mode="json"),
         "calibrator": pair_filter.calibrator.state_dict(),
         "groups": pair_filter.groups.state_dict(),
@@ -61,8 +68,11 @@ def local_state(pair_filter: Stateful) -> dict[str, Any]:
         "n_groups": pair_filter.n_groups,
         "panel": pair_filter.held_out.state_dict(),  # its name in checkpoints of 0.1
         "step": pair_filter.step,
-        **pair_filter.rule.state_dict(),
+        "decided_by": pair_filter.rule.name,
     }
+    if both := own.keys() & of_the_rule.keys():
+        raise ValueError(f"the rule's state_dict has '{sorted(both)[0]}', which is the filter's own: rename it")
+    return own | of_the_rule
 
 
 def whole_state(pair_filter: Stateful) -> dict[str, Any]:
@@ -105,6 +115,12 @@ def restore(pair_filter: Stateful, states: list[dict[str, Any]]) -> None:
         raise ValueError(
             f"filter.{first} is {mine[first]!r} but the checkpoint was written with {saved.get(first)!r}; resume "
             "with the saved value, or start a new run folder"
+        )
+    rule = pair_filter.rule.name
+    if state.get("decided_by", rule) != rule:  # 0.1 did not say
+        raise ValueError(
+            f"the checkpoint was written with the rule '{state['decided_by']}', and this filter's is '{rule}': give it "
+            "that rule first (MemorizationFilter(rule=...), in a run set_up(config, rule))"
         )
     _restore_groups(pair_filter, states)
     pair_filter.calibrator.load_state_dict(state["calibrator"])

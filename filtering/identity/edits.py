@@ -71,7 +71,7 @@ def shrink(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 def rotate(image: Image.Image, rng: np.random.Generator, degrees: float) -> Image.Image:
     """Turned to one side or the other, the corners filled with the colour of the upper left one."""
     turned = float(degrees * rng.choice([-1.0, 1.0]))
-    return image.rotate(turned, Image.Resampling.BICUBIC, fillcolor=image.getpixel((0, 0)))  # type: ignore[arg-type]
+    return image.rotate(turned, Image.Resampling.BICUBIC, fillcolor=image.getpixel((0, 0)))
 
 
 def banner(image: Image.Image, rng: np.random.Generator) -> Image.Image:

@@ -16,17 +16,54 @@ __all__ = [
     "VisitRule",
     "WindowEnd",
     "ZScoreRule",
+    "checked",
     "readings_of",
     "rule_of",
 ]
 
 
 def rule_of(config: FilterConfig, held_out: HeldOutPairs) -> Rule:
-    """The rule that the settings name."""
+    """The rule that the settings name.
+
+    Raises:
+        ValueError: it compares a threshold, and there is none.
+    """
     if config.rule == "evidence":
         return EvidenceRule(config, held_out)
-    if config.rule == "threshold":
-        return ThresholdRule(config.deciding[0], float(config.threshold or 0.0))
-    if config.rule == "z_score":
-        return ZScoreRule(float(config.threshold or 0.0))
-    return RankRule(config.false_drop_rate)
+    if config.rule == "rank":
+        return RankRule(config.false_drop_rate)
+    if config.threshold is None:  # settings that were changed one by one
+        raise ValueError(f"filter.rule: {config.rule} needs filter.threshold")
+    return (
+        ThresholdRule(config.deciding[0], config.threshold)
+        if config.rule == "threshold"
+        else ZScoreRule(config.threshold)
+    )
+
+
+def checked(rule: object, config: FilterConfig) -> Rule:
+    """``rule``, if it is one and can do what the settings ask of it.
+
+    Raises:
+        TypeError: it is no rule; names what it lacks.
+        ValueError: the settings act on condemned pairs, and it remembers none.
+    """
+    if isinstance(rule, type):
+        raise TypeError(f"rule = {rule.__name__} is a class; give an object of it, as rule={rule.__name__}(...)")
+    lacking = [name for name in sorted(_PARTS) if not hasattr(rule, name)]
+    if lacking:
+        raise TypeError(
+            f"rule = {rule!r} is no rule: it has no '{lacking[0]}' (see memsieve.filtering.rules.Rule); derive from "
+            "VisitRule, or name one of evidence, threshold, z_score, rank"
+        )
+    made: Rule = rule  # type: ignore[assignment]
+    for option, wanted in (("apply", "sieve"), ("policy", "caption")):
+        if getattr(config, option) == wanted and not made.remembers:
+            raise ValueError(
+                f"filter.{option}: {wanted} acts on condemned pairs, and {type(rule).__name__} remembers none: set "
+                f"filter.{option} otherwise, or give the rule remembers = True and let test_and_condemn condemn"
+            )
+    return made
+
+
+_PARTS = frozenset(Rule.__annotations__) | {name for name in vars(Rule) if not name.startswith("_")}

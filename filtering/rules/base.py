@@ -104,6 +104,7 @@ class Rule(Protocol):
     """A rule, the same on all ranks.
 
     Attributes:
+        name: whose state a checkpoint holds: another rule's is refused.
         remembers: pairs are tested, not visits: how each pair stands is looked up before a window.
         needs_held_out: without held-out pairs nobody fails the test.
         learns_from_training: without held-out pairs, training visits say what is ordinary.
@@ -115,6 +116,7 @@ class Rule(Protocol):
         spared: share of the pairs that are measured and not tested (``filter.spare_above``).
     """
 
+    name: str
     remembers: bool
     needs_held_out: bool
     learns_from_training: bool
@@ -137,7 +139,8 @@ class Rule(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that later findings depend on, as tensors and plain values."""
+        """Everything that later findings depend on, as tensors and plain values, by names that are not the filter's own
+        (groups, step, ...): they are saved side by side."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -156,6 +159,7 @@ class VisitRule(ABC):
     spared = 0.0
 
     def __init__(self) -> None:
+        self.name = type(self).__name__
         self.condemned: dict[str, int] = {}
         self.latest: list[str] = []
 

@@ -38,6 +38,7 @@ class EvidenceRule:
         held_out: the held-out pairs, which say what clean pairs come to.
     """
 
+    name = "evidence"
     remembers = True
     needs_held_out = True
     learns_from_training = False

@@ -7,6 +7,8 @@ import re
 import pytest
 import torch
 
+from memsieve.filtering.config import FilterConfig
+from memsieve.filtering.evidence.held_out import HeldOutPairs
 from memsieve.filtering.filter import MemorizationFilter
 from memsieve.filtering.signals import Predictions
 from tests.filtering.evidence.own_loop import names, run
@@ -44,3 +46,9 @@ def test_too_few_held_out_groups_are_refused() -> None:
     with pytest.raises(ValueError, match=r"filter\.false_drop_rate: 0\.01 needs at least 99 held-out groups"):
         make(false_drop_rate=0.01).held_out.check(98)
     make(false_drop_rate=0.01).held_out.check(99)
+
+
+def test_a_cap_compares_nothing_and_needs_no_held_out_pairs() -> None:
+    HeldOutPairs(FilterConfig(policy="cap")).check(0)
+    with pytest.raises(ValueError, match="at least 99 held-out groups"):
+        HeldOutPairs(FilterConfig()).check(0)
