@@ -13,8 +13,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from benchmarks.detection.encoder import PairEncoder
 from scripts.base_model.report import Pair, caption_losses
+from scripts.tiny_icons.encoder import Encoder
 from scripts.tiny_icons.judge import CANDIDATES, retrieved
 from scripts.tiny_icons.pictures import SIZE, Pictures, Shown
 from scripts.tiny_icons.sets import BASE, JUDGE
@@ -40,7 +40,7 @@ def draw_captions(pipeline: Any, captions: Sequence[str], seed: int = 0, batch: 
     return torch.cat(drawn)
 
 
-def measure(pipeline: Any, pictures: Pictures, judge: PairEncoder, before: Any, seed: int = 0) -> dict[str, Any]:
+def measure(pipeline: Any, pictures: Pictures, judge: Sequence[Encoder], before: Any, seed: int = 0) -> dict[str, Any]:
     """All that the card says: the judge on real pictures and on drawings, the caption test; ``before`` is another
     pipeline that the judge is asked about beside it, by captions without a style."""
     asked = _some(pictures.drawable, seed)
@@ -152,7 +152,7 @@ python -m scripts.tiny_icons.build --out assets/tiny-icons
 It goes on where it was stopped. Minutes on {report["threads"]} CPU threads: {minutes}.
 
 ## Measured
-*The judge*: a small image-text encoder, trained on other sets ({judges}) and only on things that this base is not
+*The judge*: three small image-text encoders, trained on other sets ({judges}) and only on things that this base is not
 trained on, chooses the caption of a picture among {CANDIDATES} of held-out things. "Names": without the colours.
 
 | pictures of held-out things | right caption | right name | asked |

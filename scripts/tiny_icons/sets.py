@@ -71,6 +71,10 @@ JUDGE: Final = (
             "Microsoft Corporation", "github.com/microsoft/fluentui-emoji", "MIT"),
     IconSet("openmoji", "1.2.29", "03181e2c156cab35cf4a62f1f7886bd971d59212e75ac3f189d5a4cae3930fc5",
             "OpenMoji", "github.com/hfg-gmuend/openmoji", "CC-BY-SA-4.0"),
+    IconSet("emojione-monotone", "1.2.1", "40b90004bafb406b59266155ef9b7e1dd67bf2947fc8db8d07388776f4d0d04e",
+            "Emoji One and EmojiTwo contributors", "github.com/EmojiTwo/emojitwo", "CC-BY-4.0"),
+    IconSet("fluent-emoji-high-contrast", "1.2.6", "0b92d48c90d2200bd499e3cdd09a127ca6a8c8ddefd34c35eb5a1e4994012ae0",
+            "Microsoft Corporation", "github.com/microsoft/fluentui-emoji", "MIT"),
     IconSet("flat-color-icons", "1.2.3", "d8878a9b0f02d749bc8671eb7d47882eb711185cbcefbb365cbfb488773c4786",
             "Icons8", "github.com/icons8/flat-Color-icons", "MIT"),
 )  # fmt: skip

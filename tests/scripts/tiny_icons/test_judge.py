@@ -14,7 +14,7 @@ def flat(number: int, colour: str, side: str, style: str = "noto") -> Shown:
     pixels = torch.full((3, SIZE, SIZE), 255, dtype=torch.uint8)
     half = slice(0, SIZE // 2) if side == "left" else slice(SIZE // 2, SIZE)
     pixels[:, :, half] = torch.tensor(COLOURS[colour], dtype=torch.uint8)[:, None, None]
-    return Shown(pixels, f"{side} thing {number}, {colour}, {style} style", f"{side} {number}", style)
+    return Shown(pixels, f"{side} thing {number}, {colour}, {style} style", f"{side} {colour} {number}", style)
 
 
 ROWS = [flat(i, colour, side) for i in range(16) for colour in COLOURS for side in ("left", "right")]
@@ -32,7 +32,7 @@ def test_twenty_captions_of_twenty_things_the_own_one_first() -> None:
 
 
 def test_a_trained_judge_tells_pictures_apart_and_an_exchange_is_seen() -> None:
-    judge = train_judge(ROWS, epochs=12)
+    judge = train_judge(ROWS, epochs=20, seeds=[0])
     rows = [flat(100 + i, colour, side) for i in range(4) for colour in COLOURS for side in ("left", "right")]
     images = torch.stack([row.pixels for row in rows]).float() / 127.5 - 1
     own, other = retrieved(judge, images, rows), retrieved(judge, images.flip(0), rows)
