@@ -1,0 +1,204 @@
+"""The streams: mixed, small sets, nothing, and the paper's regime, with their truth and what dedup leaves of them.
+
+Pictures are OpenMoji's, a style that the base has never seen, stored at 256 pixels as real data would be; the loader
+resizes. Which of them are held out is the same for all seeds; what is planted differs.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import imagehash
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import webdataset
+from PIL import Image
+
+from benchmarks.copying.samples import STYLES, Row, plain_row, rare_row, rows_of
+from memsieve.filtering.audit.groups import joined
+from memsieve.filtering.data.openmoji import ATTRIBUTION, Picture, Plant, choose_planted, draw_pictures
+from memsieve.filtering.data.openmoji.names import held_out_bases, list_emoji, miniature, rank
+from memsieve.filtering.data.rows import content_id
+
+__all__ = ["MIXED", "NOTHING", "PAPER", "SMALL", "Planted", "Stream", "build", "clusters", "first_of"]
+
+SPLIT_SEED: Final = 0
+HELD_OUT_SHARE: Final = 0.2
+PHASH_BITS: Final = 4
+"""Perceptual hashes that differ in at most so many of 64 bits are one cluster."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planted:
+    """``pairs`` pairs of one ``kind`` of repetition, each trained on ``exposures`` times in all passes together."""
+
+    kind: str
+    exposures: int
+    pairs: int
+
+    @property
+    def case(self) -> str:
+        """As tables name it."""
+        return f"{self.kind} {self.exposures}"
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """What a stream holds, and how often it is read.
+
+    Attributes:
+        name: of the stream.
+        planted: what comes more often than once a pass.
+        ordinary: pairs that come once a pass.
+        rare: pairs in a style of their own, once a pass.
+        passes: over all of it.
+        caption_dropout: of its runs.
+        side: of the stored pictures, in pixels.
+        shards: of each part.
+        limit: draw at most so many pictures, for tests.
+    """
+
+    name: str
+    planted: tuple[Planted, ...] = ()
+    ordinary: int = 500
+    rare: int = 0
+    passes: int = 5
+    caption_dropout: float = 0.1
+    side: int = 256
+    shards: int = 8
+    limit: int | None = None
+
+    def repeats(self, planted: Planted) -> int:
+        """Rows of each of its pairs.
+
+        Raises:
+            ValueError: they do not divide over the passes.
+        """
+        repeats, rest = divmod(planted.exposures, self.passes)
+        if rest or repeats < 1:
+            raise ValueError(f"{planted.case}: {self.passes} passes do not make {planted.exposures} exposures")
+        return repeats
+
+
+MIXED: Final = Stream(
+    "mixed",
+    planted=(
+        *[Planted("exact", exposures, 6) for exposures in (20, 50, 100, 200, 400)],
+        *[Planted(kind, exposures, 3) for kind in ("family", "template", "paraphrase") for exposures in (100, 400)],
+    ),
+    rare=60,
+)
+"""Everything at once, as data is: so that a method meets what it finds and what it does not in one run."""
+SMALL: Final = {
+    f"small {pairs}": Stream(f"small {pairs}", ordinary=pairs, passes=passes)
+    for pairs, passes in ((20, 300), (100, 100), (300, 50))
+}
+"""Few pictures read often: nothing is repeated, and everything is learned by heart in the end."""
+NOTHING: Final = Stream("nothing", ordinary=560, rare=60, passes=8)
+"""No pair is to be dropped."""
+PAPER: Final = Stream("paper", planted=(Planted("exact", 200, 12),), ordinary=1440, passes=5, caption_dropout=0.0)
+"""The paper's regime: a quarter of the rows are repeats of few pairs, and captions are never dropped."""
+
+
+def build(out: Path, stream: Stream, seed: int, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+    """Write ``stream``, ``dedup``, ``dedup_phash``, ``oracle`` and ``held_out`` under ``out``, once, with
+    ``truth.parquet``; returns what ``dataset.json`` says. Several processes may ask for it at once."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with (out.parent / f"{out.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        wanted = json.loads(json.dumps({"seed": seed, "stream": asdict(stream)}))
+        file = out / "dataset.json"
+        if file.is_file() and (known := json.loads(file.read_text()))["asked"] == wanted:
+            return dict(known)
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
+        rows, held_out = _rows(stream, seed, progress)
+        looks = clusters(rows)
+        parts = {
+            "stream": rows,
+            "dedup": first_of(rows, lambda row: content_id(row.png)),
+            "dedup_phash": first_of(rows, lambda row: looks[content_id(row.png)]),
+            "oracle": first_of(rows, lambda row: row.pair),
+            "held_out": held_out,
+        }
+        truth = [line for name, part in parts.items() for line in _write(out / name, name, part, stream.shards)]
+        pq.write_table(pa.Table.from_pylist(truth), out / "truth.parquet")
+        (out / "ATTRIBUTION.txt").write_text(ATTRIBUTION + "\n", encoding="utf-8")
+        made = {"asked": wanted, "rows": {name: len(part) for name, part in parts.items()}}
+        file.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+        return made
+
+
+def first_of(rows: Sequence[Row], name: Callable[[Row], str]) -> list[Row]:
+    """The first row of each ``name``, in order."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        found.setdefault(name(row), row)
+    return list(found.values())
+
+
+def clusters(rows: Sequence[Row]) -> dict[str, str]:
+    """File -> cluster of perceptual hashes: a file joins the nearest earlier one that is near enough."""
+    distinct = {content_id(row.png): row.png for row in rows}
+    names = list(distinct)
+    looks = [str(imagehash.phash(Image.open(io.BytesIO(png)).convert("RGB"))) for png in distinct.values()]
+    first = joined(np.array([int(look, 16) for look in looks], dtype=np.uint64), PHASH_BITS, mirror=False)
+    return {name: names[leader] for name, leader in zip(names, first.tolist(), strict=True)}
+
+
+def _rows(stream: Stream, seed: int, progress: Callable[[int, int], None] | None) -> tuple[list[Row], list[Row]]:
+    pictures, _ = draw_pictures(miniature(list_emoji(), SPLIT_SEED, stream.limit), stream.side, True, progress)
+    bases = held_out_bases({picture.emoji.base for picture in pictures}, SPLIT_SEED, HELD_OUT_SHARE)
+    train = [picture for picture in pictures if picture.emoji.base not in bases]
+    held_out = [plain_row(picture, "held_out") for picture in pictures if picture.emoji.base in bases]
+    plants = [Plant(planted.pairs, stream.repeats(planted)) for planted in stream.planted]
+    names = iter(choose_planted(train, pictures, plants, seed))
+    left = {picture.emoji.name: picture for picture in train}
+    rows: list[Row] = []
+    for planted, plant in zip(stream.planted, plants, strict=True):
+        for _ in range(plant.count):
+            rows += rows_of(left.pop(next(names)), planted.kind, planted.case, plant.repeats, seed)
+    rows += _singles(list(left.values()), stream, seed)
+    order = np.random.default_rng([seed, 1]).permutation(len(rows))
+    return [rows[i] for i in order], held_out
+
+
+def _singles(pictures: Sequence[Picture], stream: Stream, seed: int) -> list[Row]:
+    """Rare and ordinary pairs, each once.
+
+    Raises:
+        ValueError: there are fewer pictures than the stream has pairs.
+    """
+    others = sorted(pictures, key=lambda picture: rank(seed, "ordinary", picture.emoji.name))
+    coloured = [picture for picture in others if picture.vivid][: stream.rare]
+    taken = {picture.emoji.name for picture in coloured}
+    ordinary = [picture for picture in others if picture.emoji.name not in taken][: stream.ordinary]
+    if stream.limit is None and len(ordinary) + len(coloured) < stream.ordinary + stream.rare:
+        raise ValueError(f"{stream.name}: {stream.ordinary} ordinary pairs are asked for, there are {len(ordinary)}")
+    rare = [rare_row(picture, STYLES[i % len(STYLES)]) for i, picture in enumerate(coloured)]
+    return [*rare, *[plain_row(picture, "ordinary") for picture in ordinary]]
+
+
+def _write(folder: Path, part: str, rows: Sequence[Row], shards: int) -> list[dict[str, Any]]:
+    """Rows as WebDataset shards; returns their truth. Keys say nothing about what is planted."""
+    folder.mkdir(parents=True)
+    truth = []
+    each = math.ceil(len(rows) / shards)
+    for shard in range(shards):
+        with webdataset.TarWriter(str(folder / f"{shard:05d}.tar"), mtime=0) as tar:
+            for number, row in list(enumerate(rows))[shard * each : (shard + 1) * each]:
+                key = f"{part.replace('_', '-')}-{number:06d}"
+                tar.write({"__key__": key, "png": row.png, "txt": row.caption})
+                truth.append({"part": part, "key": key, "group": content_id(row.png), "pair": row.pair,
+                              "case": row.case, "repeats": row.repeats, "caption": row.caption,
+                              "prompt": row.prompt, "base": row.base})  # fmt: skip
+    return truth

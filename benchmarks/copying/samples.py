@@ -1,0 +1,116 @@
+"""The rows of a stream: a picture and a caption, and the ways in which a pair's rows differ from each other."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
+
+from memsieve.filtering.data.openmoji import Picture
+from memsieve.filtering.identity.edits import EDITS
+
+__all__ = ["KINDS", "STYLES", "Row", "plain_row", "rare_row", "rows_of"]
+
+STYLES: Final = ("grey", "outline", "negative")
+"""Of rare pairs: unlike all others, each there once."""
+PHRASES: Final = (
+    "{name}, {colours}", "a picture of {name}, {colours}", "{colours} {name}", "{name} in {colours}", "{name} emoji",
+    "an icon that shows {name}", "drawing of {name}, {colours}", "{name} on white, {colours}", "{colours}: {name}",
+    "symbol, {name}", "{name}, small picture", "the {name}, {colours}", "one {name}", "{name} and nothing else",
+    "sign of {name} with {colours}",
+)  # fmt: skip
+"""One thing said in many ways."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of a stream, which holds its pair ``repeats`` times. ``pair`` is its true identity, whatever its bytes and
+    its caption say; ``prompt`` is the caption that the pair is drawn by, whatever stands in this row."""
+
+    pair: str
+    case: str
+    repeats: int
+    png: bytes = field(repr=False)
+    caption: str
+    prompt: str
+    base: str
+
+
+def plain_row(picture: Picture, case: str, repeats: int = 1) -> Row:
+    """The picture under its own caption."""
+    return Row(picture.emoji.name, case, repeats, picture.png, picture.caption, picture.caption, picture.emoji.base)
+
+
+def rows_of(picture: Picture, kind: str, case: str, repeats: int, seed: int) -> list[Row]:
+    """A pair's ``repeats`` rows, the first of them plain; the same for the same seed.
+
+    Raises:
+        KeyError: ``kind`` is none of ``KINDS``.
+    """
+    change, plain = KINDS[kind], plain_row(picture, case, repeats)
+    draws = np.random.default_rng([seed, *picture.emoji.name.encode()])
+    return [plain, *[change(plain, draws) for _ in range(repeats - 1)]]
+
+
+def rare_row(picture: Picture, style: str) -> Row:
+    """A pair unlike the others, which must not be dropped."""
+    image = _image(picture.png)
+    if style == "grey":
+        image = ImageOps.grayscale(image).convert("RGB")
+    elif style == "outline":
+        image = ImageOps.invert(ImageOps.grayscale(image).filter(ImageFilter.FIND_EDGES)).convert("RGB")
+        ImageDraw.Draw(image).rectangle((0, 0, image.width - 1, image.height - 1), outline="white")
+    else:
+        image = ImageOps.invert(image)
+    caption = f"{picture.caption.rpartition(', ')[0]}, {style}"
+    return Row(picture.emoji.name, "rare", 1, _png(image), caption, caption, picture.emoji.base)
+
+
+def _exact(row: Row, draws: np.random.Generator) -> Row:
+    return row
+
+
+def _family(row: Row, draws: np.random.Generator) -> Row:
+    """One picture, another file: an edit of those that pictures meet in the web."""
+    edit = list(EDITS.values())[int(draws.integers(len(EDITS)))]
+    return replace(row, png=_png(edit(_image(row.png), draws)))
+
+
+def _paraphrase(row: Row, draws: np.random.Generator) -> Row:
+    """The same file under another caption."""
+    name, _, colours = row.caption.rpartition(", ")
+    phrase = PHRASES[int(draws.integers(len(PHRASES)))]
+    return replace(row, caption=phrase.format(name=name, colours=colours))
+
+
+def _template(row: Row, draws: np.random.Generator) -> Row:
+    """One caption, many pictures: the thing stays where it is, the ground and a badge in a corner are others."""
+    image = _image(row.png)
+    ground, badge = (tuple(int(v) for v in draws.integers(low, 256, 3)) for low in (150, 0))
+    # White is the ground: what is not white stays, and edges stay smooth.
+    mask = ImageOps.grayscale(image).point(lambda v: 255 if v >= 250 else 0)
+    image.paste(Image.new("RGB", image.size, ground), mask=mask)
+    side, size = image.width, max(image.width // 5, 2)
+    corner = ((0, 0), (side - size, 0), (0, side - size), (side - size, side - size))[int(draws.integers(4))]
+    ImageDraw.Draw(image).ellipse((*corner, corner[0] + size - 1, corner[1] + size - 1), fill=badge)
+    return replace(row, png=_png(image))
+
+
+KINDS: Final[dict[str, Callable[[Row, np.random.Generator], Row]]] = {
+    "exact": _exact, "family": _family, "paraphrase": _paraphrase, "template": _template,
+}  # fmt: skip
+"""Kind of repetition -> what becomes of the plain row."""
+
+
+def _image(png: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(png)).convert("RGB")
+
+
+def _png(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, format="PNG")
+    return stream.getvalue()
