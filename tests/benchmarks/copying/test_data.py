@@ -14,28 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from benchmarks.copying.data import MIXED, NOTHING, PAPER, SMALL, Planted, Stream, build, first_of
+from benchmarks.copying.data import MIXED, NOTHING, PAPER, SMALL, Planted, build, first_of
 from benchmarks.copying.samples import Row
-
-TINY = Stream(
-    "tiny",
-    planted=(
-        Planted("exact", 20, 1),
-        *[Planted(kind, 30, 1) for kind in ("family", "template", "paraphrase")],
-    ),
-    ordinary=12,
-    rare=3,
-    side=64,
-    shards=2,
-    limit=220,
-)  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
-    out = tmp_path_factory.mktemp("streams") / "tiny"
-    build(out, TINY, seed=1)
-    return out, pq.read_table(out / "truth.parquet").to_pylist()
+from tests.benchmarks.copying.conftest import TINY
 
 
 def files_of(folder: Path) -> dict[str, tuple[bytes, str]]:

@@ -1,0 +1,139 @@
+"""What a finished model draws for training and for held-out captions: whose picture it is nearest to, what is a copy,
+and which caption it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.copying.excess import own_rates
+from memsieve.inference.copies.judge import CopyJudge
+from memsieve.inference.copies.probe import shard_images
+from memsieve.inference.copies.similarity import Similarity, build_similarity
+
+__all__ = ["JUDGES", "Drawing", "Prompts", "judged", "prompts_of"]
+
+GALLERY: Final = 100
+"""Families that a drawing is compared with, training's and held-out ones' alike."""
+JUDGES: Final = ("pixel_l2", "tiled_l2")
+"""By the pixels of the whole, and by the worst of sixteen tiles: a plain background makes nothing alike."""
+SIDE: Final = 32
+"""Of the pictures that are compared: what is copied shows at this size."""
+
+Truth = Sequence[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """How drawings are made, the same for all methods.
+
+    Attributes:
+        images: of each caption.
+        ordinary: ordinary pairs that are drawn.
+        held_out: held-out pairs that are drawn.
+        steps: of the sampler (DDIM).
+        guidance_scale: of the sampler.
+    """
+
+    images: int = 4
+    ordinary: int = 40
+    held_out: int = 100
+    steps: int = 20
+    guidance_scale: float = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """Pairs that are drawn: their names, captions and cases, [P] each; ``held_out`` ones come last."""
+
+    pairs: list[str]
+    captions: list[str]
+    cases: list[str]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+
+def prompts_of(data: Path, drawing: Drawing, seed: int) -> Prompts:
+    """All pairs that are planted, some ordinary ones and some held-out ones, drawn by ``seed``."""
+    truth = pq.read_table(data / "truth.parquet").to_pylist()
+    first = {row["pair"]: row for row in truth if row["part"] == "stream"}
+    rng = np.random.default_rng([seed, 2])
+    planted = sorted((row for row in first.values() if row["repeats"] > 1), key=lambda row: row["pair"])
+    ordinary = sorted((row for row in first.values() if row["case"] == "ordinary"), key=lambda row: row["pair"])
+    held_out = sorted((row for row in truth if row["part"] == "held_out"), key=lambda row: row["pair"])
+    chosen = [*planted, *_some(ordinary, drawing.ordinary, rng), *_some(held_out, drawing.held_out, rng)]
+    return Prompts(*([row[name] for row in chosen] for name in ("pair", "prompt", "case")))
+
+
+def judged(drawn: Tensor, prompts: Prompts, data: Path, seed: int) -> dict[str, Any]:
+    """Per pair, under its name: its case; by each judge the share of its drawings that are nearest to its own picture
+    (``own``), and how many are copies by the strict judge.
+
+    Args:
+        drawn: [P, K, 3, H, W] in [-1, 1].
+        prompts: what was drawn.
+        data: the stream's folder.
+        seed: of the galleries.
+    """
+    truth = pq.read_table(data / "truth.parquet").to_pylist()
+    sides = {
+        "stream": [i for i, case in enumerate(prompts.cases) if case != "held_out"],
+        "held_out": [i for i, case in enumerate(prompts.cases) if case == "held_out"],
+    }
+    found: dict[str, Any] = {pair: {"case": case} for pair, case in zip(prompts.pairs, prompts.cases, strict=True)}
+    drawn = small(drawn.flatten(0, 1)).unflatten(0, drawn.shape[:2])
+    for part, mine in sides.items():
+        names, families = _families(data, truth, part)
+        own = [names.index(prompts.pairs[i]) for i in mine]
+        size = min(GALLERY, len(families))
+        for judge in JUDGES:
+            rates = own_rates(build_similarity(judge), drawn[mine], own, families, size, seed)
+            for i, rate in zip(mine, rates.tolist(), strict=True):
+                found[prompts.pairs[i]][f"own {judge}"] = round(rate, 4)
+    for judge in JUDGES:
+        for i, count in zip(
+            sides["stream"], _copies(build_similarity(judge), drawn, prompts, data, truth), strict=True
+        ):
+            found[prompts.pairs[i]][f"copies {judge}"] = count
+    return found
+
+
+def small(images: Tensor) -> Tensor:
+    """Pictures as they are compared, [N, 3, 32, 32]."""
+    return F.interpolate(images, size=(SIDE, SIDE), mode="area")
+
+
+def _families(data: Path, truth: Truth, part: str) -> tuple[list[str], list[Tensor]]:
+    """Pairs of a part and the distinct pictures of each."""
+    of = {row["key"]: row for row in truth if row["part"] == part}
+    pictures: dict[str, dict[str, Tensor]] = {}
+    for key, pixels in shard_images(data / part, SIDE):
+        pictures.setdefault(of[key]["pair"], {}).setdefault(of[key]["group"], pixels)
+    names = sorted(pictures)
+    return names, [torch.stack(list(pictures[name].values())) for name in names]
+
+
+def _copies(similarity: Similarity, drawn: Tensor, prompts: Prompts, data: Path, truth: Truth) -> list[int]:
+    """Drawings of each training pair that are nearest to its own picture, and nearer than 95 % of held-out pictures lie
+    to theirs."""
+    names, families = _families(data, truth, "stream")
+    groups = [name for name, pictures in zip(names, families, strict=True) for _ in pictures]
+    judge = CopyJudge(similarity, torch.cat(families), groups)
+    judge.calibrate(torch.cat(_families(data, truth, "held_out")[1]))
+    mine = [i for i, case in enumerate(prompts.cases) if case != "held_out"]
+    each = drawn.shape[1]
+    verdicts = judge.judge(drawn[mine].flatten(0, 1), [prompts.pairs[i] for i in mine for _ in range(each)])
+    return [sum(v.is_copy for v in verdicts[start : start + each]) for start in range(0, len(verdicts), each)]
+
+
+def _some(rows: list[dict[str, Any]], count: int, rng: np.random.Generator) -> list[dict[str, Any]]:
+    return [rows[i] for i in sorted(rng.permutation(len(rows))[:count])]

@@ -1,0 +1,31 @@
+"""A tiny stream with one pair of each kind of repetition."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from benchmarks.copying.data import Planted, Stream, build
+
+TINY = Stream(
+    "tiny",
+    planted=(
+        Planted("exact", 20, 1),
+        *[Planted(kind, 30, 1) for kind in ("family", "template", "paraphrase")],
+    ),
+    ordinary=12,
+    rare=3,
+    side=64,
+    shards=2,
+    limit=220,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    out = tmp_path_factory.mktemp("streams") / "tiny"
+    build(out, TINY, seed=1)
+    return out, pq.read_table(out / "truth.parquet").to_pylist()
