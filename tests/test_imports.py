@@ -195,6 +195,7 @@ FOLDERS = {
     "evidence": set(),
     "rules": {"evidence"},
     "denoisers": set(),
+    "identity": set(),
     "data": {"evidence"},
     "audit": {"evidence", "data", "denoisers"},
 }
