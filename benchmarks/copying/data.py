@@ -6,35 +6,22 @@ resizes. Which of them are held out is the same for all seeds; what is planted d
 
 from __future__ import annotations
 
-import fcntl
-import io
-import json
-import math
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import imagehash
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-import webdataset
-from PIL import Image
 
+from benchmarks.copying.parts import build_once
 from benchmarks.copying.samples import STYLES, Row, plain_row, rare_row, rows_of
-from memsieve.filtering.audit.groups import joined
-from memsieve.filtering.data.openmoji import ATTRIBUTION, Picture, Plant, choose_planted, draw_pictures
+from memsieve.filtering.data.openmoji import Picture, Plant, choose_planted, draw_pictures
 from memsieve.filtering.data.openmoji.names import held_out_bases, list_emoji, miniature, rank
-from memsieve.filtering.data.rows import content_id
 
-__all__ = ["MIXED", "NOTHING", "PAPER", "SMALL", "Planted", "Stream", "build", "clusters", "first_of"]
+__all__ = ["MIXED", "NOTHING", "PAPER", "SMALL", "Planted", "Stream", "build"]
 
 SPLIT_SEED: Final = 0
 HELD_OUT_SHARE: Final = 0.2
-PHASH_BITS: Final = 4
-"""Perceptual hashes that differ in at most so many of 64 bits are one cluster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,49 +97,9 @@ PAPER: Final = Stream("paper", planted=(Planted("exact", 200, 12),), ordinary=14
 
 
 def build(out: Path, stream: Stream, seed: int, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
-    """Write ``stream``, ``dedup``, ``dedup_phash``, ``oracle`` and ``held_out`` under ``out``, once, with
-    ``truth.parquet``; returns what ``dataset.json`` says. Several processes may ask for it at once."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with (out.parent / f"{out.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        wanted = json.loads(json.dumps({"seed": seed, "stream": asdict(stream)}))
-        file = out / "dataset.json"
-        if file.is_file() and (known := json.loads(file.read_text()))["asked"] == wanted:
-            return dict(known)
-        shutil.rmtree(out, ignore_errors=True)
-        out.mkdir()
-        rows, held_out = _rows(stream, seed, progress)
-        looks = clusters(rows)
-        parts = {
-            "stream": rows,
-            "dedup": first_of(rows, lambda row: content_id(row.png)),
-            "dedup_phash": first_of(rows, lambda row: looks[content_id(row.png)]),
-            "oracle": first_of(rows, lambda row: row.pair),
-            "held_out": held_out,
-        }
-        truth = [line for name, part in parts.items() for line in _write(out / name, name, part, stream.shards)]
-        pq.write_table(pa.Table.from_pylist(truth), out / "truth.parquet")
-        (out / "ATTRIBUTION.txt").write_text(ATTRIBUTION + "\n", encoding="utf-8")
-        made = {"asked": wanted, "rows": {name: len(part) for name, part in parts.items()}}
-        file.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-        return made
-
-
-def first_of(rows: Sequence[Row], name: Callable[[Row], str]) -> list[Row]:
-    """The first row of each ``name``, in order."""
-    found: dict[str, Row] = {}
-    for row in rows:
-        found.setdefault(name(row), row)
-    return list(found.values())
-
-
-def clusters(rows: Sequence[Row]) -> dict[str, str]:
-    """File -> cluster of perceptual hashes: a file joins the nearest earlier one that is near enough."""
-    distinct = {content_id(row.png): row.png for row in rows}
-    names = list(distinct)
-    looks = [str(imagehash.phash(Image.open(io.BytesIO(png)).convert("RGB"))) for png in distinct.values()]
-    first = joined(np.array([int(look, 16) for look in looks], dtype=np.uint64), PHASH_BITS, mirror=False)
-    return {name: names[leader] for name, leader in zip(names, first.tolist(), strict=True)}
+    """The stream's folder, written once (see ``build_once``); returns what ``dataset.json`` says."""
+    asked = {"seed": seed, "stream": asdict(stream)}
+    return build_once(out, asked, lambda: _rows(stream, seed, progress), stream.shards)
 
 
 def _rows(stream: Stream, seed: int, progress: Callable[[int, int], None] | None) -> tuple[list[Row], list[Row]]:
@@ -186,19 +133,3 @@ def _singles(pictures: Sequence[Picture], stream: Stream, seed: int) -> list[Row
         raise ValueError(f"{stream.name}: {stream.ordinary} ordinary pairs are asked for, there are {len(ordinary)}")
     rare = [rare_row(picture, STYLES[i % len(STYLES)]) for i, picture in enumerate(coloured)]
     return [*rare, *[plain_row(picture, "ordinary") for picture in ordinary]]
-
-
-def _write(folder: Path, part: str, rows: Sequence[Row], shards: int) -> list[dict[str, Any]]:
-    """Rows as WebDataset shards; returns their truth. Keys say nothing about what is planted."""
-    folder.mkdir(parents=True)
-    truth = []
-    each = math.ceil(len(rows) / shards)
-    for shard in range(shards):
-        with webdataset.TarWriter(str(folder / f"{shard:05d}.tar"), mtime=0) as tar:
-            for number, row in list(enumerate(rows))[shard * each : (shard + 1) * each]:
-                key = f"{part.replace('_', '-')}-{number:06d}"
-                tar.write({"__key__": key, "png": row.png, "txt": row.caption})
-                truth.append({"part": part, "key": key, "group": content_id(row.png), "pair": row.pair,
-                              "case": row.case, "repeats": row.repeats, "caption": row.caption,
-                              "prompt": row.prompt, "base": row.base})  # fmt: skip
-    return truth

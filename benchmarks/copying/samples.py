@@ -13,7 +13,19 @@ from PIL import Image, ImageDraw, ImageFilter, ImageOps
 from memsieve.filtering.data.openmoji import Picture
 from memsieve.filtering.identity.edits import EDITS
 
-__all__ = ["KINDS", "STYLES", "Row", "plain_row", "rare_row", "rows_of"]
+__all__ = [
+    "KINDS",
+    "PHRASES",
+    "STYLES",
+    "Row",
+    "image_of",
+    "paraphrase",
+    "plain_row",
+    "png_of",
+    "rare_row",
+    "rows_of",
+    "template",
+]
 
 STYLES: Final = ("grey", "outline", "negative")
 """Of rare pairs: unlike all others, each there once."""
@@ -58,7 +70,7 @@ def rows_of(picture: Picture, kind: str, case: str, repeats: int, seed: int) -> 
 
 def rare_row(picture: Picture, style: str) -> Row:
     """A pair unlike the others, which must not be dropped."""
-    image = _image(picture.png)
+    image = image_of(picture.png)
     if style == "grey":
         image = ImageOps.grayscale(image).convert("RGB")
     elif style == "outline":
@@ -67,7 +79,7 @@ def rare_row(picture: Picture, style: str) -> Row:
     else:
         image = ImageOps.invert(image)
     caption = f"{picture.caption.rpartition(', ')[0]}, {style}"
-    return Row(picture.emoji.name, "rare", 1, _png(image), caption, caption, picture.emoji.base)
+    return Row(picture.emoji.name, "rare", 1, png_of(image), caption, caption, picture.emoji.base)
 
 
 def _exact(row: Row, draws: np.random.Generator) -> Row:
@@ -75,21 +87,23 @@ def _exact(row: Row, draws: np.random.Generator) -> Row:
 
 
 def _family(row: Row, draws: np.random.Generator) -> Row:
-    """One picture, another file: an edit of those that pictures meet in the web."""
+    """One picture, another file: an edit of those that pictures meet in the web. Some give the same file twice."""
     edit = list(EDITS.values())[int(draws.integers(len(EDITS)))]
-    return replace(row, png=_png(edit(_image(row.png), draws)))
+    made = png_of(edit(image_of(row.png), draws))
+    # A picture that is its own mirror image would be the same file.
+    return replace(row, png=made if made != row.png else png_of(EDITS["mix"](image_of(row.png), draws)))
 
 
-def _paraphrase(row: Row, draws: np.random.Generator) -> Row:
+def paraphrase(row: Row, draws: np.random.Generator) -> Row:
     """The same file under another caption."""
     name, _, colours = row.caption.rpartition(", ")
     phrase = PHRASES[int(draws.integers(len(PHRASES)))]
     return replace(row, caption=phrase.format(name=name, colours=colours))
 
 
-def _template(row: Row, draws: np.random.Generator) -> Row:
+def template(row: Row, draws: np.random.Generator) -> Row:
     """One caption, many pictures: the thing stays where it is, the ground and a badge in a corner are others."""
-    image = _image(row.png)
+    image = image_of(row.png)
     ground, badge = (tuple(int(v) for v in draws.integers(low, 256, 3)) for low in (150, 0))
     # White is the ground: what is not white stays, and edges stay smooth.
     mask = ImageOps.grayscale(image).point(lambda v: 255 if v >= 250 else 0)
@@ -97,20 +111,22 @@ def _template(row: Row, draws: np.random.Generator) -> Row:
     side, size = image.width, max(image.width // 5, 2)
     corner = ((0, 0), (side - size, 0), (0, side - size), (side - size, side - size))[int(draws.integers(4))]
     ImageDraw.Draw(image).ellipse((*corner, corner[0] + size - 1, corner[1] + size - 1), fill=badge)
-    return replace(row, png=_png(image))
+    return replace(row, png=png_of(image))
 
 
 KINDS: Final[dict[str, Callable[[Row, np.random.Generator], Row]]] = {
-    "exact": _exact, "family": _family, "paraphrase": _paraphrase, "template": _template,
+    "exact": _exact, "family": _family, "paraphrase": paraphrase, "template": template,
 }  # fmt: skip
 """Kind of repetition -> what becomes of the plain row."""
 
 
-def _image(png: bytes) -> Image.Image:
+def image_of(png: bytes) -> Image.Image:
+    """The picture of a file."""
     return Image.open(io.BytesIO(png)).convert("RGB")
 
 
-def _png(image: Image.Image) -> bytes:
+def png_of(image: Image.Image) -> bytes:
+    """The file of a picture."""
     stream = io.BytesIO()
     image.save(stream, format="PNG")
     return stream.getvalue()

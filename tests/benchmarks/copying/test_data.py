@@ -9,13 +9,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from benchmarks.copying.data import MIXED, NOTHING, PAPER, SMALL, Planted, build, first_of
-from benchmarks.copying.samples import Row
+from benchmarks.copying.data import MIXED, NOTHING, PAPER, SMALL, Planted, build
 from tests.benchmarks.copying.conftest import TINY
 
 
@@ -104,9 +102,3 @@ def test_the_published_streams_are_what_their_names_say() -> None:
     assert repeated / (repeated + PAPER.ordinary) == 0.25 and PAPER.caption_dropout == 0.0
     kinds = {(p.kind, p.exposures) for p in MIXED.planted}
     assert {("exact", 20), ("exact", 400), ("family", 100), ("template", 400), ("paraphrase", 400)} <= kinds
-
-
-def test_first_of_keeps_the_first() -> None:
-    rows = [Row(str(i % 2), "a", 1, b"", str(i), "", "") for i in range(4)]
-    assert [row.caption for row in first_of(rows, lambda row: row.pair)] == ["0", "1"]
-    assert np.array_equal([row.caption for row in first_of(rows, lambda row: row.caption)], ["0", "1", "2", "3"])
