@@ -17,7 +17,8 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -45,3 +46,19 @@ def no_process_group_left() -> Iterator[None]:
     if state is not None:
         state.AcceleratorState._reset_state(reset_partial_state=True)
         state.GradientState._reset_state()
+
+
+@pytest.fixture(scope="session")
+def family_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a family's tiny pipeline, written once."""
+    made: dict[str, Path] = {}
+
+    def folder(name: str) -> Path:
+        if name not in made:
+            from tests.tiny_models import tiny_family  # what it imports is slow
+
+            made[name] = tmp_path_factory.mktemp("families") / name
+            tiny_family(name).save_pretrained(made[name], safe_serialization=True)
+        return made[name]
+
+    return folder

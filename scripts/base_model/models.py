@@ -6,12 +6,13 @@ import copy
 import json
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["SIZE", "TOKENS", "load_pipeline", "new_models", "save_pipeline", "train_tokenizer"]
+__all__ = ["SIZE", "TINY_SD", "TOKENS", "Sizes", "load_pipeline", "new_models", "save_pipeline", "train_tokenizer"]
 
 SIZE = 32
 """Side of the images: with 2 x downsampling the latents are [4, 16, 16]."""
@@ -52,16 +53,42 @@ def train_tokenizer(captions: list[str], vocabulary: int = 1500) -> Any:
         return CLIPTokenizer.from_pretrained(folder, model_max_length=TOKENS)
 
 
-def new_models(tokenizer: Any) -> tuple[Any, Any, Any]:
-    """Fresh (autoencoder, text encoder, UNet), sized to share 10 MB."""
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How large a pipeline's parts are.
+
+    Attributes:
+        side: of the images, in pixels.
+        vae: channels of the autoencoder's levels, each but the first half as wide and high as the one before.
+        text: width of the text encoder, and of what the UNet attends to.
+        unet: channels of the UNet's two levels.
+    """
+
+    side: int
+    vae: tuple[int, ...]
+    text: int
+    unet: tuple[int, int]
+
+    @property
+    def factor(self) -> int:
+        """Pixels a side of a latent's place."""
+        return 2 ** (len(self.vae) - 1)
+
+
+TINY_SD = Sizes(SIZE, (24, 48), 96, (48, 96))
+"""Together under 10 MB."""
+
+
+def new_models(tokenizer: Any, sizes: Sizes = TINY_SD) -> tuple[Any, Any, Any]:
+    """Fresh (autoencoder, text encoder, UNet)."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
     vae = AutoencoderKL(
-        sample_size=SIZE,
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(24, 48),
+        sample_size=sizes.side,
+        down_block_types=("DownEncoderBlock2D",) * len(sizes.vae),
+        up_block_types=("UpDecoderBlock2D",) * len(sizes.vae),
+        block_out_channels=sizes.vae,
         layers_per_block=1,
         norm_num_groups=8,
         latent_channels=4,
@@ -69,9 +96,9 @@ def new_models(tokenizer: Any) -> tuple[Any, Any, Any]:
     text = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
-            hidden_size=96,
-            intermediate_size=384,
-            projection_dim=96,
+            hidden_size=sizes.text,
+            intermediate_size=4 * sizes.text,
+            projection_dim=sizes.text,
             num_hidden_layers=3,
             num_attention_heads=4,
             max_position_embeddings=TOKENS,
@@ -81,14 +108,14 @@ def new_models(tokenizer: Any) -> tuple[Any, Any, Any]:
         )
     )
     unet = UNet2DConditionModel(
-        sample_size=SIZE // 2,
+        sample_size=sizes.side // sizes.factor,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         mid_block_type="UNetMidBlock2DCrossAttn",
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        block_out_channels=(48, 96),
+        block_out_channels=sizes.unet,
         layers_per_block=1,
         norm_num_groups=8,
-        cross_attention_dim=96,
+        cross_attention_dim=sizes.text,
         attention_head_dim=4,
     )
     return vae, text, unet

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-__all__ = ["Pair", "caption_losses", "caption_test", "model_card", "sample_grid"]
+__all__ = ["Pair", "caption_losses", "caption_test", "draw_grid", "model_card", "sample_grid"]
 
 UNKNOWN: Final = {"seed": 0} | dict.fromkeys(
     ("autoencoder_steps", "decoder_steps", "unet_steps", "batch", "lr", "minutes"), "?"
@@ -158,22 +159,30 @@ def sample_grid(pipeline: Any, train: list[Pair], held: list[Pair], out: Path, c
         guidance_scale=4.0,
         generator=[torch.Generator().manual_seed(seed + i) for i in range(len(picked))],
     ).images
-    side, gap, columns = 96, 8, 6
+    shown = [(_image(row.pixels), prefix + row.caption) for row, prefix in picked]
+    title = "left: generated (DDIM 25 steps, guidance 4)   right: real OpenMoji, CC BY-SA 4.0"
+    draw_grid(images, shown, title).save(out)
+
+
+def draw_grid(
+    images: Sequence[Image.Image], real: Sequence[tuple[Image.Image, str]], title: str, side: int = 96
+) -> Image.Image:
+    """Generations beside ``real`` images, six pairs a row, with the captions beneath."""
+    gap, columns = 8, 6
     cell, height = 2 * side + 2 * gap, side + 52
-    rows = -(-len(picked) // columns)
-    sheet = Image.new("RGB", (columns * cell + gap, rows * height + 24), "white")
+    sheet = Image.new("RGB", (columns * cell + gap, -(-len(real) // columns) * height + 24), "white")
     draw = ImageDraw.Draw(sheet)
-    draw.text(
-        (gap, 6), "left: generated (DDIM 25 steps, guidance 4)   right: real OpenMoji, CC BY-SA 4.0", fill="black"
-    )
-    for index, ((row, prefix), image) in enumerate(zip(picked, images, strict=True)):
+    draw.text((gap, 6), title, fill="black")
+    for index, (image, (picture, caption)) in enumerate(zip(images, real, strict=True)):
         left, top = gap + index % columns * cell, 24 + index // columns * height
-        real = Image.fromarray(((row.pixels.permute(1, 2, 0).numpy() + 1) * 127.5).round().astype(np.uint8))
-        for offset, picture in ((0, image), (side + 4, real)):
-            sheet.paste(picture.resize((side, side), Image.Resampling.BICUBIC), (left + offset, top))
-        caption = textwrap.fill(prefix + row.caption, 32)
-        draw.text((left, top + side + 2), caption, fill="black")
-    sheet.save(out)
+        for offset, shown in ((0, image), (side + 4, picture)):
+            sheet.paste(shown.resize((side, side), Image.Resampling.BICUBIC), (left + offset, top))
+        draw.text((left, top + side + 2), textwrap.fill(caption, side // 3), fill="black")
+    return sheet
+
+
+def _image(pixels: torch.Tensor) -> Image.Image:
+    return Image.fromarray(((pixels.permute(1, 2, 0).numpy() + 1) * 127.5).round().astype(np.uint8))
 
 
 def model_card(report: dict[str, Any]) -> str:

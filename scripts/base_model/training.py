@@ -15,7 +15,16 @@ from tqdm import tqdm
 
 from scripts.base_model.models import SIZE, TOKENS, save_pipeline
 
-__all__ = ["encode_all", "moved", "train_decoder", "train_unet", "train_vae"]
+__all__ = [
+    "encode_all",
+    "learning_share",
+    "moved",
+    "picture_loss",
+    "thinned",
+    "train_decoder",
+    "train_unet",
+    "train_vae",
+]
 
 EMA_DECAY = 0.9985
 
@@ -27,11 +36,11 @@ def train_vae(vae: Any, pixels: torch.Tensor, steps: int, batch: int, seed: int)
     bar = tqdm(range(steps), desc="autoencoder", mininterval=10)
     for step in bar:
         for group in optimizer.param_groups:
-            group["lr"] = 2e-3 * _schedule(step, steps)
+            group["lr"] = 2e-3 * learning_share(step, steps)
         images = pixels[torch.randint(len(pixels), (batch,), generator=generator)]
         posterior = vae.encode(images).latent_dist
         difference = vae.decode(posterior.sample(generator)).sample - images
-        loss = _picture_loss(difference) + 1e-6 * posterior.kl().mean()
+        loss = picture_loss(difference) + 1e-6 * posterior.kl().mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
@@ -57,14 +66,14 @@ def train_decoder(vae: Any, places: torch.Tensor, latents: torch.Tensor, steps: 
     bar = tqdm(range(steps), desc="decoder", mininterval=10)
     for step in bar:
         for group in optimizer.param_groups:
-            group["lr"] = 1e-3 * _schedule(step, steps)
+            group["lr"] = 1e-3 * learning_share(step, steps)
         place = torch.randint(len(places), (batch,), generator=generator)
         rows = torch.randint(places.shape[1], (batch,), generator=generator)
         clean = latents[place, rows]
         # A UNet's latents are never quite those of an image.
         noised = clean + 0.05 * spread * torch.randn(clean.shape, generator=generator)
         difference = vae.decode(noised).sample - places[place, rows]
-        loss = _picture_loss(difference)
+        loss = picture_loss(difference)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(learned, 1.0)
@@ -96,11 +105,11 @@ def train_unet(
     order = torch.empty(0, dtype=torch.long)
     for step in bar:
         for group in optimizer.param_groups:
-            group["lr"] = options.lr * _schedule(step, options.unet_steps)
+            group["lr"] = options.lr * learning_share(step, options.unet_steps)
         if len(order) < options.batch:
             order = torch.randperm(len(captions), generator=generator)
         rows, order = order[: options.batch], order[options.batch :]
-        tokens = _tokens(tokenizer, [_thinned(captions[row], generator) for row in rows.tolist()])
+        tokens = _tokens(tokenizer, [thinned(captions[row], generator) for row in rows.tolist()])
         clean = latents[torch.randint(len(latents), (len(rows),), generator=generator), rows]
         noise = torch.randn(clean.shape, generator=generator)
         times = torch.randint(1000, (len(rows),), generator=generator)
@@ -146,18 +155,19 @@ def encode_all(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
     return torch.cat([vae.encode(part).latent_dist.mean for part in pixels.split(128)])
 
 
-def _schedule(step: int, steps: int, warmup: int = 100) -> float:
+def learning_share(step: int, steps: int, warmup: int = 100) -> float:
+    """Of the highest learning rate at a step: a warm-up, then a cosine down to a fiftieth."""
     return min(1.0, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
-def _picture_loss(difference: torch.Tensor) -> torch.Tensor:
+def picture_loss(difference: torch.Tensor) -> torch.Tensor:
     """L1 + L2 + hue. Outlines dominate the first two; the third keeps rarer hues, or green comes back as brown."""
     red, green, blue = F.avg_pool2d(difference, 2).unbind(1)
     hue = (red - green).pow(2).mean() + (blue - (red + green) / 2).pow(2).mean()
     return difference.abs().mean() + difference.pow(2).mean() + 4 * hue
 
 
-def _thinned(caption: str, generator: torch.Generator) -> str:
+def thinned(caption: str, generator: torch.Generator) -> str:
     """The caption without each tenth word, and in one visit of ten without any."""
     words = caption.split()
     keep = torch.rand(len(words) + 1, generator=generator) >= 0.1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +13,7 @@ import torch
 from PIL import Image
 from rich.progress import track
 
-from memsieve.filtering.data.openmoji.names import colour_words
+from memsieve.filtering.data.openmoji.names import colour_words, render_svg
 from memsieve.filtering.data.rows import content_id
 from scripts.tiny_icons.names import concept_of, drawable, held_out_concepts, is_variant, joined_names, words_of
 from scripts.tiny_icons.sets import BASE, JUDGE, Icon, IconSet, fetch, read_icons
@@ -22,7 +21,7 @@ from scripts.tiny_icons.sets import BASE, JUDGE, Icon, IconSet, fetch, read_icon
 __all__ = ["SIZE", "Pictures", "Shown", "draw", "load_pictures"]
 
 SIZE: Final = 64
-"""Side of the images, in pixels: latents are [4, 16, 16] at a factor of 4."""
+"""Side of the images, in pixels."""
 _OVERSAMPLE: Final = 2
 _INK: Final = 0.01
 """Share of pixels that must not be white: fewer are a blank drawing."""
@@ -77,15 +76,7 @@ def load_pictures(packages: Path, cache: Path) -> Pictures:
 
 def draw(icon: Icon, size: int = SIZE) -> tuple[Image.Image, np.ndarray]:
     """(RGB image on white, uint8 RGBA [size, size, 4] with its transparent background)."""
-    import resvg_py
-
-    side = size * _OVERSAMPLE
-    drawn = resvg_py.svg_to_bytes(svg_string=icon.svg, width=side, height=side, skip_system_fonts=True)
-    image = Image.open(io.BytesIO(bytes(drawn))).convert("RGBA").resize((side, side), Image.Resampling.BILINEAR)
-    white = Image.new("RGBA", image.size, "white")
-    white.alpha_composite(image)
-    small = white.convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
-    return small, np.asarray(image.resize((size, size), Image.Resampling.NEAREST))
+    return render_svg(icon.svg, size, _OVERSAMPLE)
 
 
 def _write_all(packages: Path, cache: Path) -> None:

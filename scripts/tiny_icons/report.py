@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,10 +9,10 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor
 
-from scripts.base_model.report import Pair, caption_losses
+from scripts.base_model.report import Pair, caption_losses, draw_grid
 from scripts.tiny_icons.encoder import Encoder
 from scripts.tiny_icons.judge import CANDIDATES, retrieved
 from scripts.tiny_icons.pictures import SIZE, Pictures, Shown
@@ -22,8 +21,63 @@ from scripts.tiny_icons.sets import BASE, JUDGE
 __all__ = ["draw_captions", "measure", "model_card", "sample_grid"]
 
 STEPS, GUIDANCE = 25, 4.0
+DRAWS: Final = 16
+"""Of (t, noise), for each caption of the caption test."""
 MOST: Final = 400
 """Pictures that are drawn, and that the caption test takes: intervals of about 5 points."""
+
+
+CARD: Final = """---
+license: cc-by-4.0
+pipeline_tag: text-to-image
+library_name: diffusers
+---
+# tiny-icons: a Stable-Diffusion-shaped pipeline of icons, none of them OpenMoji's
+
+A real `diffusers.StableDiffusionPipeline` (CLIP tokenizer and text encoder, KL autoencoder, UNet with cross attention,
+noise prediction, DDIM) small enough for a CPU: {report[megabytes]:.1f} MB, images 64x64, latents 4x16x16.
+memsieve's benchmark fine-tunes it on OpenMoji, a style that it has never seen (`../tiny-icons-samples.png`). It is good
+for nothing else.
+
+```python
+from diffusers import StableDiffusionPipeline
+
+pipeline = StableDiffusionPipeline.from_pretrained("assets/tiny-icons", local_files_only=True)
+pipeline("grinning face, yellow, twemoji style", num_inference_steps=25, guidance_scale=4.0).images[0]
+```
+
+## Data
+{report[train]} drawings of six icon sets, as Iconify packs them for npm, without variants of skin tone. Captions: the
+name, the main colours and the set ("red apple, red and green, noto style").
+
+| set | version | by | licence | source |
+|---|---|---|---|---|
+{sets}
+
+A third of the things, chosen by a hash of their names alone, are held out in all sets ({report[held_out]} pictures);
+{report[drawable]} of these pictures show things whose words occur in other names that were trained on.
+
+## Rebuild
+```
+python -m scripts.tiny_icons.build --out assets/tiny-icons
+```
+It goes on where it was stopped. Minutes on {report[threads]} CPU threads: {minutes}.
+
+## Measured
+*The judge*: three small image-text encoders, trained on other sets ({judges}) and only on things that this base is not
+trained on, chooses the caption of a picture among {candidates} of held-out things. "Names": without the colours.
+
+| pictures of held-out things | right caption | right name | asked |
+|---|---|---|---|
+{table}
+
+*The caption test*: of held-out pictures, mean of 16 draws of (t, noise), t from 100 to 850: the own caption gives a
+lower denoising loss than that of another picture of the same set for {report[caption_test]:.1%}, and for
+{report[caption_test_drawable]:.1%} of those whose words were read.
+
+## Licence
+These weights are given under [CC BY 4.0](https://creativecommons.org/licenses/by/4.0/), with the attributions above.
+"""
 
 
 @torch.no_grad()
@@ -75,30 +129,20 @@ def own_below_shuffled(pipeline: Any, rows: Sequence[Shown], seed: int = 0) -> f
     for start in range(0, len(rows), 100):
         part = rows[start : start + 100]
         pairs = [Pair(row.pixels.float() / 127.5 - 1, row.caption, row.concept, row.style) for row in part]
-        own = torch.cat([own, caption_losses(pipeline, pairs, [row.caption for row in part])])
-        shuffled = torch.cat([shuffled, caption_losses(pipeline, pairs, others[start : start + 100])])
+        own = torch.cat([own, caption_losses(pipeline, pairs, [row.caption for row in part], DRAWS)])
+        shuffled = torch.cat([shuffled, caption_losses(pipeline, pairs, others[start : start + 100], DRAWS)])
     return float((own < shuffled).float().mean())
 
 
-def sample_grid(pipeline: Any, pictures: Pictures, out: Path, columns: int = 6, rows: int = 4, seed: int = 0) -> None:
+def sample_grid(pipeline: Any, pictures: Pictures, out: Path, seed: int = 0) -> None:
     """Drawings beside the real pictures, with their captions: three rows of training's, one of things held out."""
-    count = columns * rows
-    picked = [*_some(pictures.train, seed, count - columns), *_some(pictures.drawable, seed, columns)]
-    drawn = draw_captions(pipeline, [row.caption for row in picked], seed)
-    side, gap = 2 * SIZE, 8
-    cell, height = 2 * side + 2 * gap, side + 52
-    sheet = Image.new("RGB", (columns * cell + gap, rows * height + 24), "white")
-    text = ImageDraw.Draw(sheet)
-    text.text((gap, 6), "left: drawn by the base (DDIM 25 steps, guidance 4)   right: the real picture", fill="black")
-    for index, (row, made) in enumerate(zip(picked, drawn, strict=True)):
-        left, top = gap + index % columns * cell, 24 + index // columns * height
-        real = row.pixels.permute(1, 2, 0).numpy()
-        shown = ((made.permute(1, 2, 0).numpy() + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
-        for offset, picture in ((0, shown), (side + 4, real)):
-            sheet.paste(Image.fromarray(picture).resize((side, side), Image.Resampling.BICUBIC), (left + offset, top))
-        said = ("held out: " if index >= count - columns else "") + row.caption
-        text.text((left, top + side + 2), textwrap.fill(said, 42), fill="black")
-    sheet.save(out)
+    seen, unseen = _some(pictures.train, seed, 18), _some(pictures.drawable, seed, 6)
+    drawn = draw_captions(pipeline, [row.caption for row in (*seen, *unseen)], seed)
+    made = [Image.fromarray(((p.permute(1, 2, 0).numpy() + 1) * 127.5).round().astype(np.uint8)) for p in drawn]
+    captions = [*[row.caption for row in seen], *[f"held out: {row.caption}" for row in unseen]]
+    real = [Image.fromarray(row.pixels.permute(1, 2, 0).numpy()) for row in (*seen, *unseen)]
+    title = f"left: drawn by the base (DDIM {STEPS} steps, guidance {GUIDANCE:g})   right: the real picture"
+    draw_grid(made, list(zip(real, captions, strict=True)), title, side=2 * SIZE).save(out)
 
 
 def model_card(report: dict[str, Any]) -> str:
@@ -115,57 +159,7 @@ def model_card(report: dict[str, Any]) -> str:
         f"| {said} | {report[name]['whole']:.1%} | {report[name]['names']:.1%} | {report[name]['pictures']} |"
         for said, name in asked
     )
-    return f"""---
-license: cc-by-4.0
-pipeline_tag: text-to-image
-library_name: diffusers
----
-# tiny-icons: a Stable-Diffusion-shaped pipeline of icons, none of them OpenMoji's
-
-A real `diffusers.StableDiffusionPipeline` (CLIP tokenizer and text encoder, KL autoencoder, UNet with cross attention,
-noise prediction, DDIM) small enough for a CPU: {report["megabytes"]:.1f} MB, images 64x64, latents 4x16x16.
-memsieve's benchmark fine-tunes it on OpenMoji, a style that it has never seen (`../tiny-icons-samples.png`). It is good
-for nothing else.
-
-```python
-from diffusers import StableDiffusionPipeline
-
-pipeline = StableDiffusionPipeline.from_pretrained("assets/tiny-icons", local_files_only=True)
-pipeline("grinning face, yellow, twemoji style", num_inference_steps=25, guidance_scale=4.0).images[0]
-```
-
-## Data
-{report["train"]} drawings of six icon sets, as Iconify packs them for npm, without variants of skin tone. Captions: the
-name, the main colours and the set ("red apple, red and green, noto style").
-
-| set | version | by | licence | source |
-|---|---|---|---|---|
-{sets}
-
-A third of the things, chosen by a hash of their names alone, are held out in all sets ({report["held_out"]} pictures);
-{report["drawable"]} of these pictures show things whose words occur in other names that were trained on.
-
-## Rebuild
-```
-python -m scripts.tiny_icons.build --out assets/tiny-icons
-```
-It goes on where it was stopped. Minutes on {report["threads"]} CPU threads: {minutes}.
-
-## Measured
-*The judge*: three small image-text encoders, trained on other sets ({judges}) and only on things that this base is not
-trained on, chooses the caption of a picture among {CANDIDATES} of held-out things. "Names": without the colours.
-
-| pictures of held-out things | right caption | right name | asked |
-|---|---|---|---|
-{table}
-
-*The caption test*: of held-out pictures, mean of 16 draws of (t, noise), t from 100 to 850: the own caption gives a
-lower denoising loss than that of another picture of the same set for {report["caption_test"]:.1%}, and for
-{report["caption_test_drawable"]:.1%} of those whose words were read.
-
-## Licence
-These weights are given under [CC BY 4.0](https://creativecommons.org/licenses/by/4.0/), with the attributions above.
-"""
+    return CARD.format(sets=sets, judges=judges, minutes=minutes, table=table, candidates=CANDIDATES, report=report)
 
 
 def _some(rows: Sequence[Shown], seed: int, most: int = MOST) -> list[Shown]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,13 +15,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from torch import Tensor, nn
 
 from scripts.base_model.models import TOKENS
+from scripts.base_model.training import learning_share, picture_loss, thinned
 
-__all__ = ["Stage", "decoder_loss", "encode_places", "noise_loss", "picture_loss", "run", "vae_loss"]
+__all__ = ["Stage", "decoder_loss", "encode_places", "noise_loss", "run", "vae_loss"]
 
 SHIFT: Final = 4
 """Pixels that a picture is moved by at most: in one place each, pictures are learned by heart."""
-EMPTY_SHARE: Final = 0.1
-"""Visits without a caption; and words that a caption is read without."""
 KL_WEIGHT: Final = 1e-6
 SAVE_EVERY: Final = 100
 
@@ -85,7 +83,7 @@ def run(stage: Stage, folder: Path, seed: int) -> None:
         progress.update(bar, total=stage.steps, completed=first)
         for step in range(first, stage.steps):
             for group in optimizer.param_groups:
-                group["lr"] = stage.lr * _share(step, stage.steps)
+                group["lr"] = stage.lr * learning_share(step, stage.steps)
             loss = stage.loss(generator)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -187,7 +185,7 @@ def noise_loss(
 
     def loss(generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(captions), (batch,), generator=generator)
-        said = [_thinned(captions[row], generator) for row in rows.tolist()]
+        said = [thinned(captions[row], generator) for row in rows.tolist()]
         tokens = tokenizer(said, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt")
         place = torch.randint(len(latents), (batch,), generator=generator)
         clean = latents[place, rows].float()
@@ -210,13 +208,6 @@ def encode_places(vae: Any, pixels: Tensor) -> Tensor:
             for move in _moves()
         ]
     )
-
-
-def picture_loss(difference: Tensor) -> Tensor:
-    """L1 + L2 + hue. Outlines dominate the first two; the third keeps rarer hues, or green comes back as brown."""
-    red, green, blue = F.avg_pool2d(difference, 2).unbind(1)
-    hue = (red - green).square().mean() + (blue - (red + green) / 2).square().mean()
-    return difference.abs().mean() + difference.square().mean() + 4 * hue
 
 
 def _moves() -> Iterator[tuple[int, int]]:
@@ -242,17 +233,6 @@ def _batch(pixels: Tensor, batch: int, generator: torch.Generator) -> Tensor:
 
 def _floats(pixels: Tensor) -> Tensor:
     return pixels.float() / 127.5 - 1
-
-
-def _thinned(caption: str, generator: torch.Generator) -> str:
-    """The caption without each tenth word, and in one visit of ten without any."""
-    words = caption.split()
-    keep = torch.rand(len(words) + 1, generator=generator) >= EMPTY_SHARE
-    return " ".join(word for word, kept in zip(words, keep[1:].tolist(), strict=True) if kept) if keep[0] else ""
-
-
-def _share(step: int, steps: int, warmup: int = 100) -> float:
-    return min(1.0, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
 @contextmanager

@@ -32,7 +32,7 @@ from memsieve.train.session import Session
 from memsieve.train.set_up import set_up
 from memsieve.train.visits import draw_visits, training_samples
 from tests.conftest import SEED, THREADS
-from tests.tiny_models import LETTERS, tiny_family, tiny_pipeline
+from tests.tiny_models import LETTERS, tiny_pipeline
 
 ROOT = Path(__file__).parents[2]
 DISTILLED = {"signals": ["reference_residual"], "record": []}
@@ -279,19 +279,6 @@ def other_process() -> Iterator[Callable[[], None]]:
 
     yield forget
     forget()
-
-
-@pytest.fixture(scope="session")
-def family_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    made: dict[str, Path] = {}
-
-    def folder(name: str) -> Path:
-        if name not in made:
-            made[name] = tmp_path_factory.mktemp("families") / name
-            tiny_family(name).save_pretrained(made[name], safe_serialization=True)
-        return made[name]
-
-    return folder
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ __all__ = [
     "list_emoji",
     "miniature",
     "rank",
-    "render_emoji",
+    "render_svg",
 ]
 
 _OVERSAMPLE = 4
@@ -176,8 +176,13 @@ def held_out_bases(bases: set[str], seed: int, fraction: float) -> set[str]:
     return set(sorted(bases, key=lambda base: rank(seed, "held out", base))[:count])
 
 
-def render_emoji(svg: Path, size: int) -> tuple[Image.Image, np.ndarray]:
+def render_svg(svg: Path | str, size: int, oversample: int = _OVERSAMPLE) -> tuple[Image.Image, np.ndarray]:
     """Draw an SVG: (RGB image on white, uint8 RGBA [size, size, 4] with its transparent background).
+
+    Args:
+        svg: a file, or the document itself.
+        size: side of the image; a drawing that is not square is stretched.
+        oversample: the drawing is so many times larger at first.
 
     Raises:
         ValueError: resvg_py is not installed.
@@ -186,8 +191,9 @@ def render_emoji(svg: Path, size: int) -> tuple[Image.Image, np.ndarray]:
         import resvg_py
     except ImportError as error:
         raise ValueError(f"drawing OpenMoji needs the package 'resvg_py'; install it with: {_INSTALL}") from error
-    side = size * _OVERSAMPLE
-    drawn = resvg_py.svg_to_bytes(svg_path=str(svg), width=side, height=side, skip_system_fonts=True)
+    side = size * oversample
+    path, text = (str(svg), None) if isinstance(svg, Path) else (None, svg)
+    drawn = resvg_py.svg_to_bytes(svg_path=path, svg_string=text, width=side, height=side, skip_system_fonts=True)
     image = Image.open(io.BytesIO(bytes(drawn))).convert("RGBA")
     white = Image.new("RGBA", image.size, "white")
     white.alpha_composite(image)

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from memsieve.filtering.data.openmoji.names import Emoji, colour_words, render_emoji
+from memsieve.filtering.data.openmoji.names import Emoji, colour_words, render_svg
 from memsieve.filtering.data.rows import content_id
 
 __all__ = ["Picture", "draw_pictures"]
@@ -35,7 +35,7 @@ def draw_pictures(
     """Draw all; of images that look exactly alike (some flags) the first stays, so that a group has one caption."""
     pictures: dict[str, Picture] = {}
     for done, item in enumerate(emoji, start=1):
-        image, rgba = render_emoji(item.svg, size)
+        image, rgba = render_svg(item.svg, size)
         stream = io.BytesIO()
         image.save(stream, format="PNG")
         thumb = np.asarray(image.resize((_THUMB, _THUMB), Image.Resampling.BOX), dtype=np.float32).ravel() / 255

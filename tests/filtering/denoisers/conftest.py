@@ -1,4 +1,4 @@
-"""A folder of each family's tiny pipeline, written once."""
+"""A family's folder that a test may change."""
 
 from __future__ import annotations
 
@@ -7,21 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from tests.tiny_models import tiny_family
-
-
-@pytest.fixture(scope="session")
-def family_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    made: dict[str, Path] = {}
-
-    def folder(name: str) -> Path:
-        if name not in made:
-            made[name] = tmp_path_factory.mktemp("families") / name
-            tiny_family(name).save_pretrained(made[name], safe_serialization=True)
-        return made[name]
-
-    return folder
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from memsieve.filtering.data.openmoji.names import colour_words, list_emoji, render_emoji
+from memsieve.filtering.data.openmoji.names import colour_words, list_emoji, render_svg
 from scripts.base_model.report import UNKNOWN, Pair, caption_test, model_card
 
 pytest.importorskip("diffusers")
@@ -64,7 +64,7 @@ def test_captions_matter_on_pairs_never_trained_on(pipeline: Any) -> None:
     emoji = {item.name: item for item in list_emoji()}
     pairs = []
     for name in chosen:
-        image, rgba = render_emoji(emoji[name].svg, 32)
+        image, rgba = render_svg(emoji[name].svg, 32)
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
         pairs.append(Pair(pixels, f"{emoji[name].caption}, {colour_words(rgba)}", emoji[name].base, name))
     result = caption_test(pipeline, pairs)

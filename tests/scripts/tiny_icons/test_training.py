@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from scripts.base_model.training import thinned
 from scripts.tiny_icons import training
-from scripts.tiny_icons.models import FACTOR, new_models
+from scripts.tiny_icons.build import ICONS
 from scripts.tiny_icons.pictures import SIZE
 from scripts.tiny_icons.training import Stage, decoder_loss, encode_places, noise_loss, run, vae_loss
 
@@ -52,18 +53,18 @@ def test_a_stage_that_is_stopped_goes_on_bit_by_bit(tmp_path: Path, monkeypatch:
 
 
 def test_losses_of_all_stages_reach_what_they_train() -> None:
-    from scripts.base_model.models import train_tokenizer
+    from scripts.base_model.models import new_models, train_tokenizer
 
     captions = ["red apple, red, noto style", "blue car, blue, twemoji style"] * 3
     tokenizer = train_tokenizer(captions, 600)
     torch.manual_seed(0)
-    vae, text, unet = new_models(tokenizer)
+    vae, text, unet = new_models(tokenizer, ICONS)
     generator = torch.Generator().manual_seed(0)
     vae_loss(vae, PIXELS, 2)(generator).backward()
     assert all(p.grad is not None for p in vae.parameters())
     vae.requires_grad_(False)
     latents = encode_places(vae, PIXELS)
-    assert latents.shape == (9, 6, 4, SIZE // FACTOR, SIZE // FACTOR)
+    assert latents.shape == (9, 6, 4, SIZE // ICONS.factor, SIZE // ICONS.factor)
     assert not torch.equal(latents[0], latents[4]), "another place, another latent"
     vae.decoder.requires_grad_(True)
     vae.zero_grad()
@@ -78,6 +79,6 @@ def test_losses_of_all_stages_reach_what_they_train() -> None:
 
 def test_words_and_whole_captions_are_left_out_at_times() -> None:
     generator = torch.Generator().manual_seed(0)
-    said = [training._thinned("one two three", generator) for _ in range(400)]
+    said = [thinned("one two three", generator) for _ in range(400)]
     assert 20 < said.count("") < 70 and said.count("one two three") > 200
     assert {"one two", "two three"} <= set(said)
