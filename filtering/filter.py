@@ -245,7 +245,7 @@ class MemorizationFilter:
         short = needed and self.held_out.shortage is not None
         known, shorts = self.exchange.sum([len(self.groups), float(short)])
         self.n_groups = int(known)
-        self._uncalibrated.say(self.step, needed, shorts > 0)
+        self._uncalibrated.say(self.step, self.rule.name, needed, shorts > 0)
         window = WindowEnd(
             self.groups, measured, self.held_out, self.exchange, swept, self.n_groups, self.step, note
         )  # fmt: skip

@@ -71,8 +71,13 @@ def upgrade_file(path: Path) -> tuple[list[str], list[str]]:
             f"something else; by hand, {named}take out {', '.join(taken)}"
         )
     parse_settings(RunConfig, _read(new) or {}, where=str(path))
-    write_whole(path.with_name(f"{path.name}.old"), text)
-    write_whole(path.resolve(), new)  # a link stays one
+    old = path.with_name(f"{path.name}.old")
+    if old.exists():
+        raise SettingsError(f"'{old}' is there already, and would be written over; move it away first")
+    mode = path.stat().st_mode
+    for file, written in ((old, text), (path.resolve(), new)):  # a link stays one
+        write_whole(file, written)
+        file.chmod(mode)
     return taken, changed
 
 

@@ -26,9 +26,14 @@ class Uncalibrated:
         self.config, self.held_out = config, held_out
         self._told = False
 
-    def say(self, step: int, needed: bool, short: bool) -> None:
-        """After ``step`` windows; ``needed``: by the rule; ``short``: on some rank they have all been met and are too
-        few.
+    def say(self, step: int, rule: str, needed: bool, short: bool) -> None:
+        """After ``step`` windows.
+
+        Args:
+            step: of them.
+            rule: its name.
+            needed: it drops nobody without held-out pairs.
+            short: on some rank they have all been met and are too few.
 
         Raises:
             ValueError: they are too few, and the policy acts.
@@ -36,7 +41,7 @@ class Uncalibrated:
         config, count = self.config, len(self.held_out)
         if needed and config.policy != "cap" and step == PATIENCE and not count:
             warnings.warn(
-                f"no held-out pair was given in {step} windows, and filter.rule: {config.rule} drops nobody without: "
+                f"no held-out pair was given in {step} windows, and the rule '{rule}' drops nobody without: "
                 "call calibrate beside each batch, or set rule to 'z_score' with a threshold",
                 stacklevel=3,
             )

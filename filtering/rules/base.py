@@ -151,6 +151,8 @@ class Rule(Protocol):
 class VisitRule(ABC):
     """A rule that tests each visit for itself, remembers nothing and condemns nobody."""
 
+    name = ""
+    """As of the class where it is left out."""
     remembers = False
     needs_held_out = False
     learns_from_training = False
@@ -159,7 +161,7 @@ class VisitRule(ABC):
     spared = 0.0
 
     def __init__(self) -> None:
-        self.name = type(self).__name__
+        self.name = self.name or type(self).__name__
         self.condemned: dict[str, int] = {}
         self.latest: list[str] = []
 

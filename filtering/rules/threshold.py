@@ -19,6 +19,7 @@ class ThresholdRule(VisitRule):
         tau: in its units. The magnitude is a norm over all latent elements: tau fits one latent size.
     """
 
+    name = "threshold"
     divides_by: Divisor = "kept"
 
     def __init__(self, signal: str, tau: float) -> None:
@@ -39,6 +40,7 @@ class ZScoreRule(VisitRule):
         bar: z.
     """
 
+    name = "z_score"
     learns_from_training = True
 
     def __init__(self, bar: float) -> None:
@@ -57,6 +59,7 @@ class RankRule(VisitRule):
         rate: of clean visits that may be dropped.
     """
 
+    name = "rank"
     needs_held_out = True
 
     def __init__(self, rate: float) -> None:

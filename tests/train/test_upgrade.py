@@ -135,3 +135,17 @@ def test_a_file_that_is_no_runs_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"unknown key 'data\.horizon'"):
         upgrade_file(path)
     assert path.read_text() == OLD and [p.name for p in tmp_path.iterdir()] == ["old.yaml"]
+
+
+def test_what_stands_in_the_way_stays_and_nobody_else_may_read_what_nobody_could(tmp_path: Path) -> None:
+    text = OLD.replace("  horizon: 3  # not ours\n", "")
+    path = written(tmp_path, text)
+    path.chmod(0o600)
+    kept = tmp_path / "old.yaml.old"
+    kept.write_text("mine")
+    with pytest.raises(SettingsError, match=r"old\.yaml\.old' is there already, .* move it away first"):
+        upgrade_file(path)
+    assert kept.read_text() == "mine" and path.read_text() == text
+    kept.unlink()
+    upgrade_file(path)
+    assert [file.stat().st_mode & 0o777 for file in (path, kept)] == [0o600, 0o600]

@@ -27,7 +27,7 @@ def silent(teller: Uncalibrated, steps: range, needed: bool = True, short: bool 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for step in steps:
-            teller.say(step, needed, short)
+            teller.say(step, "evidence", needed, short)
 
 
 def test_where_nobody_is_dropped_too_few_held_out_pairs_are_a_warning_once() -> None:
@@ -63,8 +63,8 @@ def test_the_warning_points_at_the_line_that_closes_the_window() -> None:
 def test_that_nobody_calibrates_is_said_in_one_window_by_the_rules_name(rule: str) -> None:
     teller = beside(rule=rule)
     silent(teller, range(1, PATIENCE))
-    with pytest.warns(UserWarning, match=rf"given in {PATIENCE} windows, and filter\.rule: {rule} drops nobody"):
-        teller.say(PATIENCE, True, False)
+    with pytest.warns(UserWarning, match=rf"given in {PATIENCE} windows, and the rule '{rule}' drops nobody"):
+        teller.say(PATIENCE, rule, True, False)
     silent(teller, range(PATIENCE + 1, 3 * PATIENCE))
 
 
@@ -79,7 +79,7 @@ def test_too_few_are_refused_in_the_words_of_the_held_out_pairs() -> None:
     teller = beside(held_out=20, rounds=3, false_drop_rate=0.02)
     assert teller.held_out.shortage is not None
     with pytest.raises(ValueError) as refused:
-        teller.say(3, True, True)
+        teller.say(3, "evidence", True, True)
     assert str(refused.value) == teller.held_out.shortage
 
 
@@ -89,4 +89,4 @@ def test_too_few_on_another_rank_are_refused_here_too() -> None:
     assert teller.held_out.shortage is None
     silent(teller, range(3, 4))
     with pytest.raises(ValueError, match="too few held-out pairs on another rank: give calibrate the same ones"):
-        teller.say(4, True, True)
+        teller.say(4, "evidence", True, True)

@@ -58,6 +58,7 @@ class Condemning(LowLoss):
 def test_rules_by_name(options: dict[str, Any], kind: type, divides_by: str) -> None:
     sieve = MemorizationFilter(record=[], **options)
     assert type(sieve.rule) is kind and sieve.rule.divides_by == divides_by
+    assert sieve.rule.name == options.get("rule", "evidence") and LowLoss().name == "LowLoss"
 
 
 def test_settings_that_were_changed_one_by_one_are_refused_without_a_threshold() -> None:
