@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import webdataset
 from PIL import Image
 
+from benchmarks.common import write_numbers
 from benchmarks.copying.samples import Row
 from memsieve.filtering.audit.groups import joined
 from memsieve.filtering.data.openmoji import ATTRIBUTION
@@ -55,7 +56,7 @@ def build_once(
         pq.write_table(pa.Table.from_pylist(truth), out / "truth.parquet")
         (out / "ATTRIBUTION.txt").write_text(ATTRIBUTION + "\n", encoding="utf-8")
         made = {"asked": wanted, "rows": {name: len(part) for name, part in parts.items()}}
-        file.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+        write_numbers(file, made)
         return made
 
 

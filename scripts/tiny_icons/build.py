@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from memsieve.filtering.files import write_json
 from scripts.base_model.models import Sizes, new_models, save_pipeline, train_tokenizer
 from scripts.tiny_icons.judge import train_judge
 from scripts.tiny_icons.pictures import SIZE, Pictures, load_pictures
@@ -88,7 +89,7 @@ def _report(options: argparse.Namespace, pictures: Pictures, minutes: dict[str, 
     sample_grid(pipeline, pictures, options.out.with_name(f"{options.out.name}-samples.png"))
     size = sum(file.stat().st_size for file in options.out.rglob("*") if file.is_file())
     report |= {"minutes": minutes, "threads": torch.get_num_threads(), "megabytes": size / 1e6}
-    (options.out / "metrics.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(options.out / "metrics.json", report)
     (options.out / "README.md").write_text(model_card(report), encoding="utf-8")
     return report
 
