@@ -48,9 +48,11 @@ class Ledger:
         folder: created where missing.
         rank: this process's rank, part of the file name.
         resume_step: rows written after this step belong to work that is done again; their parts are removed.
+        ranks: how many there are now, where that is known: parts of those that are no more are the first rank's to
+            remove.
     """
 
-    def __init__(self, folder: Path, rank: int = 0, resume_step: int | None = None) -> None:
+    def __init__(self, folder: Path, rank: int = 0, resume_step: int | None = None, ranks: int | None = None) -> None:
         self.folder = folder
         self.rank = rank
         self._rows: list[dict[str, Any]] = []
@@ -58,7 +60,9 @@ class Ledger:
         folder.mkdir(parents=True, exist_ok=True)
         for part in sorted(folder.iterdir()):
             match = _PART.match(part.name)
-            if match and int(match[1]) == rank and int(match[2]) > (resume_step if resume_step is not None else -1):
+            if match is None or int(match[2]) <= (resume_step if resume_step is not None else -1):
+                continue
+            if int(match[1]) == rank or (rank == 0 and ranks is not None and int(match[1]) >= ranks):
                 part.unlink()
 
     def add(self, step: int, verdicts: list[Verdict]) -> None:

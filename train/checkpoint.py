@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 from accelerate.utils import DistributedType
-from safetensors import safe_open
+from safetensors.torch import load_file
+
+from memsieve.train.other_ranks import shared_out
 
 __all__ = [
     "latest_checkpoint",
@@ -92,8 +94,13 @@ def load_checkpoint(accelerator: Any, checkpoint: Path, network: torch.nn.Module
         whole = len(_trained_names(network)) == len(list(network.parameters()))
         accelerator.load_state(str(checkpoint), load_module_strict=whole)
         return
-    _refuse_other_weights(checkpoint, network)
-    accelerator.load_state(str(checkpoint), strict=False)
+    _load_weights(checkpoint, network)
+    # Of one process they have other names than of several, and accelerate would pass over those that it does not find.
+    loaded = accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())
+    try:
+        accelerator.load_state(str(checkpoint))
+    finally:
+        loaded.remove()
 
 
 def _deepspeed(accelerator: Any) -> bool:
@@ -104,49 +111,57 @@ def _trained_names(network: torch.nn.Module) -> set[str]:
     return {name for name, parameter in network.named_parameters() if parameter.requires_grad}
 
 
-def _refuse_other_weights(checkpoint: Path, network: torch.nn.Module) -> None:
+def _load_weights(checkpoint: Path, network: torch.nn.Module) -> None:
     """Frozen weights need not be there, which is why they are loaded leniently; trained ones must."""
-    held: set[str] = set()
-    for file in checkpoint.glob("model*.safetensors"):
-        with safe_open(file, framework="pt") as weights:
-            held |= {name.removeprefix("module.") for name in weights.keys()}  # noqa: SIM118
-    missing = sorted(_trained_names(network) - held)
-    unknown = sorted(held - set(network.state_dict()))
+    held = {
+        name.removeprefix("module."): weight
+        for file in checkpoint.glob("model*.safetensors")
+        for name, weight in load_file(file).items()
+    }
+    missing = sorted(_trained_names(network) - held.keys())
+    unknown = sorted(held.keys() - network.state_dict().keys())
     if missing or unknown:
         raise ValueError(
             f"checkpoint '{checkpoint}' {'lacks' if missing else 'has'} '{(missing or unknown)[0]}', which the model "
             f"{'trains' if missing else 'does not have'}: resume with the model and model.lora that the run was "
             "started with, or start a new run folder"
         )
+    network.load_state_dict(held, strict=False)
 
 
 def load_extra(accelerator: Any, checkpoint: Path, engine: str) -> dict[str, Any]:
-    """What ``save_checkpoint`` was given on this rank; tensors and plain values only.
+    """What ``save_checkpoint`` was given on this rank, or this rank's share of what it was given on another number of
+    them; tensors and plain values only.
 
     Args:
         engine: the present one, as text.
 
     Raises:
-        ValueError: the checkpoint was written by another number of ranks or another engine.
+        ValueError: the checkpoint was written by another engine, or under DeepSpeed by another number of ranks.
     """
-    files = sorted(checkpoint.glob("memsieve-rank*.pt"))
-    if len(files) != accelerator.num_processes:
+    saved, ranks = len(list(checkpoint.glob("memsieve-rank*.pt"))), accelerator.num_processes
+    mine = [accelerator.process_index] if saved == ranks else range(saved)
+    states: list[dict[str, Any]] = [
+        torch.load(checkpoint / f"memsieve-rank{rank}.pt", map_location="cpu", weights_only=True) for rank in mine
+    ]
+    state = states[0]
+    if saved != ranks and (state["engine"].startswith("zero") or engine.startswith("zero")):
         raise ValueError(
-            f"checkpoint '{checkpoint}' was written by {len(files)} ranks and this run has "
-            f"{accelerator.num_processes}: launch with {len(files)} processes, or start a new run folder"
+            f"checkpoint '{checkpoint}' was written by {saved} ranks and this run has {ranks}, and DeepSpeed shares "
+            f"the optimizer's state out by them: launch with {saved} processes, or start a new run folder"
         )
-    path = checkpoint / f"memsieve-rank{accelerator.process_index}.pt"
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     if not _goes_on_as(state["engine"], engine):
         raise ValueError(
             f"checkpoint '{checkpoint}' was written by {state['engine']} and this run is {engine}: launch it as "
             "before (without DeepSpeed train.mixed_precision may become no or bf16), or start a new run folder"
         )
-    return state
+    return state if saved == ranks else shared_out(states, accelerator.process_index, ranks)
 
 
 def _goes_on_as(before: str, now: str) -> bool:
     """Whether a run of engine ``before`` may go on as ``now``: the same, or without DeepSpeed, whose optimizer's state
-    has the precision's layout, in another precision than fp16, whose loss scaler has a state of its own."""
-    (name, _, _), (now_name, _, precision) = (text.partition(", mixed precision ") for text in (before, now))
-    return before == now or (name == now_name and not name.startswith("zero") and precision in ("no", "bf16"))
+    has the precision's layout, on any number of ranks, and in another precision than fp16, whose loss scaler has a
+    state of its own."""
+    (name, _, saved), (now_name, _, precision) = (text.partition(", mixed precision ") for text in (before, now))
+    plain = {name, now_name} <= {"single", "ddp"}
+    return before == now or (plain and (precision == saved or precision in ("no", "bf16")))

@@ -30,13 +30,14 @@ def write_share(run: Path, rank: int, pair_filter: MemorizationFilter, skips: Gr
     _write(skips.table("skipped"), _share(run, "skips", rank))
 
 
-def join_shares(run: Path, ranks: int) -> None:
-    """``groups.parquet`` from the shares of all ranks, which are removed, and the samples that they have seen."""
+def join_shares(run: Path, ranks: int, left: Sequence[int] = ()) -> None:
+    """``groups.parquet`` from the shares of all ranks, which are removed, and the samples that they have seen, and
+    those have that are no more (``left``)."""
     kinds = ("groups", "skips")
     shares = {kind: [_share(run, kind, rank) for rank in range(ranks)] for kind in kinds}
     table, skips = (pa.concat_tables([pq.read_table(path) for path in shares[kind]]) for kind in kinds)
     skips = skips.group_by("group").aggregate([("skipped", "sum")]).rename_columns(["group", "skipped"])
-    seen = read_seen(run / "seen" / f"rank{rank}" for rank in range(ranks))
+    seen = read_seen(run / "seen" / f"rank{rank}" for rank in (*range(ranks), *left))
     names = ["group", *_SAMPLE, *(name for name in table.column_names if name != "group"), "skipped"]
     for other in (seen, skips):
         table = table.join(other, "group", join_type="left outer")

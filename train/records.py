@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,13 +30,15 @@ _SAFE: Final = re.compile(r"[^0-9A-Za-z_-]")
 class Records:
     """Writes the ledger, thumbnails of what was not kept, and the tables of groups and evidence."""
 
-    def __init__(self, run: Path, rank: int, resume_step: int | None, keep_rows: bool) -> None:
+    def __init__(self, run: Path, rank: int, ranks: int, resume_step: int | None, keep_rows: bool) -> None:
         self.run, self.rank, self.keep_rows = run, rank, keep_rows
-        self.ledger = Ledger(run / "ledger", rank, resume_step)
+        self.ledger = Ledger(run / "ledger", rank, resume_step, ranks)
         self.accounting = Accounting()
         self.unusable: set[str] = set()
         """Distinct samples that failed, of all ranks: one that comes round again, on another rank, is not one more."""
         self.seen = SeenSamples(run / "seen" / f"rank{rank}", resumed=resume_step is not None)
+        self.left: dict[int, SeenSamples] = {}
+        """What ranks have seen that there are no more, since the run went on with fewer; the first rank keeps it."""
         self.skips = GroupCounts()
         """Rows of each group that this rank's sieve took out."""
         self.evidence: list[list[Any]] = []
@@ -130,6 +133,13 @@ class Records:
         temporary.rename(path)
         self._pictures += 1
 
+    def known(self, groups: Sequence[str]) -> dict[str, list[str]]:
+        """Those of ``groups`` of which a sample is known here: group -> key, shard, caption."""
+        found: dict[str, list[str]] = {}
+        for seen in (*self.left.values(), self.seen):
+            found |= seen.find(groups)
+        return found
+
     def note_evidence(self, step: int, pair_filter: MemorizationFilter) -> None:
         """The evidence of the most suspected groups, for the report's curves; a collective."""
         bar = pair_filter.evidence_bar
@@ -146,7 +156,7 @@ class Records:
         write_share(self.run, self.rank, pair_filter, self.skips)
         exchange.sum([0.0])  # all shares are written
         if self.rank == 0:
-            join_shares(self.run, exchange.world_size)
+            join_shares(self.run, exchange.world_size, sorted(self.left))
             write_evidence(self.run, self.evidence)
 
     def state_dict(self) -> dict[str, Any]:
@@ -155,6 +165,7 @@ class Records:
             "accounting": self._standing,
             "unusable": sorted(self.unusable - self._open_unusable),
             "seen": self.seen.state_dict(),
+            "left": {str(rank): seen.state_dict()["samples"] for rank, seen in self.left.items()},
             "skips": self.skips.state_dict(),
             "evidence": self.evidence,
         }
@@ -164,6 +175,9 @@ class Records:
         self.accounting.load(state["accounting"])
         self.unusable = set(state["unusable"])
         self.seen.load_state_dict(state["seen"])
+        for name, samples in state.get("left", {}).items():
+            self.left[int(name)] = SeenSamples(self.run / "seen" / f"rank{name}", resumed=True)
+            self.left[int(name)].load_state_dict({"samples": samples})
         self.skips.load_state_dict(state["skips"])
         self.evidence = [list(row) for row in state["evidence"]]
         self._closed()

@@ -21,6 +21,7 @@ FREE_SECTIONS: Final = frozenset({"checkpoint", "output", "tracking", "validatio
 FREE: Final = frozenset(
     {
         # how long, and by what means
+        "train.batch_size", "train.accumulation",  # where ranks x both stays: the loader refuses other windows
         "train.steps", "train.epochs", "train.threads", "train.timeout", "train.cache", "data.workers",
         # what messages that end a run advise to change
         "optimizer.lr", "train.mixed_precision", "data.max_bad", "data.image_key", "data.caption_key",

@@ -148,6 +148,12 @@ class GroupCounts:
                 self._counts = np.concatenate([self._counts, np.zeros(max(1024, row), dtype=np.int32)])
             self._counts[row] += 1
 
+    def join(self, state: dict[str, Any]) -> None:
+        """Add what ``state_dict`` gave elsewhere."""
+        other = GroupCounts()
+        other.load_state_dict(state)
+        self.add(group for group, count in zip(other.names, other._counts.tolist(), strict=False) for _ in range(count))
+
     def table(self, name: str) -> pa.Table:
         """Columns ``group`` and ``name``."""
         counts = self._counts[: len(self.names)].astype(np.int64)

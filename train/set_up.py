@@ -128,7 +128,9 @@ def _open_data(config: RunConfig, accelerator: Any, extra: dict[str, Any], watch
 
 
 def _records(config: RunConfig, accelerator: Any, resumed_at: int | None) -> Records:
-    return Records(config.output, accelerator.process_index, resumed_at, config.filter.ledger_kept)
+    return Records(
+        config.output, accelerator.process_index, accelerator.num_processes, resumed_at, config.filter.ledger_kept
+    )
 
 
 def _loader(

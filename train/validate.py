@@ -123,7 +123,7 @@ def known_samples(session: Session, groups: list[str]) -> dict[str, list[str]]:
 
     Under ZeRO-3 ranks that knew different captions would run different numbers of forwards, and wait for ever.
     """
-    mine = session.records.seen.find(groups)
+    mine = session.records.known(groups)
     known: dict[str, list[str]] = {}
     for theirs in gather_object([mine]):
         known = {**theirs, **known}

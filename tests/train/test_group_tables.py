@@ -26,7 +26,7 @@ def row(number: int, group: str = "") -> Row:
 def tables(folder: Path, stop: int | None) -> list[dict[str, Any]]:
     """groups.parquet of a run of 12 windows, resumed after ``stop`` where that is given."""
     sieve = MemorizationFilter(signals=["loss"], record=[])
-    records = Records(folder, 0, None, keep_rows=False)
+    records = Records(folder, 0, 1, None, keep_rows=False)
     at: dict[str, Any] = {}
     step = 0
     while step < 12:
@@ -45,7 +45,7 @@ def tables(folder: Path, stop: int | None) -> list[dict[str, Any]]:
         sieve.end_window()
         step += 1
         if at and step == 9:  # the process ends, with work done that no checkpoint holds
-            sieve, records = MemorizationFilter(sieve.config), Records(folder, 0, 5, keep_rows=False)
+            sieve, records = MemorizationFilter(sieve.config), Records(folder, 0, 1, 5, keep_rows=False)
             sieve.load_state_dict(at["filter"])
             records.load_state_dict(at["records"])
             step, at = 5, {}

@@ -14,7 +14,7 @@ def test_a_sample_that_fails_on_one_rank_and_then_on_another_is_one(tmp_path: Pa
     """Each pass deals the rows anew, so that a damaged one comes to every rank sooner or later."""
 
     def work(rank: int, exchange: ThreadExchange) -> list[Any]:
-        records, counts = Records(tmp_path, rank, None, keep_rows=False), []
+        records, counts = Records(tmp_path, rank, 2, None, keep_rows=False), []
         for step in (1, 2):
             failed = [FailedRow("a", "0.tar", 7, "broken")] if rank == step - 1 else []
             records.note_unused(step, failed, [])
