@@ -143,16 +143,20 @@ class GroupCounts:
     def add(self, groups: Iterable[str]) -> None:
         """Count each of ``groups`` once more."""
         for group in groups:
-            row = self.names.add(group_name(group))
-            if row >= len(self._counts):
-                self._counts = np.concatenate([self._counts, np.zeros(max(1024, row), dtype=np.int32)])
-            self._counts[row] += 1
+            self._count(group_name(group), 1)
+
+    def _count(self, name: str, times: int) -> None:
+        row = self.names.add(name)
+        if row >= len(self._counts):
+            self._counts = np.concatenate([self._counts, np.zeros(max(1024, row), dtype=np.int32)])
+        self._counts[row] += times
 
     def join(self, state: dict[str, Any]) -> None:
         """Add what ``state_dict`` gave elsewhere."""
         other = GroupCounts()
         other.load_state_dict(state)
-        self.add(group for group, count in zip(other.names, other._counts.tolist(), strict=False) for _ in range(count))
+        for name, count in zip(other.names, other._counts.tolist(), strict=True):
+            self._count(name, count)
 
     def table(self, name: str) -> pa.Table:
         """Columns ``group`` and ``name``."""
