@@ -79,7 +79,7 @@ def test_all_ranks_know_the_first_ranks_sample_of_a_group(tmp_path: Path, a_port
         seen = SeenSamples(tmp_path / str(rank))
         seen.note("both", f"key {rank}", "s.tar", f"caption {rank}")
         seen.note(f"of {rank}", "key", "s.tar", "its own")
-        session: Any = SimpleNamespace(records=SimpleNamespace(seen=seen))
+        session: Any = SimpleNamespace(records=SimpleNamespace(known=seen.find))
         return known_samples(session, ["both", "of 0", "of 1", "nobody's"])
 
     own = ["key", "s.tar", "its own"]
