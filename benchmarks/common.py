@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import torch
 
 from memsieve.filtering.files import write_whole
 
@@ -21,8 +23,10 @@ __all__ = [
     "ROOT",
     "RUNS",
     "cpu_name",
+    "machine",
     "over_seeds",
     "stamped",
+    "write_lines",
     "write_numbers",
 ]
 
@@ -47,6 +51,19 @@ def write_numbers(path: Path, value: dict[str, Any]) -> None:
     write_whole(path, json.dumps(value, indent=1) + "\n")
 
 
+def write_lines(path: Path, value: dict[str, Any]) -> None:
+    """``value`` as JSON, whole or not at all; lists of numbers on one line each."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [f" {json.dumps(name)}: {_line(part)}" for name, part in value.items()]
+    write_whole(path, "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def _line(part: Any) -> str:
+    if isinstance(part, list) and part and isinstance(part[0], dict):
+        return "[\n" + ",\n".join(f"  {json.dumps(row)}" for row in part) + "\n ]"
+    return json.dumps(part)
+
+
 def stamped(page: str) -> str:
     """``page`` with the revision that its numbers are of under its first headline."""
     if not MEASURED_AT.is_file():
@@ -69,3 +86,9 @@ def cpu_name() -> str:
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return models[0] if models else platform.processor() or platform.machine()
+
+
+def machine() -> dict[str, Any]:
+    """Where this ran."""
+    return {"processor": cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+            "torch": torch.__version__, "python": platform.python_version()}  # fmt: skip

@@ -3,7 +3,7 @@ and which caption it shows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,16 +15,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.copying.excess import own_rates
+from benchmarks.copying.learned import EncoderSimilarity
+from benchmarks.retrieval.encoder import Encoder
 from memsieve.inference.copies.judge import CopyJudge
 from memsieve.inference.copies.probe import shard_images
 from memsieve.inference.copies.similarity import Similarity, build_similarity
 
-__all__ = ["JUDGES", "Drawing", "Prompts", "judged", "prompts_of"]
+__all__ = ["JUDGES", "Drawing", "Prompts", "judged", "judges_with", "prompts_of"]
 
 GALLERY: Final = 100
 """Families that a drawing is compared with, training's and held-out ones' alike."""
-JUDGES: Final = ("pixel_l2", "tiled_l2")
-"""By the pixels of the whole, and by the worst of sixteen tiles: a plain background makes nothing alike."""
+JUDGES: Final = ("pixel_l2", "tiled_l2", "encoder")
+"""By the pixels of the whole; by the worst of sixteen tiles, where a plain background makes nothing alike; and by what
+an image-text encoder says that is shown."""
 SIDE: Final = 32
 """Of the pictures that are compared: what is copied shows at this size."""
 
@@ -52,11 +55,13 @@ class Drawing:
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """Pairs that are drawn: their names, captions and cases, [P] each; ``held_out`` ones come last."""
+    """Pairs that are drawn: their names, captions, cases, and the things shown, [P] each; ``held_out`` ones come
+    last."""
 
     pairs: list[str]
     captions: list[str]
     cases: list[str]
+    things: list[str]
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -71,10 +76,17 @@ def prompts_of(data: Path, drawing: Drawing, seed: int) -> Prompts:
     ordinary = sorted((row for row in first.values() if row["case"] == "ordinary"), key=lambda row: row["pair"])
     held_out = sorted((row for row in truth if row["part"] == "held_out"), key=lambda row: row["pair"])
     chosen = [*planted, *_some(ordinary, drawing.ordinary, rng), *_some(held_out, drawing.held_out, rng)]
-    return Prompts(*([row[name] for row in chosen] for name in ("pair", "prompt", "case")))
+    return Prompts(*([row[name] for row in chosen] for name in ("pair", "prompt", "case", "base")))
 
 
-def judged(drawn: Tensor, prompts: Prompts, data: Path, seed: int) -> dict[str, Any]:
+def judges_with(encoder: Encoder) -> dict[str, Similarity]:
+    """All of ``JUDGES``."""
+    return {name: EncoderSimilarity(encoder) if name == "encoder" else build_similarity(name) for name in JUDGES}
+
+
+def judged(
+    drawn: Tensor, prompts: Prompts, data: Path, seed: int, judges: Mapping[str, Similarity]
+) -> dict[str, dict[str, Any]]:
     """Per pair, under its name: its case; by each judge the share of its drawings that are nearest to its own picture
     (``own``), and how many are copies by the strict judge.
 
@@ -83,26 +95,27 @@ def judged(drawn: Tensor, prompts: Prompts, data: Path, seed: int) -> dict[str, 
         prompts: what was drawn.
         data: the stream's folder.
         seed: of the galleries.
+        judges: compare, by name.
     """
     truth = pq.read_table(data / "truth.parquet").to_pylist()
     sides = {
         "stream": [i for i, case in enumerate(prompts.cases) if case != "held_out"],
         "held_out": [i for i, case in enumerate(prompts.cases) if case == "held_out"],
     }
-    found: dict[str, Any] = {pair: {"case": case} for pair, case in zip(prompts.pairs, prompts.cases, strict=True)}
+    found: dict[str, dict[str, Any]] = {
+        pair: {"case": case} for pair, case in zip(prompts.pairs, prompts.cases, strict=True)
+    }
     drawn = small(drawn.flatten(0, 1)).unflatten(0, drawn.shape[:2])
     for part, mine in sides.items():
         names, families = _families(data, truth, part)
         own = [names.index(prompts.pairs[i]) for i in mine]
         size = min(GALLERY, len(families))
-        for judge in JUDGES:
-            rates = own_rates(build_similarity(judge), drawn[mine], own, families, size, seed)
+        for judge, similarity in judges.items():
+            rates = own_rates(similarity, drawn[mine], own, families, size, seed)
             for i, rate in zip(mine, rates.tolist(), strict=True):
                 found[prompts.pairs[i]][f"own {judge}"] = round(rate, 4)
-    for judge in JUDGES:
-        for i, count in zip(
-            sides["stream"], _copies(build_similarity(judge), drawn, prompts, data, truth), strict=True
-        ):
+    for judge, similarity in judges.items():
+        for i, count in zip(sides["stream"], _copies(similarity, drawn, prompts, data, truth), strict=True):
             found[prompts.pairs[i]][f"copies {judge}"] = count
     return found
 

@@ -11,12 +11,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import CONFIGS, ROOT
+from benchmarks.common import CONFIGS, ROOT, machine, write_lines
+from benchmarks.copying.decisions import decisions, thresholds
+from benchmarks.copying.held_out import held_out_losses
+from benchmarks.copying.rivals import LossBelowAverage, RandomDrop, Rival
 from benchmarks.deciding import code_of_decisions
-from benchmarks.quality import measure
 from benchmarks.quality.data import Spec, build
+from benchmarks.quality.measure import copies
 from benchmarks.quality.methods import METHODS, filter_of
-from benchmarks.quality.rivals import LossBelowAverage, RandomDrop, Rival
 from memsieve.filtering.audit.config import AuditConfig
 from memsieve.filtering.audit.groups import group_audit
 from memsieve.filtering.audit.score import score_shards
@@ -122,21 +124,23 @@ def run_cell(plan: Plan, cell: Cell, note: Callable[[str], None]) -> dict[str, A
     config = _config(plan, cell, run, data, made["rows"]["stream" if cell.case == "planted" else "oracle"], tuned)
     found: dict[str, Any] = {
         "hash": plan.hash(cell), "method": cell.method, "case": cell.case, "seed": cell.seed,
-        "settings": plan.settings(cell), "tuned": tuned, "machine": measure.machine(), "rows": made["rows"],
+        "settings": plan.settings(cell), "tuned": tuned, "machine": machine(), "rows": made["rows"],
     }  # fmt: skip
     if method.trained:
         found |= _train(config, cell, tuned, note)
     note(f"{cell.name}: measuring")
     if cell.method == "tune_paper":
-        found["threshold"] = measure.thresholds(run, data, plan.spec.passes)
+        found["threshold"] = thresholds(run, data, plan.spec.passes)
     else:
         groups = _groups(plan, cell, data) if method.grouped else None
-        found |= measure.decisions(run, data, method.part, cell.case, method.score, groups)
+        found |= decisions(
+            run, data, method.part, method.score, groups, whole="oracle" if cell.case == "nothing" else "stream"
+        )
         pipeline = run / "pipeline" if method.trained else _model(protocol)
-        found["held_out"] = measure.held_out_losses(pipeline, config, protocol.held_out_draws)
+        found["held_out"] = held_out_losses(pipeline, config, protocol.held_out_draws)
         if cell.case == "planted":
-            found |= measure.copies(pipeline, data, protocol, cell.seed)
-    measure.write(plan.file(cell), found)
+            found |= copies(pipeline, data, protocol, cell.seed)
+    write_lines(plan.file(cell), found)
     if plan.keep_ledgers is not None and cell.method == "observe" and cell.case == "planted":
         kept = plan.keep_ledgers.with_name(f"{plan.keep_ledgers.name}{cell.seed}")
         shutil.copytree(run / "ledger", kept / "ledger", dirs_exist_ok=True)

@@ -4,71 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from memsieve.inference.copies.rate import wilson_interval
+from benchmarks.copying.intervals import Figure, auc_of, found_at, interval, proportion, raised, ratio
 
 __all__ = ["Figure", "Results", "auc_of", "found_at", "interval"]
 
-RESAMPLES = 2000
-FALSE_DROPS = 0.01
 DROPPED = 1000.0
 """Added to the evidence of what was dropped."""
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """A number with its 95 % interval, and how many pairs it rests on."""
-
-    value: float
-    low: float
-    high: float
-    pairs: int
-
-    def __str__(self) -> str:
-        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
-
-
-def interval(values: Sequence[float], proportion: bool = True) -> Figure | None:
-    """Mean of one value a pair. Resamples pairs; where all are alike, of which resampling can say nothing, or each is 0
-    or 1, Wilson's interval."""
-    if not values:
-        return None
-    each = np.asarray(values, dtype=np.float64)
-    mean, count = float(each.mean()), len(each)
-    if proportion and (np.ptp(each) == 0 or set(each.tolist()) <= {0.0, 1.0}):
-        return Figure(mean, *wilson_interval(mean * count, count), count)
-    drawn = np.random.default_rng(0).integers(0, count, (RESAMPLES, count))
-    low, high = np.quantile(each[drawn].mean(1), [0.025, 0.975])
-    return Figure(mean, float(low), float(high), count)
-
-
-def _ordered(scores: Iterable[float | None]) -> np.ndarray:
-    """What has no score ranks below everything."""
-    return np.sort(np.array([-math.inf if score is None else score for score in scores]))
-
-
-def _raised(score: float | None, by: float) -> float | None:
-    return score + by if score is not None else (by or None)
-
-
-def found_at(score: float | None, clean: Sequence[float | None], rate: float = FALSE_DROPS) -> float:
-    """1 where a pair ranks above all but the share ``rate`` of the clean pairs, else 0."""
-    ordered = _ordered(clean)
-    bar = ordered[len(ordered) - 1 - math.floor(rate * len(ordered))]
-    return float(score is not None and score > bar)
-
-
-def auc_of(score: float | None, clean: Sequence[float | None]) -> float:
-    """Share of clean pairs that a pair ranks above, ties counting half: over planted pairs its mean is the AUC."""
-    ordered, value = _ordered(clean), -math.inf if score is None else score
-    below = np.searchsorted(ordered, value, side="left")
-    return float(below + np.searchsorted(ordered, value, side="right")) / 2 / len(ordered)
 
 
 @dataclass(slots=True)
@@ -105,10 +53,10 @@ class Results:
             clean = singles.get("score")
             if clean is not None:
                 gone = set(singles.get("dropped", []))
-                clean = [_raised(score, first if i in gone else 0.0) for i, score in enumerate(clean)]
+                clean = [raised(score, first if i in gone else 0.0) for i, score in enumerate(clean)]
             for pair in (p for p in cell["pairs"] if p["case"] == group):
                 if clean is not None and "score" in pair:
-                    score = _raised(pair["score"], first if pair.get("dropped") else 0.0)
+                    score = raised(pair["score"], first if pair.get("dropped") else 0.0)
                     found.append(found_at(score, clean))
                     ranked.append(auc_of(score, clean))
                 if "dropped" in pair:
@@ -144,9 +92,7 @@ class Results:
             column = cell["singles"].get(kind, {})
             if "score" in column or "dropped" in column or "visits" in column:
                 hits, count = hits + len(column.get("dropped", [])), count + column["count"]
-        if not count:
-            return None
-        return Figure(hits / count, *wilson_interval(hits, count), count)
+        return proportion(hits, count)
 
     def all_false_drops(self, method: str, case: str = "nothing") -> list[tuple[int, int, int]]:
         """(seed, dropped, pairs) over every pair, where none was planted."""
@@ -163,9 +109,7 @@ class Results:
         if not both:
             return None
         mine, theirs = (np.mean([pair[i] for pair in both], axis=0) for i in (0, 1))
-        drawn = np.random.default_rng(0).integers(0, len(mine), (RESAMPLES, len(mine)))
-        low, high = np.quantile(mine[drawn].sum(1) / theirs[drawn].sum(1), [0.025, 0.975])
-        return Figure(float(mine.sum() / theirs.sum()), float(low), float(high), len(mine))
+        return ratio(mine, theirs)
 
     def held_out_by_seed(self, method: str, against: str = "oracle") -> list[float]:
         """The same of each seed that both have."""

@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from scripts.tiny_icons.encoder import SIDE, Encoder, train_encoder
+from benchmarks.retrieval.choice import candidates_of, chosen, small
+from benchmarks.retrieval.encoder import Encoder, train_encoder
 from scripts.tiny_icons.pictures import Shown
 
-__all__ = ["CANDIDATES", "Retrieved", "candidates_of", "plain_caption", "retrieved", "train_judge"]
+__all__ = ["Retrieved", "plain_caption", "retrieved", "train_judge"]
 
-CANDIDATES: Final = 20
 EPOCHS: Final = 60
 SEEDS: Final = (0, 1, 2)
 """Encoders whose scores are added up: one alone is right less often."""
@@ -27,7 +26,7 @@ SEEDS: Final = (0, 1, 2)
 
 @dataclass(frozen=True, slots=True)
 class Retrieved:
-    """How often the right caption was chosen among ``CANDIDATES``.
+    """How often the right caption was chosen among twenty.
 
     ``whole``: of captions with their colours. ``names``: of names alone. ``pictures``: how many were asked about.
     """
@@ -49,36 +48,10 @@ def train_judge(pictures: Sequence[Shown], epochs: int = EPOCHS, seeds: Sequence
     return [train_encoder(images, said, epochs=epochs, seed=seed) for seed in seeds]
 
 
-def candidates_of(rows: Sequence[Shown], seed: int = 0) -> list[list[int]]:
-    """For each row its own number and those of 19 rows that show other things, each another one."""
-    generator = torch.Generator().manual_seed(seed)
-    chosen = []
-    for i, row in enumerate(rows):
-        concepts, picked = {row.concept}, [i]
-        for j in torch.randperm(len(rows), generator=generator).tolist():
-            if rows[j].concept not in concepts:
-                concepts.add(rows[j].concept)
-                picked.append(j)
-            if len(picked) == CANDIDATES:
-                break
-        chosen.append(picked)
-    return chosen
-
-
-@torch.no_grad()
 def retrieved(judge: Sequence[Encoder], images: Tensor, rows: Sequence[Shown], seed: int = 0) -> Retrieved:
     """Ask about ``images`` [N, 3, H, W] in [-1, 1], which show what ``rows`` say."""
     said = [plain_caption(row.caption) for row in rows]
-    among, looked = torch.tensor(candidates_of(rows, seed)), small(images)
-    shares = []
-    for captions in (said, [caption.split(", ")[0] for caption in said]):
-        scores = torch.zeros(len(rows), CANDIDATES)
-        for encoder in judge:
-            scores += (encoder.embed_images(looked)[:, None] * encoder.embed_texts(captions)[among]).sum(-1)
-        shares.append(float((scores.argmax(1) == 0).float().mean()))
-    return Retrieved(shares[0], shares[1], len(rows))
-
-
-def small(images: Tensor) -> Tensor:
-    """Pictures as the judge looks at them, [N, 3, 32, 32]."""
-    return F.interpolate(images, size=(SIDE, SIDE), mode="area")
+    among = candidates_of([row.concept for row in rows], seed)
+    names = [caption.split(", ")[0] for caption in said]
+    whole, name = (float(chosen(judge, images, captions, among).float().mean()) for captions in (said, names))
+    return Retrieved(whole, name, len(rows))

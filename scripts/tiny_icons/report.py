@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from benchmarks.retrieval.choice import CANDIDATES
+from benchmarks.retrieval.encoder import Encoder
 from scripts.base_model.report import Pair, caption_losses, draw_grid
-from scripts.tiny_icons.encoder import Encoder
-from scripts.tiny_icons.judge import CANDIDATES, retrieved
+from scripts.tiny_icons.judge import retrieved
 from scripts.tiny_icons.pictures import SIZE, Pictures, Shown
 from scripts.tiny_icons.sets import BASE, JUDGE
 

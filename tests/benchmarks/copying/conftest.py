@@ -20,7 +20,7 @@ TINY = Stream(
     rare=3,
     side=64,
     shards=2,
-    limit=220,
+    limit=560,
 )  # fmt: skip
 
 

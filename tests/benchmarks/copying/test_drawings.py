@@ -7,11 +7,14 @@ from typing import Any
 
 import torch
 
-from benchmarks.copying.drawings import JUDGES, Drawing, Prompts, judged, prompts_of
+from benchmarks.copying.drawings import JUDGES, Drawing, Prompts, judged, judges_with, prompts_of
+from benchmarks.retrieval.encoder import Encoder
 from memsieve.inference.copies.probe import shard_images
 
 Made = tuple[Path, list[dict[str, Any]]]
 DRAWING = Drawing(images=2, ordinary=5, held_out=12)
+WITH = judges_with(Encoder().eval())
+"""An encoder that has learned nothing still knows a picture again."""
 
 
 def pictures_of(made: Made, prompts: Prompts) -> torch.Tensor:
@@ -35,6 +38,8 @@ def test_all_planted_pairs_are_drawn_and_some_of_the_others_by_their_own_caption
     assert prompts.cases[-12:] == ["held_out"] * 12 and len(set(prompts.pairs)) == len(prompts) == 21
     own = {row["pair"]: row["prompt"] for row in truth}
     assert prompts.captions == [own[pair] for pair in prompts.pairs]
+    shown = {row["pair"]: row["base"] for row in truth}
+    assert prompts.things == [shown[pair] for pair in prompts.pairs]
     again, other = prompts_of(out, DRAWING, seed=1), prompts_of(out, DRAWING, seed=2)
     assert again == prompts and other.pairs[:4] == prompts.pairs[:4] and other.pairs != prompts.pairs
 
@@ -43,13 +48,13 @@ def test_who_draws_the_pictures_themselves_copies_all_and_who_draws_others_none(
     out, _ = made
     prompts = prompts_of(out, DRAWING, seed=1)
     pictures = pictures_of(made, prompts)
-    found = judged(pictures, prompts, out, seed=1)
+    found = judged(pictures, prompts, out, 1, WITH)
     for pair, case in zip(prompts.pairs, prompts.cases, strict=True):
         for judge in JUDGES:
             assert found[pair][f"own {judge}"] == 1.0, "held-out pictures too: a rate alone shows no copying"
             assert found[pair].get(f"copies {judge}") == (None if case == "held_out" else 2)
     shifted = torch.cat([pictures[1:9], pictures[:1], pictures[10:], pictures[9:10]])
-    other = judged(shifted, prompts, out, seed=1)
+    other = judged(shifted, prompts, out, 1, WITH)
     assert all(other[pair][f"own {judge}"] == 0.0 for pair in prompts.pairs for judge in JUDGES)
     assert not any(other[pair].get(f"copies {judge}") for pair in prompts.pairs for judge in JUDGES)
 
@@ -62,5 +67,5 @@ def test_any_file_of_a_family_is_its_own_picture(made: Made) -> None:
     files = [pixels for key, pixels in shard_images(out / "stream", 64) if key in rows]
     pictures = pictures_of(made, prompts)
     pictures[family] = torch.stack(files[-2:])
-    found = judged(pictures, prompts, out, seed=1)[prompts.pairs[family]]
+    found = judged(pictures, prompts, out, 1, WITH)[prompts.pairs[family]]
     assert found["own pixel_l2"] == 1.0 and found["copies pixel_l2"] == 2

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from benchmarks.copying.rivals import LossBelowAverage
 from benchmarks.deciding import code_of_decisions
 from benchmarks.quality.cell import Cell, Plan, run_cell
 from benchmarks.quality.methods import METHODS
-from benchmarks.quality.rivals import LossBelowAverage
 from memsieve.filtering.types import Measurement
 from tests.benchmarks.quality.conftest import plan_at
 

@@ -7,31 +7,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from scipy.stats import binomtest, mannwhitneyu
+from scipy.stats import binomtest
 
-from benchmarks.quality.figures import Results, auc_of, found_at, interval
-from memsieve.filtering.statistics import auc
+from benchmarks.quality.figures import Results
 from tests.benchmarks.quality.cells import fixture_cell
-
-
-def test_a_pair_is_found_above_all_but_one_percent_of_clean_pairs() -> None:
-    clean = [float(i) for i in range(200)]  # two may lie above the bar: 198 and 199
-    assert found_at(197.5, clean) == 1.0
-    assert found_at(197.0, clean) == 0.0
-    assert found_at(None, clean) == 0.0
-    assert auc_of(99.5, clean) == pytest.approx(0.5)
-    assert auc_of(0.0, [0.0, 1.0]) == pytest.approx(0.25)  # a tie counts half
-    assert auc_of(5.0, [None, 1.0]) == 1.0
-
-
-def test_intervals() -> None:
-    sure = interval([1.0] * 20)
-    assert sure is not None and sure.high == 1.0 and 0.8 < sure.low < 0.9  # Wilson: resampling would say 1 to 1
-    some = interval([0.0, 0.5, 1.0] * 10)
-    assert some is not None and 0.3 < some.low < some.value < some.high < 0.7
-    assert interval([]) is None
 
 
 def test_figures_pool_seeds() -> None:
@@ -49,28 +29,6 @@ def test_figures_pool_seeds() -> None:
     assert drops is not None and drops.value == 2 / 400
     held = results.held_out("ours")  # against the one seed that the oracle has
     assert held is not None and held.value == pytest.approx(1.1)
-
-
-def test_over_planted_pairs_the_mean_is_the_auc() -> None:
-    """By Mann and Whitney's U, ties and pairs without a score among them."""
-    rng = np.random.default_rng(0)
-    planted = rng.normal(0.7, 1.0, 40).round(1).tolist()
-    clean = rng.normal(0.0, 1.0, 300).round(1).tolist()
-    u = mannwhitneyu(planted, clean, method="asymptotic").statistic
-    assert np.mean([auc_of(score, clean) for score in planted]) == pytest.approx(u / (40 * 300))
-    assert np.mean([auc_of(score, clean) for score in planted]) == pytest.approx(
-        auc(np.array(planted), np.array(clean))
-    )
-    unscored = [None, *clean]
-    assert auc_of(None, unscored) == pytest.approx(0.5 / 301) and auc_of(-99.0, unscored) == pytest.approx(1 / 301)
-
-
-@pytest.mark.parametrize("hits", [0, 1, 7, 20])
-def test_of_what_is_either_or_the_interval_is_wilsons(hits: int) -> None:
-    figure = interval([1.0] * hits + [0.0] * (20 - hits))
-    expected = binomtest(hits, 20).proportion_ci(method="wilson")
-    assert figure is not None and (figure.value, figure.pairs) == (hits / 20, 20)
-    assert (figure.low, figure.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
 def test_generations_of_one_pair_are_one_observation() -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.common import PAGES
+from benchmarks.common import write_lines as write
 from benchmarks.quality.cell import Cell, Plan
-from benchmarks.quality.measure import write
 from benchmarks.quality.methods import NAMES
 from benchmarks.quality.page import write_page
 from benchmarks.quality.run import small_matrix

@@ -11,9 +11,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from benchmarks.common import write_lines as write
 from benchmarks.quality import run
 from benchmarks.quality.cell import Cell, Plan
-from benchmarks.quality.measure import write
 from tests.benchmarks.quality.conftest import PROTOCOL, plan_at, truth_of
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from scripts.tiny_icons.judge import CANDIDATES, candidates_of, plain_caption, retrieved, train_judge
+from scripts.tiny_icons.judge import plain_caption, retrieved, train_judge
 from scripts.tiny_icons.pictures import SIZE, Shown
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "black": (0, 0, 0)}
@@ -22,13 +22,6 @@ ROWS = [flat(i, colour, side) for i in range(16) for colour in COLOURS for side 
 
 def test_a_style_is_not_asked_for() -> None:
     assert plain_caption("red apple, red and green, noto style") == "red apple, red and green"
-
-
-def test_twenty_captions_of_twenty_things_the_own_one_first() -> None:
-    rows = [flat(i, "red", "left") for i in range(40)] + [flat(i, "blue", "left") for i in range(40)]
-    for i, among in enumerate(candidates_of(rows)):
-        assert len(among) == CANDIDATES and among[0] == i
-        assert len({rows[j].concept for j in among}) == CANDIDATES
 
 
 def test_a_trained_judge_tells_pictures_apart_and_an_exchange_is_seen() -> None:

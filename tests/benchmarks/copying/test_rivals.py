@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.quality.rivals import LossBelowAverage, RandomDrop
+from benchmarks.copying.rivals import LossBelowAverage, RandomDrop
 from memsieve.filtering.config import FilterConfig
 from memsieve.filtering.filter import MemorizationFilter
 from memsieve.filtering.types import Measurement, Visit

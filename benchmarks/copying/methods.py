@@ -1,0 +1,125 @@
+"""The methods that are compared, each a shipped config with settings laid over it, and the cells that are published."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import yaml
+
+from benchmarks.common import CONFIGS
+from benchmarks.copying.data import MIXED, NOTHING, PAPER, SMALL, Stream
+
+__all__ = ["METHODS", "NAMES", "STOPS", "STREAMS", "TIERS", "Method", "filter_of"]
+
+STREAMS: Final[dict[str, Stream]] = {stream.name: stream for stream in (MIXED, *SMALL.values(), NOTHING, PAPER)}
+_OFF: Final = ("filter.enabled=false",)
+_BY_VISIT: Final = ("filter.signals=[loss]", "filter.record=[]", "filter.rule=threshold", "filter.threshold=1e9")
+"""The filter measures, and a rival's rule takes the place of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """How a method is run.
+
+    Attributes:
+        name: of its cells.
+        settings: laid over the config.
+        config: a shipped one.
+        part: of the data that it reads: what is left of the stream by it.
+        score: what ranks pairs: ``evidence`` (of groups), ``margin`` (mean over visits of the rule's own number),
+            ``removed`` (rows that were taken out before training), ``exposures``, or nothing.
+        caption_dropout: None takes the stream's.
+        share: of the steps that all methods take; it stops there, with a schedule of its own.
+        trained: False is the base model.
+    """
+
+    name: str
+    settings: tuple[str, ...] = ()
+    config: str = "openmoji.yaml"
+    part: str = "stream"
+    score: str = ""
+    caption_dropout: float | None = None
+    share: float = 1.0
+    trained: bool = True
+
+
+METHODS: Final = {
+    m.name: m
+    for m in (
+        Method("base", trained=False),
+        Method("none", _OFF),
+        Method("oracle", _OFF, part="oracle", score="removed"),
+        Method("dedup", _OFF, part="dedup", score="removed"),
+        Method("dedup_phash", _OFF, part="dedup_phash", score="removed"),
+        Method("cap", ("filter.policy=cap", "filter.signals=[loss]", "filter.record=[]"), score="exposures"),
+        Method("stop_2", _OFF, share=0.5),
+        Method("stop_4", _OFF, share=0.25),
+        Method("stop_8", _OFF, share=0.125),
+        Method("paper", ("filter.record=[]",), "wen2024_tiny.yaml", score="margin", caption_dropout=0.0),
+        Method("paper_reweight", ("filter.record=[]", "filter.policy=reweight"), "wen2024_tiny.yaml", score="margin",
+               caption_dropout=0.0),
+        Method("ours", ("filter.record=[]",), score="evidence"),
+        Method("ours_reweight", ("filter.record=[]", "filter.policy=reweight"), score="evidence"),
+        Method("ours_sieve", config="openmoji_sieve.yaml", score="evidence"),
+        Method("dedup_sieve", config="openmoji_sieve.yaml", part="dedup", score="evidence"),
+        # One seed each: rivals that are known to do less, and parts of ours alone.
+        Method("paper_five", ("filter.record=[]",), "wen2024_tiny.yaml", score="margin", caption_dropout=0.0),
+        Method("iet_agc", ("filter.enabled=true", *_BY_VISIT), score="margin"),
+        Method("random_drop", ("filter.enabled=true", *_BY_VISIT)),
+        Method("random_tokens", config="random_tokens.yaml"),
+        Method("ours_ratio", ("filter.signals=[reference_ratio]", "filter.record=[]"), score="evidence"),
+        Method("ours_magnitude", ("filter.signals=[magnitude]", "filter.record=[]"), score="evidence"),
+        # The run in which the paper's thresholds are chosen.
+        Method("tune_paper", ("filter.record=[]", "filter.policy=observe", "filter.threshold=1e9"),
+               "wen2024_tiny.yaml", caption_dropout=0.0),
+    )
+}  # fmt: skip
+NAMES: Final = {
+    "base": "base model",
+    "none": "no filter",
+    "oracle": "oracle: each pair once, by the truth",
+    "dedup": "exact dedup",
+    "dedup_phash": "dedup by perceptual hash",
+    "stop_2": "no filter, half of the steps",
+    "stop_4": "no filter, a quarter of the steps",
+    "stop_8": "no filter, an eighth of the steps",
+    "stop": "best early stop, chosen in hindsight",
+    "cap": "cap: 50 visits a pair",
+    "paper": "the paper's rule, best τ, drop",
+    "paper_reweight": "the paper's rule, best τ, reweight",
+    "paper_five": "the paper's rule, τ for 5 % of ordinary visits",
+    "iet_agc": "IET-AGC's rule",
+    "random_drop": "random drop",
+    "random_tokens": "random token addition",
+    "ours": "memsieve, in the batch",
+    "ours_reweight": "memsieve, in the batch, reweight",
+    "ours_sieve": "memsieve, at the loader",
+    "dedup_sieve": "memsieve, at the loader, after exact dedup",
+    "ours_ratio": "memsieve, in the batch: reference ratio alone",
+    "ours_magnitude": "memsieve, in the batch: magnitude alone",
+}
+"""What they are called, in the order in which pages have them; ``stop`` is the best of those that stop, and of none."""
+STOPS: Final = ("none", "stop_2", "stop_4", "stop_8")
+TIERS: Final[dict[int, tuple[tuple[str, tuple[str, ...], tuple[int, ...]], ...]]] = {
+    1: (
+        ("mixed", ("base", "none", "oracle", "dedup", "dedup_phash", "stop_2", "stop_4", "stop_8", "cap", "paper",
+                   "paper_reweight", "ours", "ours_reweight", "ours_sieve", "dedup_sieve"), (0, 1, 2)),
+        *((name, ("base", "none"), (0, 1, 2)) for name in SMALL),
+    ),
+    2: (
+        ("mixed", ("paper_five", "iet_agc", "random_drop", "random_tokens", "ours_ratio", "ours_magnitude"), (0,)),
+        ("paper", ("base", "none", "oracle", "paper", "paper_reweight", "ours", "ours_sieve"), (0,)),
+        ("nothing", ("none", "ours", "ours_sieve"), (0,)),
+    ),
+}  # fmt: skip
+"""What is published: (stream, methods, seeds)."""
+
+
+def filter_of(method: Method) -> dict[str, Any]:
+    """The filter's section of the method's config with its settings laid over it; without a filter nothing more."""
+    given = dict(setting.split("=", 1) for setting in method.settings)
+    if not method.trained or given.get("filter.enabled") == "false":
+        return {"enabled": False}
+    shipped = yaml.safe_load((CONFIGS / method.config).read_text(encoding="utf-8"))["filter"]
+    return {**shipped, **{name.removeprefix("filter."): yaml.safe_load(value) for name, value in given.items()}}

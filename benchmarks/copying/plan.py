@@ -1,0 +1,153 @@
+"""Which cells there are, what each depends on, and where its numbers lie."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.common import ROOT
+from benchmarks.copying.data import Stream
+from benchmarks.copying.drawings import Drawing
+from benchmarks.copying.methods import METHODS, STREAMS, TIERS, filter_of
+from benchmarks.deciding import code_of_decisions
+
+__all__ = ["PAPER", "Cell", "Plan", "Protocol", "published"]
+
+PAPER: Final = {"paper": "best", "paper_reweight": "best", "paper_five": "five"}
+"""Methods by the paper's rule, and which of the thresholds found for it they take."""
+VALIDATION_SEED: Final = 1000
+"""Planted anew: where the paper's thresholds are chosen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """What all cells share.
+
+    Attributes:
+        model: the base; a folder of the repository, or any.
+        resolution: that it is trained at.
+        batch_size: of a step.
+        lr: highest; a warm-up and a cosine.
+        warmup_steps: of the whole run; runs that stop early have the same share.
+        steps: of all methods; 0 takes as many as the passes over the stream take.
+        streams: of the loader.
+        held_out_max: held-out pairs that calibrate; the held-out loss takes all.
+        held_out_per_window: of those, in the batch.
+        held_out_draws: of (t, noise) for the held-out loss.
+        drawing: how the finished model is asked.
+    """
+
+    model: str = "assets/tiny-icons"
+    resolution: int = 64
+    batch_size: int = 8
+    lr: float = 1e-3
+    warmup_steps: int = 40
+    steps: int = 0
+    streams: int = 8
+    held_out_max: int = 128
+    held_out_per_window: int = 4
+    held_out_draws: int = 4
+    drawing: Drawing = field(default_factory=Drawing)
+
+    @property
+    def base(self) -> Path:
+        """The base's folder."""
+        path = Path(self.model)
+        return path if path.is_absolute() else ROOT / path
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Cell:
+    """A method on a stream and a seed."""
+
+    method: str
+    stream: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        return f"{self.method}-{self.stream.replace(' ', '-')}-seed{self.seed}"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Where cells work and where their results lie."""
+
+    work: Path
+    results: Path
+    protocol: Protocol = field(default_factory=Protocol)
+    streams: dict[str, Stream] = field(default_factory=lambda: dict(STREAMS))
+
+    def file(self, cell: Cell) -> Path:
+        """The numbers of a cell."""
+        return self.results / f"{cell.name}.json"
+
+    def run_folder(self, cell: Cell) -> Path:
+        """The training run of a cell."""
+        return self.work / "cells" / f"{cell.name}-{self.hash(cell)}"
+
+    def drawn_file(self, cell: Cell) -> Path:
+        """What its model drew; it is not published."""
+        return self.work / "drawn" / f"{cell.name}-{self.hash(cell)}.pt"
+
+    def needs(self, cell: Cell) -> Cell | None:
+        """What must be there before ``cell``."""
+        if cell.method in PAPER:
+            return Cell("tune_paper", cell.stream, VALIDATION_SEED)
+        return Cell("ours", cell.stream, cell.seed) if cell.method == "random_drop" else None
+
+    def settings(self, cell: Cell) -> dict[str, Any]:
+        """Everything that the result depends on; of the code, what decides in memsieve's own methods."""
+        method, needed = METHODS[cell.method], self.needs(cell)
+        deciding = filter_of(method)
+        asked = {
+            "method": asdict(method), "filter": deciding, "stream": asdict(self.streams[cell.stream]),
+            "seed": cell.seed, "protocol": asdict(self.protocol), "base": weights_of(self.protocol.base),
+            "needs": self.hash(needed) if needed else None,
+        }  # fmt: skip
+        if method.score == "evidence":
+            asked["decided_by"] = code_of_decisions(at_the_loader=deciding.get("apply") == "sieve")
+        return dict(json.loads(json.dumps(asked)))
+
+    def hash(self, cell: Cell) -> str:
+        """Of the settings."""
+        return hashlib.sha256(json.dumps(self.settings(cell), sort_keys=True).encode()).hexdigest()[:16]
+
+    def result(self, cell: Cell) -> dict[str, Any] | None:
+        """What is there of ``cell``, if it was made with these settings."""
+        file = self.file(cell)
+        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        return found if found is not None and found["hash"] == self.hash(cell) else None
+
+
+def published(tier: int, seeds: tuple[int, ...] | None = None) -> list[Cell]:
+    """The cells of a tier, seed by seed, so that a part of them already says something."""
+    cells = [
+        Cell(method, stream, seed)
+        for stream, methods, its_seeds in TIERS[tier]
+        for seed in its_seeds
+        for method in methods
+        if seeds is None or seed in seeds
+    ]
+    return sorted(cells, key=lambda cell: cell.seed)
+
+
+@cache
+def weights_of(folder: Path) -> str:
+    """A digest of a pipeline's weights: numbers of another base are no result of this one.
+
+    Raises:
+        ValueError: there is no pipeline there.
+    """
+    files = sorted(folder.rglob("*.safetensors"))
+    if not files:
+        raise ValueError(f"there is no base at '{folder}'; build it with python -m scripts.tiny_icons.build")
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.relative_to(folder)} {hashlib.sha256(file.read_bytes()).hexdigest()}".encode())
+    return digest.hexdigest()[:16]

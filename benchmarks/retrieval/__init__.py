@@ -1,0 +1,1 @@
+"""Which of twenty captions a picture shows, by small image-text encoders."""
