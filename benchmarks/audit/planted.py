@@ -16,8 +16,9 @@ import typer
 from benchmarks.common import CONFIGS, MODEL
 from memsieve.filtering.audit.apply import apply_keep_list
 from memsieve.filtering.audit.config import AuditConfig
+from memsieve.filtering.audit.keep_list_files import write_selection
 from memsieve.filtering.audit.score import score_shards
-from memsieve.filtering.audit.select import Rule, select_rows, write_selection
+from memsieve.filtering.audit.select import Rule, select_rows
 from memsieve.filtering.audit.summary import summarise
 from memsieve.filtering.data.openmoji import DatasetPlan, build_openmoji
 from memsieve.filtering.settings import load_settings
@@ -113,7 +114,8 @@ class Planted:
         }
         found = {}
         for name, rule in rules.items():
-            table = select_rows(self.work / "audit" / "tuned", rule, reference=base, held_out=held_out).table
+            with select_rows(self.work / "audit" / "tuned", rule, reference=base, held_out=held_out) as selection:
+                table = selection.table
             found[name] = self._taken(zip(table["sha256"].to_pylist(), table["keep"].to_pylist(), strict=True))
         return found
 
@@ -169,8 +171,8 @@ class Planted:
         held_out = self._audit("tuned-held-out", tuned, ["held_out"])
         rule = Rule(false_drop_rate=FALSE_DROP_RATE)
         base = self.work / "audit" / "base"
-        selection = select_rows(self.work / "audit" / "tuned", rule, reference=base, held_out=held_out)
-        write_selection(selection, self.keep)
+        with select_rows(self.work / "audit" / "tuned", rule, reference=base, held_out=held_out) as selection:
+            write_selection(selection, self.keep)
 
     def _taken(self, rows: Iterable[tuple[str, bool]]) -> dict[str, dict[str, int]]:
         """Pairs taken out, and of how many, by how often they stand in the shards."""

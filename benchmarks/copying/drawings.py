@@ -88,7 +88,7 @@ def judged(
     drawn: Tensor, prompts: Prompts, data: Path, seed: int, judges: Mapping[str, Similarity]
 ) -> dict[str, dict[str, Any]]:
     """Per pair, under its name: its case; by each judge the share of its drawings that are nearest to its own picture
-    (``own``), and how many are copies by the strict judge.
+    (``own``), and which of them are copies by the strict judge, 0 or 1 each.
 
     Args:
         drawn: [P, K, 3, H, W] in [-1, 1].
@@ -115,8 +115,8 @@ def judged(
             for i, rate in zip(mine, rates.tolist(), strict=True):
                 found[prompts.pairs[i]][f"own {judge}"] = round(rate, 4)
     for judge, similarity in judges.items():
-        for i, count in zip(sides["stream"], _copies(similarity, drawn, prompts, data, truth), strict=True):
-            found[prompts.pairs[i]][f"copies {judge}"] = count
+        for i, copies in zip(sides["stream"], _copies(similarity, drawn, prompts, data, truth), strict=True):
+            found[prompts.pairs[i]][f"copies {judge}"] = copies
     return found
 
 
@@ -135,9 +135,9 @@ def _families(data: Path, truth: Truth, part: str) -> tuple[list[str], list[Tens
     return names, [torch.stack(list(pictures[name].values())) for name in names]
 
 
-def _copies(similarity: Similarity, drawn: Tensor, prompts: Prompts, data: Path, truth: Truth) -> list[int]:
-    """Drawings of each training pair that are nearest to its own picture, and nearer than 95 % of held-out pictures lie
-    to theirs."""
+def _copies(similarity: Similarity, drawn: Tensor, prompts: Prompts, data: Path, truth: Truth) -> list[list[int]]:
+    """Whether each training pair's drawings are nearest to its own picture, and nearer than 95 % of held-out pictures
+    lie to theirs."""
     names, families = _families(data, truth, "stream")
     groups = [name for name, pictures in zip(names, families, strict=True) for _ in pictures]
     judge = CopyJudge(similarity, torch.cat(families), groups)
@@ -145,7 +145,7 @@ def _copies(similarity: Similarity, drawn: Tensor, prompts: Prompts, data: Path,
     mine = [i for i, case in enumerate(prompts.cases) if case != "held_out"]
     each = drawn.shape[1]
     verdicts = judge.judge(drawn[mine].flatten(0, 1), [prompts.pairs[i] for i in mine for _ in range(each)])
-    return [sum(v.is_copy for v in verdicts[start : start + each]) for start in range(0, len(verdicts), each)]
+    return [[int(v.is_copy) for v in verdicts[i : i + each]] for i in range(0, len(verdicts), each)]
 
 
 def _some(rows: list[dict[str, Any]], count: int, rng: np.random.Generator) -> list[dict[str, Any]]:

@@ -78,9 +78,7 @@ class Results:
 
     def copies(self, method: str, stream: str, case: str, judge: str = "pixel_l2") -> Figure | None:
         """Share of drawings that are copies by the strict judge."""
-        images = [cell["settings"]["protocol"]["drawing"]["images"] for cell in self.of(method, stream)]
-        told = self._drawn(method, stream, case)
-        return interval([pair[f"copies {judge}"] / images[0] for pair in told]) if told else None
+        return interval([float(np.mean(told[f"copies {judge}"])) for told in self._drawn(method, stream, case)])
 
     def recognised(self, method: str, stream: str) -> Figure | None:
         """Share of held-out captions' drawings that are recognised among twenty captions."""

@@ -8,27 +8,28 @@ from typing import Literal
 
 import numpy as np
 
-from memsieve.filtering.audit.table import Array, Scores
+from memsieve.filtering.audit.table import Array
 from memsieve.filtering.conformal import critical_value, smallest_reference
 from memsieve.filtering.evidence.null import ordinary_cutoff
 from memsieve.filtering.settings import SettingsError
 from memsieve.filtering.statistics import median_and_spread
 
-__all__ = ["Rule", "best_of_content", "contents_of", "cutoff_of"]
+__all__ = ["Rule", "cutoff_of"]
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What is taken out, besides samples that cannot be used. Scores are compared per pair: an image's highest."""
+    """What is taken out, besides samples that cannot be used. Scores are compared per image: the mean over its rows,
+    of the audit's own and of held-out images alike."""
 
     signals: tuple[str, ...] = ()
-    """See ``pair_scores``; empty takes magnitude, or reference_ratio where there is a reference."""
+    """See ``score_pairs``; empty takes magnitude, or reference_ratio where there is a reference."""
     drop_fraction: float | None = None
-    """Share of pairs (distinct images), those with the highest scores, with all their copies."""
+    """Share of distinct images, those with the highest scores, with all their copies."""
     max_score: float | None = None
-    """Pairs that score higher."""
+    """Images that score higher."""
     false_drop_rate: float | None = None
-    """Pairs that score higher than all but this share of ordinary ones."""
+    """Images that score higher than all but this share of ordinary ones."""
     dedup: Literal["sha256", "phash"] | None = None
     """Keep the first of several samples with the same image bytes, or the same perceptual hash."""
 
@@ -53,43 +54,35 @@ class Rule:
                 raise SettingsError(f"{name} = {value} must lie between 0 and 1")
 
 
-def contents_of(scores: Scores) -> Array:
-    """A number per image content; rows without a readable image are -1."""
-    codes = scores.table["sha256"].combine_chunks().dictionary_encode().indices
-    return np.asarray(codes.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64)
+def cutoff_of(scores: Array, held_out: Array | None, rule: Rule) -> float:
+    """Images that score higher than this are taken out.
 
+    Args:
+        scores: one of each image, float64 [N]; sorted in place.
+        held_out: one of each held-out image, float64 [M], for ``false_drop_rate``.
+        rule: asks for a cut-off by score.
 
-def best_of_content(values: Array, contents: Array) -> Array:
-    """Every row's value raised to the highest of its image: a pair stands or falls as one."""
-    best = np.full(int(contents.max(initial=-1)) + 1, -np.inf)
-    known = (contents >= 0) & ~np.isnan(values)
-    np.maximum.at(best, contents[known], values[known])
-    spread = np.where(contents >= 0, best[contents], -np.inf) if len(best) else np.full(len(values), -np.inf)
-    return np.where(np.isneginf(spread), np.nan, spread)
-
-
-def cutoff_of(best: Array, contents: Array, null: Array | None, rule: Rule) -> float:
-    """Pairs that score higher than this are taken out."""
+    Raises:
+        SettingsError: there is no score, or there are too few held-out images for the rate.
+    """
     if rule.max_score is not None:
         return rule.max_score
-    scored = (contents >= 0) & ~np.isnan(best)
-    pairs = {int(content): float(score) for content, score in zip(contents[scored], best[scored], strict=True)}
-    ordered = np.sort(np.array(list(pairs.values())))
-    if not len(ordered):
+    scores.sort()
+    if not len(scores):
         raise SettingsError("no sample of the audit has a score, so none can be taken out by it")
     if rule.drop_fraction is not None:
-        count = round(rule.drop_fraction * len(ordered))
+        count = round(rule.drop_fraction * len(scores))
         # Equal scores fall together, on the side of keeping.
-        return float(ordered[-count - 1]) if count < len(ordered) else -np.inf
+        return float(scores[-count - 1]) if count < len(scores) else -np.inf
     assert rule.false_drop_rate is not None
     rate = rule.false_drop_rate
-    if null is None:
-        middle, spread = median_and_spread(ordered)
+    if held_out is None:
+        middle, spread = median_and_spread(scores)
         return float(middle + NormalDist().inv_cdf(1.0 - rate) * spread)
-    held_out = np.sort(null[~np.isnan(null)])[::-1]
-    if len(held_out) < smallest_reference(rate):
+    descending = np.sort(held_out)[::-1]
+    if len(descending) < smallest_reference(rate):
         raise SettingsError(
             f"--false-drop-rate {rate} needs at least {smallest_reference(rate)} held-out pairs with a score, and "
-            f"there are {len(held_out)}"
+            f"there are {len(descending)}"
         )
-    return ordinary_cutoff(ordered, held_out, critical_value(held_out, rate))
+    return ordinary_cutoff(scores, descending, critical_value(descending, rate))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import Any, Final
 
-from memsieve.filtering.audit.table import Scores
+from memsieve.filtering.audit.query import AuditQuery, Rows
 
 __all__ = ["Shared", "shared_by"]
 
 MOST_GROUPS: Final = 50
+MOST_KEYS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,39 +21,42 @@ class Shared:
     groups: list[dict[str, Any]]
 
 
-def shared_by(scores: Scores) -> Shared:
+def shared_by(query: AuditQuery, rows: Rows) -> Shared:
     """Samples that share an image, a look, or a caption; and keys that stand for several samples."""
-    columns = {name: scores.table[name].to_pylist() for name in ("sha256", "phash", "caption_hash", "key", "caption")}
-    rows: dict[str, list[int]] = defaultdict(list)
-    looks: dict[str, set[str]] = defaultdict(set)
-    captions: dict[str, set[str]] = defaultdict(set)
-    for row, content in enumerate(columns["sha256"]):
-        if content is None:
-            continue
-        rows[content].append(row)
-        if columns["phash"][row] is not None:
-            looks[columns["phash"][row]].add(content)
-        if columns["caption_hash"][row] is not None:
-            captions[columns["caption_hash"][row]].add(content)
-    copied = [numbers for numbers in rows.values() if len(numbers) > 1]
-    keys = Counter(key for key in columns["key"] if key)
+    name = rows.name
+    query.run(
+        f"CREATE TABLE {name}_copied AS SELECT content, count(*) AS copies, min(row) AS first FROM {name} "
+        "WHERE content IS NOT NULL GROUP BY content HAVING count(*) > 1"
+    )
+    groups, samples = query.rows(f"SELECT count(*), coalesce(sum(copies - 1), 0) FROM {name}_copied")[0]
     counts = {
-        "duplicate_groups": len(copied),
-        "duplicate_samples": sum(len(numbers) - 1 for numbers in copied),
-        "near_duplicate_groups": sum(len(contents) > 1 for contents in looks.values()),
-        "captions_of_several_images": sum(len(contents) > 1 for contents in captions.values()),
-        "repeated_keys": sum(count > 1 for count in keys.values()),
+        "duplicate_groups": int(groups),
+        "duplicate_samples": int(samples),
+        "near_duplicate_groups": _of_several(query, name, "look"),
+        "captions_of_several_images": _of_several(query, name, "caption_hash"),
+        "repeated_keys": query.number(
+            f"SELECT count(*) FROM (SELECT key FROM {name} WHERE key <> '' GROUP BY key HAVING count(*) > 1)"
+        ),
     }
-    largest = sorted(copied, key=lambda numbers: (-len(numbers), numbers[0]))[:MOST_GROUPS]
-    return Shared(counts, [_group(columns, numbers) for numbers in largest])
+    return Shared(counts, _largest(query, name))
 
 
-def _group(columns: dict[str, list[Any]], rows: list[int]) -> dict[str, Any]:
-    first = rows[0]
-    return {
-        "sha256": columns["sha256"][first],
-        "copies": len(rows),
-        "captions": len({columns["caption_hash"][row] for row in rows}),
-        "caption": columns["caption"][first],
-        "keys": [columns["key"][row] for row in rows[:5]],
-    }
+def _of_several(query: AuditQuery, name: str, column: str) -> int:
+    """Values of a column that stand for several images."""
+    return query.number(
+        f"SELECT count(*) FROM (SELECT {column} FROM {name} WHERE content IS NOT NULL AND {column} IS NOT NULL "
+        f"GROUP BY {column} HAVING min(content) <> max(content))"
+    )
+
+
+def _largest(query: AuditQuery, name: str) -> list[dict[str, Any]]:
+    query.run(
+        f"CREATE TABLE {name}_largest AS SELECT * FROM {name}_copied ORDER BY copies DESC, first LIMIT {MOST_GROUPS}"
+    )
+    found = query.rows(
+        f"SELECT arg_min(a.sha256, a.row), l.copies, count(DISTINCT a.caption_hash), arg_min(a.caption, a.row), "
+        f"arg_min(a.key, a.row, {MOST_KEYS}) FROM {name} a JOIN {name}_largest l ON l.content = a.content "
+        "GROUP BY l.content, l.copies, l.first ORDER BY l.copies DESC, l.first"
+    )
+    names = ("sha256", "copies", "captions", "caption", "keys")
+    return [dict(zip(names, row, strict=True)) for row in found]

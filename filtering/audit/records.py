@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import hashlib
 import os
+import secrets
 import socket
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import imagehash
 import pyarrow as pa
@@ -88,15 +91,18 @@ class RowWriter:
 
     def __init__(self, path: Path, metadata: dict[str, str]) -> None:
         self.path = path
-        self.temporary = path.with_name(f".{path.stem}.{socket.gethostname()}-{os.getpid()}.tmp")
+        # Containers may share a host name and process numbers.
+        mine = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        self.temporary = path.with_name(f".{path.stem}.{mine}.tmp")
         self._schema = SCORES_SCHEMA.with_metadata(metadata)
         self._rows: list[dict[str, Any]] = []
         self.count = 0
 
     def __enter__(self) -> RowWriter:
         for leftover in self.path.parent.glob(f".{glob.escape(self.path.stem)}.*.tmp"):
-            leftover.unlink(missing_ok=True)  # of a process that was killed
-        self._writer = pq.ParquetWriter(self.temporary, self._schema, compression="zstd")
+            _remove_if_nobodys(leftover)
+        self._file = _locked(self.temporary)
+        self._writer = pq.ParquetWriter(self._file, self._schema, compression="zstd")
         return self
 
     def add(self, rows: list[dict[str, Any]]) -> None:
@@ -116,8 +122,27 @@ class RowWriter:
                 self._flush(len(self._rows))
             self._writer.close()
             if kind is None:
-                with self.temporary.open("rb") as file:
-                    os.fsync(file.fileno())
+                self._file.flush()
+                os.fsync(self._file.fileno())
                 self.temporary.replace(self.path)
         finally:
             self.temporary.unlink(missing_ok=True)
+            self._file.close()
+
+
+def _locked(path: Path) -> BinaryIO:
+    """A new file that this process holds a lock on until it closes it, or ends however it ends."""
+    while True:
+        file = path.open("wb")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        # Another process may have taken it for a leftover before it was locked.
+        if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
+            return file
+        file.close()
+
+
+def _remove_if_nobodys(path: Path) -> None:
+    """Remove a file that a killed process has left; one that is being written is another rank's, or another run's."""
+    with suppress(OSError), path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)

@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 from memsieve.filtering.audit.config import AuditConfig
 from memsieve.filtering.audit.folder import AuditFolder, Marker
 from memsieve.filtering.audit.tasks import Task, Tasks
+from memsieve.filtering.settings import SettingsError
 
-__all__ = ["Status", "TaskState", "audit_status", "task_state", "why_useless"]
+__all__ = ["Status", "TaskState", "audit_status", "finished_tasks", "task_state", "why_useless"]
 
 RECENT: Final = 50
 """Tasks that the rate is taken from."""
@@ -115,6 +116,25 @@ def audit_status(root: Path) -> Status:
     left = len(known) - status.counts["done"] - status.counts["gone"]
     status.eta_seconds = _eta(left, (state.marker for state in status.states if state.marker is not None))
     return status
+
+
+def finished_tasks(root: Path, *, partial: bool) -> tuple[Status, list[Task]]:
+    """The state of the audit in ``root``, and its tasks that are done, in order.
+
+    Raises:
+        SettingsError: it is no audit, nothing of it is done, or it is not complete and ``partial`` is off.
+    """
+    status = audit_status(root)
+    open_tasks = status.counts["missing"] + status.counts["stale"]
+    if open_tasks and not partial:
+        raise SettingsError(
+            f"the audit in '{root}' is not complete: {open_tasks} of {len(status.states)} shards are missing or stale; "
+            "run 'memsieve audit score' again, or add --partial to go on with the others"
+        )
+    done = [state.task for state in status.states if state.state in ("done", "gone")]
+    if not done:
+        raise SettingsError(f"the audit in '{root}' has no finished shard yet; run 'memsieve audit score'")
+    return status, done
 
 
 def why_useless(root: Path) -> str | None:

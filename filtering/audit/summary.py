@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import pyarrow.compute as pc
 
 from memsieve.filtering.audit.duplicates import shared_by
+from memsieve.filtering.audit.pair_scores import Draws, default_signals, drawn_sample, score_pairs
+from memsieve.filtering.audit.query import AuditQuery, Rows
 from memsieve.filtering.audit.records import MEASURES, content_of
-from memsieve.filtering.audit.status import Status, audit_status
-from memsieve.filtering.audit.table import (
-    PLAIN,
-    Array,
-    Scores,
-    default_signals,
-    distinct_rows,
-    load_scores,
-    pair_scores,
-)
-from memsieve.filtering.audit.truth import judge_ranking, repeats_of
+from memsieve.filtering.audit.select import image_scores
+from memsieve.filtering.audit.status import Status
+from memsieve.filtering.audit.table import Array
+from memsieve.filtering.audit.truth import judge_ranking, ranked_with_truth
 
 __all__ = ["Pair", "Summary", "summarise"]
 
@@ -34,7 +27,7 @@ QUANTILES: Final = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.
 
 @dataclass(slots=True)
 class Pair:
-    """One image of the audit with all its copies; numbers are of its first row, ``score`` is its highest."""
+    """One image of the audit with all its copies; numbers are of its first row, ``score`` is the mean over its rows."""
 
     content: str
     shard: str
@@ -79,8 +72,8 @@ def summarise(
     An audit that is not complete is summed up as far as it is, and the numbers say so.
 
     Args:
-        top: pairs in the ranking.
-        signals: what is ranked by; see ``pair_scores``.
+        top: images in the ranking.
+        signals: what is ranked by; see ``score_pairs``.
         reference: the base model's audit of the same data.
         truth: a ``truth.parquet`` (columns ``group``, ``repeats``) of a dataset with planted duplicates; adds how well
             the ranking finds pairs with at least ``planted_from`` repeats.
@@ -88,32 +81,35 @@ def summarise(
     Raises:
         SettingsError: ``run`` is no audit, or nothing of it is done.
     """
-    status = audit_status(run)
-    columns = (*PLAIN, "caption", *(f"{name}_{part}" for name in MEASURES for part in ("mean", "se")))
-    scores = load_scores(run, partial=True, columns=columns)
-    modelled = scores.about["deciding"]["model"] is not None
-    signals = signals or default_signals(scores, reference)
-    base = load_scores(reference, partial=True) if reference is not None else None
-    values, _ = pair_scores(scores, signals, reference=base) if modelled else (np.full(len(scores), np.nan), None)
-    pairs = _pairs(scores, values)
-    ranked = sorted((p for p in pairs if p.score is not None), key=lambda p: -(p.score or 0.0))
-    ordered = np.array([p.score for p in ranked], dtype=float)
-    shared = shared_by(scores)
-    numbers: dict[str, Any] = {"audit": str(run), **status.as_dict(), "pairs": len(pairs), "scored_pairs": len(ranked)}
-    numbers |= {"signal": "+".join(signals) if modelled else None, "score_quantiles": _quantiles(ordered)}
-    numbers["measures"] = {name: _quantiles(scores.draws[name].ravel()) for name in MEASURES} if modelled else {}
-    numbers |= {**shared.counts, **_made_by(scores, base)}
-    if truth is not None:
-        numbers["truth"] = _judge(ranked, truth, planted_from)
-    first = distinct_rows(scores)
-    histograms = {name: _histograms(scores, name, first) for name in MEASURES} if modelled else {}
-    errors = _errors(scores)
-    return Summary(numbers, histograms, _curve(ordered), ranked[:top], shared.groups, errors, scores.about, status)
+    with AuditQuery() as query:
+        rows = query.add("audit", run, partial=True)
+        modelled = rows.about["deciding"]["model"] is not None
+        signals = signals or default_signals(rows, reference)
+        base = query.add("base", reference, partial=True) if reference is not None else None
+        if modelled:
+            score_pairs(query, rows, signals, reference=base)
+        else:
+            query.run("CREATE VIEW audit_scores AS SELECT NULL::BIGINT AS row, NULL::DOUBLE AS score WHERE false")
+        ordered = np.sort(image_scores(query, rows))[::-1]
+        shared, sample = shared_by(query, rows), drawn_sample(query, rows) if modelled else None
+        pairs = query.number("SELECT count(*) FROM audit_images")
+        numbers: dict[str, Any] = {"audit": str(run), **rows.status.as_dict(), "pairs": pairs}
+        numbers |= {"scored_pairs": len(ordered), "signal": "+".join(signals) if modelled else None}
+        numbers["score_quantiles"] = _quantiles(ordered)
+        numbers["measures"] = _measures(sample)
+        numbers |= {**shared.counts, **_made_by(rows, base)}
+        ranked = _top(query, top)
+        if truth is not None:
+            numbers["truth"] = _judge(query, ranked, truth, planted_from)
+        histograms = _all_histograms(rows, sample)
+        return Summary(
+            numbers, histograms, _curve(ordered), ranked, shared.groups, _errors(query), rows.about, rows.status
+        )
 
 
-def _made_by(scores: Scores, reference: Scores | None) -> dict[str, Any]:
+def _made_by(rows: Rows, reference: Rows | None) -> dict[str, Any]:
     """The settings and models that the numbers are of."""
-    deciding = scores.about["deciding"]
+    deciding = rows.about["deciding"]
     return {
         "settings": {name: value for name, value in deciding.items() if name != "model"},
         "model": deciding["model"],
@@ -121,40 +117,45 @@ def _made_by(scores: Scores, reference: Scores | None) -> dict[str, Any]:
     }
 
 
-def _judge(ranked: list[Pair], truth: Path, planted_from: int) -> dict[str, Any]:
-    """How well the ranking finds planted pairs; notes on each pair whether it is one."""
-    repeats = repeats_of([pair.content for pair in ranked], truth)
-    for pair, count in zip(ranked, repeats, strict=True):
+def _judge(query: AuditQuery, ranked: list[Pair], truth: Path, planted_from: int) -> dict[str, Any]:
+    """How well the ranking finds planted pairs; notes on each of ``ranked`` whether it is one."""
+    scores, repeats = ranked_with_truth(query, truth)
+    for pair, count in zip(ranked, repeats, strict=False):
         pair.planted = bool(count >= planted_from)
-    return judge_ranking(np.array([pair.score for pair in ranked], dtype=float), repeats, planted_from, truth)
+    return judge_ranking(scores, repeats, planted_from, truth)
 
 
-def _pairs(scores: Scores, values: Array) -> list[Pair]:
-    found: dict[str, Pair] = {}
-    names = ["sha256", "shard", "index", "key", "caption", *(f"{m}_{p}" for m in MEASURES for p in ("mean", "se"))]
-    columns = [scores.table[name].to_pylist() for name in names]
-    for value, sha256, shard, index, key, caption, *means in zip(values.tolist(), *columns, strict=True):
-        if sha256 is None:
-            continue
-        content = content_of(sha256)
-        pair = found.get(content)
-        if pair is None:
-            measures = {name: (means[2 * i], means[2 * i + 1]) for i, name in enumerate(MEASURES)}
-            pair = found[content] = Pair(content, shard, index, key, caption or "", 0, None, measures)
-        pair.copies += 1
-        if not math.isnan(value) and (pair.score is None or value > pair.score):
-            pair.score = value
-    return list(found.values())
+def _top(query: AuditQuery, count: int) -> list[Pair]:
+    """Images with the highest scores; of equal ones the first in the audit's order."""
+    columns = ", ".join(f"a.{name}_{part}" for name in MEASURES for part in ("mean", "se"))
+    found = []
+    for sha256, shard, index, key, caption, copies, score, *means in query.rows(
+        f"SELECT a.sha256, a.shard, a.index, a.key, a.caption, i.copies, i.score, {columns} "
+        f"FROM (SELECT * FROM audit_images WHERE score IS NOT NULL ORDER BY score DESC, first LIMIT {int(count)}) i "
+        "JOIN audit a ON a.row = i.first ORDER BY i.score DESC, i.first"
+    ):
+        measures = {name: (means[2 * i], means[2 * i + 1]) for i, name in enumerate(MEASURES)}
+        found.append(Pair(content_of(sha256), shard, index, key, caption or "", copies, score, measures))
+    return found
 
 
-def _histograms(scores: Scores, name: str, rows: Array) -> list[tuple[str, Array, Array]]:
+def _measures(sample: Draws | None) -> dict[str, dict[str, float]]:
+    """Quantiles of what was measured; of a million pairs by chance where there are more."""
+    return {} if sample is None else {name: _quantiles(sample.values[name].ravel()) for name in MEASURES}
+
+
+def _all_histograms(rows: Rows, sample: Draws | None) -> dict[str, list[tuple[str, Array, Array]]]:
+    if sample is None:
+        return {}
+    steps = int(rows.about["deciding"]["model"]["num_train_timesteps"])
+    return {name: _histograms(sample.values[name].ravel(), sample.timesteps.ravel(), steps) for name in MEASURES}
+
+
+def _histograms(values: Array, timesteps: Array, steps: int) -> list[tuple[str, Array, Array]]:
     """One histogram per t-bin over common edges, cut at the 99.9th percentile so that one value does not flatten it."""
-    # Copies of a pair draw the same; counted once each, they do not drown the others.
-    values, timesteps = scores.draws[name][rows].ravel(), scores.timesteps[rows].ravel()
     known = np.isfinite(values)
     if not known.any():
         return []
-    steps = int(scores.about["deciding"]["model"]["num_train_timesteps"])
     low, high = np.quantile(values[known], [0.001, 0.999])
     edges = np.linspace(low, max(high, low + 1e-6), HISTOGRAM_BINS + 1)
     found = []
@@ -183,8 +184,7 @@ def _quantiles(values: Array) -> dict[str, float]:
     return {f"{q:g}": float(v) for q, v in zip(QUANTILES, np.quantile(values, QUANTILES), strict=True)}
 
 
-def _errors(scores: Scores) -> list[dict[str, Any]]:
-    status = scores.table["status"]
-    bad = scores.table.filter(pc.not_equal(status, "ok")).slice(0, MOST_ERRORS)
-    rows: list[dict[str, Any]] = bad.select(["shard", "index", "key", "status", "error"]).to_pylist()
-    return rows
+def _errors(query: AuditQuery) -> list[dict[str, Any]]:
+    names = ("shard", "index", "key", "status", "error")
+    rows = query.rows(f"SELECT {', '.join(names)} FROM audit WHERE status <> 'ok' ORDER BY row LIMIT {MOST_ERRORS}")
+    return [dict(zip(names, row, strict=True)) for row in rows]

@@ -9,28 +9,37 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from memsieve.filtering.audit.records import content_of
+from memsieve.filtering.audit.query import AuditQuery
 from memsieve.filtering.audit.table import Array
 from memsieve.filtering.settings import SettingsError
 from memsieve.filtering.statistics import auc
 
-__all__ = ["judge_ranking", "repeats_of"]
+__all__ = ["judge_ranking", "ranked_with_truth"]
 
 
-def repeats_of(contents: list[str], truth: Path) -> Array:
-    """How often each image stands in the training shards by ``truth`` (columns ``group``, ``repeats``), int [N]; 0
-    where it says nothing.
+def ranked_with_truth(query: AuditQuery, truth: Path) -> tuple[Array, Array]:
+    """Scores of ``audit_images``, highest first, float64 [N], and how often each image stands in the training shards by
+    ``truth`` (columns ``group``, ``repeats``), int64 [N]; 0 where it says nothing.
 
     Raises:
         SettingsError: the file cannot be read.
     """
     try:
-        table = pq.read_table(truth, columns=["group", "repeats"]).to_pylist()
+        table = pq.read_table(truth, columns=["group", "repeats"])
     except (OSError, pa.ArrowException) as error:
         raise SettingsError(f"--truth '{truth}' cannot be read: {error}") from None
+    query.connection.register("incoming", table)
     # A truth may name an image by its whole sha256.
-    known = {content_of(row["group"]): int(row["repeats"]) for row in table}
-    return np.array([known.get(content, 0) for content in contents], dtype=np.int64)
+    query.run(
+        'CREATE TABLE truth AS SELECT try_cast(substr("group", 1, 32) AS UUID) AS content, '
+        "max(CAST(repeats AS BIGINT)) AS repeats FROM incoming GROUP BY ALL"
+    )
+    query.connection.unregister("incoming")
+    found = query.numbers(
+        "SELECT i.score, coalesce(t.repeats, 0) AS repeats FROM audit_images i "
+        "LEFT JOIN truth t ON t.content = i.content WHERE i.score IS NOT NULL ORDER BY i.score DESC, i.first"
+    )
+    return np.asarray(found["score"], dtype=np.float64), np.asarray(found["repeats"], dtype=np.int64)
 
 
 def judge_ranking(scores: Array, repeats: Array, planted_from: int, truth: Path) -> dict[str, Any]:

@@ -38,7 +38,8 @@ def select(
 
     Exit code 4 where nothing is kept.
     """
-    from memsieve.filtering.audit.select import Rule, select_rows, write_selection
+    from memsieve.filtering.audit.keep_list_files import write_selection
+    from memsieve.filtering.audit.select import Rule, select_rows
 
     rule = Rule(
         signals=signal_names(score),
@@ -47,9 +48,9 @@ def select(
         false_drop_rate=false_drop_rate,
         dedup=dedup_by if dedup else None,
     )
-    selection = select_rows(run, rule, reference=reference, held_out=held_out, partial=partial)
-    for path in out:
-        write_selection(selection, path)
+    with select_rows(run, rule, reference=reference, held_out=held_out, partial=partial) as selection:
+        for path in out:
+            write_selection(selection, path)
     _print_selection(selection, chosen_score=score is not None)
     if not selection.counts["kept"]:
         error_console.print("nothing is kept: there is nothing to train on", style="red")

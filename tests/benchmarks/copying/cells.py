@@ -28,12 +28,12 @@ def fixture_cell(plan: Plan, cell: Cell, own: float, found: bool = False, **more
     for pair in pairs:
         drawn[pair["pair"]] = {"case": pair["case"]}
         for judge in JUDGES:
-            drawn[pair["pair"]] |= {f"own {judge}": own, f"copies {judge}": int(own >= 0.5)}
+            drawn[pair["pair"]] |= {f"own {judge}": own, f"copies {judge}": [int(own >= 0.5)]}
     for name, count, case in (("o", 40, "ordinary"), ("h", 50, "held_out")):
         for i in range(count):
             drawn[f"{name}{i}"] = {"case": case, **{f"own {judge}": float(i % 5 == 0) for judge in JUDGES}}
             if case == "ordinary":
-                drawn[f"{name}{i}"] |= {f"copies {judge}": 0 for judge in JUDGES}
+                drawn[f"{name}{i}"] |= {f"copies {judge}": [0] for judge in JUDGES}
             else:
                 drawn[f"{name}{i}"]["recognised"] = 0.5
     singles = {"ordinary": {"count": 40, "score": [i / 40 for i in range(40)], "visits": [5] * 40, "dropped": [3]},

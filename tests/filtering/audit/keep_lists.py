@@ -12,9 +12,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from memsieve.filtering.audit.keep_list_files import write_selection
 from memsieve.filtering.audit.records import SCORES_SCHEMA
 from memsieve.filtering.audit.score import Outcome
-from memsieve.filtering.audit.select import Rule, select_rows, write_selection
+from memsieve.filtering.audit.select import Rule, select_rows
 
 Audit = Callable[..., Outcome]
 
@@ -27,7 +28,8 @@ def members(path: Path) -> dict[str, str]:
 
 def kept_list(audit: Audit, source: Path | str, tmp_path: Path, **options: Any) -> Path:
     audit(source, tmp_path / "run", model=False, **options)
-    write_selection(select_rows(tmp_path / "run", Rule(dedup="sha256")), tmp_path / "keep.parquet")
+    with select_rows(tmp_path / "run", Rule(dedup="sha256")) as selection:
+        write_selection(selection, tmp_path / "keep.parquet")
     return tmp_path / "keep.parquet"
 
 

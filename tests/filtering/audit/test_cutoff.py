@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from memsieve.filtering.audit.cutoff import Rule, best_of_content, contents_of, cutoff_of
+from memsieve.filtering.audit.cutoff import Rule, cutoff_of
 from memsieve.filtering.audit.score import Outcome
 from memsieve.filtering.audit.select import select_rows
-from memsieve.filtering.audit.table import load_scores
 from memsieve.filtering.settings import SettingsError
 from tests.filtering.audit.keep_lists import rescore
-from tests.filtering.audit.written import row, write_audit
 
 Audit = Callable[..., Outcome]
 
@@ -28,9 +26,9 @@ def test_held_out_rate_is_the_conformal_one(audit: Audit, make_shards: Callable[
     rescore(tmp_path / "held-run", lambda row, i: row | {"magnitude": [float(i)]})  # 0 ... 18
     rescore(tmp_path / "run", lambda row, i: row | {"magnitude": [float(i)]})
     for rate in (0.05, 0.1, 0.25):
-        selection = select_rows(tmp_path / "run", Rule(false_drop_rate=rate), held_out=tmp_path / "held-run")
         expected = [(1 + sum(h >= m for h in range(19))) / 20 > rate for m in range(20)]
-        assert selection.table["keep"].to_pylist() == expected, rate
+        with select_rows(tmp_path / "run", Rule(false_drop_rate=rate), held_out=tmp_path / "held-run") as selection:
+            assert selection.table["keep"].to_pylist() == expected, rate
 
 
 def test_held_out_rate_allows_for_what_training_did_to_all(
@@ -48,8 +46,8 @@ def test_held_out_rate_allows_for_what_training_did_to_all(
         return row | {"magnitude": [value]}
 
     rescore(tmp_path / "run", trained)
-    selection = select_rows(tmp_path / "run", Rule(false_drop_rate=0.05), held_out=tmp_path / "held-run")
-    keep = selection.table["keep"].to_pylist()
+    with select_rows(tmp_path / "run", Rule(false_drop_rate=0.05), held_out=tmp_path / "held-run") as selection:
+        keep = selection.table["keep"].to_pylist()
     assert keep == [i < 57 for i in range(60)]
     plain = max(float(i) for i in range(39)) - 1.0  # the cut among held-out pairs: one of 39 may score as high
     assert selection.cutoff is not None and selection.cutoff > plain + 40, "most would lie above it"
@@ -86,27 +84,18 @@ def test_a_rule_that_makes_sense_says_whether_it_goes_by_score(rule: Rule, by_sc
     assert rule.by_score is by_score
 
 
-def test_a_pair_stands_or_falls_as_one(tmp_path: Path) -> None:
-    rows = [row("a"), row("b"), row("a"), row("c", sha256=None), row("d")]
-    contents = contents_of(load_scores(write_audit(tmp_path, rows)))
-    assert contents.tolist() == [0, 1, 0, -1, 2]
-    best = best_of_content(np.array([1.0, 5.0, 3.0, 9.0, np.nan]), contents)
-    assert np.array_equal(best, [3.0, 5.0, 3.0, np.nan, np.nan], equal_nan=True)
-
-
 def test_the_cutoff_of_each_rule() -> None:
-    contents = np.arange(11)
-    best = np.arange(11.0)
-    assert cutoff_of(best, contents, None, Rule(max_score=3.5)) == 3.5
-    assert cutoff_of(best, contents, None, Rule(drop_fraction=0.2)) == 8.0, "9 and 10 lie above it"
-    rough = cutoff_of(best, contents, None, Rule(false_drop_rate=0.5))
+    scores = np.random.default_rng(0).permutation(np.arange(11.0))
+    assert cutoff_of(scores, None, Rule(max_score=3.5)) == 3.5
+    assert cutoff_of(scores, None, Rule(drop_fraction=0.2)) == 8.0, "9 and 10 lie above it"
+    rough = cutoff_of(scores, None, Rule(false_drop_rate=0.5))
     assert rough == pytest.approx(5.0), "half of what is normal about the median"
     with pytest.raises(SettingsError, match="no sample of the audit has a score"):
-        cutoff_of(np.full(11, np.nan), contents, None, Rule(drop_fraction=0.2))
+        cutoff_of(np.zeros(0), None, Rule(drop_fraction=0.2))
     with pytest.raises(SettingsError, match=r"--false-drop-rate 0.1 needs at least 9 held-out pairs .* there are 3"):
-        cutoff_of(best, contents, np.arange(3.0), Rule(false_drop_rate=0.1))
+        cutoff_of(scores, np.arange(3.0), Rule(false_drop_rate=0.1))
 
 
 def test_equal_scores_fall_on_the_side_of_keeping() -> None:
-    best, contents = np.array([1.0, 2.0, 2.0, 2.0]), np.arange(4)
-    assert not (best > cutoff_of(best, contents, None, Rule(drop_fraction=0.5))).any()
+    scores = np.array([1.0, 2.0, 2.0, 2.0])
+    assert not (scores > cutoff_of(scores, None, Rule(drop_fraction=0.5))).any()

@@ -5,18 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from memsieve.filtering.audit.duplicates import shared_by
-from memsieve.filtering.audit.table import PLAIN, load_scores
-from tests.filtering.audit.written import row, sha256, write_audit
+from memsieve.filtering.audit.query import AuditQuery
+from tests.filtering.audit.asked import added
+from tests.filtering.audit.written import row, sha256
 
 
 def test_what_is_counted_and_what_is_shown(tmp_path: Path) -> None:
-    looks = {"a": "00", "b": "00", "c": "11"}
+    looks = {"a": "0f" * 8, "b": "0f" * 8, "c": "f0" * 8}
     rows = [row(name, phash=looks[name]) for name in ("a", "b", "a", "c", "b", "a")]
     rows[2] |= {"caption": "another", "caption_hash": "another"}
     rows[3] |= {"caption_hash": rows[1]["caption_hash"], "key": "alone"}
     rows.append(row("broken", sha256=None, phash=None, caption_hash=None, status="bad_image"))
-    scores = load_scores(write_audit(tmp_path, rows), columns=(*PLAIN, "caption"))
-    shared = shared_by(scores)
+    with AuditQuery() as query:
+        shared = shared_by(query, added(query, "audit", tmp_path, *rows))
     assert shared.counts == {
         "duplicate_groups": 2, "duplicate_samples": 3, "near_duplicate_groups": 1, "captions_of_several_images": 1,
         "repeated_keys": 2,
@@ -26,3 +27,9 @@ def test_what_is_counted_and_what_is_shown(tmp_path: Path) -> None:
         (sha256("b"), 2, 1),
     ]
     assert shared.groups[0]["caption"] == "a a" and shared.groups[0]["keys"] == ["a", "a", "a"]
+
+
+def test_pictures_without_structure_are_no_near_duplicates(tmp_path: Path) -> None:
+    with AuditQuery() as query:
+        blank = (row(name, phash="8000000000000000") for name in ("a", "b", "c"))
+        assert shared_by(query, added(query, "audit", tmp_path, *blank)).counts["near_duplicate_groups"] == 0

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -73,3 +76,27 @@ def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
         writer.add([row("b")] * ROWS_PER_GROUP + [None] * ROWS_PER_GROUP)  # type: ignore[list-item]
     assert pq.read_table(path)["key"].to_pylist() == ["a"]
     assert os.listdir(tmp_path) == ["scores.parquet"]
+
+
+def test_what_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
+    """Two ranks, or two runs of which one does not know of the other, may be at the same shard."""
+    path = tmp_path / "scores.parquet"
+    with RowWriter(path, {}) as first:
+        first.add([row("a")])
+        with RowWriter(path, {}) as second:
+            assert first.temporary.exists() and second.temporary.exists() and first.temporary != second.temporary
+            second.add([row("b"), row("c")])
+        assert pq.read_table(path)["key"].to_pylist() == ["b", "c"] and first.temporary.exists()
+    assert pq.read_table(path)["key"].to_pylist() == ["a"], "the last to finish, whole"
+    assert os.listdir(tmp_path) == ["scores.parquet"]
+
+
+def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path) -> None:
+    path, code = tmp_path / "scores.parquet", (
+        "import os, signal, sys; from pathlib import Path; from memsieve.filtering.audit.records import RowWriter\n"
+        "with RowWriter(Path(sys.argv[1]), {}):\n    os.kill(os.getpid(), signal.SIGKILL)"
+    )  # fmt: skip
+    assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == -signal.SIGKILL
+    [leftover] = tmp_path.iterdir()
+    with RowWriter(path, {}):
+        assert not leftover.exists()

@@ -12,16 +12,16 @@ from memsieve.filtering.audit.summary import summarise
 from tests.filtering.audit.written import DECIDING, row, sha256, write_audit
 
 
-def test_pairs_are_ranked_by_their_highest_copy(tmp_path: Path) -> None:
+def test_images_are_ranked_by_the_mean_over_their_rows(tmp_path: Path) -> None:
     rows = [row("a", [1.0, 1.0]), row("b", [2.0, 4.0]), row("a", [9.0, 9.0]), row("c", [None, None]), row("d")]
     rows.append(row("broken", sha256=None, status="bad_image", error="it is broken"))
     found = summarise(write_audit(tmp_path, rows), top=1)
-    assert [(pair.content, pair.score, pair.copies) for pair in found.top] == [(sha256("a")[:32], 9.0, 2)]
+    assert [(pair.content, pair.score, pair.copies) for pair in found.top] == [(sha256("a")[:32], 5.0, 2)]
     values = found.values
     assert (values["rows"], values["pairs"], values["scored_pairs"], values["failed"]) == (6, 4, 2, 1)
-    assert values["signal"] == "magnitude" and values["score_quantiles"]["1"] == 9.0
-    assert values["measures"]["magnitude"]["0.5"] == pytest.approx(3.0)
-    assert found.curve == ([3.0, 9.0], [0.5, 0.0])
+    assert values["signal"] == "magnitude" and values["score_quantiles"]["1"] == 5.0
+    assert values["measures"]["magnitude"]["0.5"] == pytest.approx(1.5), "of each image once: 1, 1, 2, 4"
+    assert found.curve == ([3.0, 5.0], [0.5, 0.0])
     assert [(error["key"], error["status"]) for error in found.errors] == [("broken", "bad_image")]
     assert values["model"] == DECIDING["model"] and "model" not in values["settings"]
     assert sum(int(counts.sum()) for _, _, counts in found.histograms["magnitude"]) == 2 + 2

@@ -9,18 +9,30 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from memsieve.filtering.audit.truth import judge_ranking, repeats_of
+from memsieve.filtering.audit.pair_scores import score_pairs
+from memsieve.filtering.audit.query import AuditQuery
+from memsieve.filtering.audit.select import image_scores
+from memsieve.filtering.audit.truth import judge_ranking, ranked_with_truth
 from memsieve.filtering.settings import SettingsError
+from tests.filtering.audit.asked import added
+from tests.filtering.audit.written import row, sha256
 
 
 def test_repeats_by_content_or_by_the_whole_sha256(tmp_path: Path) -> None:
-    path = tmp_path / "truth.parquet"
-    pq.write_table(pa.table({"group": ["a" * 32, "b" * 64], "repeats": [7, 60]}), path)
-    assert repeats_of(["b" * 32, "c" * 32, "a" * 32], path).tolist() == [60, 0, 7]
-    pq.write_table(pa.table({"group": ["a"]}), path)
-    for file in (path, tmp_path / "none.parquet"):
-        with pytest.raises(SettingsError, match="--truth '.*' cannot be read"):
-            repeats_of(["a" * 32], file)
+    path, names = tmp_path / "truth.parquet", ("a", "b", "c")
+    pq.write_table(pa.table({"group": [sha256("a")[:32], sha256("b")], "repeats": [7, 60]}), path)
+    with AuditQuery() as query:
+        rows = added(
+            query, "audit", tmp_path / "run", *(row(n, [v, v]) for n, v in zip(names, (1.0, 3.0, 2.0), strict=True))
+        )
+        score_pairs(query, rows, ("magnitude",))
+        image_scores(query, rows)
+        scores, repeats = ranked_with_truth(query, path)
+        assert scores.tolist() == [3.0, 2.0, 1.0] and repeats.tolist() == [60, 0, 7]
+        pq.write_table(pa.table({"group": ["a"]}), path)
+        for file in (path, tmp_path / "none.parquet"):
+            with pytest.raises(SettingsError, match="--truth '.*' cannot be read"):
+                ranked_with_truth(query, file)
 
 
 def test_planted_pairs_against_the_others() -> None:
