@@ -22,7 +22,7 @@ SEEDS = 4
 GUIDANCE = 3.0
 
 
-def row_of(name: str, probes: Any, others: Any, summaries: Any, runs: Any, out: Path, data: Path) -> dict[str, Any]:
+def row_of(name: str, probes: Any, others: Any, summaries: Any, folders: Any, data: Path) -> dict[str, Any]:
     """One line of the comparison."""
     rate, other = probes[name].rate, others[name].rate
     row: dict[str, Any] = {"name": name, "copy_rate": rate.rate, "low": rate.low, "high": rate.high,
@@ -35,7 +35,7 @@ def row_of(name: str, probes: Any, others: Any, summaries: Any, runs: Any, out: 
             "step_seconds": summary["step_seconds_median"],
         }
         if summary.get("groups"):
-            row["planted_dropped"], row["clean_dropped"] = dropped_fractions(out / runs[name][1], data)
+            row["planted_dropped"], row["clean_dropped"] = dropped_fractions(folders[name], data)
     return row
 
 
@@ -89,19 +89,22 @@ def training_images(data: Path, prompts: list[Prompt]) -> dict[str, torch.Tensor
 
 
 def summarise(
-    rows: list[dict[str, Any]], summaries: Any, out: Path, data: Path, paper_steps: int, steps: int, seconds: float
+    rows: list[dict[str, Any]], summaries: Any, paper_steps: int, steps: int, seconds: float
 ) -> dict[str, Any]:
     """The numbers of the demonstration in one place."""
-    base, unfiltered, filtered, paper = rows
+    base, unfiltered, dedup, filtered, paper = rows
     run = summaries[filtered["name"]]
     return {
         "copy_rate_base": base["copy_rate"],
         "copy_rate_unfiltered": unfiltered["copy_rate"],
+        "copy_rate_dedup": dedup["copy_rate"],
         "copy_rate_filtered": filtered["copy_rate"],
         "copy_rate_paper": paper["copy_rate"],
         "copy_rate_ordinary_unfiltered": unfiltered["copy_rate_ordinary"],
+        "copy_rate_ordinary_dedup": dedup["copy_rate_ordinary"],
         "copy_rate_ordinary_filtered": filtered["copy_rate_ordinary"],
         "heldout_loss_unfiltered": unfiltered["heldout_loss"],
+        "heldout_loss_dedup": dedup["heldout_loss"],
         "heldout_loss_filtered": filtered["heldout_loss"],
         "heldout_loss_paper": paper["heldout_loss"],
         "planted_groups_dropped_fraction": filtered["planted_dropped"],
@@ -109,6 +112,7 @@ def summarise(
         "paper_planted_groups_dropped_fraction": paper.get("planted_dropped"),
         "paper_clean_groups_dropped_fraction": paper.get("clean_dropped"),
         "step_seconds_unfiltered": unfiltered["step_seconds"],
+        "step_seconds_dedup": dedup["step_seconds"],
         "step_seconds_filtered": filtered["step_seconds"],
         "steps": steps,
         "paper_steps": paper_steps,

@@ -1,17 +1,22 @@
-"""The planted-duplicates demonstration: the same fine-tune without the filter, with it, and with the paper's rule."""
+"""The planted-duplicates demonstration: the same fine-tune without a filter, after exact deduplication, with the
+filter, and with the paper's rule."""
 
 from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from memsieve.filtering.audit.config import AuditConfig
+from memsieve.filtering.audit.keep_list_files import write_selection
+from memsieve.filtering.audit.score import score_shards
+from memsieve.filtering.audit.select import Rule, select_rows
 from memsieve.filtering.data.openmoji import DatasetPlan, build_openmoji
 from memsieve.filtering.files import write_json
 from memsieve.filtering.settings import load_settings
@@ -23,8 +28,22 @@ from memsieve.train.loop import fit
 from memsieve.train.set_up import set_up
 from scripts.demonstration.comparison import GUIDANCE, SEEDS, compare, row_of, show, summarise
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT: Final = Path(__file__).resolve().parents[2]
+MODEL: Final = ROOT / "assets" / "tiny-sd"
+SIZE: Final = 32
+"""Side of the pictures, in pixels."""
 console = Console(stderr=True, emoji=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A fine-tune: its name in the comparison, its folder, a shipped config, and settings laid over it."""
+
+    name: str
+    folder: str
+    config: str
+    steps: int
+    settings: list[str] = field(default_factory=list)
 
 
 def build_data(out: Path, plant: str) -> Path:
@@ -35,29 +54,53 @@ def build_data(out: Path, plant: str) -> Path:
         task = progress.add_task("drawing OpenMoji")
         build_openmoji(
             out,
-            DatasetPlan(size=32, plant=[plant]),
+            DatasetPlan(size=SIZE, plant=[plant]),
             overwrite=True,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
     return out
 
 
-def train_one(name: str, config: str, out: Path, data: Path, steps: int, seed: int, extra: list[str]) -> dict[str, Any]:
+def deduplicated(out: Path, data: Path) -> Path:
+    """A keep-list of the first of each image's copies, as ``memsieve audit`` makes it without a model."""
+    keep = out / "dedup.parquet"
+    if not keep.is_file():
+        shards = {"path": str(data / "train"), "resolution": SIZE}
+        score_shards(AuditConfig.model_validate({"data": shards, "model": None}), out / "audit")
+        with select_rows(out / "audit", Rule(dedup="sha256")) as selection:
+            write_selection(selection, keep)
+    return keep
+
+
+def train_one(variant: Variant, out: Path, data: Path, seed: int) -> dict[str, Any]:
     """Train one variant, unless its summary is there; the same command resumes a stopped one."""
-    run = out / name
+    run = out / variant.folder
     if (run / "summary.json").is_file() and (run / "pipeline").is_dir():
         return dict(json.loads((run / "summary.json").read_text()))
     overrides = [
         f"output={run}",
-        f"model.path={ROOT / 'assets' / 'tiny-sd'}",
+        f"model.path={MODEL}",
         f"data.path={data / 'train'}",
         f"data.held_out_path={data / 'held_out'}",
-        f"train.steps={steps}",
+        f"data.resolution={SIZE}",
+        f"train.cache={out / 'cache'}",
+        f"train.steps={variant.steps}",
         f"train.seed={seed}",
-        *extra,
+        *variant.settings,
     ]
-    console.rule(f"{name}: {steps} steps")
-    return fit(set_up(load_settings(RunConfig, ROOT / "configs" / "train" / config, overrides)))
+    console.rule(f"{variant.name}: {variant.steps} steps")
+    return fit(set_up(load_settings(RunConfig, ROOT / "configs" / "train" / variant.config, overrides)))
+
+
+def variants(steps: int, paper_steps: int, keep: Path) -> list[Variant]:
+    """What is compared; all but the paper's rule take the same number of steps."""
+    off = ["filter.enabled=false"]
+    return [
+        Variant("no filter", "unfiltered", "openmoji.yaml", steps, off),
+        Variant("exact dedup", "dedup", "openmoji.yaml", steps, [*off, f"data.keep_list={keep}"]),
+        Variant("memsieve", "filtered", "openmoji.yaml", steps),
+        Variant("paper's rule", "paper", "wen2024_tiny.yaml", paper_steps),
+    ]
 
 
 def main(
@@ -74,22 +117,15 @@ def main(
     planted, ordinary = prompts_of(data, ordinary=8)
     judge = judge_for(data)
     paper_steps = paper_steps or max(steps * 2 // 7, 1)
-    runs = {
-        "no filter": ("openmoji.yaml", "unfiltered", steps, ["filter.enabled=false"]),
-        "memsieve": ("openmoji.yaml", "filtered", steps, []),
-        "paper's rule": ("wen2024_tiny.yaml", "paper", paper_steps, []),
-    }
-    summaries = {
-        name: train_one(folder, config, out, data, count, seed, extra)
-        for name, (config, folder, count, extra) in runs.items()
-    }
-    models = {"base model": str(ROOT / "assets" / "tiny-sd")}
-    models |= {name: str(out / folder / "pipeline") for name, (_, folder, _, _) in runs.items()}
+    runs = variants(steps, paper_steps, deduplicated(out, data))
+    summaries = {variant.name: train_one(variant, out, data, seed) for variant in runs}
+    models = {"base model": str(MODEL), **{variant.name: str(out / variant.folder / "pipeline") for variant in runs}}
     probes = {name: probe(model, planted, judge, name, seed) for name, model in models.items()}
     others = {name: probe(model, ordinary, judge, f"{name}, ordinary prompts", seed) for name, model in models.items()}
-    rows = [row_of(name, probes, others, summaries, runs, out, data) for name in models]
+    folders = {variant.name: out / variant.folder for variant in runs}
+    rows = [row_of(name, probes, others, summaries, folders, data) for name in models]
     compare(out, rows, planted, data, probes)
-    summary = summarise(rows, summaries, out, data, paper_steps, steps, time.perf_counter() - started)
+    summary = summarise(rows, summaries, paper_steps, steps, time.perf_counter() - started)
     write_json(out / "summary.json", summary)
     page = build_report(out / "filtered", out / "report.html", comparison=out / "comparison.json")
     show(rows)
