@@ -9,11 +9,13 @@ from pydantic import Field, model_validator
 from memsieve.filtering.conformal import smallest_reference
 from memsieve.filtering.gone import first_gone
 from memsieve.filtering.settings import PathTexts, Settings
-from memsieve.filtering.signals import COMBINED, measured_for
+from memsieve.filtering.signals import COMBINED, OF_PREDICTIONS, measured_for
 
 __all__ = ["BANK_SIZE", "DecidingName", "FilterConfig", "RuleName", "SignalName"]
 
-SignalName = Literal["magnitude", "loss_gap", "loss", "cosine", "reference_ratio", "magnitude_ratio"]
+SignalName = Literal[
+    "magnitude", "loss_gap", "loss", "cosine", "reference_ratio", "magnitude_ratio", "anchored_magnitude", "drift"
+]
 DecidingName = Literal[SignalName, "reference_residual"]
 RuleName = Literal["evidence", "threshold", "z_score", "rank"]
 
@@ -106,6 +108,12 @@ class FilterConfig(Settings):
             raise ValueError(
                 f"filter.reference: {self.reference} holds some draws of each pair, and filter.apply: batch measures "
                 "every visit; set filter.apply: sieve, or filter.reference: frozen"
+            )
+        beside = [name for name in self.measured if name in OF_PREDICTIONS]
+        if self.audits and beside:
+            raise ValueError(
+                f"filter.reference: {self.reference} holds numbers, and {beside[0]} compares the predictions themselves"
+                f" with the base's; set filter.reference: frozen, or take {beside[0]} out of filter.signals and record"
             )
         both = set(self.never_drop) & set(self.always_drop)
         if both:

@@ -1,7 +1,8 @@
 """What is measured of each noised sample, in epsilon space; higher evidence = more likely memorised.
 
 Notation as in Wen et al. (ICLR 2024): eps_c = eps_theta(x_t, caption), eps_0 = eps_theta(x_t, unconditional),
-Delta = eps_c - eps_0. ``ref`` is the model before fine-tuning at the same (x_t, eps, t).
+Delta = eps_c - eps_0. ``ref`` is the model before fine-tuning at the same (x_t, eps, t). n is the number of elements
+of a latent.
 """
 
 from __future__ import annotations
@@ -12,7 +13,17 @@ from typing import Final
 
 import torch
 
-__all__ = ["COMBINED", "SIGNALS", "Predictions", "Signal", "measure", "measured_for", "required_passes"]
+__all__ = [
+    "COMBINED",
+    "OF_PREDICTIONS",
+    "SIGNALS",
+    "UNCONDITIONAL",
+    "Predictions",
+    "Signal",
+    "measure",
+    "measured_for",
+    "required_passes",
+]
 
 TINY: Final = 1e-12
 
@@ -101,6 +112,23 @@ def magnitude_ratio(p: Predictions) -> torch.Tensor:
     return magnitude(p).clamp_min(TINY).log() - reference.clamp_min(TINY).log()
 
 
+def anchored_magnitude(p: Predictions) -> torch.Tensor:
+    """||eps_c - eps_0^ref||_2 / sqrt(n) per sample, [B] float32: the paper's magnitude with the unconditional branch of
+    the model before fine-tuning. Where captions are dropped in training the model's own learns the pair too, and its
+    magnitude falls."""
+    return _rms(p.cond, _given(p.ref_uncond, "ref_uncond"))
+
+
+def drift(p: Predictions) -> torch.Tensor:
+    """||eps_c - eps_c^ref||_2 / sqrt(n) per sample, [B] float32: how far fine-tuning has moved the prediction."""
+    return _rms(p.cond, _given(p.ref_cond, "ref_cond"))
+
+
+def _rms(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Per element, so that a number holds for latents of any size."""
+    return _mse(a, b).sqrt()
+
+
 def _same(value: torch.Tensor) -> torch.Tensor:
     return value
 
@@ -119,6 +147,7 @@ def _minus_log_one_minus(value: torch.Tensor) -> torch.Tensor:
 
 
 _UNCOND, _REF, _BOTH = frozenset({"uncond"}), frozenset({"ref_cond"}), frozenset({"uncond", "ref_cond", "ref_uncond"})
+_ANCHOR: Final = frozenset({"ref_uncond"})
 
 SIGNALS: Final[dict[str, Signal]] = {
     signal.name: signal
@@ -129,8 +158,15 @@ SIGNALS: Final[dict[str, Signal]] = {
         Signal("cosine", _UNCOND, cosine, _same, "Asthana et al., ICLR 2026"),
         Signal("reference_ratio", _REF, reference_ratio, _minus_log_one_minus, "loss against a frozen copy"),
         Signal("magnitude_ratio", _BOTH, magnitude_ratio, _same, "magnitude against a frozen copy's"),
+        Signal("anchored_magnitude", _ANCHOR, anchored_magnitude, _log, "Wen et al., against a frozen copy's branch"),
+        Signal("drift", _REF, drift, _log, "the prediction against a frozen copy's"),
     )
 }
+
+UNCONDITIONAL: Final = frozenset({"uncond", "ref_uncond"})
+"""Passes that a model with distilled guidance does not have."""
+OF_PREDICTIONS: Final = frozenset({"anchored_magnitude", "drift"})
+"""Signals that compare with the reference's predictions themselves, of which an audit has kept numbers alone."""
 
 COMBINED: Final[dict[str, tuple[str, ...]]] = {"reference_residual": ("loss", "reference_ratio")}
 """Signals that decide and have no value of their own: what they are made of, when they are calibrated.

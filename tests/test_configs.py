@@ -67,3 +67,6 @@ def test_the_papers_settings() -> None:
     assert config.train.mixed_precision == "fp16" and config.model.ema and config.optimizer.schedule == "constant"
     soft = load_settings(RunConfig, ROOT / "configs" / "train" / "wen2024_reweight.yaml")
     assert soft.filter.policy == "reweight" and soft.filter.threshold == 2.0
+    anchored = load_settings(RunConfig, ROOT / "configs" / "train" / "wen2024_anchored.yaml")
+    assert anchored.filter.signals == ["anchored_magnitude"] and anchored.filter.rule == "threshold"
+    assert anchored.filter.threshold == pytest.approx(2.0 / (4 * 64 * 64) ** 0.5, rel=0.01)

@@ -8,7 +8,7 @@ import torch
 
 from memsieve.filtering.denoisers.registry import DTYPES, open_denoiser
 from memsieve.filtering.settings import SettingsError
-from memsieve.filtering.signals import required_passes
+from memsieve.filtering.signals import UNCONDITIONAL, required_passes
 from memsieve.train.config import RunConfig
 
 __all__ = ["open_family"]
@@ -58,7 +58,7 @@ def _check_signals(config: RunConfig, denoiser: Any) -> None:
     if denoiser.distilled is None:
         return
     for option, names in (("signals", config.filter.signals), ("record", config.filter.record)):
-        wanting = [name for name in names if "uncond" in required_passes([name])]
+        wanting = [name for name in names if UNCONDITIONAL & required_passes([name])]
         if wanting:
             left = [name for name in names if name not in wanting]
             instead = str(left or (["reference_residual"] if option == "signals" else []))

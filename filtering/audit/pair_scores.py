@@ -13,7 +13,7 @@ from memsieve.filtering.audit.query import AuditQuery, Rows
 from memsieve.filtering.audit.records import MEASURES
 from memsieve.filtering.audit.table import Array, matrix
 from memsieve.filtering.settings import SettingsError
-from memsieve.filtering.signals import SIGNALS
+from memsieve.filtering.signals import SIGNALS, UNCONDITIONAL
 from memsieve.filtering.statistics import median_and_spread
 
 __all__ = ["AUDIT_SIGNALS", "SAMPLE", "Draws", "default_signals", "drawn_sample", "score_pairs"]
@@ -106,7 +106,7 @@ def _check(rows: Rows, signals: tuple[str, ...], reference: Rows | None) -> None
         if name in WITH_REFERENCE and reference is None:
             raise SettingsError(f"--score {name} compares two models: name the base model's audit with --reference")
     distilled = (rows.about["deciding"]["model"] or {}).get("distilled")
-    wanting = [name for name in signals if distilled and "uncond" in SIGNALS[name].needs]
+    wanting = [name for name in signals if distilled and UNCONDITIONAL & SIGNALS[name].needs]
     if wanting:
         raise SettingsError(
             f"--score = '{'+'.join(signals)}': {', '.join(wanting)} could not be measured with this model: "

@@ -128,3 +128,14 @@ def test_a_setting_is_checked_with_the_others_when_it_is_changed_too() -> None:
     config = FilterConfig(apply="sieve")
     with pytest.raises(ValueError, match=r"filter\.apply: sieve skips condemned groups"):
         config.policy = "observe"
+
+
+@pytest.mark.parametrize("where", ["signals", "record"])
+@pytest.mark.parametrize("name", ["drift", "anchored_magnitude"])
+def test_predictions_of_the_base_cannot_be_looked_up(where: str, name: str) -> None:
+    settings = {"reference": "audits/base", "apply": "sieve", where: [name]}
+    with pytest.raises(
+        SettingsError, match=rf"{name} compares the predictions themselves .* filter\.reference: frozen"
+    ):
+        parse_settings(FilterConfig, settings)
+    assert name in FilterConfig(**settings | {"reference": "frozen"}).measured

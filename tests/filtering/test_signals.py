@@ -33,6 +33,8 @@ def test_formulas() -> None:
             "cosine": delta @ p.uncond[i].flatten() / m / p.uncond[i].norm(),
             "reference_ratio": 1 - own / reference,
             "magnitude_ratio": m.log() - m_ref.log(),
+            "anchored_magnitude": (p.cond[i] - p.ref_uncond[i]).norm() / 256**0.5,
+            "drift": (p.cond[i] - p.ref_cond[i]).norm() / 256**0.5,
         }
         for name, value in expected.items():
             assert torch.allclose(got[name][i], value, rtol=1e-5), name
@@ -44,11 +46,20 @@ def test_magnitude_is_per_sample_not_per_batch() -> None:
     assert torch.allclose(measure(["magnitude"], alone)["magnitude"], measure(["magnitude"], p)["magnitude"][:1])
 
 
+@pytest.mark.parametrize("name", ["anchored_magnitude", "drift"])
+def test_signals_against_the_base_hold_for_latents_of_any_size(name: str) -> None:
+    small = Predictions(*(torch.full((1, 4, 8, 8), float(v)) for v in (0, 3, 1, 5, 5)))
+    large = Predictions(*(torch.full((1, 16, 32, 32), float(v)) for v in (0, 3, 1, 5, 5)))
+    assert measure([name], small)[name].item() == measure([name], large)[name].item() == pytest.approx(2.0)
+
+
 def test_passes_are_the_union_and_named_once() -> None:
     assert required_passes(["loss"]) == set()
     assert required_passes(["magnitude", "loss_gap", "cosine"]) == {"uncond"}
     assert required_passes(["reference_ratio", "magnitude"]) == {"ref_cond", "uncond"}
     assert required_passes(["reference_residual"]) == {"ref_cond"}
+    assert required_passes(["reference_residual", "drift"]) == {"ref_cond"}, "drift shares the residual's pass"
+    assert required_passes(["anchored_magnitude"]) == {"ref_uncond"}
     with pytest.raises(ValueError, match="unknown signal 'magnitud'; known signals: magnitude.*reference_residual"):
         required_passes(["magnitud"])
 

@@ -180,15 +180,15 @@ def plain_batch(session: Session, rows: Sequence[Row | None], caption_dropout: f
     return build_batch(session.denoiser, draw_visits(session.denoiser, samples, settings))
 
 
-def middle_magnitude(config: RunConfig) -> float:
+def middle_magnitude(config: RunConfig, signal: str = "magnitude") -> float:
     """A threshold that half of the first window lies above: midway between its two middle magnitudes at the start.
 
-    ``config`` measures magnitudes; nothing is trained and nothing is written.
+    ``config`` measures ``signal``; nothing is trained and nothing is written.
     """
     session = set_up(config)
     assert session.scorer is not None
     batch = window_batches(session, next(iter(session.loader)))[0]
-    found = session.scorer.measure(batch).signals["magnitude"]
+    found = session.scorer.measure(batch).signals[signal]
     ordered = found[torch.isfinite(found)].sort().values
     return float(ordered[len(ordered) // 2 - 1 : len(ordered) // 2 + 1].mean())
 

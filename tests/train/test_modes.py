@@ -26,9 +26,12 @@ MODES: dict[str, dict[str, Any]] = {
     "robust, two signals, drop": {
         "signals": ["magnitude", "loss_gap"], "rule": "z_score", "threshold": 0.0,
     },
-    "conformal, all ratios": {"signals": ["loss", "reference_ratio", "magnitude_ratio"]},
+    "conformal, all ratios": {
+        "signals": ["loss", "reference_ratio", "magnitude_ratio"], "record": ["drift", "anchored_magnitude"],
+    },
     "conformal, cosine, cap": {"signals": ["cosine"], "policy": "cap", "max_exposures": 2},
     "paper's rule": {"signals": ["magnitude"], "rule": "threshold", "threshold": 0.5},
+    "paper's rule, anchored": {"signals": ["anchored_magnitude"], "rule": "threshold", "threshold": 0.5},
 }  # fmt: skip
 
 
@@ -49,14 +52,17 @@ def test_modes_account_for_everything(make_config: MakeConfig, tiny_v_model: Pat
     config = make_config(
         filter={**MODES[mode], "ledger_kept": True}, model=model, train={"steps": 8}, optimizer={"lr": 1e-5}
     )
-    if mode == "paper's rule":
-        config.filter.threshold = middle_magnitude(config)
+    if mode.startswith("paper's rule"):
+        [signal] = config.filter.signals
+        config.filter.threshold = middle_magnitude(config, signal)
     session, summary = finished(config)
     assert session.denoiser.prediction_type == ("v_prediction" if prediction == "v" else "epsilon")
     assert summary["read"] == 64 and summary["remainder"] == 0
     assert torch.isfinite(weights(session)).all()
     ledger = read_ledger(config.output / "ledger").to_pylist()
     assert len(ledger) == 64
+    for name in config.filter.measured:  # of visits without their caption nothing is measured
+        assert any(row[name] is not None for row in ledger), name
     assert all(0.0 <= row["weight"] <= 1.0 for row in ledger)
     assert sum(row["weight"] == 0.0 for row in ledger) == sum(summary["dropped"].values())
     if mode != "conformal, all ratios":  # too short a run to condemn by evidence
