@@ -9,19 +9,29 @@ from __future__ import annotations
 import inspect
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from memsieve.filtering.denoisers.base import EPSILON_FLOOR, Conditioning, Denoiser
-from memsieve.filtering.denoisers.registry import denoiser_of, open_denoiser
+from memsieve.inference.base import Base
 from memsieve.inference.generate import image_seed, sampling_scheduler
 
-__all__ = ["SPACES", "GuidedModel", "Seen", "Step", "norm_of", "open_model", "pipeline_resolution"]
+__all__ = [
+    "MEASURES",
+    "SPACES",
+    "Against",
+    "GuidedModel",
+    "Seen",
+    "Step",
+    "norm_of",
+    "pipeline_resolution",
+]
 
 SPACES: Final = ("auto", "epsilon", "native")
+MEASURES: Final = ("magnitude", "anchored_magnitude", "drift")
+"""What is measured of a step; all but the first compare with the model before fine-tuning."""
 
 
 @dataclass(slots=True)
@@ -29,7 +39,8 @@ class Step:
     """One step of a guided trajectory, before the scheduler moves on.
 
     ``model_input`` [B, ...] is what the network sees (the latents as the scheduler scales them), ``cond`` and
-    ``uncond`` its predictions, float32, in the model's own parametrisation.
+    ``uncond`` its predictions, float32, in the model's own parametrisation. ``base_cond`` and ``base_uncond`` are those
+    of the model before fine-tuning at the same input, where they were asked for.
     """
 
     index: int
@@ -37,6 +48,21 @@ class Step:
     model_input: Tensor
     cond: Tensor
     uncond: Tensor
+    base_cond: Tensor | None = None
+    base_uncond: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Against:
+    """What the base is asked at each step of a trajectory: by its own conditioning of the prompts, [B] rows, and of no
+    prompt; None where a branch is not asked for."""
+
+    cond: Conditioning | None
+    uncond: Conditioning | None
+
+    def rows(self, kept: Tensor) -> Against:
+        """Of some of the images."""
+        return Against(*(part.rows(kept) if part is not None else None for part in (self.cond, self.uncond)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +82,11 @@ class GuidedModel:
         denoiser: the family's adapter; its ``model`` is used as it stands.
         pipe: the diffusers pipeline that gives the scheduler.
         scheduler: ``auto``, ``ddim`` or ``own``, as in ``memsieve.inference.generate``.
+        base: the model before fine-tuning, where it is known.
     """
 
-    def __init__(self, denoiser: Denoiser, pipe: Any, scheduler: str = "auto") -> None:
-        self.denoiser, self.pipe, self.scheduler_name = denoiser, pipe, scheduler
+    def __init__(self, denoiser: Denoiser, pipe: Any, scheduler: str = "auto", base: Base | None = None) -> None:
+        self.denoiser, self.pipe, self.scheduler_name, self.base = denoiser, pipe, scheduler, base
         self.model = denoiser.model
         self._scheduler = sampling_scheduler(pipe, scheduler)
 
@@ -129,6 +156,36 @@ class GuidedModel:
         """
         return norm_of(step.cond - step.uncond) * self.factor(step.timestep, space)
 
+    def measured(self, step: Step, name: str, space: str = "auto") -> Tensor:
+        """One of ``MEASURES`` of each image at a step, [B] float32.
+
+        ``magnitude``: see there. ``drift``: ||eps_c - eps_c^base|| / sqrt(n). ``anchored_magnitude``: ||eps_c -
+        eps_0^base|| / sqrt(n). x_t cancels as it does in the magnitude.
+        """
+        if name == "magnitude":
+            return self.magnitude(step, space)
+        other = step.base_cond if name == "drift" else step.base_uncond
+        if other is None:
+            raise ValueError(f"{name} compares with the model before fine-tuning, which was not asked")
+        per_element = float(step.cond[0].numel()) ** 0.5
+        return norm_of(step.cond - other) * (self.factor(step.timestep, space) / per_element)
+
+    def against(self, prompts: Sequence[str], measures: Sequence[str]) -> Against | None:
+        """What the base is to be asked about ``prompts`` for these measures; None where it is not needed.
+
+        Raises:
+            ValueError: it is needed and not there.
+        """
+        asked = [name for name in measures if name != "magnitude"]
+        if not asked:
+            return None
+        if self.base is None:
+            raise ValueError(f"{asked[0]} compares with the model before fine-tuning: name it with --base")
+        with torch.no_grad():
+            uncond = self.base.denoiser.unconditional(len(prompts)) if "anchored_magnitude" in asked else None
+            cond = self.base.encode(prompts) if "drift" in asked else None
+        return Against(*(part.to(self.device) if part is not None else None for part in (cond, uncond)))
+
     def trajectory(
         self,
         noise: Tensor,
@@ -139,6 +196,7 @@ class GuidedModel:
         schedule_steps: int,
         guidance_scale: float,
         generators: list[torch.Generator] | None = None,
+        against: Against | None = None,
     ) -> Generator[Step, Tensor | None, None]:
         """The first ``steps`` of the sampler's own guided trajectory of ``schedule_steps``, from ``noise`` [B, ...].
 
@@ -155,15 +213,26 @@ class GuidedModel:
             model_input = x if scale is None else scale(x, timestep)
             with torch.no_grad():
                 step = Step(index, timestep, model_input, *self.predict(model_input, timestep, cond, uncond))
+                if against is not None:
+                    self._ask_base(step, against)
             kept = yield step
             guided = step.uncond + guidance_scale * (step.cond - step.uncond)
             if kept is not None:
                 keep_rows(scheduler, kept, x.shape)
                 x, guided = x[kept], guided[kept]
                 cond, uncond = cond.rows(kept), uncond.rows(kept)
+                against = against.rows(kept) if against is not None else None
                 if "generator" in extra:
                     extra["generator"] = [extra["generator"][row] for row in kept.tolist()]
             x = scheduler.step(guided, timestep, x, return_dict=False, **extra)[0]
+
+    def _ask_base(self, step: Step, against: Against) -> None:
+        """The base's predictions at the same input."""
+        assert self.base is not None
+        if against.cond is not None:
+            step.base_cond = self.base.predict(step.model_input, step.timestep, against.cond)
+        if against.uncond is not None:
+            step.base_uncond = self.base.predict(step.model_input, step.timestep, against.uncond)
 
     def _prepared(self, schedule_steps: int, resolution: int) -> Any:
         scheduler = type(self._scheduler).from_config(self._scheduler.config)
@@ -174,13 +243,6 @@ class GuidedModel:
         """Pixels a side of the image that ``latents`` [B, C, h, w] are decoded to."""
         own = self.resolution
         return own * int(latents.shape[-1]) // self.denoiser.latent_shape(own)[-1]
-
-
-def pipeline_resolution(pipe: Any) -> int:
-    """Pixels a side that a pipeline was made for."""
-    network = getattr(pipe, "unet", None) or pipe.transformer
-    size = network.config.get("sample_size") or pipe.default_sample_size
-    return int((size if isinstance(size, int) else size[0]) * pipe.vae_scale_factor)
 
 
 def keep_rows(scheduler: Any, rows: Tensor, shape: torch.Size) -> None:
@@ -201,37 +263,8 @@ def norm_of(delta: Tensor) -> Tensor:
     return torch.linalg.vector_norm(delta.float().flatten(1), dim=1)
 
 
-@torch.inference_mode(False)  # weights that are loaded here may be needed for gradients
-def open_model(
-    model: Any, *, scheduler: str = "auto", device: str | None = None, dtype: torch.dtype | None = None
-) -> GuidedModel:
-    """A pipeline folder, a hub id, or a diffusers pipeline in memory, opened for measuring.
-
-    A pipeline in memory is used as it stands: its parts are shared.
-
-    Raises:
-        ValueError: no such folder, a part is missing, guidance is distilled into the model, or an unknown family.
-    """
-    if isinstance(model, GuidedModel):
-        return model
-    if not isinstance(model, (str, Path)):
-        shared = denoiser_of(model)
-        _refuse_distilled(type(model).__name__, shared)
-        return GuidedModel(shared, model, scheduler)
-    kind = dtype or torch.float32
-    denoiser = open_denoiser(str(model), dtype=kind, model_dtype=kind, option="--model")
-    _refuse_distilled(str(model), denoiser)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    denoiser.to(place)
-    denoiser.model.to(place)
-    denoiser.model.requires_grad_(False).eval()
-    return GuidedModel(denoiser, denoiser.pipeline(), scheduler)
-
-
-def _refuse_distilled(what: str, denoiser: Denoiser) -> None:
-    if denoiser.distilled is not None:
-        raise ValueError(
-            f"--model: '{what}' is guidance-distilled: {denoiser.distilled}. So the magnitude, and with it detect, "
-            "explain, minimize, the guard and the attack, cannot work; verify, and probe without --attack, which look "
-            "at images, can, as can training on reference_residual and audits on loss and reference_ratio"
-        )
+def pipeline_resolution(pipe: Any) -> int:
+    """Pixels a side that a pipeline was made for."""
+    network = getattr(pipe, "unet", None) or pipe.transformer
+    size = network.config.get("sample_size") or pipe.default_sample_size
+    return int((size if isinstance(size, int) else size[0]) * pipe.vae_scale_factor)

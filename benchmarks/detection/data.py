@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 
 from memsieve.inference.copies.judge import CopyJudge
 from memsieve.inference.copies.probe import judge_for, prompts_of
-from memsieve.inference.guided import GuidedModel, open_model
+from memsieve.inference.guided import GuidedModel
+from memsieve.inference.opened import open_model
 
 __all__ = ["Bench"]
 

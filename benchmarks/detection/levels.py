@@ -29,7 +29,8 @@ from memsieve.inference.detect.evaluate import EvaluationSettings, evaluate_dete
 from memsieve.inference.detect.kept import KeptMeasurements, measurements_on_disk
 from memsieve.inference.detect.ordinary import OrdinaryPaths
 from memsieve.inference.generate import GenerateSettings, generate
-from memsieve.inference.guided import GuidedModel, open_model
+from memsieve.inference.guided import GuidedModel
+from memsieve.inference.opened import open_model
 from memsieve.inference.prompts.lists import PromptRow
 from memsieve.inference.weights import weights_identity
 

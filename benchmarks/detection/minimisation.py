@@ -25,10 +25,10 @@ from benchmarks.detection.data import Bench
 from memsieve.inference.copies.probe import shard_images
 from memsieve.inference.detect.detectors import DetectSettings
 from memsieve.inference.generate import GenerateSettings, generate
-from memsieve.inference.guided import open_model
 from memsieve.inference.minimize.draw import draw_from
 from memsieve.inference.minimize.minimize import minimize, ordinary_target
 from memsieve.inference.minimize.settings import MinimizeSettings
+from memsieve.inference.opened import open_model
 from memsieve.inference.weights import weights_identity
 
 _CLOSEST = {"method": "closest", "iterations": 30, "lr": 0.1}

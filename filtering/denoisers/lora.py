@@ -191,8 +191,9 @@ def base_of(folder: str, option: str = "model.path") -> str | None:
     return str(named)
 
 
-def fuse_lora(pipe: Any, folder: str, option: str = "model.path") -> None:
-    """Add the adapter in ``folder`` to the weights of a pipeline's network, in place.
+def fuse_lora(pipe: Any, folder: str, option: str = "model.path", *, fuse: bool = True) -> None:
+    """Add the adapter in ``folder`` to the weights of a pipeline's network, in place; or, not ``fuse``, put it in as an
+    adapter that ``AdapterOff`` switches off.
 
     Raises:
         ValueError: it does not fit the model.
@@ -200,27 +201,28 @@ def fuse_lora(pipe: Any, folder: str, option: str = "model.path") -> None:
     folder = expand_home(folder)
     try:
         if (Path(folder) / LORA_FILE).is_file():
-            _fuse_file_of_diffusers(pipe, folder)
+            _fuse_file_of_diffusers(pipe, folder, fuse)
         else:
-            _fuse_files_of_peft(pipe, folder)
+            _fuse_files_of_peft(pipe, folder, fuse)
     except (ValueError, RuntimeError, OSError, SafetensorError) as error:
         raise ValueError(
             f"{option}: the LoRA in '{folder}' does not fit its base model: {str(error).splitlines()[0][:300]}"
         ) from error
 
 
-def _fuse_file_of_diffusers(pipe: Any, folder: str) -> None:
+def _fuse_file_of_diffusers(pipe: Any, folder: str, fuse: bool) -> None:
     if not hasattr(type(pipe), "load_lora_weights"):
         raise ValueError(f"a {type(pipe).__name__} takes none of this kind")
     pipe.load_lora_weights(folder, weight_name=LORA_FILE)
     # diffusers goes on without the adapter, with a warning, where the file's names are not the model's.
     if not any(_adapted_layers(part) for part in pipe.components.values() if isinstance(part, torch.nn.Module)):
         raise ValueError(f"none of its layers is one of a {type(pipe).__name__}")
-    pipe.fuse_lora()
-    pipe.unload_lora_weights()
+    if fuse:
+        pipe.fuse_lora()
+        pipe.unload_lora_weights()
 
 
-def _fuse_files_of_peft(pipe: Any, folder: str) -> None:
+def _fuse_files_of_peft(pipe: Any, folder: str, fuse: bool) -> None:
     from peft import PeftModel
     from peft.utils import get_peft_model_state_dict
 
@@ -231,4 +233,5 @@ def _fuse_files_of_peft(pipe: Any, folder: str) -> None:
     # peft goes on with new layers in place of those that the file lacks.
     if get_peft_model_state_dict(adapted).keys() != load_file(Path(folder) / _PEFT_FILE).keys():
         raise ValueError(f"its layers are others than those of a {type(network).__name__}")
-    adapted.merge_and_unload()
+    if fuse:
+        adapted.merge_and_unload()

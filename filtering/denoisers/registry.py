@@ -32,6 +32,7 @@ def open_denoiser(
     model_dtype: torch.dtype = torch.float32,
     text_dtype: torch.dtype | None = None,
     option: str = "model.path",
+    fuse: bool = True,
 ) -> Any:
     """The adapter of the pipeline at ``path``, its family told by model_index.json.
 
@@ -43,6 +44,7 @@ def open_denoiser(
         model_dtype: of the denoising network.
         text_dtype: of the text encoders, where it is another.
         option: named in messages.
+        fuse: whether a LoRA is added to the weights; else it stays an adapter, which can be switched off.
 
     Raises:
         ValueError: not there, gated, incomplete, or of a family that is not known; the message says what to do.
@@ -52,7 +54,7 @@ def open_denoiser(
         denoiser = open_denoiser(
             base, prediction_type, dtype, model_dtype=model_dtype, text_dtype=text_dtype, option=option
         )
-        fuse_lora(denoiser.pipeline(), str(path), option)
+        fuse_lora(denoiser.pipeline(), str(path), option, fuse=fuse)
         return denoiser
     folder = pipeline_folder(str(path), option)
     family = _family(str(read_index(folder, option).get("_class_name", "")), str(path), option)

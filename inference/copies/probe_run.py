@@ -17,7 +17,8 @@ from memsieve.inference.copies.judge import CopyJudge
 from memsieve.inference.copies.probe import ProbeResult, Prompt, probe_model, shard_images
 from memsieve.inference.copies.similarity import build_similarity
 from memsieve.inference.generate import GenerateSettings
-from memsieve.inference.guided import open_model, pipeline_resolution
+from memsieve.inference.guided import pipeline_resolution
+from memsieve.inference.opened import open_model
 from memsieve.inference.resume import ImageStore
 from memsieve.inference.weights import pipeline_identity
 

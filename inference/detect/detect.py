@@ -18,7 +18,8 @@ from memsieve.inference.detect.detectors import DETECTORS, DetectSettings, Promp
 from memsieve.inference.detect.measure import measure_prompts
 from memsieve.inference.detect.ordinary import OrdinaryPaths, OrdinaryPrompts
 from memsieve.inference.explain.words import cut_text
-from memsieve.inference.guided import GuidedModel, open_model
+from memsieve.inference.guided import GuidedModel
+from memsieve.inference.opened import open_model
 from memsieve.inference.progress import progress_bar
 from memsieve.inference.prompts.lists import PromptRow, ordinary_prompts
 
@@ -30,10 +31,10 @@ class Detection:
     """What is known of one prompt.
 
     ``p`` is the share of ordinary prompts that score at least as high; ``flagged`` where it is at most the chosen
-    false-positive rate. ``per_step`` is the magnitude of each step that was run, averaged over images. ``cut`` is the
-    end of the prompt that the text encoder does not read. With an ``error``, score and p are NaN and nothing is
-    flagged. With early exit the score is the place beside ordinary prompts after the step that stands out most
-    (``components["path"]``), so that prompts that left at different steps compare. ``steps`` is how many were run.
+    false-positive rate. ``per_step`` is what the detector measures at each step that was run, averaged over images.
+    ``cut`` is the end of the prompt that the text encoder does not read. With an ``error``, score and p are NaN and
+    nothing is flagged. With early exit the score is the place beside ordinary prompts after the step that stands out
+    most (``components["path"]``), so that prompts that left at different steps compare. ``steps`` is how many were run.
     """
 
     line: int
@@ -190,8 +191,8 @@ def _judged(
         p=p,
         flagged=p <= false_positive_rate + 1e-12,
         components=components,
-        steps=measurement.magnitudes.shape[1],
-        per_step=[float(value) for value in measurement.magnitudes.mean(axis=0)],
+        steps=measurement.steps,
+        per_step=[float(value) for value in measurement.path.mean(axis=0)],
         seconds=measurement.seconds,
         cut=cut_text(model.denoiser.text_layout(), row.prompt),
     )

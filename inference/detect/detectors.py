@@ -12,9 +12,11 @@ import numpy.typing as npt
 
 from memsieve.inference.guided import SPACES
 
-__all__ = ["DETECTORS", "DetectSettings", "Detector", "PromptMeasurement"]
+__all__ = ["DETECTORS", "WITH_BASE", "DetectSettings", "Detector", "PromptMeasurement"]
 
 Array = npt.NDArray[np.float64]
+BY_STEP: Final = ("magnitude", "drift", "anchored_magnitude")
+"""Detectors whose score is the mean of one number over the steps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,31 +68,48 @@ class DetectSettings:
                 f"--detector = '{self.detector}' compares the beginning of the schedule with what follows: --steps = "
                 f"{self.steps} must be at least {least} of --schedule-steps = {self.schedule_steps}"
             )
-        if self.early_exit and (self.detector != "magnitude" or self.steps < 2):
+        if self.early_exit and (self.detector not in BY_STEP or self.steps < 2):
             raise ValueError(
-                "--early-exit looks at the magnitude after each of several steps: it needs --detector magnitude and "
-                f"--steps of at least 2, not '{self.detector}' and {self.steps}"
+                f"--early-exit looks at one number after each of several steps: it needs --detector "
+                f"{', '.join(BY_STEP[:-1])} or {BY_STEP[-1]} and --steps of at least 2, not '{self.detector}' and "
+                f"{self.steps}"
             )
 
 
 @dataclass(frozen=True, slots=True)
 class PromptMeasurement:
-    """One prompt: ``magnitudes`` [n images, K steps] float64, ``cosine`` [n] or None, and the seconds it took.
+    """One prompt: ``per_step``, by measure [n images, K steps] float64, ``cosine`` [n] or None, and the seconds that it
+    took.
 
     K is smaller than asked for where the prompt left early.
     """
 
     prompt: str
-    magnitudes: Array
+    per_step: dict[str, Array]
     cosine: Array | None
     seconds: float
+
+    @property
+    def magnitudes(self) -> Array:
+        """The paper's, [n, K]."""
+        return self.per_step["magnitude"]
+
+    @property
+    def path(self) -> Array:
+        """What the detector measures first, [n, K]."""
+        return next(iter(self.per_step.values()))
+
+    @property
+    def steps(self) -> int:
+        """That were run."""
+        return int(self.path.shape[1])
 
 
 @dataclass(frozen=True, slots=True)
 class Detector:
     """Named numbers of a measurement, each higher where a prompt is more likely memorised.
 
-    ``share`` is how much of the schedule has to be run, from 0.
+    ``share`` is how much of the schedule has to be run, from 0; ``measures`` what is measured of each step.
     """
 
     name: str
@@ -98,6 +117,12 @@ class Detector:
     cosine: bool
     source: str
     share: float = 0.0
+    measures: tuple[str, ...] = ("magnitude",)
+
+    @property
+    def against_base(self) -> bool:
+        """Whether it compares with the model before fine-tuning."""
+        return self.measures != ("magnitude",)
 
     def component_values(self, measurement: PromptMeasurement) -> dict[str, float]:
         """Component -> value."""
@@ -128,6 +153,14 @@ def _fall(measurement: PromptMeasurement) -> float:
     return float(logs[:fifth].mean() - logs[fifth:].mean())
 
 
+def _mean_of(measure: str) -> Callable[[PromptMeasurement], float]:
+    return lambda measurement: float(measurement.per_step[measure].mean())
+
+
+def _log_mean_of(measure: str) -> Callable[[PromptMeasurement], float]:
+    return lambda measurement: float(np.log(max(measurement.per_step[measure].mean(), 1e-12)))
+
+
 def _log_steps(measurement: PromptMeasurement) -> Array:
     logs: Array = np.log(np.maximum(measurement.magnitudes.mean(axis=0), 1e-12))
     return logs
@@ -154,4 +187,20 @@ DETECTORS: Final[dict[str, Detector]] = {
         "the magnitude's collapse inside an attraction basin, cf. Jain et al., CVPR 2025",
         share=0.5,
     ),
-}
+    # Against the model before fine-tuning, which has not learned the pair in either branch.
+    "drift": Detector(
+        "drift", {"drift": _mean_of("drift")}, False, "the conditional prediction against the base's",
+        measures=("drift",),
+    ),
+    "anchored_magnitude": Detector(
+        "anchored_magnitude", {"anchored_magnitude": _mean_of("anchored_magnitude")}, False,
+        "Wen et al., ICLR 2024, with the base's unconditional branch", measures=("anchored_magnitude",),
+    ),
+    "against_base": Detector(
+        "against_base",
+        {"log_drift": _log_mean_of("drift"), "log_anchored_magnitude": _log_mean_of("anchored_magnitude")},
+        False, "drift and anchored magnitude together", measures=("drift", "anchored_magnitude"),
+    ),
+}  # fmt: skip
+WITH_BASE: Final = "drift"
+"""The detector where the model before fine-tuning is known and nothing else is asked for."""

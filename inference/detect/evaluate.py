@@ -159,7 +159,8 @@ def seconds_to_generate(model: GuidedModel, prompts: Sequence[str], settings: De
 
 def _shortened(measurement: PromptMeasurement, steps: int, images: int) -> PromptMeasurement:
     cosine = None if measurement.cosine is None else measurement.cosine[:images]
-    return PromptMeasurement(measurement.prompt, measurement.magnitudes[:images, :steps], cosine, measurement.seconds)
+    per_step = {name: values[:images, :steps] for name, values in measurement.per_step.items()}
+    return PromptMeasurement(measurement.prompt, per_step, cosine, measurement.seconds)
 
 
 def _scores(measured: Sequence[PromptMeasurement], cut: int, name: str) -> Array:

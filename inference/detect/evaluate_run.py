@@ -59,6 +59,7 @@ def evaluate_rows(
             "settings": asdict(settings.longest),
             "model": weights_identity(model.model),
             "scheduler": model.scheduler_name,
+            "base": None if model.base is None else weights_identity(model.base.network),
         }
         store = measurements_on_disk(out.with_suffix(".measured.jsonl"), asked, resume)
     with store as kept:

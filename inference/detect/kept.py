@@ -42,11 +42,15 @@ def measurements_on_disk(path: Path, asked: dict[str, Any], resume: bool) -> Ite
 
         def keep(m: PromptMeasurement) -> None:
             cosine = None if m.cosine is None else m.cosine.tolist()
-            write({"prompt": m.prompt, "magnitudes": m.magnitudes.tolist(), "cosine": cosine, "seconds": m.seconds})
+            per_step = {name: values.tolist() for name, values in m.per_step.items()}
+            write({"prompt": m.prompt, "per_step": per_step, "cosine": cosine, "seconds": m.seconds})
 
         yield KeptMeasurements({row["prompt"]: _measurement(row) for row in rows[1:]}, keep)
 
 
 def _measurement(row: dict[str, Any]) -> PromptMeasurement:
     cosine = None if row["cosine"] is None else np.asarray(row["cosine"], dtype=np.float64)
-    return PromptMeasurement(row["prompt"], np.asarray(row["magnitudes"], dtype=np.float64), cosine, row["seconds"])
+    # Of version 0.1: the magnitude alone.
+    measured = row["per_step"] if "per_step" in row else {"magnitude": row["magnitudes"]}
+    per_step = {name: np.asarray(values, dtype=np.float64) for name, values in measured.items()}
+    return PromptMeasurement(row["prompt"], per_step, cosine, row["seconds"])

@@ -14,7 +14,7 @@ from memsieve.filtering.denoisers.base import Conditioning
 from memsieve.inference.detect.detectors import DETECTORS, DetectSettings, PromptMeasurement
 from memsieve.inference.detect.ordinary import OrdinaryPaths
 from memsieve.inference.generate import image_seed
-from memsieve.inference.guided import GuidedModel
+from memsieve.inference.guided import Against, GuidedModel
 
 __all__ = ["measure_prompts"]
 
@@ -47,26 +47,30 @@ def measure_prompts(
     for start in range(0, len(prompts), together):
         part, began = list(prompts[start : start + together]), perf_counter()
         encoded, sources = model.encode(part), part if noise_of is None else [noise_of] * len(part)
+        against = model.against(part, DETECTORS[settings.detector].measures)
         jobs = [(index, j) for index in range(len(part)) for j in range(n)]
         measured = [
-            _measure(model, sources, encoded, jobs[at : at + batch], settings, leave)
+            _measure(model, sources, encoded, jobs[at : at + batch], settings, leave, against)
             for at in range(0, len(jobs), batch)
         ]
-        magnitudes = [row for found in measured for row in found[0]]
+        names = DETECTORS[settings.detector].measures
+        rows = {name: [row for found in measured for row in found[0][name]] for name in names}
         cosine = np.concatenate([found[1] for found in measured]) if DETECTORS[settings.detector].cosine else None
         seconds = (perf_counter() - began) / len(part)
         for index, prompt in enumerate(part):
             own = None if cosine is None else cosine.reshape(len(part), n)[index]
-            yield PromptMeasurement(prompt, np.stack(magnitudes[index * n : (index + 1) * n]), own, seconds)
+            per_step = {name: np.stack(found[index * n : (index + 1) * n]) for name, found in rows.items()}
+            yield PromptMeasurement(prompt, per_step, own, seconds)
 
 
 def _measure(
     model: GuidedModel, prompts: list[str], encoded: Conditioning, jobs: list[tuple[int, int]],
-    settings: DetectSettings, leave: OrdinaryPaths | None,
-) -> tuple[list[Array], Array]:  # fmt: skip
-    """Magnitudes [K] each and cosines [B] (empty where not needed) of the images ``jobs``: (prompt, image number).
+    settings: DetectSettings, leave: OrdinaryPaths | None, against: Against | None,
+) -> tuple[dict[str, list[Array]], Array]:  # fmt: skip
+    """By measure [K] each, and cosines [B] (empty where not needed), of the images ``jobs``: (prompt, image number).
 
-    ``prompts`` are those that the noise belongs to, ``encoded`` those that are measured.
+    ``prompts`` are those that the noise belongs to, ``encoded`` those that are measured, ``against`` what the base is
+    asked about them.
     """
     texts, numbers = [prompts[index] for index, _ in jobs], [j for _, j in jobs]
     rows = torch.tensor([index for index, _ in jobs], device=model.device)
@@ -79,13 +83,17 @@ def _measure(
     steps = model.trajectory(
         noise, cond, uncond, steps=settings.steps, schedule_steps=settings.schedule_steps,
         guidance_scale=settings.guidance_scale, generators=generators,
+        against=against.rows(rows) if against is not None else None,
     )  # fmt: skip
+    names = DETECTORS[settings.detector].measures
     if leave is not None:
-        return leave.until_beyond(model, steps, len(jobs), settings), np.empty(0)
-    norms = torch.stack([model.magnitude(step, settings.space).cpu() for step in steps], dim=1).double().numpy()
+        return {names[0]: leave.until_beyond(model, steps, len(jobs), settings)}, np.empty(0)
+    values = [[model.measured(step, name, settings.space).cpu() for name in names] for step in steps]
+    found = {name: list(torch.stack(column, dim=1).double().numpy()) for name, column in
+             zip(names, zip(*values, strict=True), strict=True)}  # fmt: skip
     if not DETECTORS[settings.detector].cosine:
-        return list(norms), np.empty(0)
-    return list(norms), _low_noise_cosine(model, noise, cond, uncond, settings)
+        return found, np.empty(0)
+    return found, _low_noise_cosine(model, noise, cond, uncond, settings)
 
 
 def _low_noise_cosine(

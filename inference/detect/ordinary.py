@@ -87,10 +87,10 @@ class OrdinaryPrompts:
 
 
 class OrdinaryPaths(OrdinaryPrompts):
-    """Ordinary prompts after each step: what the mean magnitude so far is beside theirs, and how far it ever gets.
+    """Ordinary prompts after each step: what the mean so far is beside theirs, and how far it ever gets.
 
     Looking after every step gives a prompt many chances. So the level is not that of one step: it is what the wanted
-    share of ordinary prompts exceeds at any of their steps, in median / MAD units of each step's log mean magnitude.
+    share of ordinary prompts exceeds at any of their steps, in median / MAD units of each step's log mean.
 
     Args:
         measurements: of ordinary prompts, all steps.
@@ -101,7 +101,7 @@ class OrdinaryPaths(OrdinaryPrompts):
     """
 
     def __init__(self, measurements: Sequence[PromptMeasurement], false_positive_rate: float) -> None:
-        logs = np.stack([_so_far(m.magnitudes) for m in measurements])
+        logs = np.stack([_so_far(m.path) for m in measurements])
         logs = logs[np.isfinite(logs).all(axis=1)]
         if not len(logs):
             raise ValueError(
@@ -113,26 +113,27 @@ class OrdinaryPaths(OrdinaryPrompts):
         super().__init__(["path"], path[:, None])
         self.limit = self.threshold(false_positive_rate)
 
-    def path(self, magnitudes: Array) -> float:
-        """The highest place of magnitudes [n, k] after any of their k steps; NaN where one is not finite."""
-        logs = _so_far(magnitudes)
+    def path(self, values: Array) -> float:
+        """The highest place of what is measured, [n, k], after any of the k steps; NaN where one is not finite."""
+        logs = _so_far(values)
         return float(((logs - self.steps_centre[: len(logs)]) / self.steps_scale[: len(logs)]).max())
 
     def component_values(self, detector: Detector, measurement: PromptMeasurement) -> dict[str, float]:
         """The detector's numbers over the steps that were run, and the path."""
-        return {**detector.component_values(measurement), "path": self.path(measurement.magnitudes)}
+        return {**detector.component_values(measurement), "path": self.path(measurement.path)}
 
     def until_beyond(
         self, model: GuidedModel, steps: Generator[Step, Tensor | None, None], count: int, settings: DetectSettings
     ) -> list[Array]:
-        """Magnitudes [k] of each of ``count`` images, prompt by prompt, until the prompt is beyond the limit."""
+        """What the detector measures, [k], of each of ``count`` images, prompt by prompt, until a prompt is beyond."""
         n = settings.images_per_prompt
         found: list[list[float]] = [[] for _ in range(count)]
         running, kept = list(range(count // n)), None
         try:
             while running:
                 step = steps.send(kept)
-                norms = model.magnitude(step, settings.space).double().cpu().numpy().reshape(len(running), n)
+                now = model.measured(step, settings.detector, settings.space)
+                norms = now.double().cpu().numpy().reshape(len(running), n)
                 for prompt, values in zip(running, norms, strict=True):
                     for j, value in enumerate(values):
                         found[prompt * n + j].append(float(value))
@@ -147,8 +148,8 @@ class OrdinaryPaths(OrdinaryPrompts):
         return [np.asarray(values) for values in found]
 
 
-def _so_far(magnitudes: Array) -> Array:
+def _so_far(values: Array) -> Array:
     """Log of the mean over images and over the steps so far, [K]."""
-    steps = magnitudes.mean(axis=0)
+    steps = values.mean(axis=0)
     logs: Array = np.log(np.maximum(np.cumsum(steps) / np.arange(1, len(steps) + 1), 1e-12))
     return logs

@@ -80,6 +80,7 @@ class DetectionRun:
             "prompts": _digest(self.prompts),
             "ordinary": hashlib.sha256("\n".join(known).encode()).hexdigest(),
             "model": weights_identity(model.model),
+            "base": None if model.base is None else weights_identity(model.base.network),
         }
 
 
@@ -129,15 +130,26 @@ def _measured_ordinary(model: GuidedModel, known: Sequence[str], run: DetectionR
         for m in measure_prompts(model, missing, run.settings, run.batch):
             cosine = [] if m.cosine is None else [float(m.cosine.mean())]
             # JSON has no NaN: null, which numpy reads as NaN again
-            row = {"per_step": m.magnitudes.mean(axis=0).tolist(), "cosine": cosine}
-            found[m.prompt] = {name: [v if math.isfinite(v) else None for v in row[name]] for name in row}
+            row = {name: values.mean(axis=0).tolist() for name, values in m.per_step.items()}
+            found[m.prompt] = {
+                "per_step": {name: [_or_none(v) for v in values] for name, values in row.items()},
+                "cosine": [_or_none(v) for v in cosine],
+            }
             write({"prompt": m.prompt, **found[m.prompt]})
             bar.advance(task)
     measured = []
     for prompt in known:
-        per_step, cosines = (np.asarray(found[prompt][name], dtype=np.float64) for name in ("per_step", "cosine"))
-        measured.append(PromptMeasurement(prompt, per_step[None], cosines if len(cosines) else None, 0.0))
+        cosines = np.asarray(found[prompt]["cosine"], dtype=np.float64)
+        values = found[prompt]["per_step"]
+        # Of version 0.1: the magnitude alone.
+        values = {"magnitude": values} if isinstance(values, list) else values
+        per_step = {name: np.asarray([steps], dtype=np.float64) for name, steps in values.items()}
+        measured.append(PromptMeasurement(prompt, per_step, cosines if len(cosines) else None, 0.0))
     return measured
+
+
+def _or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _row_of(result: Detection, per_step: bool) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from memsieve.filtering.denoisers.base import TextPart
 from memsieve.inference.detect.detectors import DetectSettings
 from memsieve.inference.explain.words import TokenTable, cut_text, token_table
 from memsieve.inference.gradients import magnitude_and_gradient
-from memsieve.inference.guided import GuidedModel, Seen, norm_of, open_model
+from memsieve.inference.guided import GuidedModel, Seen, norm_of
+from memsieve.inference.opened import open_model
 
 __all__ = [
     "EncoderSignificance",

@@ -34,9 +34,10 @@ from memsieve.inference.guard.report import (
     restore_random_state,
 )
 from memsieve.inference.guard.settings import GuardSettings
-from memsieve.inference.guided import Seen, norm_of, open_model
+from memsieve.inference.guided import Seen, norm_of
 from memsieve.inference.minimize.embeddings import minimize_embeddings
 from memsieve.inference.minimize.minimize import TARGET_QUANTILE
+from memsieve.inference.opened import open_model
 from memsieve.inference.prompts.lists import ordinary_prompts
 
 __all__ = ["ACTIONS", "GuardReport", "GuardSettings", "MemorizationGuard", "MemorizationRefused", "MemorizationWarning"]

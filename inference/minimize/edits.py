@@ -13,7 +13,7 @@ from memsieve.inference.detect.detectors import DETECTORS, Detector, DetectSetti
 from memsieve.inference.detect.measure import measure_prompts
 from memsieve.inference.detect.ordinary import OrdinaryPrompts
 from memsieve.inference.explain.explain import Explanation, explain
-from memsieve.inference.guided import open_model
+from memsieve.inference.opened import open_model
 
 __all__ = ["Suggestion", "suggest_edits"]
 

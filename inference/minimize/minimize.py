@@ -27,9 +27,10 @@ from memsieve.filtering.denoisers.base import Conditioning
 from memsieve.inference.detect.detectors import DetectSettings
 from memsieve.inference.detect.measure import measure_prompts
 from memsieve.inference.explain.words import token_table
-from memsieve.inference.guided import GuidedModel, Seen, open_model
+from memsieve.inference.guided import GuidedModel, Seen
 from memsieve.inference.minimize.embeddings import Fitted, minimize_embeddings
 from memsieve.inference.minimize.settings import TOKENS, MinimizeSettings
+from memsieve.inference.opened import open_model
 
 __all__ = ["TARGET_QUANTILE", "Minimized", "minimize", "ordinary_target"]
 

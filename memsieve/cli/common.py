@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "USELESS",
+    "BaseModel",
     "Batch",
+    "DetectorName",
     "Device",
     "Dtype",
     "Guidance",
@@ -23,6 +25,8 @@ __all__ = [
     "Seed",
     "Wandb",
     "WandbSamples",
+    "base_for",
+    "detector_for",
     "error_console",
     "load_for",
     "numbers",
@@ -35,6 +39,11 @@ __all__ = [
     "warn",
 ]
 
+WITHOUT_BASE = (
+    "without the model before fine-tuning a prompt is judged by the model's own two branches, which learn a repeated "
+    "pair alike where captions were dropped in training: memorised prompts may then look like any other. Name it with "
+    "--base, or say --base none"
+)
 USELESS = 4
 """Exit code: everything was done, and nothing that was read can be used."""
 
@@ -42,6 +51,20 @@ error_console = Console(stderr=True, emoji=False)  # a key between colons is not
 out_console = Console(emoji=False)
 
 Model = Annotated[Path, typer.Option(help="A diffusers pipeline folder, or a hub id.")]
+BaseModel = Annotated[
+    Path | None,
+    typer.Option(
+        "--base", help="The model before fine-tuning, or none; found by itself beside a run's pipeline or a LoRA."
+    ),
+]
+DetectorName = Annotated[
+    str | None,
+    typer.Option(
+        "--detector",
+        help="With a base drift (the default), anchored_magnitude or against_base; else magnitude, magnitude_cosine or "
+        "magnitude_fall.",
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Of the initial noise.")]
 Guidance = Annotated[float, typer.Option(help="Of the trajectory; above 1.")]
 Scheduler = Annotated[str, typer.Option(help="auto (DDIM for diffusion models), ddim, or own.")]
@@ -56,11 +79,35 @@ WandbSamples = Annotated[
 ]
 
 
-def open_for(model: Path, scheduler: str, device: str | None, dtype: str) -> Any:
-    """The model of a command line, opened for measuring."""
-    from memsieve.inference.guided import open_model
+def base_for(model: Path, base: Path | None) -> str | None:
+    """The model before fine-tuning of a command line: as ``--base`` says, or what the model's folder names; None where
+    there is none, which is said."""
+    from memsieve.inference.base import base_of_model
 
-    return open_model(model, scheduler=scheduler, device=device, dtype=_dtype(dtype))
+    if base is not None:
+        return None if str(base) == "none" else str(base)
+    found = base_of_model(model)
+    if found is None:
+        warn(WITHOUT_BASE)
+    return found
+
+
+def open_for(model: Path, scheduler: str, device: str | None, dtype: str, base: str | None = None) -> Any:
+    """The model of a command line, opened for measuring, beside its ``base`` where there is one."""
+    from memsieve.inference.opened import open_model
+
+    return open_model(model, scheduler=scheduler, device=device, dtype=_dtype(dtype), base=base)
+
+
+def detector_for(named: str | None, base: str | None) -> str:
+    """The detector of a command line: as named, or the one that says most with what there is."""
+    from memsieve.inference.detect.detectors import DETECTORS, WITH_BASE
+
+    if named is None:
+        return WITH_BASE if base is not None else "magnitude"
+    if named in DETECTORS and DETECTORS[named].against_base and base is None:
+        raise ValueError(f"--detector {named} compares with the model before fine-tuning: name it with --base")
+    return named
 
 
 def load_for(model: Path, device: str | None, dtype: str) -> Any:

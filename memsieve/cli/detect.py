@@ -9,7 +9,9 @@ import typer
 from rich.table import Table
 
 from memsieve.cli.common import (
+    BaseModel,
     Batch,
+    DetectorName,
     Device,
     Dtype,
     Guidance,
@@ -18,6 +20,8 @@ from memsieve.cli.common import (
     Seed,
     Wandb,
     WandbSamples,
+    base_for,
+    detector_for,
     open_for,
     out_console,
     plain,
@@ -35,11 +39,12 @@ def detect(
         Path, typer.Option(help="A .txt, .jsonl, .json, .csv, .tsv or .parquet file of prompts, or a folder of shards.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("runs/detect"),
+    base: BaseModel = None,
     ordinary: Annotated[
         Path | None, typer.Option(help="Prompts known not to be memorised; a shipped list if left out.")
     ] = None,
     false_positive_rate: Annotated[float, typer.Option(help="Share of ordinary prompts that may be flagged.")] = 0.01,
-    detector: Annotated[str, typer.Option(help="magnitude, magnitude_cosine or magnitude_fall.")] = "magnitude",
+    detector: DetectorName = None,
     steps: Annotated[int, typer.Option(help="Steps that are run and averaged; sampling stops after them.")] = 1,
     schedule_steps: Annotated[int, typer.Option(help="Length of the schedule that these steps begin.")] = 50,
     images_per_prompt: Annotated[int, typer.Option(help="Initial noises, averaged.")] = 1,
@@ -68,11 +73,13 @@ def detect(
     from memsieve.inference.detect.detectors import DetectSettings
     from memsieve.inference.detect.run import DetectionRun, detect_file
 
+    before = base_for(model, base)
+    detector = detector_for(detector, before)
     settings = DetectSettings(
         detector=detector, steps=steps, schedule_steps=schedule_steps, images_per_prompt=images_per_prompt,
         guidance_scale=guidance_scale, seed=seed, space=space, resolution=resolution, early_exit=early_exit,
     )  # fmt: skip
-    opened = open_for(model, scheduler, device, dtype)
+    opened = open_for(model, scheduler, device, dtype, before)
     run = DetectionRun(
         prompts=prompts, out=out, settings=settings, ordinary=ordinary, false_positive_rate=false_positive_rate,
         batch=batch, per_step=per_step, resume=resume,

@@ -9,13 +9,17 @@ import typer
 from rich.table import Table
 
 from memsieve.cli.common import (
+    BaseModel,
     Batch,
+    DetectorName,
     Device,
     Dtype,
     Guidance,
     Model,
     Scheduler,
     Seed,
+    base_for,
+    detector_for,
     numbers,
     open_for,
     out_console,
@@ -33,7 +37,8 @@ def evaluate_detector(
     model: Model,
     memorized: Annotated[Path, typer.Option(help="Prompts known to be memorised.")],
     ordinary: Annotated[Path | None, typer.Option(help="Ordinary prompts; the shipped list if left out.")] = None,
-    detector: Annotated[str, typer.Option(help="magnitude, magnitude_cosine or magnitude_fall.")] = "magnitude",
+    base: BaseModel = None,
+    detector: DetectorName = None,
     steps: Annotated[str, typer.Option(help="Comma-separated.")] = "1,10,50",
     images_per_prompt: Annotated[str, typer.Option(help="Comma-separated.")] = "1,4",
     schedule_steps: Annotated[int, typer.Option(help="Length of the schedule.")] = 50,
@@ -54,9 +59,10 @@ def evaluate_detector(
     from memsieve.inference.prompts.lists import PromptRow, ordinary_prompts, read_prompts
 
     chosen, images = numbers(steps, "--steps"), numbers(images_per_prompt, "--images-per-prompt")
+    before = base_for(model, base)
     settings = DetectSettings(
-        detector=detector, steps=min(chosen), schedule_steps=schedule_steps, guidance_scale=guidance_scale, seed=seed,
-        space=space,
+        detector=detector_for(detector, before), steps=min(chosen), schedule_steps=schedule_steps,
+        guidance_scale=guidance_scale, seed=seed, space=space,
     )  # fmt: skip
     asked = EvaluationSettings(detect=settings, steps=chosen, images=images, batch=batch)
     first = read_prompts(memorized, "--memorized")
@@ -65,7 +71,7 @@ def evaluate_detector(
     else:
         second = read_prompts(ordinary, "--ordinary")
     first, second = usable(first, "--memorized"), usable(second, "--ordinary")
-    opened = open_for(model, scheduler, device, dtype)
+    opened = open_for(model, scheduler, device, dtype, before)
     _print_results(evaluate_rows(opened, first, second, asked, out=out, resume=resume), schedule_steps)
 
 

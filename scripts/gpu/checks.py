@@ -24,7 +24,7 @@ from memsieve.filtering.audit.table import load_scores
 from memsieve.filtering.denoisers.registry import denoiser_of
 from memsieve.inference.detect.detect import detect
 from memsieve.inference.detect.detectors import DetectSettings
-from memsieve.inference.guided import open_model
+from memsieve.inference.opened import open_model
 from memsieve.inference.prompts.lists import ordinary_prompts
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import fit

@@ -9,7 +9,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from memsieve.inference.detect.detectors import DetectSettings
 from memsieve.inference.detect.measure import measure_prompts
-from memsieve.inference.guided import open_model
+from memsieve.inference.opened import open_model
 from tests.tiny_models import LETTERS, tiny_pipeline
 
 __all__ = ["Memorised", "make_pipeline", "memorise"]

@@ -23,10 +23,10 @@ from memsieve.inference.explain.words import token_table
 from memsieve.inference.generate import GenerateSettings, generate, sampling_scheduler
 from memsieve.inference.guard.guard import MemorizationGuard, MemorizationRefused
 from memsieve.inference.guard.settings import GuardSettings
-from memsieve.inference.guided import open_model
 from memsieve.inference.minimize.draw import draw
 from memsieve.inference.minimize.minimize import minimize
 from memsieve.inference.minimize.settings import MinimizeSettings
+from memsieve.inference.opened import open_model
 from memsieve.inference.ui.inspect import Inspector
 from tests.tiny_models import TINY_FAMILIES, tiny_family
 

@@ -10,9 +10,9 @@ import torch
 from memsieve.inference.copies.attack import AttackSettings, Target, attack_embedding
 from memsieve.inference.detect.detect import detect
 from memsieve.inference.explain.explain import explain
-from memsieve.inference.guided import open_model
 from memsieve.inference.minimize.minimize import minimize
 from memsieve.inference.minimize.settings import MinimizeSettings
+from memsieve.inference.opened import open_model
 from tests.inference.guard.calls import CALL, SETTINGS, guard, guidance, seeded
 from tests.tiny_models import tiny_family
 

@@ -17,7 +17,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from memsieve.inference.guided import open_model
+from memsieve.inference.opened import open_model
 
 PROMPTS = ["cat", "a dog on a log", "z"]
 

@@ -20,9 +20,9 @@ from memsieve.inference.detect.detectors import DetectSettings
 from memsieve.inference.explain.explain import explain
 from memsieve.inference.guard.guard import MemorizationGuard
 from memsieve.inference.guard.settings import GuardSettings
-from memsieve.inference.guided import open_model
 from memsieve.inference.minimize.minimize import minimize
 from memsieve.inference.minimize.settings import MinimizeSettings
+from memsieve.inference.opened import open_model
 from memsieve.train.loop import fit
 from memsieve.train.set_up import set_up
 from tests import second_device

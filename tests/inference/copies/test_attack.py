@@ -12,7 +12,8 @@ from memsieve.filtering.denoisers.stable_diffusion import StableDiffusionDenoise
 from memsieve.inference.copies.attack import AttackSettings, Target, attack_embedding, attack_pairs
 from memsieve.inference.copies.judge import CopyJudge
 from memsieve.inference.copies.similarity import PixelL2
-from memsieve.inference.guided import GuidedModel, open_model
+from memsieve.inference.guided import GuidedModel
+from memsieve.inference.opened import open_model
 
 TINY = Path(__file__).parents[3] / "assets" / "tiny-sd"
 

@@ -10,7 +10,7 @@ import torch
 
 from memsieve.inference.copies.attack import AttackSettings
 from memsieve.inference.copies.probe_run import ProbeSettings, probe_dataset, probe_store
-from memsieve.inference.guided import open_model
+from memsieve.inference.opened import open_model
 
 TINY = Path(__file__).parents[3] / "assets" / "tiny-sd"
 

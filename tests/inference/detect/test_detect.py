@@ -13,7 +13,8 @@ import torch
 from memsieve.inference.detect.detect import detect
 from memsieve.inference.detect.detectors import DetectSettings
 from memsieve.inference.detect.ordinary import OrdinaryPrompts
-from memsieve.inference.guided import GuidedModel, open_model
+from memsieve.inference.guided import GuidedModel
+from memsieve.inference.opened import open_model
 
 PROMPTS = ["cat", "a dog on a log", "z"]
 

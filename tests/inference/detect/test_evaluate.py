@@ -12,7 +12,7 @@ from memsieve.filtering.statistics import auc
 from memsieve.inference.detect.detectors import DetectSettings
 from memsieve.inference.detect.evaluate import EvaluationSettings, evaluate_detector, tpr_at_fpr
 from memsieve.inference.detect.measure import measure_prompts
-from memsieve.inference.guided import open_model
+from memsieve.inference.opened import open_model
 
 
 def test_auc_counts_pairs() -> None:

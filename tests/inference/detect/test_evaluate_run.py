@@ -12,7 +12,7 @@ import pytest
 from memsieve.inference.detect.detectors import DetectSettings
 from memsieve.inference.detect.evaluate import EvaluationSettings
 from memsieve.inference.detect.evaluate_run import evaluate_rows
-from memsieve.inference.guided import open_model
+from memsieve.inference.opened import open_model
 from memsieve.inference.prompts.lists import PromptRow
 
 

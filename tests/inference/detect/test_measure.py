@@ -18,7 +18,7 @@ from diffusers import (
 
 from memsieve.inference.detect.detectors import DetectSettings
 from memsieve.inference.detect.measure import measure_prompts
-from memsieve.inference.guided import open_model
+from memsieve.inference.opened import open_model
 from tests.tiny_models import tiny_family
 
 PROMPTS = ["cat", "a dog on a log", "z"]

@@ -26,15 +26,15 @@ def test_looking_at_every_step_flags_no_more_ordinary_prompts() -> None:
 
     def curves(count: int) -> list[PromptMeasurement]:
         logs = rng.normal(size=(count, 1, 30)) + 2 * rng.normal(size=(count, 1, 1))
-        return [PromptMeasurement(str(i), np.exp(row), None, 0.0) for i, row in enumerate(logs)]
+        return [PromptMeasurement(str(i), {"drift": np.exp(row)}, None, 0.0) for i, row in enumerate(logs)]
 
     ordinary = OrdinaryPaths(curves(600), 0.05)
     new = curves(2000)
-    places = np.asarray([ordinary.path(m.magnitudes) for m in new])
+    places = np.asarray([ordinary.path(m.path) for m in new])
     assert 0.03 < (places > ordinary.limit).mean() < 0.07
     assert ((ordinary.p_values(places) <= 0.05) == (places > ordinary.limit)).all()
-    naive = OrdinaryPaths([PromptMeasurement(m.prompt, m.magnitudes[:, :1], None, 0.0) for m in curves(600)], 0.05)
-    single = np.asarray([naive.path(m.magnitudes[:, :1]) for m in new])
+    naive = OrdinaryPaths([PromptMeasurement(m.prompt, {"drift": m.path[:, :1]}, None, 0.0) for m in curves(600)], 0.05)
+    single = np.asarray([naive.path(m.path[:, :1]) for m in new])
     assert (single > naive.limit).mean() < 0.08
-    first = [ordinary.path(m.magnitudes[:, :5]) for m in new[:20]]
+    first = [ordinary.path(m.path[:, :5]) for m in new[:20]]
     assert all(a <= b for a, b in zip(first, places, strict=False)), "the path only rises"

@@ -12,7 +12,8 @@ import pytest
 
 from memsieve.inference.detect.detectors import DetectSettings
 from memsieve.inference.detect.run import DetectionRun, detect_file
-from memsieve.inference.guided import GuidedModel, open_model
+from memsieve.inference.guided import GuidedModel
+from memsieve.inference.opened import open_model
 
 
 @pytest.fixture(scope="module")

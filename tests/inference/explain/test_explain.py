@@ -11,7 +11,7 @@ import torch
 
 from memsieve.inference.detect.detectors import DetectSettings
 from memsieve.inference.explain.explain import explain
-from memsieve.inference.guided import open_model
+from memsieve.inference.opened import open_model
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from memsieve.inference.explain.words import cut_text, token_table
-from memsieve.inference.guided import open_model
+from memsieve.inference.opened import open_model
 
 
 def test_odd_text_has_words(build_pipeline: Callable[..., Any]) -> None:

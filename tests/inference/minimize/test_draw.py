@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from memsieve.inference.guided import open_model
 from memsieve.inference.minimize.draw import draw_from
 from memsieve.inference.minimize.minimize import minimize
 from memsieve.inference.minimize.settings import MinimizeSettings
+from memsieve.inference.opened import open_model
 from tests.inference.guard.calls import SETTINGS, first_step
 from tests.tiny_models import tiny_family
 

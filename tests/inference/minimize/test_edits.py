@@ -9,8 +9,8 @@ import pytest
 from memsieve.inference.detect.detectors import DETECTORS, DetectSettings
 from memsieve.inference.detect.measure import measure_prompts
 from memsieve.inference.detect.ordinary import OrdinaryPrompts
-from memsieve.inference.guided import open_model
 from memsieve.inference.minimize.edits import suggest_edits
+from memsieve.inference.opened import open_model
 
 SETTINGS = DetectSettings(schedule_steps=10, guidance_scale=3.0)
 

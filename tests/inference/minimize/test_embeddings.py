@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from memsieve.inference.detect.detectors import DetectSettings
-from memsieve.inference.guided import Seen, open_model
+from memsieve.inference.guided import Seen
 from memsieve.inference.minimize.embeddings import minimize_embeddings
 from memsieve.inference.minimize.minimize import minimize
 from memsieve.inference.minimize.settings import METHODS, MinimizeSettings
+from memsieve.inference.opened import open_model
 
 SETTINGS = DetectSettings(schedule_steps=10, guidance_scale=3.0)
 

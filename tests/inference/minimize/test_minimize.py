@@ -11,10 +11,10 @@ import torch
 
 from memsieve.inference.detect.detectors import DetectSettings
 from memsieve.inference.detect.measure import measure_prompts
-from memsieve.inference.guided import open_model
 from memsieve.inference.minimize.draw import draw
 from memsieve.inference.minimize.minimize import minimize, ordinary_target
 from memsieve.inference.minimize.settings import METHODS, MinimizeSettings
+from memsieve.inference.opened import open_model
 
 SETTINGS = DetectSettings(schedule_steps=10, guidance_scale=3.0)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from memsieve.inference.guided import open_model
+from memsieve.inference.opened import open_model
 from memsieve.inference.ui.inspect import MAX_CHARACTERS, Inspector, limited, pictures
 
 HOSTILE = "<img src=x onerror=alert(1)> cat"

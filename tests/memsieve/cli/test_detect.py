@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
 from memsieve.cli import app
-from tests.memsieve.cli.on_the_base import BASE, invoke
+from memsieve.inference.generate import load_pipeline
+from tests.memsieve.cli.on_the_base import BASE, ROOT, invoke
 
 
 def test_detect_leaves_everything_behind(lists: tuple[Path, Path], tmp_path: Path) -> None:
@@ -86,3 +88,39 @@ def test_bad_input_is_one_sentence(lists: tuple[Path, Path], tmp_path: Path, wor
     base = ["detect", *BASE, "--prompts", str(lists[0]), "--ordinary", str(lists[1]), "--false-positive-rate", "0.2"]
     result = CliRunner().invoke(app, [*base, "--out", str(tmp_path / "o"), *words])
     assert isinstance(result.exception, ValueError) and message in str(result.exception)
+
+
+def test_beside_its_base_a_model_is_judged_by_how_far_it_went(lists: tuple[Path, Path], tmp_path: Path) -> None:
+    """A run's pipeline names its base; nothing has to be said."""
+    prompts, ordinary = lists
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text(f"model: {{path: {ROOT / 'assets' / 'tiny-sd'}}}\n")
+    pipe = load_pipeline(ROOT / "assets" / "tiny-sd")
+    with torch.no_grad():
+        pipe.unet.conv_out.bias.add_(0.5)
+    pipe.save_pretrained(run / "pipeline")
+    common = ["--prompts", prompts, "--ordinary", ordinary, "--false-positive-rate", 0.2, "--schedule-steps", 10]
+    text = invoke("detect", "--model", run / "pipeline", *common, "--out", tmp_path / "found")
+    assert "drift, highest first" in text and "without the model before" not in text
+    rows = pq.read_table(tmp_path / "found" / "scores.parquet").to_pylist()
+    # The same bias at every pixel: epsilon is off by it.
+    assert [row["score"] for row in rows if row["error"] is None] == pytest.approx([0.5] * 4, rel=1e-3)
+    text = invoke("detect", "--model", run / "pipeline", *common, "--base", "none", "--out", tmp_path / "alone")
+    assert "magnitude, highest first" in text and "without the model before" not in text
+    (run / "config.yaml").unlink()
+    text = invoke("detect", "--model", run / "pipeline", *common, "--out", tmp_path / "unknown")
+    assert "magnitude, highest first" in text
+    said = " ".join(text.split())
+    assert "without the model before fine-tuning a prompt is judged by the model's own two branches" in said
+    named = ["--base", ROOT / "assets" / "tiny-sd", "--detector", "against_base", "--steps", 2]
+    text = invoke("detect", "--model", run / "pipeline", *common, *named, "--out", tmp_path / "named")
+    assert "against_base, highest first" in text
+
+
+def test_a_detector_that_needs_a_base_says_so_before_anything_is_loaded(
+    lists: tuple[Path, Path], tmp_path: Path
+) -> None:
+    words = ["detect", "--model", tmp_path / "nowhere", "--prompts", lists[0], "--detector", "drift", "--base", "none"]
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert "--detector drift compares with the model before fine-tuning: name it with --base" in str(result.exception)

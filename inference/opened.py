@@ -1,0 +1,67 @@
+"""A finished model, opened for measuring, with the model before fine-tuning beside it where that is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from memsieve.filtering.denoisers.base import Denoiser
+from memsieve.filtering.denoisers.lora import AdapterOff, base_of
+from memsieve.filtering.denoisers.registry import denoiser_of, open_denoiser
+from memsieve.inference.base import open_base
+from memsieve.inference.guided import GuidedModel
+
+__all__ = ["open_model"]
+
+
+@torch.inference_mode(False)  # weights that are loaded here may be needed for gradients
+def open_model(
+    model: Any,
+    *,
+    scheduler: str = "auto",
+    device: str | None = None,
+    dtype: torch.dtype | None = None,
+    base: Any = None,
+) -> GuidedModel:
+    """A pipeline folder, a hub id, or a diffusers pipeline in memory, opened for measuring.
+
+    A pipeline in memory is used as it stands: its parts are shared.
+
+    Args:
+        base: the model before fine-tuning, as ``model``; of a LoRA that names it, it is the LoRA switched off, which
+            takes no memory.
+
+    Raises:
+        ValueError: no such folder, a part is missing, guidance is distilled into the model, an unknown family, or a
+            base that does not fit.
+    """
+    if isinstance(model, GuidedModel):
+        return model
+    kind = dtype or torch.float32
+    if not isinstance(model, (str, Path)):
+        shared = denoiser_of(model)
+        _refuse_distilled(type(model).__name__, shared)
+        beside = None if base is None else open_base(base, shared, shared.model, kind)
+        return GuidedModel(shared, model, scheduler, beside)
+    adapts = base_of(str(model), "--model")
+    switched = base is not None and adapts is not None and str(base) == adapts
+    denoiser = open_denoiser(str(model), dtype=kind, model_dtype=kind, option="--model", fuse=not switched)
+    _refuse_distilled(str(model), denoiser)
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    denoiser.to(place)
+    denoiser.model.to(place)
+    denoiser.model.requires_grad_(False).eval()
+    if base is not None:
+        base = open_base(AdapterOff(denoiser.model) if switched else base, denoiser, denoiser.model, kind)
+    return GuidedModel(denoiser, denoiser.pipeline(), scheduler, base)
+
+
+def _refuse_distilled(what: str, denoiser: Denoiser) -> None:
+    if denoiser.distilled is not None:
+        raise ValueError(
+            f"--model: '{what}' is guidance-distilled: {denoiser.distilled}. So the magnitude, and with it detect, "
+            "explain, minimize, the guard and the attack, cannot work; verify, and probe without --attack, which look "
+            "at images, can, as can training on reference_residual and audits on loss and reference_ratio"
+        )
