@@ -81,8 +81,8 @@ def _as_tensor(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(array))
 
 
-def decode_image(data: bytes, config: DataConfig) -> Image.Image:
-    """The upright RGB image in ``data``: EXIF rotation applied, transparency laid on white, first frame only.
+def decode_image(data: bytes, config: DataConfig, ground: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
+    """The upright RGB image in ``data``: EXIF rotation applied, transparency laid on ``ground``, first frame only.
 
     Pixels of 16 bits are scaled to 8, those of 32 bits by their values: up to 255 they are 8-bit values, up to 65535
     16-bit ones. A PNG's text and colour profile are left unread where they are large.
@@ -92,15 +92,15 @@ def decode_image(data: bytes, config: DataConfig) -> Image.Image:
             range is not known.
     """
     try:
-        return _decoded(data, config)
+        return _decoded(data, config, ground)
     except BadSample:
         smaller = without_large_text(data)
         if smaller is None:
             raise
-        return _decoded(smaller, config)
+        return _decoded(smaller, config, ground)
 
 
-def _decoded(data: bytes, config: DataConfig) -> Image.Image:
+def _decoded(data: bytes, config: DataConfig, ground: tuple[int, int, int]) -> Image.Image:
     try:
         with warnings.catch_warnings():
             # PIL warns at half of its own limit; the limit that counts here is ours, checked below.
@@ -120,22 +120,21 @@ def _decoded(data: bytes, config: DataConfig) -> Image.Image:
         )
     try:
         image.load()
-        return _to_rgb(ImageOps.exif_transpose(image))
+        return _to_rgb(ImageOps.exif_transpose(image), ground)
     except BadSample:
         raise
     except Exception as error:  # as above: zlib, struct, SyntaxError, OSError, by format
         raise BadSample(f"the image is truncated or corrupt: {error}", "bad_image") from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, ground: tuple[int, int, int]) -> Image.Image:
     if image.mode in _SIXTEEN_BIT:
         image = _eight_bit(image)
     if image.mode == "F":
         raise BadSample("the image has floating-point pixels, whose range is not known", "bad_image")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layer).convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, (*ground, 255)), layer).convert("RGB")
     return image.convert("RGB")
 
 
