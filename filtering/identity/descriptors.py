@@ -213,7 +213,7 @@ def _torch_script(file: Path, device: str) -> Callable[[npt.NDArray[Any]], npt.N
     import torch
 
     try:
-        model = torch.jit.load(str(file), map_location=device).eval()  # type: ignore[no-untyped-call]
+        model = torch.jit.load(str(file), map_location=device).eval()
     except RuntimeError as error:
         raise SettingsError(f"--describe '{file}' is no TorchScript model: {str(error).splitlines()[0]}") from error
 
