@@ -195,9 +195,9 @@ FOLDERS = {
     "evidence": set(),
     "rules": {"evidence"},
     "denoisers": set(),
-    "identity": set(),
-    "data": {"evidence"},
-    "audit": {"evidence", "data", "denoisers"},
+    "identity": {"data"},
+    "data": set(),
+    "audit": {"evidence", "data", "denoisers", "identity"},
 }
 """Which folders of filtering/ each of them may import, besides itself; "" stands for the files at its top. What decides
 knows neither data nor models, data and models know nothing of each other, and an audit is known to none of them."""
