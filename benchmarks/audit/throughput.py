@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from memsieve.filtering.audit.config import AuditConfig
+from memsieve.filtering.audit.describing import Describer
 from memsieve.filtering.audit.folder import AuditFolder
 from memsieve.filtering.audit.scorer import AuditScorer
 from memsieve.filtering.audit.tasks import Tasks
@@ -109,7 +110,7 @@ def _audit(work: Path, model: Path, scorer: AuditScorer, shards: Sequence[Path],
     config = _config(model, [str(shard) for shard in shards], **more)
     folder, tasks = AuditFolder(out), Tasks(config.data)
     folder.write_settings({"tasks": []})
-    worker = Worker(AuditJob(folder, config, "", ""), tasks, scorer)
+    worker = Worker(AuditJob(folder, config, "", ""), tasks, scorer, Describer([], config.data))
     markers: list[Any] = []
     times = _timed(lambda: markers.extend(marker for _, marker in worker.run_all(tasks.all)))
     assert all(marker.failed == 0 for marker in markers)

@@ -38,6 +38,8 @@ class AuditConfig(Settings):
     """Parts of t that every so many visits cover once."""
     batch_size: int = Field(default=16, ge=1)
     """Samples per forward."""
+    describe: list[PathText] = []
+    """Descriptors of the pictures, for groups of near-duplicates: pdq, sscd, sscd_distilled, or the file of a model."""
     prefetch: int = Field(default=2, ge=0, le=64)
     """Batches that are read and decoded ahead by a thread; 0 decodes between the forwards."""
 
@@ -68,8 +70,11 @@ class AuditRun(AuditConfig):
         return AuditConfig.model_validate(self.model_dump(include=names, exclude_unset=True))
 
 
-def deciding(config: AuditConfig, model: dict[str, Any] | None) -> dict[str, Any]:
-    """Everything that rows and scores are a function of, besides the shard itself, in values that JSON can hold.
+def deciding(
+    config: AuditConfig, model: dict[str, Any] | None, described: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """Everything that rows and scores are a function of, besides the shard itself, in values that JSON can hold;
+    ``described`` are the columns of descriptors and what they are made by.
 
     The batch size, prefetching, device and engine are not among it: they move a score by no more than rounding does.
     """
@@ -77,7 +82,8 @@ def deciding(config: AuditConfig, model: dict[str, Any] | None) -> dict[str, Any
     values: dict[str, Any] = {"format": FORMAT, "data": {name: data[name] for name in _OF_DATA}, "model": model}
     if model is not None:
         values |= {"seed": config.seed, "draws": config.draws, "strata": config.strata}
-    return values
+    # Said where it is so, so that audits without descriptors keep their hash.
+    return values | ({"described": described} if described else {})
 
 
 def config_hash(values: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from memsieve.filtering.audit.config import AuditConfig
+from memsieve.filtering.audit.describing import Describer
 from memsieve.filtering.audit.folder import AuditFolder, Marker
 from memsieve.filtering.audit.tasks import Task, Tasks
 from memsieve.filtering.audit.work import Advance, AuditJob, UnreachableError, Worker
@@ -48,7 +49,7 @@ class _Actor:
             raise SettingsError(f"the model at '{settings.model}' is another one on this node than on the driver's")
         tasks = Tasks(settings.data, known=[])
         job = AuditJob(AuditFolder(Path(root)), settings, config_hash, model_hash)
-        self.worker = Worker(job, tasks, scorer)
+        self.worker = Worker(job, tasks, scorer, Describer(settings.describe, settings.data))
 
     def ready(self) -> int:
         """The process, once the model is there."""

@@ -8,6 +8,7 @@ import hashlib
 import os
 import secrets
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -86,15 +87,16 @@ def describe_image(record: dict[str, Any], image: Image.Image) -> None:
 class RowWriter:
     """Writes rows to ``path`` under a temporary name, in row groups, so that memory does not grow with the shard.
 
-    A context manager: the file appears under its own name, flushed to disk, only where nothing was raised.
+    A context manager: the file appears under its own name, flushed to disk, only where nothing was raised. ``more`` are
+    columns beside those of every audit.
     """
 
-    def __init__(self, path: Path, metadata: dict[str, str]) -> None:
+    def __init__(self, path: Path, metadata: dict[str, str], more: Sequence[pa.Field] = ()) -> None:
         self.path = path
         # Containers may share a host name and process numbers.
         mine = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self.temporary = path.with_name(f".{path.stem}.{mine}.tmp")
-        self._schema = SCORES_SCHEMA.with_metadata(metadata)
+        self._schema = pa.schema([*SCORES_SCHEMA, *more]).with_metadata(metadata)
         self._rows: list[dict[str, Any]] = []
         self.count = 0
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from memsieve.filtering.audit.config import AuditConfig, config_hash, deciding
+from memsieve.filtering.audit.describing import Describer
 from memsieve.filtering.audit.folder import AuditFolder, Marker
 from memsieve.filtering.audit.ray_engine import RayCluster, run_on_ray
 from memsieve.filtering.audit.scorer import AuditScorer
@@ -90,7 +91,8 @@ def score_shards(
         # The driver of a cluster only has to know which model it is.
         where = _device(device) if ray is None else "cpu"
         scorer = AuditScorer(config, where) if config.model is not None else None
-        job = _settle(folder, config, scorer, tasks, rank, rescore)
+        describer = Describer(config.describe, config.data, where)
+        job = _settle(folder, config, (scorer, describer), tasks, rank, rescore)
         mine = tasks.all[rank::world]
         states = [task_state(folder, tasks, task, job.config_hash) for task in mine]
         todo = [state.task for state in states if state.state != "done"]
@@ -99,7 +101,7 @@ def score_shards(
         if ray is not None:
             results = run_on_ray(job, todo, ray, callbacks.advance)
         else:
-            results = _here(Worker(job, tasks, scorer), todo, callbacks.advance)
+            results = _here(Worker(job, tasks, scorer, describer), todo, callbacks.advance)
         return _outcome(results, len(mine) - len(todo), callbacks.finished)
 
 
@@ -135,7 +137,12 @@ def _here(worker: Worker, todo: list[Task], advance: Advance | None) -> Iterator
 
 
 def _settle(
-    folder: AuditFolder, config: AuditConfig, scorer: AuditScorer | None, tasks: Tasks, rank: int, rescore: bool
+    folder: AuditFolder,
+    config: AuditConfig,
+    by: tuple[AuditScorer | None, Describer],
+    tasks: Tasks,
+    rank: int,
+    rescore: bool,
 ) -> AuditJob:
     """Write the audit's settings, or see that they are those it was begun with; rank 0 does, and the others wait.
 
@@ -143,8 +150,9 @@ def _settle(
         SettingsError: they are not, and ``rescore`` is off; or tasks of before are not named now.
     """
     # Not before the scorer is there, which sets the resolution where none was named.
+    scorer, describer = by
     model = scorer.describe() if scorer is not None else None
-    values = deciding(config, model)
+    values = deciding(config, model, describer.identities)
     job = AuditJob(folder, config, config_hash(values), str(model["hash"]) if model is not None else None)
     if rank > 0:
         folder.wait_for_settings(job.config_hash)

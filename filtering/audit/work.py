@@ -12,6 +12,7 @@ import torch
 
 from memsieve.filtering.audit.ahead import run_ahead
 from memsieve.filtering.audit.config import AuditConfig
+from memsieve.filtering.audit.describing import Described, Describer
 from memsieve.filtering.audit.folder import AuditFolder, Marker
 from memsieve.filtering.audit.records import RowWriter, describe_image, new_record
 from memsieve.filtering.audit.scorer import AuditScorer
@@ -49,7 +50,8 @@ class UnreachableError(OSError):
 
 @dataclass(slots=True)
 class _Batch:
-    """Rows in the order of the shard; ``places`` says which of them have a score, and where it will be written.
+    """Rows in the order of the shard; ``places`` says which of them have a score, and where it will be written;
+    ``described`` the same of descriptors, which are there when the batch is.
 
     ``contents``, ``captions`` and ``pixels`` are of the pairs that are scored, ``fresh`` their scores: copies of a pair
     share them.
@@ -57,6 +59,7 @@ class _Batch:
 
     records: list[dict[str, Any]] = field(default_factory=list)
     places: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    described: list[tuple[int, Described]] = field(default_factory=list)
     fresh: list[dict[str, Any]] = field(default_factory=list)
     contents: list[str] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
@@ -78,10 +81,12 @@ class Worker:
 
     Args:
         scorer: None looks at the data alone.
+        describer: of what the job's settings ask for.
     """
 
-    def __init__(self, job: AuditJob, tasks: Tasks, scorer: AuditScorer | None) -> None:
-        self.job, self.config, self.tasks, self.scorer = job, job.config, tasks, scorer
+    def __init__(self, job: AuditJob, tasks: Tasks, scorer: AuditScorer | None, describer: Describer) -> None:
+        self.job, self.config, self.tasks = job, job.config, tasks
+        self.scorer, self.describer = scorer, describer
 
     def run(self, task: Task, advance: Advance | None = None) -> Marker:
         """Do one task: its Parquet file, then its marker. Doing it again gives the same rows.
@@ -124,7 +129,7 @@ class Worker:
         scored = 0
         path = self.job.folder.scores(task)
         metadata = {"memsieve.task": printable(task.name), "memsieve.config_hash": self.job.config_hash}
-        with RowWriter(path, metadata) as writer:
+        with RowWriter(path, metadata, self.describer.fields) as writer:
             while isinstance(batch := next(pieces), _Batch):
                 self._score(batch)
                 writer.add(batch.records)
@@ -171,6 +176,7 @@ class Worker:
         would depend on what else was audited, and on where an audit was stopped."""
         batch = _Batch()
         pairs: dict[tuple[str, str], dict[str, Any]] = {}
+        self.describer.begin()
         size = self.tasks.size(task)
         for part, raw in self.tasks.read(task):
             if raw.status == "unreachable":
@@ -178,9 +184,11 @@ class Worker:
             self._add(batch, raw, part, pairs)
             batch.progress = min(raw.span[1] / size, 1.0) if size else 0.0
             if len(batch.fresh) >= self.config.batch_size or len(batch.records) >= PENDING:
+                self.describer.fill()
                 yield batch
                 batch = _Batch()
         if batch.records:
+            self.describer.fill()
             yield batch
 
     def _add(self, batch: _Batch, raw: RawRow, part: int, pairs: dict[tuple[str, str], dict[str, Any]]) -> None:
@@ -193,6 +201,7 @@ class Worker:
             check_image_size(len(raw.image), self.config.data)
             image = decode_image(raw.image, self.config.data)
             describe_image(record, image)
+            batch.described.append((len(batch.records) - 1, self.describer.add(raw.image, image)))
         except BadSample as error:
             record["status"], record["error"] = error.status, printable(str(error))
             return
@@ -215,5 +224,5 @@ class Worker:
             found = self.scorer.score(batch.contents, batch.captions, torch.stack(batch.pixels))
             for columns, values in zip(batch.fresh, found, strict=True):
                 columns.update(values)
-        for place, columns in batch.places:
+        for place, columns in [*batch.places, *batch.described]:
             batch.records[place].update(columns)

@@ -21,7 +21,17 @@ from pydantic import Field, PositiveFloat
 
 from memsieve.filtering.settings import Settings, SettingsError, expand_home, parse_settings
 
-__all__ = ["DESCRIPTORS", "Descriptor", "FromFile", "Kind", "Pdq", "Preprocessing", "arrow_type", "open_descriptor"]
+__all__ = [
+    "DESCRIPTORS",
+    "Descriptor",
+    "FromFile",
+    "Kind",
+    "Pdq",
+    "Preprocessing",
+    "arrow_type",
+    "describe",
+    "open_descriptor",
+]
 
 Kind = Literal["bits", "floats"]
 DESCRIPTORS: Final = ("pdq", "sscd", "sscd_distilled")
@@ -47,9 +57,20 @@ class Descriptor(Protocol):
     width: int
     identity: str
 
-    def describe(self, pictures: Sequence[Image.Image]) -> list[npt.NDArray[Any] | None]:
-        """A row [width] of each RGB picture; None where it says nothing of it."""
+    def prepare(self, picture: Image.Image) -> npt.NDArray[Any] | None:
+        """What ``rows`` takes of an RGB picture, small where the picture is large; None where nothing is said of it."""
         ...
+
+    def rows(self, prepared: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any] | None]:
+        """A row [width] of each picture; None where it says nothing of it."""
+        ...
+
+
+def describe(descriptor: Descriptor, pictures: Sequence[Image.Image]) -> list[npt.NDArray[Any] | None]:
+    """A row [width] of each RGB picture; None where ``descriptor`` says nothing of it."""
+    prepared = [descriptor.prepare(picture) for picture in pictures]
+    rows = iter(descriptor.rows([one for one in prepared if one is not None]))
+    return [None if one is None else next(rows) for one in prepared]
 
 
 def arrow_type(descriptor: Descriptor) -> pa.DataType:
@@ -109,13 +130,14 @@ class Pdq:
         self.name, self.identity = "pdq", "pdqhash"
         self._compute: Callable[..., tuple[npt.NDArray[Any], int]] = pdqhash.compute
 
-    def describe(self, pictures: Sequence[Image.Image]) -> list[npt.NDArray[Any] | None]:
-        """256 bits [32] uint8 of each picture; None where its quality is below ``PDQ_QUALITY``."""
-        found: list[npt.NDArray[Any] | None] = []
-        for picture in pictures:
-            bits, quality = self._compute(np.asarray(picture.convert("RGB")))
-            found.append(np.packbits(bits) if quality >= PDQ_QUALITY else None)
-        return found
+    def prepare(self, picture: Image.Image) -> npt.NDArray[Any] | None:
+        """256 bits [32] uint8; None where the quality is below ``PDQ_QUALITY``."""
+        bits, quality = self._compute(np.asarray(picture.convert("RGB")))
+        return np.packbits(bits) if quality >= PDQ_QUALITY else None
+
+    def rows(self, prepared: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any] | None]:
+        """As they were prepared."""
+        return list(prepared)
 
 
 class Preprocessing(Settings):
@@ -129,10 +151,13 @@ class Preprocessing(Settings):
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.229, 0.224, 0.225)
 
-    def batch(self, pictures: Sequence[Image.Image]) -> npt.NDArray[Any]:
-        """The input of ``pictures``."""
-        size = (self.side, self.side)
-        array = np.stack([np.asarray(p.convert("RGB").resize(size, Image.Resampling.BILINEAR)) for p in pictures])
+    def square(self, picture: Image.Image) -> npt.NDArray[np.uint8]:
+        """The picture, resized: uint8 [side, side, 3]."""
+        return np.asarray(picture.convert("RGB").resize((self.side, self.side), Image.Resampling.BILINEAR))
+
+    def batch(self, squares: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[Any]:
+        """The input of pictures that ``square`` made."""
+        array: npt.NDArray[Any] = np.stack(list(squares))
         if self.scale == "unit":
             array = (array.astype(np.float32) / 255.0 - np.array(self.mean, np.float32)) / np.array(
                 self.std, np.float32
@@ -169,7 +194,7 @@ class FromFile:
         self.identity = hashlib.sha256(file.read_bytes()).hexdigest()
         self._embed = _onnx(file) if file.suffix == ".onnx" else _torch_script(file, device)
         try:
-            tried = self._rows([Image.new("RGB", (32, 32), (90, 160, 30))])
+            tried = self._embed(preprocessing.batch([preprocessing.square(Image.new("RGB", (32, 32), (90, 160, 30)))]))
         except SettingsError:
             raise
         except Exception as error:  # a model of somebody's own can fail in any way
@@ -181,19 +206,20 @@ class FromFile:
             )
         self.width = int(tried.shape[1])
 
-    def describe(self, pictures: Sequence[Image.Image]) -> list[npt.NDArray[Any] | None]:
+    def prepare(self, picture: Image.Image) -> npt.NDArray[Any] | None:
+        """uint8 [side, side, 3]."""
+        return self._preprocessing.square(picture)
+
+    def rows(self, prepared: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any] | None]:
         """Rows [width] float16; None where the model's numbers are not finite, or all 0."""
         found: list[npt.NDArray[Any] | None] = []
-        for start in range(0, len(pictures), _BATCH):
-            rows = self._rows(pictures[start : start + _BATCH]).astype(np.float32)
+        for start in range(0, len(prepared), _BATCH):
+            rows = self._embed(self._preprocessing.batch(prepared[start : start + _BATCH])).astype(np.float32)
             lengths = np.linalg.norm(rows, axis=1)
             for row, length in zip(rows, lengths, strict=True):
                 usable = np.isfinite(length) and length > 0
                 found.append((row / length).astype(np.float16) if usable else None)
         return found
-
-    def _rows(self, pictures: Sequence[Image.Image]) -> npt.NDArray[Any]:
-        return self._embed(self._preprocessing.batch(pictures))
 
 
 def _onnx(file: Path) -> Callable[[npt.NDArray[Any]], npt.NDArray[Any]]:

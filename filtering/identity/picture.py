@@ -28,14 +28,19 @@ class Seen:
     reason: str | None = None
 
 
-def seen_picture(data: bytes, config: DataConfig) -> Seen:
+def seen_picture(data: bytes, config: DataConfig, decoded: Image.Image | None = None) -> Seen:
     """The picture in ``data``, transparency laid on white, as training sees it; where nothing is to be seen so, on
     black: an icon in white on a transparent ground is no blank page. Of an animation the first frame.
+
+    Args:
+        data: the file.
+        config: limits of what is decoded.
+        decoded: what ``decode_image`` made of it, where that is known.
 
     Raises:
         BadSample: as ``decode_image``.
     """
-    picture = decode_image(data, config)
+    picture = decode_image(data, config) if decoded is None else decoded
     if not is_flat(picture):
         return Seen(picture)
     picture = decode_image(data, config, ground=(0, 0, 0))

