@@ -20,9 +20,9 @@ from PIL import Image
 
 from benchmarks.common import write_numbers
 from benchmarks.copying.samples import Row
-from memsieve.filtering.audit.groups import joined
 from memsieve.filtering.data.openmoji import ATTRIBUTION
 from memsieve.filtering.data.rows import content_id
+from memsieve.filtering.identity.phash import joined
 
 __all__ = ["build_once", "clusters", "first_of"]
 

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from memsieve.filtering.audit.folder import AuditFolder
-from memsieve.filtering.audit.groups import BITS, FEW
 from memsieve.filtering.audit.status import Status, finished_tasks
+from memsieve.filtering.identity.phash import BITS, FEW
 
 __all__ = ["BATCH", "AuditQuery", "Part", "Rows"]
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
 
 from memsieve.cli.audit.common import RunFolder
-from memsieve.cli.common import error_console
+from memsieve.cli.common import error_console, out_console
+
+if TYPE_CHECKING:
+    from memsieve.filtering.audit.group_check import CheckedDescriptor
+    from memsieve.filtering.audit.groups import Alike
 
 __all__ = ["groups"]
 
@@ -16,17 +21,97 @@ __all__ = ["groups"]
 def groups(
     run: RunFolder,
     out: Annotated[Path, typer.Option(help="Table to write, .parquet: what data.groups takes.")],
-    bits: Annotated[int, typer.Option(help="Bits of 64 in which hashes of one group may differ.")] = 4,
-    mirrored: Annotated[bool, typer.Option(help="Take mirrored images for the same.")] = True,
+    by: Annotated[
+        str | None,
+        typer.Option(help="phash, or what --describe wrote, as sscd; left out, what finds most edits of the data."),
+    ] = None,
+    threshold: Annotated[
+        str, typer.Option(help="Least cosine to the group's leader, of hashes most bits that may differ; or auto.")
+    ] = "auto",
+    check: Annotated[int, typer.Option(help="auto: pictures of the data whose edits are looked for.")] = 300,
+    false_joins: Annotated[
+        float, typer.Option(help="auto: share of pictures that may be joined to a different one.")
+    ] = 0.01,
+    bits: Annotated[int, typer.Option(help="The threshold of phash: of 64 bits.")] = 4,
+    mirrored: Annotated[bool, typer.Option(help="phash: take mirrored images for the same.")] = True,
     partial: Annotated[bool, typer.Option(help="Go on although shards are missing or stale.")] = False,
 ) -> None:
-    """Join images that look alike: near-duplicates are one pair of the filter then. Needs no scores (--data-only)."""
-    from memsieve.filtering.audit.groups import group_audit
+    """Join images that look alike: near-duplicates are one pair of the filter then. Needs no scores (--data-only).
 
-    found = group_audit(run, out, bits, mirrored, partial)
+    An audit that was scored with --describe says on its own pictures what its descriptors find, and what they would
+    join falsely; without, images are compared by their perceptual hash. Exit code 4 where no descriptor tells pictures
+    of this kind apart: nothing is written then.
+    """
+    from memsieve.filtering.audit.groups import Alike, group_audit
+
+    if by == "phash" or (by is None and not _described(run)):
+        chosen = Alike("phash", bits, mirrored)
+    elif threshold != "auto":
+        if by is None:
+            raise ValueError(f"--threshold {threshold} needs --by: it is a number of one descriptor")
+        chosen = Alike(by, _number(threshold))
+    else:
+        chosen = _measured(run, by, check, false_joins, partial)
+    found = group_audit(run, out, chosen, partial=partial)
     error_console.print(
         f"{found.joined:,} of {found.images:,} images have near-duplicates: {found.groups:,} groups, the largest of "
         f"{found.largest:,}; set data.groups: {out}",
         markup=False,
         highlight=False,
     )
+
+
+def _described(run: Path) -> bool:
+    from memsieve.filtering.audit.folder import AuditFolder
+
+    return bool(AuditFolder(run).settings()["deciding"].get("described"))
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"--threshold = '{text}': must be a number, or auto") from None
+
+
+def _measured(run: Path, by: str | None, pictures: int, false_joins: float, partial: bool) -> Alike:
+    """The descriptor and the threshold that the check chooses, which is shown."""
+    from memsieve.cli.common import USELESS
+    from memsieve.filtering.audit.group_check import check_descriptors
+    from memsieve.filtering.audit.groups import Alike
+    from memsieve.filtering.audit.query import AuditQuery
+
+    if not 0.0 < false_joins < 0.5:
+        raise ValueError(f"--false-joins = {false_joins:g}: must lie between 0 and 0.5")
+    with AuditQuery() as query:
+        rows = query.add("audit", run, partial=partial)
+        checked = check_descriptors(query, rows, pictures, false_joins)
+    named = [one for one in checked if by in (None, one.by)]
+    if not named:
+        raise ValueError(f"--by {by}: the audit has {', '.join(one.by for one in checked)}")
+    _print_check(checked, false_joins)
+    best = named[0]
+    if not best.useful:
+        error_console.print(
+            f"no descriptor tells pictures of this kind apart: at {false_joins:.1%} false joins the best, {best.by}, "
+            f"finds {best.mean_recall:.0%} of the edits. Describe larger originals, take another descriptor, or join "
+            "by --by phash, which finds light edits alone",
+            style="red",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+        raise typer.Exit(USELESS)
+    return Alike(best.by, best.threshold)
+
+
+def _print_check(checked: list[CheckedDescriptor], false_joins: float) -> None:
+    table = Table("edit", *[one.by for one in checked], title=f"edits found again at {false_joins:.1%} false joins")
+    for edit in checked[0].recall:
+        table.add_row(edit, *[f"{one.recall[edit]:.0%}" for one in checked])
+    table.add_section()
+    table.add_row("mean", *[f"{one.mean_recall:.0%}" for one in checked])
+    table.add_row("threshold", *[f"{one.threshold:.3g}" for one in checked])
+    table.add_row("nearest other picture lies beyond it", *[f"{one.joined:.1%}" for one in checked])
+    table.add_row("pictures", *[f"{one.pictures}" for one in checked])
+    out_console.print(table)

@@ -12,12 +12,13 @@ import pytest
 import webdataset
 from PIL import Image, ImageEnhance, ImageOps
 
-from memsieve.filtering.audit.groups import BITS, group_audit, joined, mirrored
+from memsieve.filtering.audit.groups import Alike, group_audit
 from memsieve.filtering.audit.score import Outcome
 from memsieve.filtering.data.group_table import group_table
 from memsieve.filtering.data.openmoji import draw_pictures
 from memsieve.filtering.data.openmoji.names import list_emoji, miniature
 from memsieve.filtering.data.rows import content_id
+from memsieve.filtering.identity.phash import joined
 from memsieve.filtering.settings import SettingsError
 
 Audit = Callable[..., Outcome]
@@ -54,41 +55,6 @@ def recompressed(png: bytes, quality: int) -> bytes:
     return again.getvalue()
 
 
-def test_the_hash_of_the_mirrored_image_without_the_image(emoji: list[bytes]) -> None:
-    plain, turned = looks(emoji).tolist(), looks([mirror_of(png) for png in emoji]).tolist()
-    apart = [(mirrored(a) ^ b).bit_count() for a, b in zip(plain, turned, strict=True)]
-    assert np.median(apart) <= 2 and np.quantile(apart, 0.9) <= 4
-    unturned = [(a ^ b).bit_count() for a, b in zip(plain, turned, strict=True)]
-    assert np.quantile(unturned, 0.75) > 8, "most are not their own mirror image"
-
-
-def test_the_nearest_first_one_within_the_bits_and_no_chains() -> None:
-    base = int("0110" * 16, 2)
-    two, four, five = base ^ 0b11, base ^ 0b1111, base ^ 0b11111
-    other = int("0011" * 16, 2)
-    empty = 1 << 63  # an image without structure
-    hashes = np.array([base, other, two, five, four, base, empty, empty], dtype=np.uint64)
-    assert joined(hashes, 4, mirror=False).tolist() == [0, 1, 0, 3, 3, 0, 6, 7], "four lies nearer to five than to base"
-    assert joined(hashes, 1, mirror=False).tolist() == [0, 1, 2, 3, 3, 0, 6, 7]
-    assert joined(hashes, 0, mirror=False).tolist() == [0, 1, 2, 3, 4, 0, 6, 7]
-    turned = np.array([base, mirrored(two)], dtype=np.uint64)
-    assert joined(turned, 4).tolist() == [0, 0] and joined(turned, 4, mirror=False).tolist() == [0, 1]
-
-
-def test_it_finds_what_comparing_all_finds() -> None:
-    rng = np.random.default_rng(0)
-    firsts = rng.integers(0, 1 << 63, 40, dtype=np.uint64)
-    flips = [sum(1 << int(b) for b in rng.choice(BITS, rng.integers(0, 8), replace=False)) for _ in range(400)]
-    hashes = np.array([int(firsts[rng.integers(40)]) ^ flip for flip in flips], dtype=np.uint64)
-    expected: list[int] = []
-    for i, value in enumerate(hashes.tolist()):
-        leaders = sorted(set(expected))
-        apart = {j: (value ^ int(hashes[j])).bit_count() for j in leaders}
-        near = min(leaders, key=lambda j: (apart[j], j), default=-1)
-        expected.append(near if near >= 0 and apart[near] <= 6 else i)
-    assert joined(hashes, 6, mirror=False).tolist() == expected
-
-
 def test_near_duplicates_of_an_audit_are_one_group(emoji: list[bytes], audit: Audit, tmp_path: Path) -> None:
     ways = [mirror_of, lambda png: recompressed(png, 80), lambda png: recoloured(png, 0.9)]
     first = joined(looks(emoji), 10)
@@ -106,8 +72,11 @@ def test_near_duplicates_of_an_audit_are_one_group(emoji: list[bytes], audit: Au
     assert sum(table.get(copy) == original for copy, original in copies.items()) >= 27
     assert all(table[group] == group for group in table.values()) and found.joined == len(table)
     assert found.groups == len(set(table.values())) and found.largest == 4
-    plain = group_audit(tmp_path / "run", tmp_path / "plain.parquet", mirror=False)
+    plain = group_audit(tmp_path / "run", tmp_path / "plain.parquet", Alike(mirrored=False))
     assert plain.joined < found.joined, "a mirrored image is another one"
-    for bad, said in ({"out": tmp_path / "groups.csv"}, "must end in .parquet"), ({"bits": 40}, "between 0 and 16"):
+    for bad, said in (
+        ({"out": tmp_path / "groups.csv"}, "must end in .parquet"),
+        ({"alike": Alike(threshold=40)}, "between 0 and 16"),
+    ):
         with pytest.raises(SettingsError, match=said):
             group_audit(tmp_path / "run", **{"out": tmp_path / "x.parquet", **bad})

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import io
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 import webdataset
 from PIL import Image, ImageOps
 
+from memsieve.filtering.data.rows import content_id
+from memsieve.filtering.identity.edits import edited
+from tests.filtering.audit.test_group_check import Coarse
 from tests.filtering.audit.written import row, write_audit
+from tests.filtering.identity.test_descriptors import scene
 from tests.memsieve.auditing import run, said
 
 
@@ -41,7 +47,7 @@ def test_groups_of_images_that_look_alike(audited: Path, tmp_path: Path) -> None
     assert result.exit_code == 0, result.output
     assert "0 of 15 images have near-duplicates" in result.output, "six copies of one image's bytes are one image"
     table = pq.read_table(tmp_path / "groups.parquet")
-    assert table.column_names == ["content", "group"] and len(table) == 0
+    assert table.column_names[:2] == ["content", "group"] and len(table) == 0
 
 
 def test_mirrored_images_are_the_same_unless_that_is_switched_off(alike: Path, tmp_path: Path) -> None:
@@ -83,3 +89,44 @@ def test_an_audit_that_is_not_whole_is_refused_unless_partial_is_said(alike: Pat
 def test_a_table_of_another_kind_is_refused(alike: Path, tmp_path: Path) -> None:
     result = run("groups", alike, "--out", tmp_path / "groups.csv")
     assert isinstance(result.exception, ValueError) and "must end in .parquet" in str(result.exception)
+
+
+class Blind(torch.nn.Module):
+    """Says the same of every picture, to the eye of a threshold."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.adaptive_avg_pool2d(x, 1).flatten(1) * 1e-3 + 1.0
+
+
+@pytest.mark.skipif(find_spec("faiss") is None, reason="faiss is not installed")
+def test_a_threshold_is_measured_on_the_data_and_the_best_descriptor_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for i in range(30):
+        scene(i, 96).save(tmp_path / "data" / f"{i:02d}.png")
+        (tmp_path / "data" / f"{i:02d}.txt").write_text("a scene")
+    edited("mirror", scene(0, 96), [0]).save(tmp_path / "data" / "again.png")
+    (tmp_path / "data" / "again.txt").write_text("a scene")
+    for name, module in (("coarse", Coarse()), ("blind", Blind())):
+        torch.jit.script(module).save(str(tmp_path / f"{name}.pt"))
+        (tmp_path / f"{name}.json").write_text('{"side": 48, "mean": [0, 0, 0], "std": [1, 1, 1]}')
+    words = ["score", "--shards", tmp_path / "data", "--format", "folder", "--data-only"]
+    both = ["--describe", tmp_path / "coarse.pt", "--describe", tmp_path / "blind.pt"]
+    assert run(*words, *both, "--out", tmp_path / "run").exit_code == 0
+    result = run("groups", tmp_path / "run", "--out", tmp_path / "groups.parquet", "--check", 30, "--false-joins", 0.3)
+    assert result.exit_code == 0, result.output
+    assert "edits found again at 30.0% false joins" in result.output and "mean" in result.output
+    table = pq.read_table(tmp_path / "groups.parquet")
+    assert set(table["descriptor"].to_pylist()) == {"coarse"}
+    group = dict(zip(table["content"].to_pylist(), table["group"].to_pylist(), strict=True))
+    one, again = (content_id((tmp_path / "data" / name).read_bytes()) for name in ("00.png", "again.png"))
+    assert group[one] == group[again]
+    named = ["groups", tmp_path / "run", "--out", tmp_path / "other.parquet", "--by", "blind"]
+    result = run(*named)
+    assert result.exit_code == 4 and not (tmp_path / "other.parquet").exists()
+    assert "no descriptor tells pictures of this kind apart" in " ".join(result.output.split())
+    assert run(*named, "--threshold", 0.5).exit_code == 0
+    for more, why in ((["--threshold", "many"], "must be a number, or auto"), (["--by", "dino"], "has coarse, blind")):
+        assert why in str(run(*named, *more).exception)
+    result = run("groups", tmp_path / "run", "--out", tmp_path / "other.parquet", "--threshold", 0.5)
+    assert "--threshold 0.5 needs --by" in str(result.exception)
+    assert run("groups", tmp_path / "run", "--out", tmp_path / "p.parquet", "--by", "phash").exit_code == 0
