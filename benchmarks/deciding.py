@@ -75,6 +75,7 @@ AT_THE_LOADER: Final = (
     "filtering/data/mark.py",
     "filtering/data/png_text.py",
     "filtering/data/pool.py",
+    "filtering/data/repeats.py",
     "filtering/data/rows.py",
     "filtering/data/shard_paths.py",
     "filtering/data/shard_samples.py",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from memsieve.filtering.settings import PathText, PathTexts, Settings
 
@@ -63,6 +63,10 @@ class DataConfig(Settings):
     groups: PathText | None = None
     """A Parquet table with columns ``content`` and ``group``, for ``group_by: content``: images that are one group
     though their bytes differ (clusters of perceptual hashes, say). Other images are groups of their own."""
+
+    repeats: Literal["all", "once"] | PositiveInt = "all"
+    """Rows of a group (one image, or a group of ``groups``) in a pass: all, one, or at most so many; other ones in each
+    pass. What repeats is known from ``keep_list``, or from a look at all rows before the first pass, which is kept."""
 
     @model_validator(mode="after")
     def _one_identity(self) -> DataConfig:

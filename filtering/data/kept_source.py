@@ -58,6 +58,10 @@ class KeptSource:
     def _rows(self, name: str) -> KeptRows:
         return NO_ROWS if name in self._empty else self.keep.rows(name)
 
+    def rows_of(self, part: int) -> KeptRows:
+        """What the list says of the rows of a shard."""
+        return self._rows(self.source.identity[part])
+
     def __len__(self) -> int:
         return len(self.source) if self._parts is None else len(self._parts)
 

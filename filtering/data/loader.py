@@ -14,6 +14,7 @@ from memsieve.filtering.data.held_out import held_out_groups
 from memsieve.filtering.data.loader_sieve import Sieve
 from memsieve.filtering.data.mark import Mark, check_same_data
 from memsieve.filtering.data.pool import Found, Pool, Ranks, Tick
+from memsieve.filtering.data.repeats import Repeats, find_repeats
 from memsieve.filtering.data.rows import Chunk, FailedRow, Place, Row, SkippedRow
 from memsieve.filtering.data.sources import open_source
 from memsieve.filtering.data.streams import ReadingPlan
@@ -88,13 +89,14 @@ class WindowLoader:
         self.source = open_source(config.path, config)
         saved = int(state.get("n_streams", 0)) if state is not None else 0
         self.n_streams, self.sizes = resolve_streams(config, rows_per_window, self.source, world_size, saved)
+        self.repeats = self._find_repeats()
         self.rows_per_stream = rows_per_window // self.n_streams
         share = self.n_streams // world_size
         self.streams = range(rank * share, (rank + 1) * share)
         self._mark = Mark(0, 0, dict.fromkeys(self.streams, Place()))
         if state is not None:
             self._restore(state)
-        plan = ReadingPlan(self.source, config, self.sizes, self.n_streams, seed, held_out_groups(config))
+        plan = ReadingPlan(self.source, config, self.sizes, self.n_streams, seed, held_out_groups(config), self.repeats)
         self._turns = Turns(plan, self.streams, self.rows_per_stream, sieve)
 
     @property
@@ -114,20 +116,28 @@ class WindowLoader:
         return self._turns.alive
 
     def count_rows(self) -> int:
-        """Rows of the training source, unusable and held-out ones included, counted without decoding."""
-        return self.sizes.total_rows or self.source.count_rows()
+        """Rows of a pass over the training source, unusable and held-out ones included, counted without decoding."""
+        return (self.sizes.total_rows or self.source.count_rows()) - (self.repeats.surplus if self.repeats else 0)
 
-    def windows_per_pass(self) -> int:
-        """Windows of a pass in which every row is usable: at least as many as it will have."""
-        return -(-self.count_rows() // self.rows_per_window)
+    def _find_repeats(self) -> Repeats | None:
+        if self.config.repeats != "all":
+            self._check_exchange()
+        return find_repeats(self.source, self.config, self.ranks)
 
-    def __iter__(self) -> Iterator[Window]:
+    def _check_exchange(self) -> None:
         asked, joined = self.ranks.world_size, self.ranks.exchange.world_size
         if joined != asked:
             raise ValueError(
                 f"the windows of {asked} ranks are made by all of them, and the exchange joins {joined}: start the "
                 f"process group first, or give an exchange of {asked}"
             )
+
+    def windows_per_pass(self) -> int:
+        """Windows of a pass in which every row is usable: at least as many as it will have."""
+        return -(-self.count_rows() // self.rows_per_window)
+
+    def __iter__(self) -> Iterator[Window]:
+        self._check_exchange()
         passes = Passes(self._turns, self.ranks.meet)
         untold: list[Chunk] = []
         why = ""
@@ -228,6 +238,7 @@ class WindowLoader:
             "paths": list(self.source.identity),
             "parts": len(self.source),
             "rows": self.sizes.rows,
+            "repeats": None if self.repeats is None else [self.repeats.most, self.repeats.digest],
         }
 
     def state_dict(self) -> dict[str, Any]:

@@ -81,6 +81,7 @@ def check_same_data(state: dict[str, Any], now: dict[str, Any]) -> None:
         "paths": "resume on the same shards, under the same paths and in the same order",
         "parts": "resume on the same data: put back what was taken out of it, take out what was added",
         "rows": "resume on the same data: shards hold other numbers of samples now",
+        "repeats": "set data.repeats and data.groups as the run that wrote it had them, on the same data",
     }
     for name, way in ways.items():
         if state.get(name) != now[name]:

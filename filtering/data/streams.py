@@ -14,6 +14,7 @@ from memsieve.filtering.data.draws import row_generator
 from memsieve.filtering.data.held_out import is_held_out
 from memsieve.filtering.data.kept_source import KeptSource
 from memsieve.filtering.data.loader_sieve import Sieve, Sieved
+from memsieve.filtering.data.repeats import REPEAT, Repeats
 from memsieve.filtering.data.rows import Chunk, FailedRow, Place, RawRow, Row, SkippedRow
 from memsieve.filtering.data.shuffle import shuffled_rows
 from memsieve.filtering.data.sources import Shards, Source
@@ -37,6 +38,8 @@ class ReadingPlan:
     seed: int = 0
     held_out_groups: frozenset[str] | None = None
     """Groups to skip; None skips the groups that ``is_held_out`` picks by ``held_out_fraction``."""
+    repeats: Repeats | None = None
+    """Rows that a pass leaves out; None leaves out none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,7 @@ class RowStream:
             self.offset += 1
             self._advance()
         chunk.offset, chunk.ended = self.offset, self.ended
-        chunk.not_kept, self._not_kept = dict(self._not_kept), Counter()
+        chunk.not_kept, self._not_kept = dict(self._not_kept + Counter(chunk.not_kept)), Counter()
         return chunk
 
     def _begin(self) -> None:
@@ -129,6 +132,9 @@ class RowStream:
             if self._is_held_out(group):
                 chunk.held_out.append(raw.key)
                 return
+            if self._is_repeat(raw):
+                chunk.not_kept[REPEAT] = chunk.not_kept.get(REPEAT, 0) + 1
+                return
             position = (self.stream, self.epoch, self.offset)
             fate = self.sieve.judge(raw.key, group) if self.sieve is not None else Sieved.PASS
             if fate in (Sieved.SKIP, Sieved.BANNED):
@@ -143,6 +149,10 @@ class RowStream:
         if self.plan.held_out_groups is not None:
             return group in self.plan.held_out_groups
         return is_held_out(group, self.plan.config.held_out_fraction)
+
+    def _is_repeat(self, raw: RawRow) -> bool:
+        repeats = self.plan.repeats
+        return repeats is not None and repeats.leaves_out(raw.shard, raw.index, self.epoch, self.plan.seed)
 
     def _rows(self, pieces: list[Piece]) -> Iterator[RawRow]:
         """The raw rows of the pass from ``offset`` on."""

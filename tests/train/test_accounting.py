@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
 
 from memsieve.train.accounting import Accounting
+from memsieve.train.config import RunConfig
+from memsieve.train.loop import fit
+from memsieve.train.set_up import set_up
 
 
 def some() -> Accounting:
@@ -34,3 +41,20 @@ def test_ranks_are_added_reason_by_reason() -> None:
     assert (mine.read, mine.trained, mine.held_out) == (40, 18, 4)
     assert mine.dropped == {"condemned": 4, "always": 2} and mine.failed == {"broken": 2}
     assert mine.not_kept == {"a duplicate": 8}
+
+
+@pytest.mark.parametrize("apply", ["batch", "sieve"])
+def test_repeats_that_are_left_out_are_accounted_for(
+    make_config: Callable[..., RunConfig], apply: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """48 pairs, one of them 17 times: a pass trains each once, and says how many rows it left out."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    config = make_config(
+        filter={"apply": apply, "signals": ["reference_residual"], "false_drop_rate": 0.05},
+        train={"steps": None, "epochs": 3}, data={"repeats": "once"},
+    )  # fmt: skip
+    summary = fit(set_up(config))
+    assert summary["not_kept"] == {"repeat": 3 * 16}
+    parts = [sum(summary[name].values()) for name in ("dropped", "failed", "not_kept")]
+    assert summary["read"] == 3 * 64 == summary["trained"] + sum(parts) + summary["held_out"] + summary["remainder"]
+    assert summary["trained"] + parts[0] == 3 * 48
