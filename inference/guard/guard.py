@@ -21,11 +21,14 @@ import torch
 from torch import Tensor
 
 from memsieve.filtering.conformal import critical_value
+from memsieve.filtering.denoisers.lora import AdapterOff, adapter_off
 from memsieve.inference.detect.detect import check_rate
 from memsieve.inference.gradients import check_differentiable
 from memsieve.inference.guard.branches import Branches, BranchReader
-from memsieve.inference.guard.call import PROMPTS, bound, guided_by, images_of, refuse_unmeasured
+from memsieve.inference.guard.by_base import BaseCalls
+from memsieve.inference.guard.call import bound, guided_by, images_of, refuse_unmeasured
 from memsieve.inference.guard.levels import OrdinaryLevels
+from memsieve.inference.guard.minimized import minimized_call
 from memsieve.inference.guard.report import (
     GuardReport,
     MemorizationRefused,
@@ -35,14 +38,13 @@ from memsieve.inference.guard.report import (
 )
 from memsieve.inference.guard.settings import GuardSettings
 from memsieve.inference.guided import Seen, norm_of
-from memsieve.inference.minimize.embeddings import minimize_embeddings
 from memsieve.inference.minimize.minimize import TARGET_QUANTILE
 from memsieve.inference.opened import open_model
 from memsieve.inference.prompts.lists import ordinary_prompts
 
 __all__ = ["ACTIONS", "GuardReport", "GuardSettings", "MemorizationGuard", "MemorizationRefused", "MemorizationWarning"]
 
-ACTIONS: Final = ("warn", "refuse", "minimize", "delay")
+ACTIONS: Final = ("warn", "refuse", "minimize", "delay", "base")
 
 
 class _Stop(Exception):
@@ -62,8 +64,12 @@ class MemorizationGuard:
     Args:
         action: ``warn``; ``refuse`` raises ``MemorizationRefused`` before an image exists; ``minimize`` changes the
             embeddings of flagged images (Wen et al., 2024) and samples from the same noise; ``delay`` leaves guidance
-            off for flagged images until the magnitude has fallen and passes a local minimum (Jain et al., CVPR 2025).
-        threshold: magnitude at the first step above which an image is flagged. Left out, it is the level that
+            off for flagged images until the magnitude has fallen and passes a local minimum (Jain et al., CVPR 2025);
+            ``base`` lets the model before fine-tuning draw the first steps of flagged images.
+        base: the model before fine-tuning: a pipeline, its folder, or ``"lora"``, which is the pipeline's own network
+            with its adapters switched off. What is compared is then the drift ||eps_c - eps_c^base|| / sqrt(n), at one
+            forward more in a call, and not the magnitude.
+        threshold: magnitude, or drift, at the first step above which an image is flagged. Left out, the level that
             ``false_positive_rate`` of ``ordinary`` prompts exceed, measured once for each first timestep and size.
         ordinary: prompts known not to be memorised; the shipped list if left out.
         settings: of ``minimize`` and ``delay``, and the space that is measured in.
@@ -77,6 +83,7 @@ class MemorizationGuard:
         pipe: Any,
         action: str = "warn",
         *,
+        base: Any = None,
         threshold: float | None = None,
         false_positive_rate: float = 0.01,
         ordinary: Sequence[str] | None = None,
@@ -93,12 +100,16 @@ class MemorizationGuard:
         self.pipe, self.action, self.settings = pipe, action, settings or GuardSettings()
         self.threshold, self.false_positive_rate = threshold, false_positive_rate
         self.report = GuardReport()
-        self._model = open_model(pipe, scheduler="own")
+        if action == "base" and base is None:
+            raise ValueError("action = 'base' draws with the model before fine-tuning: give it with base=...")
+        self._model = open_model(pipe, scheduler="own", base=_base_of(pipe) if base == "lora" else base)
         if action == "minimize":
             check_differentiable(self._model.model)
         self._levels = OrdinaryLevels(self._model, known, self.settings.space, progress)
         self._off, self._may_stop, self._scale = False, False, 1.0
         self._reader = BranchReader(self._model.denoiser, 1)
+        beside = self._model.base
+        self._by_base = None if beside is None else BaseCalls(beside, self._model.denoiser.separate_branches)
         self._held = torch.zeros(0, dtype=torch.bool)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -147,22 +158,52 @@ class MemorizationGuard:
         return output
 
     def _hook(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        """Measure one step of the pipeline; for ``delay`` the network's output with guidance taken out."""
+        """Measure one step of the pipeline; for ``delay`` the network's output with guidance taken out, for ``base``
+        the base's."""
         if self._off:
             return None
+        if self._by_base is not None:
+            self._by_base.note(args, kwargs)
         both = self._reader.read(args, kwargs, output)
         if both is None:
             return None
-        measured = norm_of(both.delta) * self._model.factor(both.seen.timestep, self.settings.space)
+        factor = self._model.factor(both.seen.timestep, self.settings.space)
+        measured = norm_of(both.delta) * factor
         if not self.report.magnitudes:
-            self._judge(measured, both.seen)
+            self._judge(measured, self._drift(both, factor), both.seen)
         elif self.action == "delay":
             self._release(measured)
         self.report.magnitudes.append(measured.tolist())
-        if self.action != "delay" or not self._held.any():
+        changed = self._changed(both)
+        if changed is None:
             return None
-        changed = self._unguided(both)
         return (changed, *output[1:]) if isinstance(output, tuple) else type(output)(sample=changed)
+
+    def _drift(self, both: Branches, factor: float) -> Tensor | None:
+        """How far each image's prediction lies from the base's; None where that is not known."""
+        if self._by_base is None:
+            return None
+        self._off = True  # the base may be the same network
+        try:
+            return self._by_base.drift(both, factor)
+        finally:
+            self._off = False
+
+    def _changed(self, both: Branches) -> Tensor | None:
+        """What the network returns in the place of its output; None leaves it."""
+        if not self._held.any():
+            return None
+        if self.action == "delay":
+            return self._unguided(both)
+        steps = math.ceil(self.settings.base_share * len(self.pipe.scheduler.timesteps))
+        if self.action != "base" or len(self.report.magnitudes) > steps:
+            return None
+        assert self._by_base is not None
+        self._off = True
+        try:
+            return self._by_base.instead(both, self._held, self._scale)
+        finally:
+            self._off = False
 
     def _unguided(self, both: Branches) -> Tensor:
         """What the network returns so that the guided prediction of the images that are held is the unconditional."""
@@ -175,10 +216,11 @@ class MemorizationGuard:
         instead = (self._scale * with_ - without) / (self._scale - 1.0)
         return torch.where(keep, instead, without)
 
-    def _judge(self, measured: Tensor, seen: Seen) -> None:
+    def _judge(self, measured: Tensor, drift: Tensor | None, seen: Seen) -> None:
         """The first step: who is flagged, and what follows at once."""
         self.report.threshold = self._threshold(seen)
-        flags = measured > self.report.threshold
+        self.report.drift = [] if drift is None else drift.tolist()
+        flags = (measured if drift is None else drift) > self.report.threshold
         self.report.flagged = flags.tolist()
         self.report.minimized = [math.nan] * len(flags)
         self._held = flags.cpu().clone()
@@ -203,49 +245,50 @@ class MemorizationGuard:
 
     def _minimized(self, call: dict[str, Any], seen: Seen) -> dict[str, Any]:
         """The same call with the flagged images' embeddings minimised."""
-        flagged, model = self.report.flagged, self._model
-        rows = torch.tensor(flagged, device=seen.model_input.device).nonzero().flatten()
+        target = self._target(seen)
         self._off = True
         try:
-            chosen = Seen(seen.model_input[rows], seen.timestep, seen.cond.rows(rows), seen.uncond.rows(rows))
-            settings = self.settings
-            fitted = minimize_embeddings(model, chosen, self._target(seen), settings.minimize, space=settings.space)
+            return minimized_call(self._model, call, seen, self.report, (target, self._scale), self.settings)
         finally:
             self._off = False
-        states = seen.cond.map(torch.Tensor.clone)
-        for name, value in states.embeddings.items():
-            value[rows] = fitted.cond.embeddings[name].to(value.dtype)
-        for row, magnitude in zip(rows.tolist(), fitted.magnitude, strict=True):
-            self.report.minimized[row] = magnitude
-        # Only what says what is drawn is changed: size, guidance and all else stay the call's own.
-        again = {name: value for name, value in call.items() if not name.startswith(PROMPTS)}
-        given = model.denoiser.call_arguments(states, seen.uncond, self._scale)
-        drawn = {name: value for name, value in given.items() if name.startswith(PROMPTS)}
-        return {**again, **drawn, "num_images_per_prompt": 1}
 
     def _threshold(self, seen: Seen) -> float:
         if self.threshold is not None:
             return self.threshold
-        return critical_value(self._ordinary(seen), self.false_positive_rate)
+        name = "magnitude" if self._by_base is None else "drift"
+        return critical_value(self._ordinary(seen, name), self.false_positive_rate)
 
     def _target(self, seen: Seen) -> float:
         if self.settings.target is not None:
             return self.settings.target
-        if self.threshold is not None:
+        if self.threshold is not None and self._by_base is None:
             return self.threshold / 2
-        return float(np.quantile(self._ordinary(seen), TARGET_QUANTILE))
+        return float(np.quantile(self._ordinary(seen, "magnitude"), TARGET_QUANTILE))
 
-    def _ordinary(self, seen: Seen) -> np.ndarray:
+    def _ordinary(self, seen: Seen, name: str) -> np.ndarray:
         self._off = True
         try:
-            return self._levels.at(seen)
+            return self._levels.at(seen, name)
         finally:
             self._off = False
 
     def _sentence(self) -> str:
-        first, flagged = self.report.magnitudes[0], self.report.flagged
+        flagged, name = self.report.flagged, "drift" if self.report.drift else "magnitude"
+        first = self.report.drift or self.report.magnitudes[0]
         worst = max(value for value, flag in zip(first, flagged, strict=True) if flag)
         return (
             f"{sum(flagged)} of {len(flagged)} images come from a prompt that this model seems to have memorised: "
-            f"magnitude {worst:.3g} at the first step, above {self.report.threshold:.3g}"
+            f"{name} {worst:.3g} at the first step, above {self.report.threshold:.3g}"
         )
+
+
+def _base_of(pipe: Any) -> AdapterOff:
+    """The pipeline's network with its adapters switched off.
+
+    Raises:
+        ValueError: it has none.
+    """
+    network = getattr(pipe, "unet", None) or pipe.transformer
+    with adapter_off(network):
+        pass
+    return AdapterOff(network)

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from memsieve.filtering.denoisers.base import Conditioning
-from memsieve.inference.guided import GuidedModel, Seen, norm_of
+from memsieve.inference.guided import GuidedModel, Seen, Step
 from memsieve.inference.progress import progress_bar
 
 __all__ = ["OrdinaryLevels"]
@@ -20,7 +21,8 @@ TOGETHER = 8
 
 
 class OrdinaryLevels:
-    """First-step magnitudes of ``prompts``, measured once for each first timestep, size and size conditioning.
+    """First-step magnitudes of ``prompts``, or where the model before fine-tuning is known their drift, measured once
+    for each first timestep, size and size conditioning.
 
     Args:
         space: as in detection.
@@ -29,10 +31,10 @@ class OrdinaryLevels:
 
     def __init__(self, model: GuidedModel, prompts: Sequence[str], space: str, progress: bool) -> None:
         self.model, self.prompts, self.space, self.progress = model, list(prompts), space, progress
-        self._known: dict[tuple[Any, ...], np.ndarray] = {}
+        self._known: dict[tuple[Any, ...], dict[str, np.ndarray]] = {}
 
-    def at(self, seen: Seen) -> np.ndarray:
-        """The magnitudes [N] float64 at what the network saw at a call's first step.
+    def at(self, seen: Seen, name: str) -> np.ndarray:
+        """``magnitude`` or ``drift`` [N] float64 at what the network saw at a call's first step.
 
         Raises:
             ValueError: one of them is not finite.
@@ -44,11 +46,12 @@ class OrdinaryLevels:
         )  # fmt: skip
         if key not in self._known:
             self._known[key] = self._measured(seen)
-        return self._known[key]
+        return self._known[key][name]
 
     @torch.no_grad()
-    def _measured(self, seen: Seen) -> np.ndarray:
-        found = []
+    def _measured(self, seen: Seen) -> dict[str, np.ndarray]:
+        names = ("magnitude",) if self.model.base is None else ("magnitude", "drift")
+        found: list[list[Tensor]] = []
         timestep, model_input = seen.timestep, seen.model_input
         generator = torch.Generator("cpu").manual_seed(0)
         with progress_bar(self.progress) as bar:
@@ -60,10 +63,14 @@ class OrdinaryLevels:
                 cond = _told(self.model.encode(part), seen.cond)
                 uncond = _told(self.model.unconditional(len(part)), seen.uncond)
                 with_, without = self.model.predict(noise, timestep, cond, uncond)
-                found.append(norm_of(with_ - without) * self.model.factor(timestep, self.space))
+                step = Step(0, timestep, noise, with_, without)
+                if self.model.base is not None:
+                    step.base_cond = self.model.base.predict(noise, timestep, cond)
+                found.append([self.model.measured(step, name, self.space) for name in names])
                 bar.advance(task, len(part))
-        levels = torch.cat(found).double().cpu().numpy()
-        if not np.isfinite(levels).all():
+        levels = {name: torch.cat(column).double().cpu().numpy() for name, column in
+                  zip(names, zip(*found, strict=True), strict=True)}  # fmt: skip
+        if not all(np.isfinite(values).all() for values in levels.values()):
             raise ValueError("the model gives values that are not finite for ordinary prompts; take another precision")
         return levels
 

@@ -27,8 +27,9 @@ class MemorizationRefused(RuntimeError):
 class GuardReport:
     """The last call: ``magnitudes[k]`` holds each image's at step k, ``flagged`` which passed ``threshold`` at step 0.
 
-    ``released`` is the step at which guidance came back for each image (action ``delay``: 0 if never held, None if it
-    never came back). ``minimized`` is each image's magnitude after minimisation (NaN where there was none).
+    ``drift`` is each image's at step 0 where the guard knows the model before fine-tuning: it is then what passes the
+    threshold. ``released`` is the step at which guidance came back for each image (action ``delay``: 0 if never held,
+    None if it never came back). ``minimized`` is each image's magnitude after minimisation (NaN where there was none).
     """
 
     threshold: float = math.nan
@@ -36,6 +37,7 @@ class GuardReport:
     magnitudes: list[list[float]] = field(default_factory=list)
     released: list[int | None] = field(default_factory=list)
     minimized: list[float] = field(default_factory=list)
+    drift: list[float] = field(default_factory=list)
 
 
 def random_state(generator: Any) -> Any:

@@ -1,0 +1,84 @@
+"""The model before fine-tuning in the calls of a guarded pipeline: what it predicts in the finished model's place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from memsieve.inference.base import Base
+from memsieve.inference.guard.branches import Branches
+from memsieve.inference.guided import norm_of
+
+__all__ = ["BaseCalls"]
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class BaseCalls:
+    """Calls the base as a pipeline calls its network: with the same arguments, so that its output has the same form.
+
+    Args:
+        base: its network takes the pipeline's own embeddings.
+        separate: whether the family calls its network once for each branch, first with the prompt.
+    """
+
+    def __init__(self, base: Base, separate: bool) -> None:
+        self.base, self.separate = base, separate
+        self._before: Call = ((), {})
+        self._now: Call = ((), {})
+
+    def note(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The pipeline calls its network."""
+        self._before, self._now = self._now, (args, kwargs)
+
+    @torch.no_grad()
+    def branches(self) -> tuple[Tensor, Tensor]:
+        """(without, with) the prompt, of the step that the last call has completed, in the form of the network's own
+        output."""
+        if self.separate:
+            with_, without = (self._predicted(call) for call in (self._before, self._now))
+            return without, with_
+        without, with_ = self._predicted(self._now).chunk(2)
+        return without, with_
+
+    def _predicted(self, call: Call) -> Tensor:
+        args, kwargs = call
+        kind = next(self.base.network.parameters()).dtype
+        output = self.base.network(*(_as(value, kind) for value in args), **_as(kwargs, kind))
+        found: Tensor = output[0] if isinstance(output, tuple) else output.sample
+        return found
+
+    @torch.no_grad()
+    def drift(self, both: Branches, factor: float) -> Tensor:
+        """||eps_c - eps_c^base|| / sqrt(n) of each image at a step, [B] float32."""
+        _, with_ = self.branches()
+        latents = both.seen.model_input
+        delta = both.with_.float() - with_.float()
+        if delta.ndim == latents.ndim:  # without a learned variance (PixArt)
+            delta = delta[:, : latents.shape[1]]
+        return norm_of(delta) * (factor / float(latents[0].numel()) ** 0.5)
+
+    @torch.no_grad()
+    def instead(self, both: Branches, held: Tensor, scale: float) -> Tensor:
+        """What the network returns so that the guided prediction of the images that are ``held`` [B] is the base's."""
+        without, with_ = self.branches()
+        own = (both.without, both.with_)
+        keep = held.to(own[0].device).view(-1, *([1] * (own[0].ndim - 1)))
+        if not self.separate:
+            return torch.cat([torch.where(keep, base.to(mine.dtype), mine) for base, mine in
+                              zip((without, with_), own, strict=True)])  # fmt: skip
+        # cond has been returned already: uncond := u' with u' + scale (cond - u') = what the base is guided to
+        guided = without + scale * (with_ - without)
+        instead = (scale * own[1] - guided.to(own[1].dtype)) / (scale - 1.0)
+        return torch.where(keep, instead, own[0])
+
+
+def _as(value: Any, kind: torch.dtype) -> Any:
+    """Arguments in the base's precision; numbers that are no weights' (timesteps, ids) stay as they are."""
+    if isinstance(value, dict):
+        return {name: _as(one, kind) for name, one in value.items()}
+    if isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 1:
+        return value.to(kind)
+    return value

@@ -1,0 +1,129 @@
+"""The guard beside the model before fine-tuning: what is compared, and what the base draws in its place."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+from memsieve.inference.guard.guard import GuardSettings, MemorizationGuard, MemorizationRefused
+from tests.inference.memorised import Memorised, make_pipeline
+from tests.tiny_models import TINY_FAMILIES, tiny_family
+
+STEPS = 5
+GUIDED = sorted(set(TINY_FAMILIES) - {"flux"})
+"""Families with an unconditional branch."""
+
+
+def tuned(family: str) -> tuple[Any, Any]:
+    """A pipeline and the one that it was made of: its network has gone a little way."""
+    base = tiny_family(family)
+    pipe = copy.deepcopy(base)
+    network = getattr(pipe, "unet", None) or pipe.transformer
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return pipe, base
+
+
+def call(family: str, **more: Any) -> dict[str, Any]:
+    given = {"prompt": "cat", "num_inference_steps": STEPS, "output_type": "latent",
+             "generator": torch.Generator().manual_seed(5), "height": 16, "width": 16}  # fmt: skip
+    if family.startswith("flux"):
+        given |= {"negative_prompt": "", "true_cfg_scale": 3.0}
+    else:
+        given["guidance_scale"] = 3.0
+    if family == "pixart":
+        given |= {"use_resolution_binning": False, "clean_caption": False}
+    return given | more
+
+
+@pytest.mark.parametrize("family", GUIDED)
+def test_who_is_flagged_gets_what_the_base_would_draw(family: str) -> None:
+    """With every step the base's, the image is the base's own, from the same noise."""
+    pipe, base = tuned(family)
+    settings = GuardSettings(base_share=1.0)
+    guard = MemorizationGuard(pipe, "base", base=base, threshold=1e-9, settings=settings, progress=False)
+    drawn = guard(**call(family)).images
+    assert guard.report.flagged == [True] and guard.report.drift[0] > 1e-3
+    theirs, own = base(**call(family)).images, pipe(**call(family)).images
+    assert torch.allclose(drawn, theirs, atol=2e-3) and not torch.allclose(own, theirs, atol=2e-2)
+
+
+@pytest.mark.parametrize("family", GUIDED)
+def test_who_is_not_flagged_is_drawn_as_ever(family: str) -> None:
+    pipe, base = tuned(family)
+    guard = MemorizationGuard(pipe, "base", base=base, threshold=1e9, progress=False)
+    assert torch.equal(guard(**call(family)).images, pipe(**call(family)).images)
+    assert guard.report.flagged == [False]
+
+
+def test_the_base_draws_the_first_steps_alone() -> None:
+    pipe, base = tuned("sd")
+    seen: list[torch.Tensor] = []
+    base.unet.register_forward_hook(lambda *_: seen.append(torch.zeros(0)))
+    settings = GuardSettings(base_share=0.4)
+    guard = MemorizationGuard(pipe, "base", base=base, threshold=1e-9, settings=settings, progress=False)
+    guard(**call("sd"))
+    assert len(seen) == 1 + 2, "once to compare, and at two of five steps"
+
+
+def test_only_flagged_images_of_a_call_are_drawn_by_the_base() -> None:
+    pipe, base = tuned("sd")
+    two = {"prompt": ["cat", "a dog on a log"], "generator": [torch.Generator().manual_seed(i) for i in (5, 6)]}
+    plain = pipe(**call("sd", **two)).images
+    watcher = MemorizationGuard(pipe, base=base, threshold=1e9, progress=False)
+    watcher(**call("sd", **two | {"generator": [torch.Generator().manual_seed(i) for i in (5, 6)]}))
+    low, high = sorted(watcher.report.drift)
+    settings = GuardSettings(base_share=1.0)
+    guard = MemorizationGuard(pipe, "base", base=base, threshold=(low + high) / 2, settings=settings, progress=False)
+    drawn = guard(**call("sd", **two | {"generator": [torch.Generator().manual_seed(i) for i in (5, 6)]})).images
+    theirs = base(**call("sd", **two | {"generator": [torch.Generator().manual_seed(i) for i in (5, 6)]})).images
+    assert sorted(guard.report.flagged) == [False, True]
+    for image, flagged in enumerate(guard.report.flagged):
+        assert torch.allclose(drawn[image], (theirs if flagged else plain)[image], atol=2e-3)
+
+
+def test_a_lora_is_switched_off_and_needs_no_second_model() -> None:
+    from peft import LoraConfig
+
+    plain, pipe = tiny_family("sd"), tiny_family("sd")
+    pipe.unet.add_adapter(LoraConfig(r=2, init_lora_weights=False, target_modules=["to_q", "to_v"]))
+    settings = GuardSettings(base_share=1.0)
+    guard = MemorizationGuard(pipe, "base", base="lora", threshold=1e-9, settings=settings, progress=False)
+    assert torch.allclose(guard(**call("sd")).images, plain(**call("sd")).images, atol=1e-4)
+    assert guard.report.drift[0] > 1e-4
+    with pytest.raises(ValueError, match="has no LoRA adapter"):
+        MemorizationGuard(plain, base="lora", threshold=1.0)
+
+
+@pytest.mark.trains
+def test_a_planted_caption_stands_out_beside_the_base_and_is_no_longer_drawn(memorised: Memorised) -> None:
+    """The base never met it; the level is that of ordinary prompts."""
+    base = copy.deepcopy(memorised.pipe)
+    base.unet = make_pipeline("v_prediction", seed=1, boost=1.0).unet
+    guard = MemorizationGuard(
+        memorised.pipe, "base", base=base, ordinary=memorised.ordinary, false_positive_rate=0.1,
+        settings=GuardSettings(base_share=1.0), progress=False,
+    )  # fmt: skip
+    options = {"num_inference_steps": 10, "guidance_scale": 3.0, "output_type": "latent", "num_images_per_prompt": 4}
+    drawn = guard(memorised.prompt, generator=torch.Generator().manual_seed(1), **options).images
+    assert guard.report.flagged == [True] * 4
+    plain = memorised.pipe(memorised.prompt, generator=torch.Generator().manual_seed(1), **options).images
+    assert memorised.distance(plain).max() < 0.8 < memorised.distance(drawn).min()
+    refusing = MemorizationGuard(
+        memorised.pipe, "refuse", base=base, ordinary=memorised.ordinary, false_positive_rate=0.1, progress=False
+    )
+    with pytest.raises(MemorizationRefused, match=r"drift .* at the first step, above"):
+        refusing(memorised.prompt, **options)
+
+
+def test_the_action_needs_its_base_and_a_share_of_the_steps() -> None:
+    with pytest.raises(ValueError, match="draws with the model before fine-tuning: give it with base="):
+        MemorizationGuard(tiny_family("sd"), "base", threshold=1.0)
+    for share in (0.0, 1.5):
+        with pytest.raises(ValueError, match="base_share"):
+            GuardSettings(base_share=share)
