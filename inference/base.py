@@ -20,6 +20,9 @@ from memsieve.inference.weights import weights_identity
 __all__ = ["Base", "base_of_model", "open_base"]
 
 
+_ANY_PROMPTS: Final = ("a photo of a cat, red and blue", "zxq")
+_ROUNDING: Final = 3e-3
+"""Of an encoding's norm: what half precision on one side comes to, and less than any fine-tuning that matters."""
 _HUB_ID: Final = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
@@ -31,11 +34,14 @@ class Base:
         name: the folder or hub id, for messages.
         network: frozen; the finished model itself with its LoRA switched off, or a model of its own.
         denoiser: the family's adapter with the base's own text encoders.
+        same_text: whether these encode prompts as the model's own do. Where they were fine-tuned too, an embedding of
+            the model's is none of the base's.
     """
 
     name: str
     network: torch.nn.Module
     denoiser: Denoiser
+    same_text: bool = True
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """The conditioning of ``prompts`` by the base's own text encoders, without gradients."""
@@ -95,7 +101,19 @@ def open_base(base: Any, model: Denoiser, network: torch.nn.Module, dtype: torch
     else:
         opened, name = denoiser_of(base, "--base"), type(base).__name__
     _check(name, opened, model)
-    return Base(name, opened.model, opened)
+    return Base(name, opened.model, opened, _same_text(opened, model))
+
+
+@torch.no_grad()
+def _same_text(base: Denoiser, model: Denoiser) -> bool:
+    """Whether both encode a prompt alike, to rounding: weights, tokenizer and what a pipeline does to a prompt."""
+    for prompt in _ANY_PROMPTS:
+        theirs, ours = (part.conditioning([prompt]).embeddings for part in (base, model))
+        for name, value in ours.items():
+            other = theirs[name].to(value.device, torch.float32)
+            if other.shape != value.shape or not (other - value.float()).norm() <= _ROUNDING * value.float().norm():
+                return False
+    return True
 
 
 def _check(name: str, base: Denoiser, model: Denoiser) -> None:

@@ -1,4 +1,4 @@
-"""Gradients through a finished model: what its weights must be for them, and that of the magnitude."""
+"""Gradients through a finished model: what its weights must be for them, and those of what is measured."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from memsieve.filtering.denoisers.attention import without_cudnn
-from memsieve.inference.guided import GuidedModel, Seen, norm_of
+from memsieve.inference.guided import GuidedModel
+from memsieve.inference.step import Compared
 
-__all__ = ["check_differentiable", "frozen", "magnitude_and_gradient"]
+__all__ = ["check_differentiable", "frozen", "measured_and_gradient"]
 
 
 def check_differentiable(module: torch.nn.Module) -> None:
@@ -43,18 +44,19 @@ def frozen(module: torch.nn.Module) -> Iterator[None]:
 
 
 @torch.inference_mode(False)
-def magnitude_and_gradient(model: GuidedModel, seen: Seen, space: str) -> tuple[Tensor, dict[str, Tensor]]:
-    """d of each image [B] float32, and d d_b / d cond_b for each image, float32, by the embedding's name.
+def measured_and_gradient(model: GuidedModel, compared: Compared, space: str) -> tuple[Tensor, dict[str, Tensor]]:
+    """The measure d of each image [B] float32, and d d_b / d cond_b for each image, float32, by the embedding's name.
 
-    Image b depends on its own row of ``seen.cond`` alone, so the gradient of the sum holds each image's own, with
-    neither a factor 1/B nor 1/sqrt(B).
+    What the prediction is compared with is a constant: only the conditional branch is run, and differentiated. Image b
+    depends on its own row of the conditioning alone, so the gradient of the sum holds each image's own, with neither a
+    factor 1/B nor 1/sqrt(B).
     """
     check_differentiable(model.model)
+    seen = compared.seen
     leaves = {name: value.detach().float().requires_grad_(True) for name, value in seen.cond.embeddings.items()}
     with torch.enable_grad(), frozen(model.model):
-        cond = seen.cond.with_embeddings(leaves)
-        with_, without = model.predict(seen.model_input.detach(), seen.timestep, cond, seen.uncond)
-        magnitude = norm_of(with_ - without) * model.factor(seen.timestep, space)
+        predicted = model.predict_one(seen.model_input.detach(), seen.timestep, compared.at(leaves).seen.cond)
+        value = model.norm(predicted - compared.other, seen.timestep, compared.measure, space)
         # A network may ignore an embedding (Flux's own example drops none); its gradient is zero then.
-        grads = torch.autograd.grad(magnitude.sum(), list(leaves.values()), materialize_grads=True)
-    return magnitude.detach(), dict(zip(leaves, grads, strict=True))
+        grads = torch.autograd.grad(value.sum(), list(leaves.values()), materialize_grads=True)
+    return value.detach(), dict(zip(leaves, grads, strict=True))

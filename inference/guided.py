@@ -7,9 +7,8 @@ so that none of them knows a model family.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,62 +16,12 @@ from torch import Tensor
 from memsieve.filtering.denoisers.base import EPSILON_FLOOR, Conditioning, Denoiser
 from memsieve.inference.base import Base
 from memsieve.inference.generate import image_seed, sampling_scheduler
+from memsieve.inference.step import Against, Compared, Seen, Step, norm_of
 
-__all__ = [
-    "MEASURES",
-    "SPACES",
-    "Against",
-    "GuidedModel",
-    "Seen",
-    "Step",
-    "norm_of",
-    "pipeline_resolution",
-]
+__all__ = ["Combine", "GuidedModel", "guidance", "pipeline_resolution"]
 
-SPACES: Final = ("auto", "epsilon", "native")
-MEASURES: Final = ("magnitude", "anchored_magnitude", "drift")
-"""What is measured of a step; all but the first compare with the model before fine-tuning."""
-
-
-@dataclass(slots=True)
-class Step:
-    """One step of a guided trajectory, before the scheduler moves on.
-
-    ``model_input`` [B, ...] is what the network sees (the latents as the scheduler scales them), ``cond`` and
-    ``uncond`` its predictions, float32, in the model's own parametrisation. ``base_cond`` and ``base_uncond`` are those
-    of the model before fine-tuning at the same input, where they were asked for.
-    """
-
-    index: int
-    timestep: Tensor
-    model_input: Tensor
-    cond: Tensor
-    uncond: Tensor
-    base_cond: Tensor | None = None
-    base_uncond: Tensor | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Against:
-    """What the base is asked at each step of a trajectory: by its own conditioning of the prompts, [B] rows, and of no
-    prompt; None where a branch is not asked for."""
-
-    cond: Conditioning | None
-    uncond: Conditioning | None
-
-    def rows(self, kept: Tensor) -> Against:
-        """Of some of the images."""
-        return Against(*(part.rows(kept) if part is not None else None for part in (self.cond, self.uncond)))
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What the network saw at a step: its input [B, C, h, w], the timestep [], and both branches' conditioning."""
-
-    model_input: Tensor
-    timestep: Tensor
-    cond: Conditioning
-    uncond: Conditioning
+Combine = Callable[[Step], Tensor]
+"""The prediction [B, ...] that a sampler follows at a step."""
 
 
 class GuidedModel:
@@ -131,11 +80,14 @@ class GuidedModel:
     ) -> tuple[Tensor, Tensor]:
         """(conditional, unconditional) predictions [B, ...] float32, in one pass of the network over 2B rows."""
         both = Conditioning.cat([uncond.to(dtype=self.dtype), cond.to(dtype=self.dtype)])
-        doubled = torch.cat([model_input, model_input]).to(self.dtype)
-        times = timestep.to(self.device).expand(len(doubled))
-        predicted = self.denoiser.predict(self.model, doubled, times, both).float()
-        without, with_ = predicted.chunk(2)
+        without, with_ = self.predict_one(torch.cat([model_input, model_input]), timestep, both).chunk(2)
         return with_, without
+
+    def predict_one(self, model_input: Tensor, timestep: Tensor, states: Conditioning) -> Tensor:
+        """The prediction [B, ...] float32 of one branch."""
+        times = timestep.to(self.device).expand(len(model_input))
+        states = states.to(dtype=self.dtype)
+        return self.denoiser.predict(self.model, model_input.to(self.dtype), times, states).float()
 
     def factor(self, timestep: Tensor, space: str = "auto") -> float:
         """What ||cond - uncond|| is multiplied by at this timestep.
@@ -154,7 +106,7 @@ class GuidedModel:
         Delta is scaled rather than both predictions converted and subtracted: x_t cancels exactly instead of to
         rounding, which a small Delta would drown in.
         """
-        return norm_of(step.cond - step.uncond) * self.factor(step.timestep, space)
+        return self.measured(step, "magnitude", space)
 
     def measured(self, step: Step, name: str, space: str = "auto") -> Tensor:
         """One of ``MEASURES`` of each image at a step, [B] float32.
@@ -162,13 +114,17 @@ class GuidedModel:
         ``magnitude``: see there. ``drift``: ||eps_c - eps_c^base|| / sqrt(n). ``anchored_magnitude``: ||eps_c -
         eps_0^base|| / sqrt(n). x_t cancels as it does in the magnitude.
         """
-        if name == "magnitude":
-            return self.magnitude(step, space)
-        other = step.base_cond if name == "drift" else step.base_uncond
-        if other is None:
-            raise ValueError(f"{name} compares with the model before fine-tuning, which was not asked")
-        per_element = float(step.cond[0].numel()) ** 0.5
-        return norm_of(step.cond - other) * (self.factor(step.timestep, space) / per_element)
+        return self.norm(step.cond - step.other(name), step.timestep, name, space)
+
+    def norm(self, delta: Tensor, timestep: Tensor, name: str, space: str = "auto") -> Tensor:
+        """The size of a difference of predictions [B, ...] as the measure ``name`` has it, [B] float32."""
+        scale = self.factor(timestep, space)
+        return norm_of(delta) * (scale if name == "magnitude" else scale / float(delta[0].numel()) ** 0.5)
+
+    def compared(self, step: Step, cond: Conditioning, uncond: Conditioning, name: str) -> Compared:
+        """A measure at ``step``, which was reached with these conditionings, as a function of the first."""
+        seen = Seen(step.model_input.detach(), step.timestep, cond, uncond)
+        return Compared(seen, name, step.other(name).detach())
 
     def against(self, prompts: Sequence[str], measures: Sequence[str]) -> Against | None:
         """What the base is to be asked about ``prompts`` for these measures; None where it is not needed.
@@ -181,6 +137,10 @@ class GuidedModel:
             return None
         if self.base is None:
             raise ValueError(f"{asked[0]} compares with the model before fine-tuning: name it with --base")
+        if "anchored_magnitude" in asked and self.denoiser.distilled is not None:
+            raise ValueError(
+                "anchored_magnitude: a guidance-distilled model has no unconditional prediction; take drift"
+            )
         with torch.no_grad():
             uncond = self.base.denoiser.unconditional(len(prompts)) if "anchored_magnitude" in asked else None
             cond = self.base.encode(prompts) if "drift" in asked else None
@@ -190,18 +150,25 @@ class GuidedModel:
         self,
         noise: Tensor,
         cond: Conditioning,
-        uncond: Conditioning,
+        uncond: Conditioning | None,
         *,
         steps: int,
         schedule_steps: int,
         guidance_scale: float,
         generators: list[torch.Generator] | None = None,
         against: Against | None = None,
-    ) -> Generator[Step, Tensor | None, None]:
+        combine: Combine | None = None,
+    ) -> Generator[Step, Tensor | None, Tensor]:
         """The first ``steps`` of the sampler's own guided trajectory of ``schedule_steps``, from ``noise`` [B, ...].
 
         A generator: nothing beyond the last step asked for is computed, and nothing is decoded. Row numbers [B'] sent
-        back for a step are the images that go on; the others leave the batch.
+        back for a step are the images that go on; the others leave the batch. It returns the latents after the last
+        step. A guidance-distilled model follows its conditional prediction, with an embedded scale of 1.
+
+        Args:
+            uncond: None where ``combine`` needs no unconditional prediction, which is then not made.
+            against: what the base is asked at each step.
+            combine: what the sampler follows in place of the guided prediction.
         """
         scheduler = self._prepared(schedule_steps, self.pixels(noise))
         x = noise * float(getattr(scheduler, "init_noise_sigma", 1.0))
@@ -212,19 +179,28 @@ class GuidedModel:
         for index, timestep in enumerate(scheduler.timesteps[:steps]):
             model_input = x if scale is None else scale(x, timestep)
             with torch.no_grad():
-                step = Step(index, timestep, model_input, *self.predict(model_input, timestep, cond, uncond))
+                step = self._asked(index, timestep, model_input, cond, uncond)
                 if against is not None:
                     self._ask_base(step, against)
             kept = yield step
-            guided = step.uncond + guidance_scale * (step.cond - step.uncond)
+            guided = guidance(guidance_scale)(step) if combine is None else combine(step)
             if kept is not None:
                 keep_rows(scheduler, kept, x.shape)
                 x, guided = x[kept], guided[kept]
-                cond, uncond = cond.rows(kept), uncond.rows(kept)
+                cond, uncond = cond.rows(kept), uncond.rows(kept) if uncond is not None else None
                 against = against.rows(kept) if against is not None else None
                 if "generator" in extra:
                     extra["generator"] = [extra["generator"][row] for row in kept.tolist()]
             x = scheduler.step(guided, timestep, x, return_dict=False, **extra)[0]
+        return x
+
+    def _asked(
+        self, index: int, timestep: Tensor, model_input: Tensor, cond: Conditioning, uncond: Conditioning | None
+    ) -> Step:
+        """The model's own predictions: both branches, of a guidance-distilled model the one there is."""
+        if self.denoiser.distilled is not None or uncond is None:
+            return Step(index, timestep, model_input, self.predict_one(model_input, timestep, cond), None)
+        return Step(index, timestep, model_input, *self.predict(model_input, timestep, cond, uncond))
 
     def _ask_base(self, step: Step, against: Against) -> None:
         """The base's predictions at the same input."""
@@ -258,9 +234,9 @@ def keep_rows(scheduler: Any, rows: Tensor, shape: torch.Size) -> None:
             setattr(scheduler, name, kept(value))
 
 
-def norm_of(delta: Tensor) -> Tensor:
-    """L2 norm of each row, [B] float32."""
-    return torch.linalg.vector_norm(delta.float().flatten(1), dim=1)
+def guidance(scale: float) -> Combine:
+    """Classifier-free guidance; of a guidance-distilled model its one prediction."""
+    return lambda step: step.cond if step.uncond is None else step.uncond + scale * (step.cond - step.uncond)
 
 
 def pipeline_resolution(pipe: Any) -> int:

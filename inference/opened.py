@@ -35,20 +35,24 @@ def open_model(
 
     Raises:
         ValueError: no such folder, a part is missing, guidance is distilled into the model, an unknown family, or a
-            base that does not fit.
+            base that does not fit. Beside a base a guidance-distilled model is opened too: the drift needs no
+            unconditional prediction.
     """
     if isinstance(model, GuidedModel):
         return model
-    kind = dtype or torch.float32
     if not isinstance(model, (str, Path)):
         shared = denoiser_of(model)
-        _refuse_distilled(type(model).__name__, shared)
+        if base is None:
+            _refuse_distilled(type(model).__name__, shared)
+        kind = dtype or next(shared.model.parameters()).dtype
         beside = None if base is None else open_base(base, shared, shared.model, kind)
         return GuidedModel(shared, model, scheduler, beside)
+    kind = dtype or torch.float32
     adapts = base_of(str(model), "--model")
     switched = base is not None and adapts is not None and str(base) == adapts
     denoiser = open_denoiser(str(model), dtype=kind, model_dtype=kind, option="--model", fuse=not switched)
-    _refuse_distilled(str(model), denoiser)
+    if base is None:
+        _refuse_distilled(str(model), denoiser)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     denoiser.to(place)
     denoiser.model.to(place)
@@ -63,5 +67,7 @@ def _refuse_distilled(what: str, denoiser: Denoiser) -> None:
         raise ValueError(
             f"--model: '{what}' is guidance-distilled: {denoiser.distilled}. So the magnitude, and with it detect, "
             "explain, minimize, the guard and the attack, cannot work; verify, and probe without --attack, which look "
-            "at images, can, as can training on reference_residual and audits on loss and reference_ratio"
+            "at images, can, as can training on reference_residual and audits on loss and reference_ratio. Beside the "
+            "model before fine-tuning, named with --base, detect, explain and minimize compare conditional predictions "
+            "alone, and work"
         )

@@ -189,7 +189,7 @@ def collapse(bench: Bench, before: GuidedModel) -> list[dict[str, Any]]:
             continue
         old, _ = before.predict(step.model_input, step.timestep, empty, empty)
         row: dict[str, Any] = {"step": step.index, "timestep": int(step.timestep)}
-        for name, epsilon in (("cond", step.cond), ("uncond", step.uncond), ("uncond_before", old)):
+        for name, epsilon in (("cond", step.cond), ("uncond", step.other("magnitude")), ("uncond_before", old)):
             verdicts = bench.judge.judge(_decoded(opened, step.model_input, int(step.timestep), epsilon), groups)
             row[name] = {
                 "copies": float(np.mean([v.is_copy for v in verdicts])),

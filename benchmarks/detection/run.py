@@ -161,7 +161,7 @@ class Minimisation:
         return {
             "quantile": quantile, "iterations": iterations, "lr": lr, "target": target,
             "met": [float(np.mean(r.met)) for r in results], "updates": [len(r.trace) - 1 for r in results],
-            "magnitude": [float(np.mean(r.magnitude)) for r in results],
+            "magnitude": [float(np.mean(r.value)) for r in results],
             "largest_difference_1_or_4_images": float((alone.prompt_embeds[0] - together.prompt_embeds[0]).abs().max()),
             **self._measured(images),
         }  # fmt: skip

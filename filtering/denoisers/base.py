@@ -67,6 +67,10 @@ class Denoiser(Protocol):
         """Scaled latents [B, C, h, w] of a ``posterior``, sampled with the given ``noise``."""
         ...
 
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Images [B, 3, H, W] in [-1, 1], float32, of the network's latents [B, C, h, w]."""
+        ...
+
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
         """(C, h, w) of one latent at ``resolution`` pixels."""
         ...

@@ -11,7 +11,7 @@ import torch
 from memsieve.filtering.denoisers.conditioning import Conditioning, TextPart
 from memsieve.filtering.denoisers.drawing import DrawsImages
 from memsieve.filtering.denoisers.hub import read_index
-from memsieve.filtering.denoisers.normalise import Normalisation, normalised
+from memsieve.filtering.denoisers.normalise import Normalisation, denormalised, normalised
 from memsieve.filtering.denoisers.parts import NETWORKS, Dtypes, load_parts, own_scheduler, scheduler_config
 from memsieve.filtering.denoisers.spaces import NoiseSpace, VariancePreserving
 from memsieve.filtering.denoisers.supported import check_classes, check_diffusion, check_flow, check_vae_channels
@@ -176,6 +176,15 @@ class LatentDenoiser(DrawsImages):
         """Latents [B, C, h, w], float32: the posterior, sampled, and normalised as the family's pipeline undoes it."""
         mean, std = posterior
         return normalised(mean + std * noise.to(self.device, self.vae.dtype), self.vae.config, self.normalised).float()
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Images [B, 3, H, W] in [-1, 1], float32, of the network's latents [B, C, h, w]."""
+        if self.vae.dtype == torch.float16 and self.vae.config.get("force_upcast"):
+            self.vae.to(torch.float32)  # as SDXL's pipeline: in half precision its VAE overflows
+        inner = denormalised(latents, self.vae.config, self.normalised).to(self.vae.dtype)
+        images: torch.Tensor = self.vae.decode(inner, return_dict=False)[0]
+        return images.float().clamp(-1, 1)
 
     # -- prompts --------------------------------------------------------------------------------------------------
 

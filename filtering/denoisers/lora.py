@@ -29,6 +29,7 @@ __all__ = [
     "base_of",
     "export_lora",
     "fuse_lora",
+    "has_adapter",
     "trained_parameters",
 ]
 
@@ -114,6 +115,11 @@ def adapter_off(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.enable_adapters(True)
+
+
+def has_adapter(part: Any) -> bool:
+    """Whether a part of a pipeline holds a LoRA."""
+    return isinstance(part, torch.nn.Module) and bool(_adapted_layers(part))
 
 
 def _adapted_layers(model: torch.nn.Module) -> list[Any]:

@@ -1,4 +1,4 @@
-"""From the VAE's latents to those that a network is trained on: what a family's pipeline undoes before it decodes."""
+"""From the VAE's latents to those that a network is trained on, and back, as a family's pipeline does it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-__all__ = ["Normalisation", "normalised"]
+__all__ = ["Normalisation", "denormalised", "normalised"]
 
 Normalisation = Literal["scale", "shift", "mean_std"]
 """By the VAE's ``scaling_factor`` alone; after its ``shift_factor`` was taken off; or, where its config has both
@@ -25,4 +25,16 @@ def normalised(latents: Tensor, config: Any, how: Normalisation) -> Tensor:
         middle, spread = (latents.new_tensor(values).view(1, -1, 1, 1) for values in (means, stds))
         return (latents - middle) * config.scaling_factor / spread
     scaled: Tensor = latents * config.scaling_factor
+    return scaled
+
+
+def denormalised(latents: Tensor, config: Any, how: Normalisation) -> Tensor:
+    """``latents`` [B, C, h, w] of the network as the VAE's; ``config`` is the VAE's."""
+    means, stds = config.get("latents_mean"), config.get("latents_std")
+    if how == "mean_std" and means is not None and stds is not None:
+        middle, spread = (latents.new_tensor(values).view(1, -1, 1, 1) for values in (means, stds))
+        return latents * spread / config.scaling_factor + middle
+    scaled: Tensor = latents / config.scaling_factor
+    if how == "shift" and config.get("shift_factor") is not None:
+        scaled = scaled + config.shift_factor
     return scaled

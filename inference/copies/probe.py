@@ -51,15 +51,20 @@ class Prompt:
 
 @dataclass(slots=True)
 class ProbeResult:
-    """Generations [N, 3, H, W] in [-1, 1], a verdict each, and the rate."""
+    """Generations [N, 3, H, W] in [-1, 1], a verdict each, and the rate.
+
+    ``shares`` is of each generation that stands for a cluster of drawings the cluster's share of them.
+    """
 
     generations: torch.Tensor
     verdicts: list[CopyVerdict]
     rate: CopyRate
+    shares: list[float] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {"rate": asdict(self.rate), "generations": [asdict(verdict) for verdict in self.verdicts]}
+        found = {"rate": asdict(self.rate), "generations": [asdict(verdict) for verdict in self.verdicts]}
+        return found if self.shares is None else {**found, "cluster_shares": self.shares}
 
 
 def prompts_of(data: Path, ordinary: int = 24, seed: int = 0) -> tuple[list[Prompt], list[Prompt]]:

@@ -1,4 +1,4 @@
-"""The probe of a dataset folder: its planted (or named) pairs by caption and by attack, beside held-out controls."""
+"""The probe of a dataset folder: its planted (or named) pairs by caption and by attacks, beside held-out controls."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from torch import Tensor
 
 from memsieve.filtering.files import write_json
 from memsieve.inference.copies.attack import AttackSettings, Target, attack_pairs
+from memsieve.inference.copies.extract import extract_pairs
 from memsieve.inference.copies.judge import CopyJudge
 from memsieve.inference.copies.probe import ProbeResult, Prompt, probe_model, shard_images
 from memsieve.inference.copies.similarity import build_similarity
 from memsieve.inference.generate import GenerateSettings
-from memsieve.inference.guided import pipeline_resolution
+from memsieve.inference.guided import GuidedModel, pipeline_resolution
 from memsieve.inference.opened import open_model
 from memsieve.inference.resume import ImageStore
 from memsieve.inference.weights import pipeline_identity
@@ -30,7 +31,7 @@ class ProbeSettings:
     """Which pairs are probed, and how.
 
     Args:
-        attack: whether an embedding is searched for each pair, too.
+        attack: whether an embedding is searched for each pair, too, and beside the base drawings go beyond the model.
         drawing: of the images, and of the attack.
         scheduler: of the attack's images; ``auto``, ``ddim`` or ``own``.
         groups: to probe; the planted ones if left out.
@@ -47,19 +48,21 @@ class ProbeSettings:
 
 
 def probe_dataset(
-    pipe: Any, data: Path, settings: ProbeSettings, *, store: ImageStore | None = None, progress: bool = True
+    model: Any, data: Path, settings: ProbeSettings, *, store: ImageStore | None = None, progress: bool = True
 ) -> dict[tuple[str, str], ProbeResult]:
-    """(pairs, way) -> result: the pairs by caption, and with ``attack`` the pairs and the controls by embedding.
+    """(pairs, way) -> result: the pairs by caption; with ``attack`` the pairs and the controls by embedding, and, where
+    the model before fine-tuning is known, by what lies beyond the model (``inference/copies/extract.py``).
 
     The controls are held-out images, which the model never saw. They stand in the judge's gallery beside the training
-    images, so that they can come back at all, and not among the images that calibrate it. ``pipe`` is any text-to-image
-    pipeline; the attack needs one that ``open_model`` takes.
+    images, so that they can come back at all, and not among the images that calibrate it. ``model`` is any
+    text-to-image pipeline; an attack needs one that ``open_model`` takes, or what it gives, with its base.
 
     Raises:
         ValueError: no truth.parquet, an unknown group, no planted pair, or too few held-out images.
     """
     first = _truth(data)
-    opened = open_model(pipe, scheduler=settings.scheduler) if settings.attack else None
+    opened = open_model(model, scheduler=settings.scheduler) if settings.attack else None
+    pipe = model.pipe if isinstance(model, GuidedModel) else model
     resolution, drawing = pipeline_resolution(pipe), settings.drawing
     train, held = (shard_images(data / split, resolution) for split in ("train", "held_out"))
     pixels = dict([*train, *held])
@@ -80,6 +83,10 @@ def probe_dataset(
         results["chosen pairs", "attack"] = attack_pairs(opened, chosen, judge, drawing, **kept)
         if others:
             results["held-out controls", "attack"] = attack_pairs(opened, others, judge, drawing, **kept)
+        if opened.base is not None:
+            results["chosen pairs", "base"] = extract_pairs(opened, chosen, judge, drawing, **kept)
+            if others:
+                results["held-out controls", "base"] = extract_pairs(opened, others, judge, drawing, **kept)
     return results
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,6 +33,7 @@ __all__ = [
     "picture_uri",
     "square",
     "verify_images",
+    "with_base",
     "write_matches",
 ]
 
@@ -46,13 +47,16 @@ TOGETHER: Final = 64
 @dataclass(frozen=True, slots=True)
 class Match:
     """One image. ``p`` is the share of held-out images that lie as near to a training image; ``copy`` is None where
-    neither held-out images nor a threshold can decide. With an ``error`` there are no neighbours."""
+    neither held-out images nor a threshold can decide. With an ``error`` there are no neighbours. ``base_distance`` and
+    ``base_copy`` say the same of what the model before fine-tuning draws for the prompt from the same noise."""
 
     name: str
     neighbours: list[Neighbour]
     p: float | None
     copy: bool | None
     error: str | None = None
+    base_distance: float | None = None
+    base_copy: bool | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -160,12 +164,22 @@ def verify_images(
     return matches
 
 
+def with_base(matches: Sequence[Match], base: Sequence[Match]) -> list[Match]:
+    """Matches with what became of the base's drawings beside each: a copy that it draws too was not learned since."""
+    return [
+        replace(mine, base_distance=theirs.neighbours[0].distance, base_copy=theirs.copy)
+        for mine, theirs in zip(matches, base, strict=True)
+    ]
+
+
 def write_matches(
-    out: Path, index: TrainingIndex, matches: Sequence[Match], images: Sequence[Tensor | str], most: int = 200
-) -> None:
+    out: Path, index: TrainingIndex, matches: Sequence[Match], images: Sequence[Tensor | str], most: int = 200,
+    base_images: Sequence[Tensor] | None = None,
+) -> None:  # fmt: skip
     """``matches.json`` with everything, and ``matches.html`` with the ``most`` nearest, side by side with their pairs.
 
-    The page is self-contained; captions and names are escaped.
+    The page is self-contained; captions and names are escaped. ``base_images`` are what the model before fine-tuning
+    draws in the place of each.
     """
     out.mkdir(parents=True, exist_ok=True)
     rows = [match.as_dict() for match in matches]
@@ -177,7 +191,8 @@ def write_matches(
         image = images[i]
         assert isinstance(image, Tensor)
         pairs = [(n, picture_uri(load_pixels(index.image_bytes(n), index.side))) for n in matches[i].neighbours]
-        shown.append({"match": matches[i], "picture": picture_uri(image), "pairs": pairs})
+        before = None if base_images is None else picture_uri(base_images[i])
+        shown.append({"match": matches[i], "picture": picture_uri(image), "pairs": pairs, "before": before})
     page = render(
         "matches.html",
         shown=shown, total=len(matches), failed=[m for m in matches if m.error], similarity=index.name,

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from memsieve.inference.guided import SPACES
+from memsieve.inference.step import SPACES
 
 __all__ = ["DETECTORS", "WITH_BASE", "DetectSettings", "Detector", "PromptMeasurement"]
 

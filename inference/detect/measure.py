@@ -14,7 +14,8 @@ from memsieve.filtering.denoisers.base import Conditioning
 from memsieve.inference.detect.detectors import DETECTORS, DetectSettings, PromptMeasurement
 from memsieve.inference.detect.ordinary import OrdinaryPaths
 from memsieve.inference.generate import image_seed
-from memsieve.inference.guided import Against, GuidedModel
+from memsieve.inference.guided import GuidedModel
+from memsieve.inference.step import Against
 
 __all__ = ["measure_prompts"]
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from memsieve.filtering.conformal import conformal_p_value, critical_value, smallest_reference
 from memsieve.filtering.statistics import median_and_spread
 from memsieve.inference.detect.detectors import Detector, DetectSettings, PromptMeasurement
-from memsieve.inference.guided import GuidedModel, Step
+from memsieve.inference.guided import GuidedModel
+from memsieve.inference.step import Step
 
 __all__ = ["OrdinaryPaths", "OrdinaryPrompts"]
 
@@ -123,7 +124,7 @@ class OrdinaryPaths(OrdinaryPrompts):
         return {**detector.component_values(measurement), "path": self.path(measurement.path)}
 
     def until_beyond(
-        self, model: GuidedModel, steps: Generator[Step, Tensor | None, None], count: int, settings: DetectSettings
+        self, model: GuidedModel, steps: Generator[Step, Tensor | None, Tensor], count: int, settings: DetectSettings
     ) -> list[Array]:
         """What the detector measures, [k], of each of ``count`` images, prompt by prompt, until a prompt is beyond."""
         n = settings.images_per_prompt

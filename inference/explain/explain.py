@@ -1,7 +1,9 @@
-"""Which words make a model regurgitate? The gradient of the magnitude with respect to each token's embedding.
+"""Which words make a model regurgitate? The gradient of what detection measures for each token's embedding.
 
 SS_i = mean over steps and images of ||d d / d e_i||_2 (Wen et al., ICLR 2024, section 4.2), where d is the magnitude of
-one image and e the conditioning that the network sees. The trajectory is the sampler's own guided one, and gradients
+one image and e the conditioning that the network sees. Beside the model before fine-tuning d is the drift, ||eps_c -
+eps_c^base|| / sqrt(n): the words that call up what the fine-tune has learned. The base's own prediction is by its own
+encoding of the prompt, and a constant of e. The trajectory is the sampler's own guided one, and gradients
 are taken image by image: neither depends on how many images are measured together.
 """
 
@@ -16,11 +18,12 @@ import numpy.typing as npt
 import torch
 
 from memsieve.filtering.denoisers.base import TextPart
-from memsieve.inference.detect.detectors import DetectSettings
+from memsieve.inference.detect.detectors import DETECTORS, DetectSettings
 from memsieve.inference.explain.words import TokenTable, cut_text, token_table
-from memsieve.inference.gradients import magnitude_and_gradient
-from memsieve.inference.guided import GuidedModel, Seen, norm_of
+from memsieve.inference.gradients import measured_and_gradient
+from memsieve.inference.guided import GuidedModel
 from memsieve.inference.opened import open_model
+from memsieve.inference.step import norm_of
 
 __all__ = [
     "EncoderSignificance",
@@ -66,14 +69,15 @@ class EncoderSignificance:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """``words`` over all encoders; ``encoders`` one by one; ``magnitude`` is the mean over steps and images.
+    """``words`` over all encoders; ``encoders`` one by one; ``value`` is the mean of ``measure`` over steps and images.
 
     ``pooled`` is the norm of the gradient with respect to the pooled embedding, which belongs to no word; None where
     the family has none.
     """
 
     prompt: str
-    magnitude: float
+    measure: str
+    value: float
     steps: list[int]
     images: int
     words: list[WordScore]
@@ -99,11 +103,12 @@ def explain(
     at_steps: Sequence[int] | None = None,
     batch: int = 4,
 ) -> Explanation:
-    """How much each word of ``prompt`` moves the magnitude.
+    """How much each word of ``prompt`` moves what is measured of it.
 
     Args:
         model: a pipeline folder or a pipeline; what ``open_model`` gives, where another scheduler is wanted.
-        settings: as in detection; ``steps`` is how far the trajectory runs.
+        settings: as in detection; ``steps`` is how far the trajectory runs, and the first measure of ``detector`` is
+            explained.
         at_steps: the steps, from 0, at which gradients are taken; all of ``settings.steps`` if left out.
         batch: images at a time.
 
@@ -128,9 +133,16 @@ def explain(
         for part, values in zip(layout, significance, strict=True)
     ]
     return Explanation(
-        prompt, float(np.mean(found.magnitudes)), chosen, settings.images_per_prompt, _over_encoders(encoders),
-        encoders, cut_text(layout, prompt), float(np.mean(found.pooled)) if found.pooled else None,
-    )  # fmt: skip
+        prompt=prompt,
+        measure=DETECTORS[settings.detector].measures[0],
+        value=float(np.mean(found.values)),
+        steps=chosen,
+        images=settings.images_per_prompt,
+        words=_over_encoders(encoders),
+        encoders=encoders,
+        cut=cut_text(layout, prompt),
+        pooled=float(np.mean(found.pooled)) if found.pooled else None,
+    )
 
 
 def _chosen_steps(at_steps: Sequence[int] | None, settings: DetectSettings) -> list[int]:
@@ -144,11 +156,11 @@ def _chosen_steps(at_steps: Sequence[int] | None, settings: DetectSettings) -> l
 
 @dataclass(frozen=True, slots=True)
 class _Gradients:
-    """Norms gathered over steps and images: ``parts[k]`` a list of [n, L_k], ``pooled`` and ``magnitudes`` one each."""
+    """Norms gathered over steps and images: ``parts[k]`` a list of [n, L_k], ``pooled`` and ``values`` one each."""
 
     parts: list[list[npt.NDArray[np.float64]]]
     pooled: list[float]
-    magnitudes: list[float]
+    values: list[float]
 
 
 def _accumulate(
@@ -158,23 +170,24 @@ def _accumulate(
     count = len(numbers)
     noise = model.noise([prompt] * count, numbers, settings.seed, settings.resolution)
     cond = model.encode([prompt]).expand(count)
-    uncond = model.unconditional(count)
+    uncond, measure = model.unconditional(count), DETECTORS[settings.detector].measures[0]
+    against = model.against([prompt], (measure,))
     steps = model.trajectory(
         noise, cond, uncond, steps=chosen[-1] + 1, schedule_steps=settings.schedule_steps,
-        guidance_scale=settings.guidance_scale,
+        guidance_scale=settings.guidance_scale, against=against.expand(count) if against is not None else None,
     )  # fmt: skip
     for step in steps:
         if step.index not in chosen:
             continue
-        seen = Seen(step.model_input, step.timestep, cond, uncond)
-        magnitude, gradient = magnitude_and_gradient(model, seen, settings.space)
+        compared = model.compared(step, cond, uncond, measure)
+        value, gradient = measured_and_gradient(model, compared, settings.space)
         states = gradient["encoder_hidden_states"].double()
         for part, norms in zip(layout, found.parts, strict=True):
             own = states[:, part.first : part.first + part.length, slice(*part.features)]
             norms.append(torch.linalg.vector_norm(own, dim=-1).cpu().numpy())
         if "pooled" in gradient:
             found.pooled.extend(norm_of(gradient["pooled"]).tolist())
-        found.magnitudes.extend(magnitude.tolist())
+        found.values.extend(value.tolist())
 
 
 def _encoder(name: str, table: TokenTable, significance: npt.NDArray[np.float64]) -> EncoderSignificance:

@@ -43,7 +43,7 @@ def write_explanations(out: Path, explanations: Sequence[Explanation]) -> None:
 
 def write_page(path: Path, explanations: Sequence[Explanation]) -> None:
     """All explanations on one page without scripts; prompts are escaped."""
-    page = render("explain.html", explanations=explanations, shade=_shade, token_shade=_token_shade)
+    page = render("explain.html", explanations=explanations, shade=_shade, token_shade=_token_shade, named=_named)
     path.write_text(page, encoding="utf-8")
 
 
@@ -52,9 +52,8 @@ def write_picture(path: Path, explanation: Explanation) -> None:
     words = [(word.text, word.significance) for word in explanation.words]
     start, end, padding = _apart(explanation)
     pooled = "" if explanation.pooled is None else f", pooled {explanation.pooled:.2g}"
-    title = (
-        f"magnitude {explanation.magnitude:.3g}; apart: start {start:.2g}, end {end:.2g}, padding {padding:.2g}{pooled}"
-    )
+    apart = f"start {start:.2g}, end {end:.2g}, padding {padding:.2g}{pooled}"
+    title = f"{_named(explanation)} {explanation.value:.3g}; apart: {apart}"
     word_picture(path, words, title=title)
 
 
@@ -63,6 +62,10 @@ def _apart(explanation: Explanation) -> tuple[float, float, float]:
     parts = [(part.start, part.end, part.padding) for part in explanation.encoders]
     start, end, padding = (math.sqrt(sum(value**2 for value in values)) for values in zip(*parts, strict=True))
     return start, end, padding
+
+
+def _named(explanation: Explanation) -> str:
+    return explanation.measure.replace("_", " ")
 
 
 def _shade(explanation: Explanation, value: float) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from memsieve.filtering.denoisers.base import Denoiser
-from memsieve.inference.guided import Seen
+from memsieve.inference.step import Seen
 
 __all__ = ["BranchReader", "Branches"]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from memsieve.inference.base import Base
 from memsieve.inference.guard.branches import Branches
-from memsieve.inference.guided import norm_of
+from memsieve.inference.step import norm_of
 
 __all__ = ["BaseCalls"]
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from memsieve.filtering.conformal import critical_value
-from memsieve.filtering.denoisers.lora import AdapterOff, adapter_off
+from memsieve.filtering.denoisers.lora import AdapterOff, adapter_off, has_adapter
 from memsieve.inference.detect.detect import check_rate
 from memsieve.inference.gradients import check_differentiable
 from memsieve.inference.guard.branches import Branches, BranchReader
@@ -37,10 +37,11 @@ from memsieve.inference.guard.report import (
     restore_random_state,
 )
 from memsieve.inference.guard.settings import GuardSettings
-from memsieve.inference.guided import Seen, norm_of
+from memsieve.inference.guided import GuidedModel
 from memsieve.inference.minimize.minimize import TARGET_QUANTILE
 from memsieve.inference.opened import open_model
 from memsieve.inference.prompts.lists import ordinary_prompts
+from memsieve.inference.step import Seen, norm_of
 
 __all__ = ["ACTIONS", "GuardReport", "GuardSettings", "MemorizationGuard", "MemorizationRefused", "MemorizationWarning"]
 
@@ -65,7 +66,8 @@ class MemorizationGuard:
         action: ``warn``; ``refuse`` raises ``MemorizationRefused`` before an image exists; ``minimize`` changes the
             embeddings of flagged images (Wen et al., 2024) and samples from the same noise; ``delay`` leaves guidance
             off for flagged images until the magnitude has fallen and passes a local minimum (Jain et al., CVPR 2025);
-            ``base`` lets the model before fine-tuning draw the first steps of flagged images.
+            ``base`` lets the model before fine-tuning draw the first steps of flagged images. Beside a base
+            ``minimize`` brings the drift down, not the magnitude.
         base: the model before fine-tuning: a pipeline, its folder, or ``"lora"``, which is the pipeline's own network
             with its adapters switched off. What is compared is then the drift ||eps_c - eps_c^base|| / sqrt(n), at one
             forward more in a call, and not the magnitude.
@@ -75,7 +77,8 @@ class MemorizationGuard:
         settings: of ``minimize`` and ``delay``, and the space that is measured in.
 
     Raises:
-        ValueError: a setting out of range, or a model that cannot be guarded (guidance-distilled, unknown family).
+        ValueError: a setting out of range, a model that cannot be guarded (guidance-distilled, unknown family), or a
+            base with other text encoders: a call's embeddings are none of its own.
     """
 
     def __init__(
@@ -103,6 +106,7 @@ class MemorizationGuard:
         if action == "base" and base is None:
             raise ValueError("action = 'base' draws with the model before fine-tuning: give it with base=...")
         self._model = open_model(pipe, scheduler="own", base=_base_of(pipe) if base == "lora" else base)
+        _check_base(self._model)
         if action == "minimize":
             check_differentiable(self._model.model)
         self._levels = OrdinaryLevels(self._model, known, self.settings.space, progress)
@@ -261,9 +265,10 @@ class MemorizationGuard:
     def _target(self, seen: Seen) -> float:
         if self.settings.target is not None:
             return self.settings.target
-        if self.threshold is not None and self._by_base is None:
+        if self.threshold is not None:
             return self.threshold / 2
-        return float(np.quantile(self._ordinary(seen, "magnitude"), TARGET_QUANTILE))
+        name = "magnitude" if self._by_base is None else "drift"
+        return float(np.quantile(self._ordinary(seen, name), TARGET_QUANTILE))
 
     def _ordinary(self, seen: Seen, name: str) -> np.ndarray:
         self._off = True
@@ -286,9 +291,36 @@ def _base_of(pipe: Any) -> AdapterOff:
     """The pipeline's network with its adapters switched off.
 
     Raises:
-        ValueError: it has none.
+        ValueError: it has none, or a text encoder has some too.
     """
     network = getattr(pipe, "unet", None) or pipe.transformer
     with adapter_off(network):
         pass
+    for name, part in pipe.components.items():
+        if name.startswith("text_encoder") and has_adapter(part):
+            raise ValueError(
+                f"base = 'lora': the pipeline's {name} has an adapter too, and a call's embeddings would still be the "
+                "fine-tuned encoder's; take the LoRA of the text encoders out, or do without base"
+            )
     return AdapterOff(network)
+
+
+def _check_base(model: GuidedModel) -> None:
+    """Refuse a base that calls cannot be handed on to.
+
+    Raises:
+        ValueError: says why, and what can be done instead.
+    """
+    if model.base is None:
+        return
+    if model.denoiser.distilled is not None:
+        raise ValueError(
+            f"the pipeline is guidance-distilled: {model.denoiser.distilled}. The guard reads both branches of a call; "
+            "detect, explain and minimize, which need the conditional one alone, work beside its base"
+        )
+    if not model.base.same_text:
+        raise ValueError(
+            f"base = '{model.base.name}': its text encoders are not the pipeline's (they were fine-tuned too), so that "
+            "the embeddings of a call mean something else to it. detect and minimize, which encode a prompt by each "
+            "model's own, can compare the two; the guard works without base"
+        )

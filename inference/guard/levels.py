@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from memsieve.filtering.denoisers.base import Conditioning
-from memsieve.inference.guided import GuidedModel, Seen, Step
+from memsieve.inference.guided import GuidedModel
 from memsieve.inference.progress import progress_bar
+from memsieve.inference.step import Seen, Step
 
 __all__ = ["OrdinaryLevels"]
 

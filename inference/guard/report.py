@@ -29,7 +29,8 @@ class GuardReport:
 
     ``drift`` is each image's at step 0 where the guard knows the model before fine-tuning: it is then what passes the
     threshold. ``released`` is the step at which guidance came back for each image (action ``delay``: 0 if never held,
-    None if it never came back). ``minimized`` is each image's magnitude after minimisation (NaN where there was none).
+    None if it never came back). ``minimized`` is what each image came to by minimisation, magnitude or
+    drift (NaN where there was none).
     """
 
     threshold: float = math.nan

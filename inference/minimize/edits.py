@@ -87,7 +87,7 @@ def _scored(
     text: str, change: str, measurement: PromptMeasurement, detector: Detector, ordinary: OrdinaryPrompts | None
 ) -> Suggestion:
     if ordinary is None:
-        return Suggestion(text, change, float(measurement.magnitudes.mean()), None)
+        return Suggestion(text, change, float(measurement.path.mean()), None)
     values = detector.component_values(measurement)
     score = ordinary.scores(np.asarray([[values[name] for name in ordinary.names]]))
     return Suggestion(text, change, float(score[0]), float(ordinary.p_values(score)[0]))

@@ -138,7 +138,7 @@ def _handlers(gr: Any, inspector: Inspector) -> dict[str, Callable[..., Any]]:
             f"image {i + 1}: {result.trace[0][i]:.4g} to {value:.4g}{'' if met else ' (target not met)'}"
             for i, (value, met) in enumerate(zip(result.magnitude, result.met, strict=True))
         ]
-        said = f"<p class='ms-soft'>Magnitude, at most {result.target:.4g} wanted: {'; '.join(rows)}.</p>"
+        said = f"<p class='ms-soft'>Magnitude, at most {result.targets[0]:.4g} wanted: {'; '.join(rows)}.</p>"
         return prompt.strip(), pictures(before), pictures(after), said, guarded(inspector.nearest, before)
 
     return {"check": check, "compare": compare, "draw": draw, "minimise": minimise}

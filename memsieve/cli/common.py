@@ -39,11 +39,15 @@ __all__ = [
     "warn",
 ]
 
-WITHOUT_BASE = (
-    "without the model before fine-tuning a prompt is judged by the model's own two branches, which learn a repeated "
-    "pair alike where captions were dropped in training: memorised prompts may then look like any other. Name it with "
-    "--base, or say --base none"
-)
+_ALIKE = "the model's own two branches, which learn a repeated pair alike where captions were dropped in training"
+WITHOUT_BASE = {
+    "judge": f"a prompt is judged by {_ALIKE}: memorised prompts may then look like any other",
+    "explain": f"a word's weight is what it does to {_ALIKE}: words that call the pair up may then weigh little",
+    "minimize": f"what is brought down is the distance of {_ALIKE}: a memorised prompt may meet the target already",
+    "verify": "nothing says which of these pictures it would have drawn too, so that fine-tuning did not teach them",
+    "attack": "an embedding is searched for, and the other attack, which goes on from it beyond the model, is not made",
+}
+"""What is lost, by what a command does."""
 USELESS = 4
 """Exit code: everything was done, and nothing that was read can be used."""
 
@@ -79,16 +83,20 @@ WandbSamples = Annotated[
 ]
 
 
-def base_for(model: Path, base: Path | None) -> str | None:
+def base_for(model: Path, base: Path | None, purpose: str = "judge") -> str | None:
     """The model before fine-tuning of a command line: as ``--base`` says, or what the model's folder names; None where
-    there is none, which is said."""
+    there is none, and what that costs is said.
+
+    Args:
+        purpose: of ``WITHOUT_BASE``, what the command does.
+    """
     from memsieve.inference.base import base_of_model
 
     if base is not None:
         return None if str(base) == "none" else str(base)
     found = base_of_model(model)
     if found is None:
-        warn(WITHOUT_BASE)
+        warn(f"without the model before fine-tuning {WITHOUT_BASE[purpose]}. Name it with --base, or say --base none")
     return found
 
 
@@ -173,4 +181,6 @@ def plain(text: str, most: int = 200) -> Any:
 
 def warn(sentence: str) -> None:
     """A warning on standard error."""
-    error_console.print(f"warning: {plain(sentence)}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    error_console.print(
+        f"warning: {plain(sentence, 600)}", style="yellow", markup=False, highlight=False, soft_wrap=True
+    )

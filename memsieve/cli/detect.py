@@ -1,4 +1,4 @@
-"""``memsieve detect``: which prompts of a list has a model memorised?"""
+"""``memsieve detect``: which prompts of a list stand out beside ordinary ones?"""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def detect(
     wandb: Wandb = None,
     wandb_samples: WandbSamples = False,
 ) -> None:
-    """Say which prompts of a list a model has memorised.
+    """Say which prompts of a list stand out beside ordinary ones, as prompts do that a model has memorised.
 
     Exit code 0 also where some lines could not be read or scored: they are counted and said. 2 where none could.
     """
@@ -98,7 +98,7 @@ def detect(
 
 
 def _print_scores(rows: list[dict[str, Any]], detector: str, show: int) -> None:
-    table = Table("prompt", "score", "p", "memorised", title=f"{detector}, highest first")
+    table = Table("prompt", "score", "p", "flagged", title=f"{detector}, highest first")
     for row in sorted(rows, key=lambda row: -row["score"])[:show]:
         table.add_row(plain(row["prompt"]), f"{row['score']:.4g}", f"{row['p']:.3g}", "yes" if row["flagged"] else "")
     out_console.print(table)

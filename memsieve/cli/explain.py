@@ -1,4 +1,4 @@
-"""``memsieve explain``: which words of a prompt move the magnitude?"""
+"""``memsieve explain``: which words of a prompt move what detection measures?"""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from memsieve.cli.common import (
+    BaseModel,
     Batch,
     Device,
     Dtype,
@@ -15,6 +16,8 @@ from memsieve.cli.common import (
     Model,
     Scheduler,
     Seed,
+    base_for,
+    detector_for,
     numbers,
     open_for,
     out_console,
@@ -27,6 +30,7 @@ __all__ = ["explain"]
 def explain(
     model: Model,
     prompt: Annotated[list[str], typer.Option(help="A prompt. Repeatable.")],
+    base: BaseModel = None,
     out: Annotated[Path | None, typer.Option(help="Folder for explain.json, explain.html and a PNG each.")] = None,
     at_steps: Annotated[str, typer.Option(help="Steps, from 0, at which gradients are taken; comma-separated.")] = "0",
     schedule_steps: Annotated[int, typer.Option(help="Length of the schedule.")] = 50,
@@ -39,17 +43,18 @@ def explain(
     device: Device = None,
     dtype: Dtype = "float32",
 ) -> None:
-    """Say which words of a prompt move the magnitude most."""
+    """Say which words of a prompt move the drift from the model before fine-tuning most; without it the magnitude."""
     from memsieve.inference.detect.detectors import DetectSettings
     from memsieve.inference.explain.explain import explain as explain_prompt
     from memsieve.inference.explain.page import as_text, write_explanations
 
+    before = base_for(model, base, "explain")
     settings = DetectSettings(
-        schedule_steps=schedule_steps, images_per_prompt=images_per_prompt, guidance_scale=guidance_scale, seed=seed,
-        space=space,
+        detector=detector_for(None, before), schedule_steps=schedule_steps, images_per_prompt=images_per_prompt,
+        guidance_scale=guidance_scale, seed=seed, space=space,
     )  # fmt: skip
     steps = numbers(at_steps, "--at-steps", least=0)
-    opened = open_for(model, scheduler, device, dtype)
+    opened = open_for(model, scheduler, device, dtype, before)
     found, failed = [], 0
     for text in prompt:
         if not text.strip():
@@ -58,7 +63,7 @@ def explain(
             continue
         found.append(explain_prompt(opened, text, settings=settings, at_steps=steps, batch=batch))
         out_console.print(as_text(found[-1]), markup=False, highlight=False, soft_wrap=True)
-        out_console.print(f"magnitude {found[-1].magnitude:.4g}\n", highlight=False)
+        out_console.print(f"{found[-1].measure} {found[-1].value:.4g}\n", highlight=False)
         if found[-1].cut:
             warn(f"the prompt is too long for the text encoder, cut off: '{found[-1].cut[:80]}'")
     if out is not None and found:

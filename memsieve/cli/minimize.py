@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from memsieve.cli.common import (
+    BaseModel,
     Batch,
     Device,
     Dtype,
@@ -16,6 +17,8 @@ from memsieve.cli.common import (
     Model,
     Scheduler,
     Seed,
+    base_for,
+    detector_for,
     open_for,
     ordinary_for,
     out_console,
@@ -33,9 +36,13 @@ __all__ = ["minimize"]
 def minimize(
     model: Model,
     prompt: Annotated[str, typer.Option(help="The memorised prompt.")],
+    base: BaseModel = None,
     out: Annotated[Path, typer.Option(help="Folder for embeddings, trace and pictures.")] = Path("runs/minimize"),
-    target: Annotated[float | None, typer.Option(help="Magnitude to reach; from ordinary prompts if left out.")] = None,
-    target_quantile: Annotated[float, typer.Option(help="Of ordinary prompts' magnitudes, for the target.")] = 0.3,
+    target: Annotated[
+        float | None,
+        typer.Option(help="Drift to reach, magnitude without a base; from ordinary prompts if left out."),
+    ] = None,
+    target_quantile: Annotated[float, typer.Option(help="Of what ordinary prompts come to, for the target.")] = 0.3,
     ordinary: Annotated[Path | None, typer.Option(help="Ordinary prompts; the shipped list if left out.")] = None,
     images_per_prompt: Annotated[int, typer.Option(help="Images, each with embeddings of its own.")] = 4,
     iterations: Annotated[int, typer.Option(help="Updates at most.")] = 30,
@@ -72,10 +79,14 @@ def minimize(
 
     if not prompt.strip():
         raise ValueError("--prompt: the prompt is empty; give some text")
-    settings = DetectSettings(schedule_steps=schedule_steps, guidance_scale=guidance_scale, seed=seed, space=space)
+    before = base_for(model, base, "minimize")
+    settings = DetectSettings(
+        detector=detector_for(None, before), schedule_steps=schedule_steps, guidance_scale=guidance_scale, seed=seed,
+        space=space,
+    )  # fmt: skip
     how = MinimizeSettings(iterations=iterations, lr=lr, method=method, tokens=tokens)
     known = ordinary_for(ordinary)
-    opened = open_for(model, scheduler, device, dtype)
+    opened = open_for(model, scheduler, device, dtype, before)
     if target is None:
         target = ordinary_target(opened, known, settings, target_quantile)
     result = minimize_prompt(opened, prompt, target, images=images_per_prompt, how=how, settings=settings, batch=batch)
@@ -91,8 +102,9 @@ def minimize(
 
 
 def _print_result(result: Minimized) -> None:
-    table = Table("image", "before", "after", "updates", f"at most {result.target:.4g}")
-    for i, (after, updates, met) in enumerate(zip(result.magnitude, result.updates, result.met, strict=True)):
+    named = result.measure.replace("_", " ")
+    table = Table("image", f"{named} before", "after", "updates", f"at most {result.targets[0]:.4g}")
+    for i, (after, updates, met) in enumerate(zip(result.value, result.updates, result.met, strict=True)):
         table.add_row(str(i), f"{result.trace[0][i]:.4g}", f"{after:.4g}", str(updates), "yes" if met else "no")
     out_console.print(table)
 

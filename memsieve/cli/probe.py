@@ -1,4 +1,4 @@
-"""``memsieve probe``: how many pairs come back, by their captions and by a searched embedding?"""
+"""``memsieve probe``: how many pairs come back, by their captions and by attacks?"""
 
 from __future__ import annotations
 
@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from memsieve.cli.common import Device, Dtype, Model, Scheduler, Seed, Wandb, load_for, open_for, out_console
+from memsieve.cli.common import (
+    BaseModel,
+    Device,
+    Dtype,
+    Model,
+    Scheduler,
+    Seed,
+    Wandb,
+    base_for,
+    load_for,
+    open_for,
+    out_console,
+)
 from memsieve.trackers.checks import upload_probe
 
 if TYPE_CHECKING:
@@ -21,7 +33,10 @@ __all__ = ["probe"]
 def probe(
     model: Model,
     dataset: Annotated[Path, typer.Option("--data", help="A dataset folder with truth.parquet and a held-out split.")],
-    attack: Annotated[bool, typer.Option(help="Also search an embedding for each pair.")] = False,
+    base: BaseModel = None,
+    attack: Annotated[
+        bool, typer.Option(help="Also search an embedding for each pair, and beside the base draw beyond the model.")
+    ] = False,
     groups: Annotated[
         Path | None, typer.Option(help="Groups to probe, one a line; the planted ones if left out.")
     ] = None,
@@ -40,7 +55,9 @@ def probe(
     dtype: Dtype = "float32",
     wandb: Wandb = None,
 ) -> None:
-    """Say how many pairs come back: by their captions, and with --attack by a searched embedding beside controls."""
+    """Say how many pairs come back: by their captions; with --attack also by a searched embedding and, where the model
+    before fine-tuning is known, by drawings that go beyond the model, each beside held-out controls.
+    """
     from memsieve.inference.copies.attack import AttackSettings
     from memsieve.inference.copies.probe_run import ProbeSettings, probe_dataset, probe_store, write_probe
     from memsieve.inference.prompts.lists import read_names
@@ -52,13 +69,16 @@ def probe(
         attack=attack, drawing=drawing, scheduler=scheduler, controls=controls, similarity=similarity,
         groups=None if groups is None else read_names(groups, "--groups"),
     )  # fmt: skip
-    pipe = open_for(model, scheduler, device, dtype).pipe if attack else load_for(model, device, dtype)
+    opened = None
+    if attack:
+        opened = open_for(model, scheduler, device, dtype, base_for(model, base, "attack"))
+    pipe = opened.pipe if opened is not None else load_for(model, device, dtype)
     if resume and out is None:
         raise ValueError("--resume needs --out FILE: the images are kept beside it")
     store = None
     if out is not None:
         store = probe_store(out.with_suffix(".generated"), pipe, dataset, settings, dtype, resume)
-    results = probe_dataset(pipe, dataset, settings, store=store)
+    results = probe_dataset(opened or pipe, dataset, settings, store=store)
     _print_rates(results)
     if out is not None:
         write_probe(out, settings, results)

@@ -54,6 +54,7 @@ class Memorised:
     Attributes:
         ordinary: 15 captions, that with the largest magnitude first.
         magnitude: of ``prompt`` at the first step.
+        seed: that it was made from.
     """
 
     pipe: StableDiffusionPipeline
@@ -61,6 +62,14 @@ class Memorised:
     prompt: str
     ordinary: list[str]
     magnitude: float = float("nan")
+    seed: int = 0
+
+    def before(self) -> StableDiffusionPipeline:
+        """The pipeline that training began with: its network has learned nothing."""
+        network = make_pipeline("v_prediction", seed=1 + self.seed, boost=1.0).unet
+        pipe = StableDiffusionPipeline(**{**self.pipe.components, "unet": network}, requires_safety_checker=False)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
 
     @property
     def threshold(self) -> float:
@@ -138,7 +147,7 @@ def memorise(seed: int, first: int = 200, more: int = 80, limit: int = 680) -> M
     pipe = make_pipeline("v_prediction", seed=1 + seed, boost=1.0)  # so small a network cannot copy through epsilon
     generator = torch.Generator().manual_seed(3 + seed)
     planted = torch.randn(4, 2, 2, generator=generator).sign().repeat_interleave(4, 1).repeat_interleave(4, 2)
-    made = Memorised(pipe, planted, PLANTED, CAPTIONS[1::2])
+    made = Memorised(pipe, planted, PLANTED, CAPTIONS[1::2], seed=seed)
     optimizer = torch.optim.AdamW(pipe.unet.parameters(), fused=True)
     done, steps, reached = 0, first, []
     while done + steps <= limit:

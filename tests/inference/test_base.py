@@ -16,6 +16,9 @@ from memsieve.inference.base import base_of_model
 from memsieve.inference.detect.detectors import DetectSettings
 from memsieve.inference.detect.measure import measure_prompts
 from memsieve.inference.opened import open_model
+from tests.inference.memorised import make_pipeline
+from tests.inference.tuned import moved
+from tests.tiny_models import LETTERS, tiny_pipeline
 
 PROMPTS = ["cat", "a dog on a log", "z"]
 SETTINGS = {"steps": 3, "schedule_steps": 10, "images_per_prompt": 2, "guidance_scale": 5.0, "seed": 7}
@@ -118,6 +121,29 @@ def test_a_runs_pipeline_says_what_it_was_made_of(tuned: Path, model_folder: Pat
         config.write_text(text)
         assert base_of_model(tuned) is None
     assert base_of_model(model_folder) is None
+
+
+def test_text_encoders_are_compared_by_what_they_say(build_pipeline: Callable[..., Any], model_folder: Path) -> None:
+    """The same to rounding in half precision; not where one was fine-tuned, or knows other words."""
+    pipe = build_pipeline()
+    cases = {
+        True: [str(model_folder), build_pipeline(), moved(pipe)],
+        False: [moved(pipe, "text_encoder", by=0.05), make_pipeline_of_other_words()],
+    }
+    for same, bases in cases.items():
+        for base in bases:
+            found = open_model(pipe, base=base).base
+            assert found is not None and found.same_text is same
+    half = open_model(build_pipeline().to(torch.bfloat16), base=str(model_folder)).base
+    assert half is not None and half.same_text
+    assert next(half.network.parameters()).dtype == torch.bfloat16, "the base is opened in the pipeline's precision"
+
+
+def make_pipeline_of_other_words() -> Any:
+    """The same weights, and a tokenizer that gives letters other numbers."""
+    pipe, other = make_pipeline(), tiny_pipeline(make_pipeline().scheduler, letters=LETTERS[::-1] + "0123456789.,!<>/")
+    pipe.tokenizer = other.tokenizer
+    return pipe
 
 
 def test_a_base_that_is_none_of_it_is_refused(

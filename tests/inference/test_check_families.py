@@ -108,9 +108,9 @@ def test_detect_explain_and_minimize(name: str) -> None:
         assert told.words[0].significance == pytest.approx(float(np.linalg.norm(alone)), rel=1e-6)
     target = 0.6 * found[0].per_step[0]
     result = minimize(model, "cat dog", target, images=2, how=MinimizeSettings(iterations=60), settings=SETTINGS)
-    assert all(result.met) and max(result.magnitude) <= target < min(result.trace[0])
+    assert all(result.met) and max(result.value) <= target < min(result.trace[0])
     own = pipelines_own_arguments(model, result)
-    assert own == pytest.approx(result.magnitude, rel=1e-3), "the pipeline, called with what was returned, sees it so"
+    assert own == pytest.approx(result.value, rel=1e-3), "the pipeline, called with what was returned, sees it so"
     some = minimize(model, "cat dog", 1e-3, how=MinimizeSettings(iterations=2, tokens="words"), settings=SETTINGS)
     whole = minimize(model, "cat dog", 1e-3, how=MinimizeSettings(iterations=2), settings=SETTINGS)
     start = model.encode(["cat dog"])

@@ -29,7 +29,7 @@ def test_every_check_works_under_inference_mode_and_after_it() -> None:
                 told = explain(model, "cat dog", settings=SETTINGS)
                 less = minimize(model, "cat dog", 1e-3, how=MinimizeSettings(iterations=2), settings=SETTINGS)
                 attacked, losses = attack_embedding(model, target, AttackSettings(updates=2, batch=2))
-            found.append([scores[0].score, told.magnitude, less.magnitude[0], *losses])
+            found.append([scores[0].score, told.value, less.value[0], *losses])
             assert torch.isfinite(attacked.encoder_hidden_states).all()
     assert all(values == pytest.approx(found[0], rel=1e-5) for values in found)
 
@@ -48,4 +48,4 @@ def test_weights_that_were_loaded_under_inference_mode(tmp_path: Path) -> None:
             explain(pipe, "cat", settings=SETTINGS)
         guarded = guard(pipe)
         guarded("cat", **CALL, **guidance(pipe))
-    assert told.magnitude > 0 and len(guarded.report.magnitudes) == 5
+    assert told.value > 0 and len(guarded.report.magnitudes) == 5

@@ -31,6 +31,16 @@ def test_controls_are_attacked_beside_the_chosen_pairs(data: Path) -> None:
     assert [v.group for v in alone["chosen pairs", "caption"].verdicts] == [group]
 
 
+def test_beside_its_base_both_are_also_drawn_beyond_the_model(data: Path) -> None:
+    drawing = AttackSettings(updates=1, batch=12, images=1, steps=1)
+    model = open_model(TINY, base=str(TINY))
+    found = probe_dataset(model, data, ProbeSettings(attack=True, drawing=drawing, controls=1), progress=False)
+    base, controls = found["chosen pairs", "base"], found["held-out controls", "base"]
+    assert base.rate.generations == 2 and controls.rate.generations == 1
+    assert {v.group for v in base.verdicts} == {v.group for v in found["chosen pairs", "caption"].verdicts}
+    assert all(v.group.startswith("control:") for v in controls.verdicts)
+
+
 def test_a_store_is_of_one_probe(data: Path, tmp_path: Path) -> None:
     pipe, settings = open_model(TINY).pipe, ProbeSettings()
     probe_store(tmp_path / "s", pipe, data, settings, "float32", False).save("x", torch.zeros(1, 3, 4, 4))

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from memsieve.inference.guard.guard import GuardSettings, MemorizationGuard, MemorizationRefused
+from memsieve.inference.minimize.settings import MinimizeSettings
 from tests.inference.memorised import Memorised, make_pipeline
+from tests.inference.tuned import moved
 from tests.tiny_models import TINY_FAMILIES, tiny_family
 
 STEPS = 5
@@ -119,6 +121,39 @@ def test_a_planted_caption_stands_out_beside_the_base_and_is_no_longer_drawn(mem
     )
     with pytest.raises(MemorizationRefused, match=r"drift .* at the first step, above"):
         refusing(memorised.prompt, **options)
+
+
+@pytest.mark.parametrize("family", ["sd", pytest.param("flux_guided", marks=pytest.mark.slow)])
+def test_minimised_is_the_drift(family: str) -> None:
+    """From the call's own embeddings down to the target, as both networks' predictions have it."""
+    pipe, base = tuned(family)
+    watcher = MemorizationGuard(pipe, base=base, threshold=1e9, progress=False)
+    watcher(**call(family))
+    target = 0.9 * watcher.report.drift[0]
+    settings = GuardSettings(target=target, minimize=MinimizeSettings(iterations=60))
+    guard = MemorizationGuard(pipe, "minimize", base=base, threshold=1e-9, settings=settings, progress=False)
+    drawn = guard(**call(family)).images
+    assert guard.report.drift == pytest.approx(watcher.report.drift, rel=1e-3)
+    assert guard.report.minimized[0] <= target
+    assert not torch.allclose(drawn, pipe(**call(family)).images, atol=1e-3)
+
+
+def test_a_base_with_other_text_encoders_is_refused() -> None:
+    """The embeddings of a call are none of its own."""
+    pipe, base = tuned("sd")
+    base = moved(base, "text_encoder", by=0.2)
+    with pytest.raises(ValueError, match=r"its text encoders are not the pipeline's .* works without base"):
+        MemorizationGuard(pipe, base=base, threshold=1.0)
+
+
+def test_a_lora_of_a_text_encoder_is_refused() -> None:
+    from peft import LoraConfig
+
+    pipe = tiny_family("sd")
+    pipe.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"]))
+    pipe.text_encoder.add_adapter(LoraConfig(r=2, target_modules=["q_proj"]))
+    with pytest.raises(ValueError, match="the pipeline's text_encoder has an adapter too"):
+        MemorizationGuard(pipe, base="lora", threshold=1.0)
 
 
 def test_the_action_needs_its_base_and_a_share_of_the_steps() -> None:

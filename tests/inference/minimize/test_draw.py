@@ -22,5 +22,5 @@ def test_minimize_returns_the_sizes_that_it_measured_with() -> None:
     result = minimize(model, "cat dog", 1e-3, how=MinimizeSettings(iterations=1), settings=settings)
     assert result.arguments["original_size"] == result.arguments["target_size"] == (32, 32)
     seen = first_step(pipe, lambda: pipe(**result.arguments, num_inference_steps=4, output_type="latent"), 4)
-    assert seen == pytest.approx(result.magnitude, rel=1e-3)
+    assert seen == pytest.approx(result.value, rel=1e-3)
     assert draw_from(model, result, result.cond, settings).shape == (1, 3, 32, 32)

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from memsieve.inference.detect.detectors import DetectSettings
-from memsieve.inference.guided import Seen
 from memsieve.inference.minimize.embeddings import minimize_embeddings
 from memsieve.inference.minimize.minimize import minimize
 from memsieve.inference.minimize.settings import METHODS, MinimizeSettings
 from memsieve.inference.opened import open_model
+from memsieve.inference.step import Compared, Seen
 
 SETTINGS = DetectSettings(schedule_steps=10, guidance_scale=3.0)
 
@@ -35,7 +35,7 @@ def test_start_token_and_unused_coordinates_stay(build_pipeline: Callable[..., A
     assert torch.equal(result.prompt_embeds[0, 0], original[0, 0])
     assert torch.equal(result.prompt_embeds[0, :, 5], original[0, :, 5])
     assert (result.prompt_embeds[0, 1:, :5] - original[0, 1:, :5]).abs().median() > (0.1 if method == "adamw" else 0.01)
-    assert result.met == [False] and result.magnitude[0] == min(row[0] for row in result.trace), "the best is returned"
+    assert result.met == [False] and result.value[0] == min(row[0] for row in result.trace), "the best is returned"
 
 
 def test_an_image_at_the_target_is_left_alone(build_pipeline: Callable[..., Any]) -> None:
@@ -47,10 +47,10 @@ def test_an_image_at_the_target_is_left_alone(build_pipeline: Callable[..., Any]
     model = open_model(pipe)
     x, t = torch.cat([result.latents, result.latents * 1.7]), model.timesteps(10)[0]
     cond, uncond = original.expand(4), model.unconditional(4)
-    seen = Seen(x, t, cond, uncond)
-    _, (start,), _ = minimize_embeddings(model, seen, 1e6, MinimizeSettings(iterations=0))
+    compared = Compared(Seen(x, t, cond, uncond), "magnitude", model.predict_one(x, t, uncond))
+    _, (start,), _ = minimize_embeddings(model, compared, 1e6, MinimizeSettings(iterations=0))
     target = sorted(start)[1] * 1.0001
-    fitted, trace, _ = minimize_embeddings(model, seen, target, MinimizeSettings(iterations=5, lr=0.02))
+    fitted, trace, _ = minimize_embeddings(model, compared, target, MinimizeSettings(iterations=5, lr=0.02))
     embeds = fitted.encoder_hidden_states
     still = [torch.equal(embeds[i], original.encoder_hidden_states[0]) for i in range(4)]
     assert still == [value <= target for value in start] and any(still) and not all(still) and len(trace) > 1
@@ -61,7 +61,7 @@ def test_closest_meets_the_target_with_less_change(build_pipeline: Callable[...,
     pipe = build_pipeline()
     original = open_model(pipe).encode(["cat dog"]).encoder_hidden_states[0]
     start = minimize(pipe, "cat dog", 1e-3, images=3, how=MinimizeSettings(iterations=0), settings=SETTINGS)
-    target = 0.5 * min(start.magnitude)
+    target = 0.5 * min(start.value)
     hows = {method: MinimizeSettings(iterations=40, lr=0.05, method=method) for method in METHODS}
     options: dict[str, Any] = {"how": hows["closest"], "settings": SETTINGS}
     closest = minimize(pipe, "cat dog", target, images=3, **options)
@@ -76,7 +76,7 @@ def test_closest_meets_the_target_with_less_change(build_pipeline: Callable[...,
     once = minimize(pipe, "cat dog", target, how=one, settings=SETTINGS)
     moved = (once.prompt_embeds[0] - original).norm() / original.norm()
     assert float(moved) == pytest.approx(0.02, rel=1e-2), "no update is larger than the share"
-    left = minimize(pipe, "cat dog", max(start.magnitude) + 1, images=3, **options)
+    left = minimize(pipe, "cat dog", max(start.value) + 1, images=3, **options)
     assert torch.equal(left.prompt_embeds[1], original)
 
 
@@ -87,7 +87,7 @@ def test_half_precision_gives_finite_embeddings(model_folder: Path, dtype: torch
     how = MinimizeSettings(iterations=5, method=method)
     result = minimize(model, "cat dog", 0.3, images=2, how=how, settings=SETTINGS)
     assert result.prompt_embeds.dtype == dtype and torch.isfinite(result.prompt_embeds).all()
-    assert max(result.magnitude) < 0.9 * max(result.trace[0])
+    assert max(result.value) < 0.9 * max(result.trace[0])
 
 
 def test_a_target_out_of_range_is_refused(build_pipeline: Callable[..., Any]) -> None:

@@ -25,5 +25,5 @@ def test_tensors_and_numbers(build_pipeline: Callable[..., Any], tmp_path: Path)
     given = {name: value for name, value in result.arguments.items() if isinstance(value, torch.Tensor)}
     assert set(tensors) == set(given) and all(torch.equal(tensors[name], given[name]) for name in given)
     found = json.loads((tmp_path / "new" / "out" / "minimize.json").read_text())
-    assert found["magnitude"] == result.magnitude and found["trace"] == result.trace and found["met"] == [False] * 2
+    assert found["value"] == result.value and found["trace"] == result.trace and found["met"] == [False] * 2
     assert found["suggestions"] == [{"prompt": "dog", "change": "replace", "score": 0.5, "p": None}]

@@ -28,7 +28,7 @@ def test_the_target_is_met_per_image_and_measured_again(build_pipeline: Callable
     result = minimize(
         pipe, "cat dog", target, images=3, how=MinimizeSettings(iterations=40, method=method), settings=SETTINGS
     )
-    assert result.met == [True] * 3 and max(result.magnitude) <= target
+    assert result.met == [True] * 3 and max(result.value) <= target
     assert result.trace[0] == pytest.approx(before.magnitudes[:, 0].tolist(), rel=1e-4)
     # with the pipeline's own network, independent of ours
     pipe.scheduler.set_timesteps(10)
@@ -38,7 +38,7 @@ def test_the_target_is_met_per_image_and_measured_again(build_pipeline: Callable
             pipe.unet(result.latents, t, encoder_hidden_states=e).sample
             for e in (result.prompt_embeds, result.negative_prompt_embeds)
         )
-    assert (c - u).flatten(1).norm(dim=1).tolist() == pytest.approx(result.magnitude, rel=1e-4)
+    assert (c - u).flatten(1).norm(dim=1).tolist() == pytest.approx(result.value, rel=1e-4)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -52,7 +52,7 @@ def test_it_does_not_depend_on_how_many_are_made(build_pipeline: Callable[..., A
     assert moved > 0.04, "it did something"
     assert torch.allclose(one.prompt_embeds[0], four.prompt_embeds[0], atol=2e-3)
     assert torch.allclose(four.prompt_embeds, split.prompt_embeds, atol=2e-3)
-    assert four.magnitude == pytest.approx(split.magnitude, rel=1e-2) and len(four.trace) == 7
+    assert four.value == pytest.approx(split.value, rel=1e-2) and len(four.trace) == 7
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -60,14 +60,14 @@ def test_it_does_not_depend_on_how_many_are_made(build_pipeline: Callable[..., A
 def test_only_the_named_tokens_move(build_pipeline: Callable[..., Any], tokens: str, method: str) -> None:
     pipe = build_pipeline()
     original = open_model(pipe).encode(["cat dog"]).encoder_hidden_states[0]
-    start = minimize(pipe, "cat dog", 1e-3, how=MinimizeSettings(iterations=0), settings=SETTINGS).magnitude[0]
+    start = minimize(pipe, "cat dog", 1e-3, how=MinimizeSettings(iterations=0), settings=SETTINGS).value[0]
     how = MinimizeSettings(iterations=20, method=method, tokens=tokens)
     result = minimize(pipe, "cat dog", 0.8 * start, how=how, settings=SETTINGS)
     moved = (result.prompt_embeds[0] - original).abs().amax(1) > 0
     words = torch.zeros(len(moved), dtype=torch.bool)
     words[1:5] = True  # two tokens a word
     expected = words if tokens == "words" else ~words & (torch.arange(len(moved)) > 0)
-    assert torch.equal(moved, expected) and result.magnitude[0] < start
+    assert torch.equal(moved, expected) and result.value[0] < start
 
 
 @pytest.mark.trains
@@ -80,8 +80,8 @@ def test_copies_go_away(memorised: Any) -> None:
     after = memorised.pipe(prompt_embeds=result.prompt_embeds, **options).images
     assert (memorised.distance(before) < 0.8).all(), "the premise"
     # Whether all meet their target is up to the model: in one of five that were trained alike an image sticks.
-    assert result.met == [value <= target for value in result.magnitude]
-    assert max(result.magnitude) < 0.8 * min(result.trace[0])
+    assert result.met == [value <= target for value in result.value]
+    assert max(result.value) < 0.8 * min(result.trace[0])
     assert (memorised.distance(after) < 0.8).sum() <= 1
     pictures = draw(open_model(memorised.pipe), result, SETTINGS)
     assert pictures[0].shape == pictures[1].shape == (6, 3, 16, 16) and not torch.equal(*pictures)

@@ -57,5 +57,5 @@ def test_drawing_reports_and_uses_the_noise_of_the_score(inspector: Inspector, m
     assert not torch.equal(images[0], images[1])
     result, before, after = inspector.minimise(memorised.prompt, 2, 3, 5, lambda *_: None)
     assert torch.allclose(before, images, atol=1e-4) and not torch.allclose(after, before, atol=1e-4)
-    assert max(result.magnitude) < max(result.trace[0])
+    assert max(result.value) < max(result.trace[0])
     assert [image.size for image in pictures(images)] == [(192, 192)] * 2

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from memsieve.cli.common import numbers, open_for, plain, usable
+from memsieve.cli.common import WITHOUT_BASE, base_for, numbers, open_for, plain, usable
 from memsieve.inference.prompts.lists import PromptRow
+from tests.memsieve.cli.conftest import TINY
 
 
 def test_numbers() -> None:
@@ -28,6 +29,19 @@ def test_unusable_rows_are_counted_and_said(capsys: pytest.CaptureFixture[str]) 
     assert [row.prompt for row in usable(rows, "--prompts")] == ["a"]
     said = capsys.readouterr().err
     assert "line 2 is bad" in said and "line 9 is bad" not in said and "--prompts: 8 of 9 lines could not be" in said
+
+
+@pytest.mark.parametrize("purpose", WITHOUT_BASE)
+def test_the_base_is_found_named_declined_or_missed(
+    tuned_run: Path, purpose: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One way for all commands; each says what its own work loses."""
+    assert base_for(tuned_run / "pipeline", None, purpose) == str(TINY)
+    assert base_for(TINY, tuned_run, purpose) == str(tuned_run) and base_for(TINY, Path("none"), purpose) is None
+    assert not capsys.readouterr().err
+    assert base_for(TINY, None, purpose) is None
+    said = " ".join(capsys.readouterr().err.split())
+    assert WITHOUT_BASE[purpose] in said and "Name it with --base, or say --base none" in said
 
 
 def test_an_unknown_precision(tmp_path: Path) -> None:

@@ -28,6 +28,19 @@ def test_explain(tmp_path: Path) -> None:
     assert "1 of 2 prompts are empty" in str(empty.exception) and "cat" in empty.output, "the rest was done"
 
 
+def test_beside_its_base_the_drift_is_explained(tuned_run: Path, tmp_path: Path) -> None:
+    words = ["explain", "--model", str(tuned_run / "pipeline"), "--prompt", "red panda", "--images-per-prompt", "1"]
+    result = CliRunner().invoke(app, [*words, "--schedule-steps", "10", "--out", str(tmp_path / "e")])
+    assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
+    # The same bias at every pixel: epsilon is off by it.
+    assert "drift 0.5" in result.output and "without the model before" not in result.output
+    (found,) = json.loads((tmp_path / "e" / "explain.json").read_text())
+    assert found["measure"] == "drift" and found["value"] == pytest.approx(0.5, rel=1e-3)
+    assert "that of the model before fine-tuning" in (tmp_path / "e" / "explain.html").read_text()
+    result = CliRunner().invoke(app, [*words, "--schedule-steps", "10", "--base", "none"])
+    assert "magnitude " in result.output and "drift" not in result.output
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -29,7 +29,7 @@ def test_minimize(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, [*words, *arguments])
     assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
     found = json.loads((out / "minimize.json").read_text())
-    assert len(found["magnitude"]) == 2 and found["suggestions"][0]["change"] == "none"
+    assert len(found["value"]) == 2 and found["suggestions"][0]["change"] == "none"
     assert any("by 'thing'" in s["change"] for s in found["suggestions"])
     tensors = load_file(out / "embeddings.safetensors")
     pipe = StableDiffusionPipeline.from_pretrained(BASE[1], local_files_only=True)
@@ -37,6 +37,18 @@ def test_minimize(tmp_path: Path) -> None:
     images = pipe(**tensors, num_inference_steps=2, output_type="pt").images
     assert images.shape == (2, 3, 32, 32), "usable in any pipeline call"
     assert Image.open(out / "minimize.png").size[0] > 200
+
+
+def test_beside_its_base_the_drift_is_minimised(tuned_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "o.txt").write_text("grey cup\nblue ball\n")
+    words = ["minimize", "--model", str(tuned_run / "pipeline"), "--prompt", "red panda", "--schedule-steps", "10"]
+    more = ["--ordinary", str(tmp_path / "o.txt"), "--images-per-prompt", "1", "--iterations", "1", "--no-generate"]
+    result = CliRunner().invoke(app, [*words, *more, "--out", str(tmp_path / "m")])
+    assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
+    assert "drift before" in result.output
+    found = json.loads((tmp_path / "m" / "minimize.json").read_text())
+    assert found["measure"] == "drift" and found["targets"] == pytest.approx([0.5], rel=1e-3)
+    assert found["suggestions"][0]["score"] == pytest.approx(0.5, rel=1e-3)
 
 
 def test_the_commands_defaults_are_the_librarys() -> None:

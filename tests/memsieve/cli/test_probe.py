@@ -23,8 +23,15 @@ def test_the_command(tmp_path: Path) -> None:
     result = run(app, [*words, "--attack", "--updates", "2", "--controls", "2", "--out", str(tmp_path / "p.json")])
     assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
     found = json.loads((tmp_path / "p.json").read_text())["results"]
+    assert "without the model before fine-tuning an embedding is searched for" in " ".join(result.output.split())
     assert set(found) == {"chosen pairs, caption", "chosen pairs, attack", "held-out controls, attack"}
     assert all(entry["rate"]["generations"] == 2 for entry in found.values())
+    more = ["--attack", "--base", str(TINY), "--updates", "1", "--controls", "1", "--out", str(tmp_path / "b.json")]
+    result = run(app, [*words, *more])
+    assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
+    beside = json.loads((tmp_path / "b.json").read_text())["results"]
+    assert set(beside) == {*found, "chosen pairs, base", "held-out controls, base"}
+    assert len(beside["chosen pairs, base"]["cluster_shares"]) == 2
     (tmp_path / "g.txt").write_text("nobody\n")
     result = run(app, [*words, "--groups", str(tmp_path / "g.txt")])
     assert "'nobody' is no group" in str(result.exception)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from typer.testing import CliRunner
@@ -22,6 +23,14 @@ def test_verify(shards: Path, tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("red apple\n\n")
     result = CliRunner().invoke(app, [*words, "--model", model, "--prompts", str(tmp_path / "p.txt"), "--steps", "2"])
     assert result.exit_code == 0 and "line 2: the prompt is empty" in result.output
+    assert "without the model before fine-tuning nothing says which" in " ".join(result.output.split())
+    more = ["--model", model, "--base", model, "--prompts", str(tmp_path / "p.txt"), "--steps", "2"]
+    result = CliRunner().invoke(app, [*words, *more, "--threshold", "5"])
+    assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
+    assert "1 copies, 1 of them copies by the model before fine-tuning too" in result.output
+    (found,) = json.loads((tmp_path / "v" / "matches.json").read_text())
+    assert found["base_copy"] is True and found["base_distance"] == found["neighbours"][0]["distance"]
+    assert "a copy too: not learned in fine-tuning" in (tmp_path / "v" / "matches.html").read_text()
     for extra, message in (
         ([], "give either --images, or --model together with --prompts"),
         (["--images", "missing"], "there is nothing at 'missing'"),

@@ -1,0 +1,61 @@
+"""A guidance-distilled model beside its base: the drift needs no unconditional prediction."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from memsieve.inference.detect.detect import detect
+from memsieve.inference.detect.detectors import DetectSettings
+from memsieve.inference.detect.measure import measure_prompts
+from memsieve.inference.explain.explain import explain
+from memsieve.inference.guard.guard import MemorizationGuard
+from memsieve.inference.minimize.draw import draw
+from memsieve.inference.minimize.minimize import minimize
+from memsieve.inference.minimize.settings import MinimizeSettings
+from memsieve.inference.opened import open_model
+from tests.inference.tuned import tuned_family
+
+SETTINGS = DetectSettings(detector="drift", steps=2, schedule_steps=4, guidance_scale=3.0, resolution=16)
+
+
+def test_its_drift_is_what_both_networks_say_apart() -> None:
+    """At the inputs of the model's own unguided trajectory."""
+    pipe, base = tuned_family("flux")
+    model, before = open_model(pipe, base=base), open_model(base, base=pipe)
+    (found,) = measure_prompts(model, ["cat dog"], SETTINGS)
+    cond = model.encode(["cat dog"])
+    noise = model.noise(["cat dog"], [0], 0, 16)
+    steps = model.trajectory(noise, cond, None, steps=2, schedule_steps=4, guidance_scale=3.0)
+    for k, step in enumerate(steps):
+        theirs = before.predict_one(step.model_input, step.timestep, before.encode(["cat dog"]))
+        factor = model.factor(step.timestep)
+        expected = factor * float((step.cond - theirs).detach().square().mean().sqrt())
+        assert found.per_step["drift"][0, k] == pytest.approx(expected, rel=1e-3) and expected > 1e-4
+
+
+def test_prompts_are_detected_explained_and_minimised() -> None:
+    pipe, base = tuned_family("flux")
+    model = open_model(pipe, base=base)
+    found = detect(model, ["cat dog", "b"], settings=SETTINGS, ordinary=["a", "b c"], false_positive_rate=0.4)
+    assert all(result.error is None and result.score > 0 for result in found)
+    told = explain(model, "cat dog", settings=SETTINGS, at_steps=[0])
+    assert told.measure == "drift" and told.value == pytest.approx(found[0].per_step[0], rel=1e-3)
+    how = MinimizeSettings(iterations=20)
+    result = minimize(model, "cat dog", 0.97 * told.value, how=how, settings=SETTINGS)
+    assert result.value[0] < result.trace[0][0] and result.arguments["guidance_scale"] == 3.0
+    before, after = draw(model, result, SETTINGS)
+    assert before.shape == (1, 3, 16, 16) and not torch.equal(before, after)
+
+
+def test_what_needs_an_unconditional_prediction_is_refused() -> None:
+    pipe, base = tuned_family("flux")
+    model = open_model(pipe, base=base)
+    plain = DetectSettings(schedule_steps=4, resolution=16)
+    with pytest.raises(ValueError, match="a guidance-distilled model has no unconditional prediction; take drift"):
+        next(measure_prompts(model, ["cat"], plain))
+    anchored = DetectSettings(detector="anchored_magnitude", schedule_steps=4, resolution=16)
+    with pytest.raises(ValueError, match="anchored_magnitude: a guidance-distilled model has no unconditional"):
+        next(measure_prompts(model, ["cat"], anchored))
+    with pytest.raises(ValueError, match="The guard reads both branches of a call; detect, explain and minimize"):
+        MemorizationGuard(pipe, base=base, threshold=1.0)
