@@ -76,7 +76,10 @@ def _measure(
     texts, numbers = [prompts[index] for index, _ in jobs], [j for _, j in jobs]
     rows = torch.tensor([index for index, _ in jobs], device=model.device)
     noise = model.noise(texts, numbers, settings.seed, settings.resolution)
-    cond, uncond = encoded.rows(rows), model.unconditional(len(jobs))
+    names = DETECTORS[settings.detector].measures
+    # Guidance comes after the first step: where that is all, the branch is not run for it alone.
+    guided = settings.steps > 1 or "magnitude" in names
+    cond, uncond = encoded.rows(rows), model.unconditional(len(jobs)) if guided else None
     generators = [
         torch.Generator("cpu").manual_seed(image_seed(settings.seed + 1, text, j))
         for text, j in zip(texts, numbers, strict=True)
@@ -86,7 +89,6 @@ def _measure(
         guidance_scale=settings.guidance_scale, generators=generators,
         against=against.rows(rows) if against is not None else None,
     )  # fmt: skip
-    names = DETECTORS[settings.detector].measures
     if leave is not None:
         return {names[0]: leave.until_beyond(model, steps, len(jobs), settings)}, np.empty(0)
     values = [[model.measured(step, name, settings.space).cpu() for name in names] for step in steps]
@@ -94,6 +96,7 @@ def _measure(
              zip(names, zip(*values, strict=True), strict=True)}  # fmt: skip
     if not DETECTORS[settings.detector].cosine:
         return found, np.empty(0)
+    assert uncond is not None
     return found, _low_noise_cosine(model, noise, cond, uncond, settings)
 
 

@@ -28,20 +28,24 @@ class BaseCalls:
         self.base, self.separate = base, separate
         self._before: Call = ((), {})
         self._now: Call = ((), {})
+        self._known: tuple[Tensor, Tensor] | None = None
 
     def note(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The pipeline calls its network."""
         self._before, self._now = self._now, (args, kwargs)
+        self._known = None
 
     @torch.no_grad()
     def branches(self) -> tuple[Tensor, Tensor]:
         """(without, with) the prompt, of the step that the last call has completed, in the form of the network's own
-        output."""
-        if self.separate:
+        output; asked for twice, it is computed once."""
+        if self._known is None and self.separate:
             with_, without = (self._predicted(call) for call in (self._before, self._now))
-            return without, with_
-        without, with_ = self._predicted(self._now).chunk(2)
-        return without, with_
+            self._known = without, with_
+        elif self._known is None:
+            without, with_ = self._predicted(self._now).chunk(2)
+            self._known = without, with_
+        return self._known
 
     def _predicted(self, call: Call) -> Tensor:
         args, kwargs = call

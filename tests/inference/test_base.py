@@ -163,3 +163,20 @@ def test_a_base_that_is_none_of_it_is_refused(
 def test_without_a_base_what_compares_with_it_is_refused(tuned: Path) -> None:
     with pytest.raises(ValueError, match="drift compares with the model before fine-tuning: name it with --base"):
         measured(open_model(tuned), "drift")
+
+
+def test_at_one_step_the_drift_costs_no_forward_more_than_the_magnitude(tuned: Path, model_folder: Path) -> None:
+    """Two rows of a network for each image, as of the paper's; with two steps three at each."""
+    model = open_model(tuned, base=str(model_folder))
+    assert model.base is not None
+    rows: list[int] = []
+    for network in (model.model, model.base.network):
+        network.register_forward_hook(lambda module, args, output: rows.append(len(args[0])))
+    counted = {}
+    for detector in ("magnitude", "drift"):
+        for steps in (1, 2):
+            rows.clear()
+            settings = DetectSettings(detector=detector, steps=steps, schedule_steps=10)
+            list(measure_prompts(model, ["cat"], settings))
+            counted[detector, steps] = sum(rows)
+    assert counted == {("magnitude", 1): 2, ("magnitude", 2): 4, ("drift", 1): 2, ("drift", 2): 6}
