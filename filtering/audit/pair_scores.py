@@ -1,4 +1,4 @@
-"""One number per row of an audit, made of its draws: higher is more likely memorised."""
+"""One number per row of an audit, made of its draws: higher speaks more for having been learned by heart."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from memsieve.filtering.settings import SettingsError
 from memsieve.filtering.signals import SIGNALS, UNCONDITIONAL
 from memsieve.filtering.statistics import median_and_spread
 
-__all__ = ["AUDIT_SIGNALS", "SAMPLE", "Draws", "default_signals", "drawn_sample", "score_pairs"]
+__all__ = ["AUDIT_SIGNALS", "SAMPLE", "WITH_REFERENCE", "Draws", "default_signals", "drawn_sample", "score_pairs"]
 
 AUDIT_SIGNALS: Final = ("magnitude", "loss_gap", "loss", "reference_ratio", "magnitude_ratio")
 WITH_REFERENCE: Final = ("reference_ratio", "magnitude_ratio")
@@ -197,7 +197,7 @@ def _scored(
 
 
 def _evidence(draws: Draws, signals: tuple[str, ...]) -> list[Array]:
-    """Per signal [N, K], higher = more likely memorised."""
+    """Per signal [N, K], higher = more of what the signal looks for."""
     found, several, other = [], len(signals) > 1, draws.reference
     for name in signals:
         if name == "loss":

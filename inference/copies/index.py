@@ -121,6 +121,11 @@ class TrainingIndex:
         found = self._by_faiss(queries, k) if engine == "faiss" or large else self._exact(queries, k)
         return [[self._neighbour(int(entry), float(d)) for entry, d in zip(*pair, strict=True)] for pair in found]
 
+    def most_repeated(self, count: int) -> list[str]:
+        """Captions of the ``count`` images that stand in the shards most often."""
+        order = np.argsort(-self._copies, kind="stable")[:count]
+        return [self._neighbour(int(entry), 0.0).caption for entry in order]
+
     def p_value(self, distance: float) -> float | None:
         """(1 + held-out images at least as near) / (1 + held-out images); None without held-out images."""
         if self.null is None:

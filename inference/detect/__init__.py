@@ -1,1 +1,1 @@
-"""Which prompts a finished model has memorised."""
+"""Which prompts of a finished model stand out beside ordinary ones."""

@@ -107,7 +107,7 @@ class PromptMeasurement:
 
 @dataclass(frozen=True, slots=True)
 class Detector:
-    """Named numbers of a measurement, each higher where a prompt is more likely memorised.
+    """Named numbers of a measurement, each higher where a prompt stands out more.
 
     ``share`` is how much of the schedule has to be run, from 0; ``measures`` what is measured of each step.
     """

@@ -282,7 +282,7 @@ class MemorizationGuard:
         first = self.report.drift or self.report.magnitudes[0]
         worst = max(value for value, flag in zip(first, flagged, strict=True) if flag)
         return (
-            f"{sum(flagged)} of {len(flagged)} images come from a prompt that this model seems to have memorised: "
+            f"{sum(flagged)} of {len(flagged)} images come from a prompt that stands out as memorised ones do: "
             f"{name} {worst:.3g} at the first step, above {self.report.threshold:.3g}"
         )
 

@@ -12,11 +12,11 @@ __all__ = ["GuardReport", "MemorizationRefused", "MemorizationWarning", "random_
 
 
 class MemorizationWarning(UserWarning):
-    """A prompt seems to be memorised; sampling went on."""
+    """A prompt stands out as memorised ones do; sampling went on."""
 
 
 class MemorizationRefused(RuntimeError):
-    """A prompt seems to be memorised, and the guard's action is ``refuse``. ``report`` says what was measured."""
+    """A prompt stands out as memorised ones do, and the guard's action is ``refuse``; ``report`` says what was seen."""
 
     def __init__(self, message: str, report: GuardReport) -> None:
         super().__init__(message)

@@ -1,10 +1,10 @@
-"""What the web page shows of a prompt, without the page: score, words, images, minimised images, nearest pairs."""
+"""What the web page shows of a prompt, without the page: verdict, score, words, images, nearest pairs."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ from memsieve.inference.copies.verify import picture_uri, square, verify_images
 from memsieve.inference.detect.detect import measure_ordinary
 from memsieve.inference.detect.detectors import DETECTORS, DetectSettings
 from memsieve.inference.detect.measure import measure_prompts
-from memsieve.inference.explain.explain import WordScore, explain
+from memsieve.inference.explain.explain import explain
 from memsieve.inference.generate import sampling_scheduler
 from memsieve.inference.guided import GuidedModel
 from memsieve.inference.minimize.draw import draw
@@ -27,8 +27,18 @@ from memsieve.inference.minimize.minimize import TARGET_QUANTILE, Minimized, min
 from memsieve.inference.minimize.settings import MinimizeSettings
 from memsieve.inference.progress import progress_bar
 from memsieve.inference.templates import render
+from memsieve.inference.ui.side import Inspection, Side
+from memsieve.inference.ui.verdict import Drawn, judged
 
-__all__ = ["MAX_CHARACTERS", "MAX_IMAGES", "MAX_STEPS", "MAX_UPDATES", "Inspection", "Inspector", "pictures"]
+__all__ = [
+    "MAX_CHARACTERS",
+    "MAX_IMAGES",
+    "MAX_STEPS",
+    "MAX_UPDATES",
+    "Inspector",
+    "Report",
+    "pictures",
+]
 
 MAX_CHARACTERS: Final = 2000
 MAX_IMAGES: Final = 4
@@ -36,18 +46,6 @@ MAX_STEPS: Final = 100
 MAX_UPDATES: Final = 100
 Report = Callable[[float, str], None]
 """(share done, what is being done) -> None."""
-
-
-@dataclass(frozen=True, slots=True)
-class Inspection:
-    """A prompt beside ordinary ones; ``cut`` is the end that the text encoder does not read."""
-
-    prompt: str
-    score: float
-    p: float
-    flagged: bool
-    words: list[WordScore]
-    cut: str
 
 
 class Inspector:
@@ -72,12 +70,13 @@ class Inspector:
         batch: int = 16,
         progress: bool = True,
     ) -> None:
-        self.model, self.rate = model, false_positive_rate
-        self.settings = replace(settings or DetectSettings(), detector="magnitude", early_exit=False)
+        self.model, self.rate, self.known = model, false_positive_rate, list(dict.fromkeys(ordinary))
+        self.measure = "magnitude" if model.base is None else "drift"
+        self.settings = replace(settings or DetectSettings(), detector=self.measure, early_exit=False)
         self.index = None if index is None else TrainingIndex(index)
         with progress_bar(progress) as bar:
             measured, self.ordinary = measure_ordinary(model, ordinary, self.settings, false_positive_rate, batch, bar)
-        first = [m.magnitudes[:, 0].mean() for m in measured]
+        first = [m.path[:, 0].mean() for m in measured]
         self.median, self.target = float(np.median(first)), float(np.quantile(first, TARGET_QUANTILE))
 
     def inspect(self, prompt: str, noise_of: str | None = None) -> Inspection:
@@ -88,15 +87,15 @@ class Inspector:
         """
         prompt = checked(prompt)
         (measured,) = measure_prompts(self.model, [prompt], self.settings, noise_of=noise_of)
-        score = DETECTORS["magnitude"].component_values(measured)["magnitude"]
+        score = DETECTORS[self.measure].component_values(measured)[self.measure]
         p = float(self.ordinary.p_values(np.asarray([score]))[0])
         explained = explain(self.model, prompt, settings=self.settings, at_steps=[0])
         return Inspection(prompt, score, p, p <= self.rate + 1e-12, explained.words, explained.cut)
 
-    def draw(self, prompt: str, images: int, steps: int, report: Report, noise_of: str | None = None) -> Tensor:
+    def draw(self, prompt: str, images: float, steps: float, report: Report, noise_of: str | None = None) -> Tensor:
         """Images [n, 3, H, W] in [-1, 1] from the noise that the score was measured with."""
-        prompt, images, steps = checked(prompt), limited("images", images, MAX_IMAGES), limited("steps", steps)
-        noise = self.model.noise([noise_of or prompt] * images, range(images), self.settings.seed)
+        prompt, count, steps = checked(prompt), limited("images", images, MAX_IMAGES), limited("steps", steps)
+        noise = self.model.noise([noise_of or prompt] * count, range(count), self.settings.seed)
         pipe = self.model.pipe
 
         def after(_: Any, step: int, __: Any, values: dict[str, Any]) -> dict[str, Any]:
@@ -118,31 +117,35 @@ class Inspector:
         cond = model.encode([prompt]).expand(count).to(dtype=model.dtype)
         uncond = model.unconditional(count).to(dtype=model.dtype)
         side, latents = model.pixels(noise), noise.to(model.dtype)
-        arguments = model.denoiser.call_arguments(cond, uncond, self.settings.guidance_scale, latents)
+        negative = None if model.denoiser.distilled is not None else uncond
+        arguments = model.denoiser.call_arguments(cond, negative, self.settings.guidance_scale, latents)
         return {**arguments, "height": side, "width": side}
 
     def minimise(
-        self, prompt: str, images: int, steps: int, updates: int, report: Report
+        self, prompt: str, images: float, steps: float, updates: float, report: Report
     ) -> tuple[Minimized, Tensor, Tensor]:
-        """The result with the images before and after; the target is a low magnitude among ordinary prompts'."""
-        prompt, images, steps = checked(prompt), limited("images", images, MAX_IMAGES), limited("steps", steps)
-        updates = limited("updates", updates, MAX_UPDATES)
-        settings = replace(self.settings, steps=1, schedule_steps=steps)
+        """The result with the images before and after; the target is low among what ordinary prompts come to."""
+        prompt, count, last = checked(prompt), limited("images", images, MAX_IMAGES), limited("steps", steps)
+        most = limited("updates", updates, MAX_UPDATES)
+        settings = replace(self.settings, steps=1, schedule_steps=last)
         report(0.0, "minimising")
-        how = MinimizeSettings(iterations=updates)
-        result = minimize(self.model, prompt, self.target, images=images, how=how, settings=settings)
+        how = MinimizeSettings(iterations=most)
+        result = minimize(self.model, prompt, self.target, images=count, how=how, settings=settings)
         report(0.3, "drawing both")
         before, after = draw(self.model, result, settings)
         return result, before, after
 
-    def nearest(self, images: Tensor) -> str:
-        """The nearest training images as HTML; empty without an index."""
+    def nearest(self, images: Tensor, what: str) -> tuple[Drawn, str]:
+        """How many of ``images`` copy a training image, and the nearest ones as HTML, empty without an index; ``what``
+        heads it."""
         if self.index is None:
-            return ""
+            return Drawn(len(images), None), ""
         small = list(square(images, self.index.side))
+        # One in twenty is to be called a copy by chance of all that is drawn, not of each image.
+        finest = 0.0 if self.index.null is None else 1 / (len(self.index.null) + 1)
         matches = verify_images(
             self.index, [f"image {i + 1}" for i in range(len(small))], small, k=3,
-            alpha=max(0.05, 0.0 if self.index.null is None else 1 / (len(self.index.null) + 1)),
+            alpha=max(0.05 / len(small), finest),
         )  # fmt: skip
         rows = []
         for match, pixels in zip(matches, small, strict=True):
@@ -150,15 +153,22 @@ class Inspector:
                 (n, picture_uri(load_pixels(self.index.image_bytes(n), self.index.side))) for n in match.neighbours
             ]
             rows.append({"match": match, "picture": picture_uri(pixels), "pairs": pairs})
-        return render("ui_nearest.html", rows=rows, decided=any(m.copy is not None for m in matches))
+        decided = any(match.copy is not None for match in matches)
+        copies = sum(bool(match.copy) for match in matches) if decided else None
+        return Drawn(len(small), copies), render("ui_nearest.html", rows=rows, decided=decided, what=what)
 
-    def card(self, found: Inspection, beside: float = 0.0) -> str:
-        """Score and words as HTML, all text escaped; ``beside`` is a score that the bar's scale shall also hold."""
+    def card(self, side: Side, beside: float = 0.0) -> str:
+        """Verdict, score and words as HTML, all text escaped; ``beside`` is a score that the bar's scale shall also
+        hold. Empty where nothing was measured."""
+        found = side.found
+        if found is None:
+            return ""
         threshold = self.ordinary.threshold(self.rate)
         top = max((word.significance for word in found.words), default=0.0) or 1.0
         scale = max(found.score, beside, threshold, float(self.ordinary.ordinary_scores.max())) * 1.05
         return render(
             "ui_score.html", found=found, rate=self.rate, ordinary=len(self.ordinary.ordinary_scores),
+            verdict=judged(found.flagged, self.model.base is not None, side.drawn), measure=self.measure,
             threshold=threshold, median=self.median,
             words=[(word.text, word.significance, heat_colour(word.significance / top)) for word in found.words],
             places={
@@ -166,6 +176,18 @@ class Inspector:
                 for name, value in (("score", found.score), ("threshold", threshold), ("median", self.median))
             },
         )  # fmt: skip
+
+    def minimised_card(self, result: Minimized, drawn: Drawn) -> str:
+        """What became of a minimised prompt, as HTML: each image's number before and after, and what still copies."""
+        rows = zip(result.trace[0], result.value, result.met, strict=True)
+        return render("ui_minimised.html", measure=result.measure, target=result.targets[0], rows=list(rows),
+                      drawn=drawn, tone="bad" if drawn.copies else "calm")  # fmt: skip
+
+    def examples(self, count: int = 5) -> list[str]:
+        """Prompts to begin with: the training captions that stand most often in the index, and ordinary ones."""
+        repeated = [] if self.index is None else self.index.most_repeated(count - 2)
+        chosen = [caption for caption in repeated if 0 < len(caption.strip()) <= MAX_CHARACTERS]
+        return list(dict.fromkeys([*chosen, *self.known[: count - len(chosen)]]))
 
 
 def _callback(pipe: Any, after: Callable[..., dict[str, Any]]) -> dict[str, Any]:

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from html import escape
 from typing import Any
 
-from memsieve.inference.ui.inspect import MAX_CHARACTERS, MAX_IMAGES, MAX_STEPS, MAX_UPDATES, Inspector, pictures
+from memsieve.inference.ui.inspect import MAX_CHARACTERS, MAX_IMAGES, MAX_STEPS, MAX_UPDATES, Inspector
+from memsieve.inference.ui.side import Side
+from memsieve.inference.ui.turns import Turns
 
 __all__ = ["build_page", "serve"]
 
@@ -19,14 +21,14 @@ WAITING = 16
 CSS = """
 .ms-card, .ms-row { border: 1px solid #dcdcd6; border-left: 6px solid #7d8a94; border-radius: 8px; padding: 14px;
   background: #fff; color: #1c1f23; margin: 0 0 10px; }
-.ms-flagged { border-left-color: #c4471f; }
-.ms-verdict { font-size: 1.1rem; margin: 0 0 8px; color: #1c1f23; }
+.ms-bad { border-left-color: #c4471f; } .ms-notable { border-left-color: #d9a400; }
+.ms-verdict { font-size: 1.1rem; margin: 0 0 8px; color: #1c1f23; font-weight: 600; }
 .ms-verdict b, .ms-row b { color: #1c1f23; }
 .ms-soft { color: #50565e; font-size: .88rem; margin: 6px 0; }
 .ms-note { background: #fdf4dc; color: #6b4d00; border-radius: 6px; padding: 8px 12px; overflow-wrap: anywhere; }
 .ms-bar { position: relative; height: 14px; background: #ecece7; border-radius: 7px; overflow: hidden; }
 .ms-fill { position: absolute; inset: 0 auto 0 0; background: #7d8a94; }
-.ms-flagged .ms-fill { background: #c4471f; }
+.ms-bad .ms-fill { background: #c4471f; } .ms-notable .ms-fill { background: #d9a400; }
 .ms-mark { position: absolute; top: 0; bottom: 0; width: 2px; background: #1c1f23; }
 .ms-limit { width: 4px; }
 .ms-words { line-height: 2.6; overflow-wrap: anywhere; }
@@ -49,8 +51,9 @@ def build_page(inspector: Inspector, name: str) -> Any:
     handlers = _handlers(gr, inspector)
     with gr.Blocks(analytics_enabled=False, title="memsieve ui", fill_width=False) as page:
         gr.HTML(f"<h1>Is this prompt memorised?</h1><p class='ms-soft'>{escape(name)}</p>")
-        checked, drawn = gr.State(("", 0.0)), gr.State("")
+        left, right = gr.State(Side()), gr.State(Side())
         prompt = gr.Textbox(label="Prompt", lines=2, max_length=MAX_CHARACTERS, elem_id="prompt", autofocus=True)
+        gr.Examples([[text] for text in inspector.examples()], [prompt], label="For example", elem_id="examples")
         check = gr.Button("Check", variant="primary", elem_id="check")
         with gr.Row():
             with gr.Column():
@@ -67,20 +70,23 @@ def build_page(inspector: Inspector, name: str) -> Any:
             draw = gr.Button("Draw both prompts", elem_id="draw")
             shrink = gr.Button("Minimise and compare", elem_id="minimise")
         with gr.Row():
-            left = gr.Gallery(label="As it is", columns=2, interactive=False, elem_id="left")
-            right = gr.Gallery(label="Edited, or minimised", columns=2, interactive=False, elem_id="right")
-        said = gr.HTML(elem_id="said")
-        near = gr.HTML(elem_id="nearest")
+            with gr.Column():
+                first = gr.Gallery(label="As it is", columns=2, interactive=False, elem_id="left")
+                near_first = gr.HTML(elem_id="nearest")
+            with gr.Column():
+                second = gr.Gallery(label="Edited, or minimised", columns=2, interactive=False, elem_id="right")
+                near_second = gr.HTML(elem_id="nearest_right")
         hidden: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "model", "concurrency_limit": 1}
-        pictured = [left, right, said, near]
+        one, two = [left, score, first, near_first], [right, other, second, near_second]
         for event in (check.click, prompt.submit):
-            event(handlers["check"], [prompt, drawn], [checked, score, edited, other, *pictured], **hidden)
+            event(handlers["check"], [prompt, left], [edited, *one, *two], **hidden)
         for event in (compare.click, edited.submit):
-            event(handlers["compare"], [checked, edited], [other], **hidden)
+            event(handlers["compare"], [left, right, edited], two, **hidden)
         for button, name, asked in (
-            (draw, "draw", [prompt, edited, count, steps]), (shrink, "minimise", [prompt, count, steps, updates]),
+            (draw, "draw", [prompt, edited, left, count, steps]),
+            (shrink, "minimise", [prompt, left, count, steps, updates]),
         ):  # fmt: skip
-            button.click(handlers[name], asked, [drawn, *pictured], show_progress_on=[left, right], **hidden)
+            button.click(handlers[name], asked, [*one, *two], show_progress_on=[first, second], **hidden)
     return page.queue(max_size=WAITING, default_concurrency_limit=1)
 
 
@@ -99,7 +105,7 @@ def serve(page: Any, *, host: str = "127.0.0.1", port: int | None = None, wait: 
 
 def _handlers(gr: Any, inspector: Inspector) -> dict[str, Callable[..., Any]]:
     """What the buttons do. A wrong input becomes a message, escaped, since Gradio shows messages as HTML."""
-
+    turns = Turns(inspector, gr.skip())
     shown = gr.Progress()  # as a default value it makes Gradio show a bar with the time left
 
     def guarded(work: Callable[..., Any], *args: Any) -> Any:
@@ -111,35 +117,26 @@ def _handlers(gr: Any, inspector: Inspector) -> dict[str, Callable[..., Any]]:
     def reporter(progress: Any) -> Callable[[float, str], None]:
         return lambda share, what: progress(share, desc=what)
 
-    def check(prompt: str, drawn: str, progress: Any = shown) -> tuple[Any, ...]:
+    def check(prompt: str, left: Side, progress: Any = shown) -> tuple[Any, ...]:
         progress(0.1, desc="measuring")
-        found = guarded(inspector.inspect, prompt)
-        # Images of another prompt must not stand below this one's score.
-        pictured = [gr.skip()] * 4 if drawn == found.prompt else [[], [], "", ""]
-        return (found.prompt, found.score), inspector.card(found), found.prompt, "", *pictured
+        text, one, two = guarded(turns.check, prompt, left)
+        return text, *one, *two
 
-    def compare(checked: tuple[str, float], edited: str, progress: Any = shown) -> str:
+    def compare(left: Side, right: Side, edited: str, progress: Any = shown) -> tuple[Any, ...]:
         progress(0.1, desc="measuring")
-        return inspector.card(guarded(inspector.inspect, edited, checked[0] or None), checked[1])
+        return tuple(guarded(turns.compare, left, right, edited))
 
-    def draw(prompt: str, edited: str, count: float, steps: float, progress: Any = shown) -> tuple[Any, ...]:
-        report = reporter(progress)
-        first = guarded(inspector.draw, prompt, count, steps, report)
-        second = None
-        if edited.strip() and edited.strip() != prompt.strip():
-            second = guarded(inspector.draw, edited, count, steps, report, prompt.strip())
-        said = "" if second is None else "<p class='ms-soft'>Both from the same noise.</p>"
-        others = [] if second is None else pictures(second)
-        return prompt.strip(), pictures(first), others, said, guarded(inspector.nearest, first)
+    def draw(
+        prompt: str, edited: str, left: Side, count: float, steps: float, progress: Any = shown
+    ) -> tuple[Any, ...]:
+        one, two = guarded(turns.draw, prompt, edited, left, count, steps, reporter(progress))
+        return *one, *two
 
-    def minimise(prompt: str, count: float, steps: float, updates: float, progress: Any = shown) -> Any:
-        result, before, after = guarded(inspector.minimise, prompt, count, steps, updates, reporter(progress))
-        rows = [
-            f"image {i + 1}: {result.trace[0][i]:.4g} to {value:.4g}{'' if met else ' (target not met)'}"
-            for i, (value, met) in enumerate(zip(result.magnitude, result.met, strict=True))
-        ]
-        said = f"<p class='ms-soft'>Magnitude, at most {result.targets[0]:.4g} wanted: {'; '.join(rows)}.</p>"
-        return prompt.strip(), pictures(before), pictures(after), said, guarded(inspector.nearest, before)
+    def minimise(
+        prompt: str, left: Side, count: float, steps: float, updates: float, progress: Any = shown
+    ) -> tuple[Any, ...]:
+        one, two = guarded(turns.minimise, prompt, left, count, steps, updates, reporter(progress))
+        return *one, *two
 
     return {"check": check, "compare": compare, "draw": draw, "minimise": minimise}
 

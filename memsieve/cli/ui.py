@@ -8,12 +8,14 @@ from typing import Annotated
 import typer
 
 from memsieve.cli.common import (
+    BaseModel,
     Device,
     Dtype,
     Guidance,
     Model,
     Scheduler,
     Seed,
+    base_for,
     open_for,
     ordinary_for,
     out_console,
@@ -27,6 +29,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 def ui(
     model: Model,
+    base: BaseModel = None,
     ordinary: Annotated[Path | None, typer.Option(help="Ordinary prompts; the shipped list if left out.")] = None,
     index: Annotated[Path | None, typer.Option(help="What `memsieve index` wrote, for the nearest images.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
@@ -46,7 +49,7 @@ def ui(
 
     known = ordinary_for(ordinary)
     settings = DetectSettings(images_per_prompt=images_per_prompt, guidance_scale=guidance_scale, seed=seed)
-    opened = open_for(model, scheduler, device, dtype)
+    opened = open_for(model, scheduler, device, dtype, base_for(model, base))
     inspector = Inspector(opened, known, settings=settings, false_positive_rate=false_positive_rate, index=index)
     page = build_page(inspector, str(model))
     if host not in LOOPBACK:

@@ -19,6 +19,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from memsieve.filtering.audit.config import AuditConfig
+from memsieve.filtering.audit.pair_scores import WITH_REFERENCE
 from memsieve.filtering.audit.summary import Pair, Summary, summarise
 from memsieve.filtering.data.decode import BadSample, decode_image
 from memsieve.filtering.data.rows import RawRow, content_id
@@ -37,6 +38,18 @@ NAMES = {
     "loss": ("Loss", "Mean squared error of ε; a memorised pair has less of it."),
     "loss_gap": ("Loss gap", "Loss without the caption minus loss with it."),
 }
+HIGHER = {
+    "magnitude": "the caption changes the prediction more",
+    "loss_gap": "the caption helps more",
+    "loss": "the loss is lower, as it also is of plain pictures",
+    "reference_ratio": "the model denoises a pair better than the base does, as it does what it has memorised",
+    "magnitude_ratio": "the caption changes the prediction more than it changes the base's",
+}
+"""What a higher score means, signal by signal."""
+WITHOUT_REFERENCE = (
+    "This compares with no other model and says little of what a fine-tune has memorised: where captions were dropped "
+    "in training both branches learn a repeated pair. Audit the base too, and name it with --reference."
+)
 
 
 def build_audit_report(
@@ -68,6 +81,7 @@ def build_audit_report(
         "top": summary.top,
         "duplicates": summary.duplicates,
         "errors": summary.errors,
+        "meaning": _meaning(summary.values.get("signal")),
         "pictures": pictures,
         "samples": samples,
         "config": json.dumps(summary.about["deciding"], indent=2),
@@ -79,6 +93,16 @@ def build_audit_report(
     write_whole(target, environment.get_template("audit.html").render(context))
     write_json(target.with_name("summary.json"), summary.values)
     return target, summary
+
+
+def _meaning(signal: str | None) -> str:
+    """What a higher score means, and what it does not."""
+    if signal is None:
+        return ""
+    names = signal.split("+")
+    told = "; ".join(HIGHER[name] for name in names)
+    beside = "" if any(name in WITH_REFERENCE for name in names) else f" {WITHOUT_REFERENCE}"
+    return f"Higher where {told}.{beside}"
 
 
 def _sig(value: float | None) -> str:

@@ -113,10 +113,7 @@ def _headline(data: RunData, removed: Sequence[GroupRow], total: int) -> str:
         first = min(condemned, key=lambda row: row.condemned_step or 0)
         seen = f", after {_plural(first.trained, 'exposure')}" if first.trained and first.action in ("", "drop") else ""
         number = len(condemned)
-        text.append(
-            f"The filter condemned {number:,}{of} groups as memorised, "
-            f"the first at step {first.condemned_step:,}{seen}."
-        )
+        text.append(f"The filter condemned {number:,}{of} groups, the first at step {first.condemned_step:,}{seen}.")
         if total > number:
             text.append(f"Another {_plural(total - number, 'group')} lost single visits.")
     else:

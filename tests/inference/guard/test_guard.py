@@ -61,7 +61,7 @@ def test_measuring_is_free(memorised: Any) -> None:
 
 @pytest.mark.trains
 def test_warn(memorised: Any) -> None:
-    with pytest.warns(MemorizationWarning, match="2 of 2 images come from a prompt that this model seems to have"):
+    with pytest.warns(MemorizationWarning, match="2 of 2 images come from a prompt that stands out"):
         images = guard(memorised, "warn")(
             memorised.prompt, num_images_per_prompt=2, generator=seeded(), **OPTIONS
         ).images

@@ -9,6 +9,7 @@ import torch
 
 from memsieve.inference.opened import open_model
 from memsieve.inference.ui.inspect import MAX_CHARACTERS, Inspector, limited, pictures
+from memsieve.inference.ui.side import Side
 
 HOSTILE = "<img src=x onerror=alert(1)> cat"
 
@@ -24,14 +25,16 @@ def test_a_memorised_prompt_is_flagged_and_an_ordinary_one_is_not(inspector: Ins
     found, other = inspector.inspect(memorised.prompt), inspector.inspect(quiet)
     assert found.flagged and not other.flagged and found.score > other.score
     assert [word.text for word in found.words] == memorised.prompt.split()
-    assert "Flagged" in inspector.card(found) and "Not flagged" in inspector.card(other)
+    told, quiet_told = inspector.card(Side(found)), inspector.card(Side(other))
+    assert "Its score stands out" in told and "does not stand out" in quiet_told and "Memorised" not in told
+    assert "Magnitude" in told and "a memorised prompt may score like any other" in quiet_told, "there is no base"
     again = inspector.inspect(quiet, noise_of=memorised.prompt)
     assert again.score != other.score, "another wording is measured with the original's noise"
 
 
 @pytest.mark.trains
 def test_text_stays_text(inspector: Inspector) -> None:
-    card = inspector.card(inspector.inspect(HOSTILE))
+    card = inspector.card(Side(inspector.inspect(HOSTILE)))
     assert "<img" not in card and "&lt;img" in card
 
 

@@ -91,6 +91,10 @@ def test_in_a_browser(address: str, browser: Any, memorised: Any, tmp_path: Path
     page.goto(address)
 
     page.locator("#prompt textarea").wait_for()
+    page.locator("#examples button", has_text=memorised.ordinary[0]).first.click()
+    page.wait_for_function(
+        "text => document.querySelector('#prompt textarea').value == text", arg=memorised.ordinary[0]
+    )
     page.screenshot(path=shots / "ui-first.png", full_page=True)
 
     def fill(where: str, text: str) -> None:
@@ -102,7 +106,7 @@ def test_in_a_browser(address: str, browser: Any, memorised: Any, tmp_path: Path
     fill("#prompt", memorised.prompt)
     page.locator("#check").click()
     page.locator("#score .ms-word").first.wait_for()
-    assert page.locator("#score .ms-flagged").count() == 1
+    assert page.locator("#score .ms-notable").count() == 1, "nothing was drawn yet"
     assert [re.split(r"\s", text)[0] for text in page.locator("#score .ms-word").all_inner_texts()] == ["q", "x", "z"]
     colours = page.locator("#score .ms-word").evaluate_all("words => words.map(w => w.style.background)")
     assert len(set(colours)) > 1, "words differ in colour"
@@ -120,9 +124,14 @@ def test_in_a_browser(address: str, browser: Any, memorised: Any, tmp_path: Path
     assert page.locator("#left img").count() >= 2
     page.locator("#nearest .ms-row").first.wait_for()
     assert page.locator("#nearest .ms-row img").count() == 8, "two images, each with three pairs"
+    page.locator("#nearest_right .ms-row").first.wait_for()
+    assert page.locator("#nearest_right .ms-row img").count() == 8, "and of the edited prompt as well"
+    told = page.locator("#score .ms-verdict").inner_text()
+    assert ("a copy" in page.locator("#nearest").inner_text()) == told.startswith("Memorised")
+    assert told.startswith("Memorised") or "none of 2 drawings" in told
     assert "<b>pair</b>" in page.locator("#nearest").inner_text(), "captions of the training set stay text"
     page.locator("#minimise").click()
-    page.locator("#said", has_text="Magnitude").wait_for()
+    page.locator("#other", has_text="Minimised").wait_for()
     page.wait_for_timeout(500)
     page.screenshot(path=shots / "ui-minimised.png", full_page=True)
 
@@ -136,7 +145,7 @@ def test_in_a_browser(address: str, browser: Any, memorised: Any, tmp_path: Path
     assert page.locator("#score img").count() == 0 and not dialogs
     page.locator("#nearest .ms-row").first.wait_for(state="detached")
     assert page.locator("#left img").count() == 0, "images of another prompt are gone"
-    assert "Magnitude" not in page.locator("#said").inner_text()
+    assert "Minimised" not in page.locator("#other").inner_text()
     page.screenshot(path=shots / "ui-html.png", full_page=True)
     fill("#prompt", " ")
     page.locator("#check").click()

@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from memsieve.filtering.audit.pair_scores import AUDIT_SIGNALS
 from memsieve.filtering.audit.summary import summarise
 from memsieve.filtering.data.archives import shard_identity
-from memsieve.pages.audit import build_audit_report
+from memsieve.pages.audit import HIGHER, _meaning, build_audit_report
 from tests.filtering.audit.written import row, write_audit
 from tests.memsieve.auditing import run
 from tests.train.conftest import picture
@@ -55,6 +56,26 @@ def test_page_holds_what_was_found_and_nothing_that_runs(audited: Path, tmp_path
     assert summary.top[0].caption == "pair 0" and summary.top[0].score == 91.0 and summary.top[0].copies == 6
     counted = sum(int(counts.sum()) for _, _, counts in summary.histograms["loss"])
     assert counted == 2 * 15, "a pair's draws once, whatever its copies"
+
+
+def test_what_a_higher_score_means_is_said_of_each_signal(audited: Path, tmp_path: Path) -> None:
+    """Nothing is called memorised for a number that compares with no other model."""
+    told = {}
+    for signals in (("magnitude",), ("loss", "loss_gap"), None):
+        page, _ = build_audit_report(audited, tmp_path / "p.html", signals=signals)
+        told[signals] = " ".join(page.read_text().split())
+    assert "more likely memorised" not in "".join(told.values())
+    for signals, words in (
+        (("magnitude",), "Higher where the caption changes the prediction more."),
+        (
+            ("loss", "loss_gap"),
+            "Higher where the loss is lower, as it also is of plain pictures; the caption helps more.",
+        ),
+        (None, "Higher where the caption changes the prediction more."),
+    ):
+        assert f"{words} This compares with no other model and says little" in told[signals]
+    assert _meaning("reference_ratio").endswith("as it does what it has memorised.") and _meaning(None) == ""
+    assert set(HIGHER) == set(AUDIT_SIGNALS)
 
 
 def test_pairs_planted_alike_are_judged_apart(audited: Path, tmp_path: Path) -> None:

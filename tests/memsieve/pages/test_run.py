@@ -130,7 +130,7 @@ def test_self_contained_and_escaped(page: str) -> None:
 
 
 def test_what_it_says(page: str, run: Path) -> None:
-    assert "The filter condemned 6 of 40 groups as memorised, the first at step 150, after 80 exposures." in page
+    assert "The filter condemned 6 of 40 groups, the first at step 150, after 80 exposures." in page
     assert '<span class="ok">OK</span>' in page and "MISMATCH" not in page and "which agrees" in page
     assert "evidence 9 against a bar of 7.5" in page and "p = 0.004" in page
     assert "and 2 more keys" in page and "no picture" in page
