@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -10,6 +10,7 @@ from memsieve.filtering.config import FilterConfig
 from memsieve.filtering.data.config import DataConfig
 from memsieve.filtering.denoisers.lora import LoraSettings
 from memsieve.filtering.settings import LocalPath, PathText, Settings
+from memsieve.train.tracker_kinds import TrackerName
 
 __all__ = [
     "CheckpointConfig",
@@ -183,16 +184,33 @@ class CheckpointConfig(Settings):
 class TrackingConfig(Settings):
     """Section ``tracking``; ``metrics.jsonl`` is always written."""
 
-    wandb: bool = False
+    report_to: list[TrackerName] = []
+    """Trackers besides; ``wandb: true``, as configs of 0.1 have it, is ``[wandb]``."""
     project: str = "memsieve"
     name: str | None = None
+    """Of the run; the tracker's own choice, or the output folder's name, where left out."""
     log_every: int = Field(default=10, ge=1)
     histogram_every: int = Field(default=50, ge=1)
     """Steps between magnitude histograms per t-bin."""
     top_k: int = Field(default=20, ge=1, le=200)
     """Rows of the table of most suspected groups."""
     log_samples: bool = False
-    """Send captions and pictures of suspected samples to the remote tracker."""
+    """Send captions and pictures of suspected samples to the trackers."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_todays_words(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or not isinstance(given.get("wandb"), bool):
+            return given
+        named = list(given.get("report_to") or [])
+        if given["wandb"] and "wandb" not in named:
+            named.append("wandb")
+        return {**{name: value for name, value in given.items() if name != "wandb"}, "report_to": named}
+
+    @field_validator("report_to")
+    @classmethod
+    def _each_once(cls, names: list[str]) -> list[str]:
+        return list(dict.fromkeys(names))
 
 
 class RunConfig(Settings):

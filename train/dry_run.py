@@ -23,7 +23,7 @@ def dry_run(config: RunConfig) -> str:
 
     trial = config.model_copy(deep=True)
     trial.output = config.output.parent / f".{config.output.name}-dry-run"  # one folder, which all ranks must see
-    trial.tracking.wandb = False
+    trial.tracking.report_to = []
     trial.train.cache = None  # a rehearsal encodes one window, not the data
     try:
         session = set_up(trial)

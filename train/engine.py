@@ -9,11 +9,12 @@ from typing import Any, Final
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, InitProcessGroupKwargs
+from accelerate.utils import DistributedType, InitProcessGroupKwargs, ProjectConfiguration
 
 from memsieve.filtering.denoisers.attention import leave_out_cudnn
 from memsieve.filtering.settings import SettingsError
 from memsieve.train.config import RunConfig
+from memsieve.train.tracker_kinds import check_installed
 
 __all__ = ["ENGINES", "Engine", "full_weights", "make_accelerator"]
 
@@ -75,9 +76,10 @@ def make_accelerator(config: RunConfig) -> tuple[Any, Engine]:
     Where ranks are many and there is no GPU (or ``ACCELERATE_USE_CPU`` is set), they talk through gloo.
 
     Raises:
-        SettingsError: an engine or a combination that is not supported, a DeepSpeed config that contradicts the run's,
-            or processes that were launched together and do not find each other.
+        SettingsError: an engine, a tracker or a combination that is not there or not supported, a DeepSpeed config that
+            contradicts the run's, or processes that were launched together and do not find each other.
     """
+    check_installed(config.tracking.report_to)
     leave_out_cudnn()
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     on_cpu = _flag("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
@@ -94,8 +96,8 @@ def make_accelerator(config: RunConfig) -> tuple[Any, Engine]:
         cpu=on_cpu and not deepspeed and (ranks > 1 or _flag("ACCELERATE_USE_CPU")),
         gradient_accumulation_steps=config.train.accumulation,
         mixed_precision=config.train.mixed_precision,
-        log_with="wandb" if config.tracking.wandb else None,
-        project_dir=str(config.output),
+        log_with=list(config.tracking.report_to) or None,
+        project_config=ProjectConfiguration(str(config.output), logging_dir=str(config.output / "trackers")),
         kwargs_handlers=[InitProcessGroupKwargs(**options)],
         deepspeed_plugin=plugin,
     )

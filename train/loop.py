@@ -210,4 +210,4 @@ def _after_window(session: Session, window: Window, batches: list[Batch], result
 
 
 def _warn(text: str) -> None:
-    Console(stderr=True, emoji=False).print(text, style="yellow", markup=False)
+    Console(stderr=True, emoji=False).print(text, style="yellow", markup=False, soft_wrap=True)

@@ -9,6 +9,7 @@ import numpy as np
 
 from memsieve.filtering.evidence.calibration import T_BINS
 from memsieve.filtering.evidence.sharing import Standing
+from memsieve.filtering.filter import MemorizationFilter
 from memsieve.train.session import Session
 from memsieve.train.step import WindowResult
 
@@ -16,10 +17,8 @@ __all__ = ["log_suspects", "log_sweep", "log_window"]
 
 
 def log_window(session: Session, result: WindowResult) -> None:
-    """What a window came to, as often as ``tracking`` asks; magnitudes by t as histograms."""
+    """What a window came to, as often as ``tracking`` asks; the magnitude and what decides by t as histograms."""
     step, tracking = session.step, session.config.tracking
-    magnitudes = np.array([v.signals["magnitude"] for v in result.verdicts if "magnitude" in v.signals])
-    timesteps = np.array([v.timestep for v in result.verdicts if "magnitude" in v.signals])
     if step % tracking.log_every == 0 or step == 1 or step == session.total_steps:
         values = {
             "train/loss": result.loss,
@@ -31,10 +30,22 @@ def log_window(session: Session, result: WindowResult) -> None:
             "mem/skipped_steps": float(session.skipped),
         }
         if session.filter is not None:
-            values |= _filter_values(session, result, magnitudes)
+            values |= _filter_values(session, result)
         session.tracker.log({name: value for name, value in values.items() if value == value}, step)
-    if session.filter is not None and len(magnitudes) and step % tracking.histogram_every == 0:
-        session.tracker.histograms("mem/magnitude", _by_bin(session, magnitudes, timesteps), step)
+    if session.filter is not None and step % tracking.histogram_every == 0:
+        for name, (readings, timesteps) in _readings(session.filter, result).items():
+            session.tracker.histograms(f"mem/{name}", _by_bin(session, readings, timesteps), step)
+
+
+def _readings(pair_filter: MemorizationFilter, result: WindowResult) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Of the paper's magnitude and of each signal that decides: (values [n], timesteps [n]), where there are any."""
+    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for name in dict.fromkeys(["magnitude", *pair_filter.config.signals]):
+        pairs = [(v.signals[name], v.timestep) for v in result.verdicts if name in v.signals]
+        if pairs:
+            values, timesteps = zip(*pairs, strict=True)
+            found[name] = (np.array(values), np.array(timesteps))
+    return found
 
 
 def log_sweep(session: Session) -> None:
@@ -44,7 +55,7 @@ def log_sweep(session: Session) -> None:
         session.tracker.log({"mem/spared": session.filter.rule.spared}, session.step)
 
 
-def _filter_values(session: Session, result: WindowResult, magnitudes: np.ndarray) -> dict[str, float]:
+def _filter_values(session: Session, result: WindowResult) -> dict[str, float]:
     pair_filter = session.filter
     assert pair_filter is not None
     values = {
@@ -56,19 +67,19 @@ def _filter_values(session: Session, result: WindowResult, magnitudes: np.ndarra
     }
     if np.isfinite(pair_filter.evidence_bar) and pair_filter.config.rule == "evidence":
         values["mem/threshold"] = pair_filter.evidence_bar
-    if len(magnitudes):
-        quantiles = np.quantile(magnitudes, [0.5, 0.95, 0.99])
-        values |= {"mem/magnitude_mean": float(magnitudes.mean()), "mem/magnitude_max": float(magnitudes.max())}
-        values |= {f"mem/magnitude_p{q}": float(v) for q, v in zip((50, 95, 99), quantiles, strict=True)}
+    for name, (readings, _) in _readings(pair_filter, result).items():
+        quantiles = np.quantile(readings, [0.5, 0.95, 0.99])
+        values |= {f"mem/{name}_mean": float(readings.mean()), f"mem/{name}_max": float(readings.max())}
+        values |= {f"mem/{name}_p{q}": float(v) for q, v in zip((50, 95, 99), quantiles, strict=True)}
     return values
 
 
-def _by_bin(session: Session, magnitudes: np.ndarray, timesteps: np.ndarray) -> dict[str, np.ndarray]:
+def _by_bin(session: Session, readings: np.ndarray, timesteps: np.ndarray) -> dict[str, np.ndarray]:
     bins = T_BINS
     width = session.denoiser.num_train_timesteps / bins
     index = np.minimum((timesteps / width).astype(int), bins - 1)
     return {
-        f"t_{int(b * width):04d}_{int((b + 1) * width):04d}": magnitudes[index == b]
+        f"t_{int(b * width):04d}_{int((b + 1) * width):04d}": readings[index == b]
         for b in range(bins)
         if (index == b).any()
     }

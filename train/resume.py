@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
+from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 
 from memsieve.filtering.files import write_whole
 from memsieve.filtering.gone import GONE, changed_since, in_todays_words
@@ -63,15 +65,32 @@ def _refuse_changes(config: RunConfig, saved: dict[str, Any], now: dict[str, Any
             f"the run in '{config.output}' was started by memsieve 0.1 with filter.{name}: {saved['filter'][name]!r}, "
             f"which is no setting any more ({GONE[name].why}): go on with it in 0.1, or name another output"
         )
+    defaults = _defaults(config)
     saved = {**saved, "filter": in_todays_words(saved.get("filter") or {})}
     for section in sorted(set(now) - FREE_SECTIONS):
         for name, value in now[section].items():
-            before = saved.get(section, {}).get(name)
+            # What the run's config does not have came later, and held as it does by default.
+            before = saved.get(section, {}).get(name, defaults.get(section, {}).get(name))
             if before != value and f"{section}.{name}" not in FREE:
                 raise SettingsError(
                     f"'{section}.{name}' is {value!r} but the run in '{config.output}' was started with "
                     f"{before!r}: use that value to resume, or another output folder for a new run"
                 )
+
+
+def _defaults(config: RunConfig) -> dict[str, dict[str, Any]]:
+    """Of each section's settings that have a default, as a config file would hold it."""
+    found: dict[str, dict[str, Any]] = {}
+    for section in type(config).model_fields:
+        part = getattr(config, section)
+        if isinstance(part, BaseModel):
+            fields = type(part).model_fields
+            found[section] = {
+                name: to_jsonable_python(field.get_default(call_default_factory=True))
+                for name, field in fields.items()
+                if not field.is_required()
+            }
+    return found
 
 
 def restore(session: Session, checkpoint: Path, extra: dict[str, Any]) -> None:

@@ -68,6 +68,6 @@ def explain(
             warn(f"the prompt is too long for the text encoder, cut off: '{found[-1].cut[:80]}'")
     if out is not None and found:
         write_explanations(out, found)
-        out_console.print(f"written to {out}", markup=False, highlight=False)
+        out_console.print(f"written to {out}", markup=False, soft_wrap=True, highlight=False)
     if failed:
         raise ValueError(f"--prompt: {failed} of {len(prompt)} prompts are empty; give some text")

@@ -98,7 +98,7 @@ def minimize(
         warn("the target was not met for every image: more --iterations, a higher --lr, or another wording")
     if generate:
         write_pictures(out, opened, result, settings)
-    out_console.print(f"written to {out}", markup=False, highlight=False)
+    out_console.print(f"written to {out}", markup=False, soft_wrap=True, highlight=False)
 
 
 def _print_result(result: Minimized) -> None:

@@ -28,7 +28,7 @@ def test_all_that_a_run_would_do_beside_training_is_left_out(
 ) -> None:
     """A cache, W&B, and what an earlier run left in the folder, which is no start from its checkpoint either."""
     cached = {"cache": str(tmp_path / "cache"), "batch_size": 4, "accumulation": 2}
-    config = make_config(train=cached, filter={"enabled": False}, tracking={"wandb": True})
+    config = make_config(train=cached, filter={"enabled": False}, tracking={"report_to": ["wandb"]})
     monkeypatch.setitem(sys.modules, "wandb", None)  # whoever asks for it fails
     config.output.mkdir()
     (config.output / "metrics.jsonl").write_text(json.dumps({"step": 3}))
@@ -38,7 +38,9 @@ def test_all_that_a_run_would_do_beside_training_is_left_out(
     assert "median" not in said, "without the filter nothing is measured"
     assert said.splitlines()[-1].startswith("engine: single") and said.endswith("1 rank(s)")
     assert sorted(tmp_path.rglob("*")) == before
-    assert (config.train.cache, config.tracking.wandb) == (tmp_path / "cache", True), "the config is the caller's"
+    assert (config.train.cache, config.tracking.report_to) == (tmp_path / "cache", ["wandb"]), (
+        "the config is the caller's"
+    )
 
 
 def test_a_rehearsal_that_fails_leaves_no_folder(make_config: MakeConfig, tmp_path: Path) -> None:

@@ -66,6 +66,10 @@ def test_a_window_is_told_in_numbers(session: Session) -> None:
     assert found == pytest.approx([50.0, 100.0, 50.0, 95.0, 99.0])
     assert row["mem/skipped_steps"] == 1.0 and row["mem/condemned_groups"] == row["mem/groups_seen"] == 0.0
     assert "mem/threshold" not in row, "there is no bar before the first comparison"
+    (decides,) = session.filter.config.signals if session.filter else ()
+    log_window(session, result(*(verdict(magnitude=1.0, **{decides: float(v)}) for v in range(101))))
+    found = [rows(session)[-1][f"mem/{decides}_{name}"] for name in ("mean", "max", "p50", "p95", "p99")]
+    assert found == pytest.approx([50.0, 100.0, 50.0, 95.0, 99.0])
 
 
 def test_what_is_no_number_is_left_out(session: Session) -> None:

@@ -29,7 +29,7 @@ def tracked(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> Callabl
     monkeypatch.setenv("WANDB_SILENT", "true")
 
     def make(**sections: dict[str, Any]) -> RunConfig:
-        tracking = {"wandb": True, "log_every": 1, "histogram_every": 2, **sections.pop("tracking", {})}
+        tracking = {"report_to": ["wandb"], "log_every": 1, "histogram_every": 2, **sections.pop("tracking", {})}
         return make_config(tracking=tracking, checkpoint={"every": 2, "export": False}, **sections)
 
     return make

@@ -24,7 +24,9 @@ def apply(
         bar = progress.add_task("copying", total=None)
         done = apply_keep_list(keep, out, lambda count, total: progress.update(bar, completed=count, total=total))
     aside = ", ".join(f"{number:,} {reason}" for reason, number in done.rejected.most_common()) or "none"
-    error_console.print(f"{done.kept:,} samples kept in '{out}'; set aside: {aside}", markup=False, highlight=False)
+    error_console.print(
+        f"{done.kept:,} samples kept in '{out}'; set aside: {aside}", markup=False, soft_wrap=True, highlight=False
+    )
     if done.lost:
         error_console.print(
             f"{done.lost:,} of these were cut off in their shard and have no bytes to copy", style="yellow"

@@ -57,6 +57,7 @@ def groups(
         f"{found.joined:,} of {found.images:,} images have near-duplicates: {found.groups:,} groups, the largest of "
         f"{found.largest:,}; set data.groups: {out}",
         markup=False,
+        soft_wrap=True,
         highlight=False,
     )
 

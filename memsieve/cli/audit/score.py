@@ -85,6 +85,7 @@ def score(
             f"truncated or damaged: {len(truncated)} of the shards, the first '{truncated[0]}'",
             style="yellow",
             markup=False,
+            soft_wrap=True,
             highlight=False,
         )
         raise typer.Exit(DAMAGED)
@@ -114,6 +115,7 @@ def _scored(run: AuditRun, rescore: bool) -> Outcome:
             f"error: {error}. The shards that were finished stand; run the same command again when that is repaired",
             style="red",
             markup=False,
+            soft_wrap=True,
             highlight=False,
         )
         raise typer.Exit(1) from None
@@ -132,7 +134,7 @@ def _print_outcome(outcome: Outcome) -> None:
         highlight=False,
     )
     for reason in list(outcome.failed.values())[:8]:
-        error_console.print(f"not done: {reason}", style="red", markup=False, highlight=False)
+        error_console.print(f"not done: {reason}", style="red", markup=False, soft_wrap=True, highlight=False)
     if outcome.failed:
         error_console.print(
             f"{len(outcome.failed)} shards are not done; the same command tries them again", style="red"

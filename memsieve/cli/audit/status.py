@@ -48,7 +48,9 @@ def _print_status(found: Status) -> None:
         table.add_row(f"samples: {name}", f"{number:,}")
     out_console.print(table)
     for state in [state for state in found.states if state.state != "done"][:10]:
-        error_console.print(f"{state.state}: {state.task.name}: {state.why}", markup=False, highlight=False)
+        error_console.print(
+            f"{state.state}: {state.task.name}: {state.why}", markup=False, soft_wrap=True, highlight=False
+        )
     if found.eta_seconds:
         error_console.print(f"about {_duration(found.eta_seconds)} left, at the rate of the last shards")
 

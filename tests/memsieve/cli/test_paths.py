@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
+import torch
 import typer
 import yaml
 from pydantic import BaseModel, TypeAdapter
@@ -28,10 +30,10 @@ NO_PATHS = {
 NO_PATH_OPTIONS = {
     "set", "overrides", "plant", "similarity", "score", "wandb", "wandb_project", "ray_address", "device", "dtype",
     "detector", "space", "scheduler", "steps", "images_per_prompt", "at_steps", "prompt", "method", "tokens", "replace",
-    "engine", "host",
+    "engine", "host", "by", "threshold",
 }  # fmt: skip
 """Options that hold text and no path. Paths have the type Path, or are among the next ones."""
-CHECKED_BELOW = {"train config", "score shards", "score model", "index shards", "index held_out"}
+CHECKED_BELOW = {"train config", "score shards", "score model", "score describe", "index shards", "index held_out"}
 """Options of text that name a path, each with a test here."""
 
 
@@ -75,7 +77,7 @@ def test_every_path_setting_expands_the_home(model: type[BaseModel], home: Path)
             assert found == expected, f"{name} takes a text and does not expand it: a path, or one of NO_PATHS?"
             expanding.add(name)
     wanted = {"output", "data.path", "data.held_out_path", "data.keep_list", "data.groups"}
-    wanted |= {"model.path", "train.cache", "filter.reference"} if model is RunConfig else {"model"}
+    wanted |= {"model.path", "train.cache", "filter.reference"} if model is RunConfig else {"model", "describe"}
     assert expanding == wanted
 
 
@@ -171,7 +173,10 @@ def test_audits_indexes_and_reports_take_the_home(home: Path) -> None:
         result = CliRunner().invoke(app, list(words))
         assert result.exit_code == 0, (words, result.output, result.exception)
 
-    run("audit", "score", "--shards", "~/data", "--model", "~/model", "--out", "~/audit", "--draws", "1")
+    torch.jit.script(torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten())).save(str(home / "mean.pt"))
+    (home / "mean.json").write_text(json.dumps({"side": 8, "mean": [0, 0, 0], "std": [1, 1, 1]}))
+    words = ("--out", "~/audit", "--draws", "1", "--describe", "~/mean.pt")
+    run("audit", "score", "--shards", "~/data", "--model", "~/model", *words)
     run("audit", "report", "~/audit", "--out", "~/page.html")
     run("audit", "select", "~/audit", "--dedup", "--out", "~/keep.parquet")
     run("audit", "apply", "~/keep.parquet", "--out", "~/clean")
