@@ -17,7 +17,7 @@ SignalName = Literal[
     "magnitude", "loss_gap", "loss", "cosine", "reference_ratio", "magnitude_ratio", "anchored_magnitude", "drift"
 ]
 DecidingName = Literal[SignalName, "reference_residual"]
-RuleName = Literal["evidence", "threshold", "z_score", "rank"]
+RuleName = Literal["evidence", "recall", "threshold", "z_score", "rank"]
 
 MEASURED_SHARE: Final = 0.75
 BANK_SIZE: Final = 2048
@@ -32,9 +32,10 @@ class FilterConfig(Settings):
     """Off: nothing is measured, every sample trains with weight 1."""
     rule: RuleName = "evidence"
     """Who fails the test. ``evidence``: a pair whose evidence, added up over its visits, goes beyond what held-out
-    pairs come to (``false_drop_rate``). The others test each visit for itself and condemn nobody: ``threshold``, the
-    paper's rule, whose raw signal exceeds ``threshold``; ``z_score``, whose median / MAD z-score in its t-bin does;
-    ``rank``, who ranks beyond held-out pairs' visits (``false_drop_rate``)."""
+    pairs come to (``false_drop_rate``). ``recall``, for small sets: a pair whose caption brings its own picture back
+    oftener than ``copy_rate``, found by asking the model. The others test each visit for itself and condemn nobody:
+    ``threshold``, the paper's rule, whose raw signal exceeds ``threshold``; ``z_score``, whose median / MAD z-score in
+    its t-bin does; ``rank``, who ranks beyond held-out pairs' visits (``false_drop_rate``)."""
     signals: list[DecidingName] = Field(default=["reference_residual"], min_length=1)
     """What decides: one signal, or several whose calibrated z-scores are summed."""
     max_timestep: float | None = Field(default=None, gt=0.0, le=1.0)
@@ -49,9 +50,16 @@ class FilterConfig(Settings):
     about doubles where the side of the picture does; it also depends on t. z holds for all of them."""
     false_drop_rate: float = Field(default=0.01, gt=0.0, lt=1.0)
     """Share of clean pairs that may be dropped (``rule: evidence``), or of their visits (``rank``)."""
-    policy: Literal["observe", "drop", "reweight", "cap", "caption"] = "drop"
+    policy: Literal["observe", "drop", "reweight", "cap", "caption", "retire"] = "drop"
     """What happens to a pair that fails the test; ``observe`` only writes it down, ``caption`` trains the image
-    without its caption."""
+    without its caption. ``retire``, with ``rule: recall``, which it brings with it: the pair is trained on no more
+    until the model has forgotten it."""
+    copy_rate: float = Field(default=0.01, gt=0.0, lt=0.5)
+    """``rule: recall``: the share of drawings of its caption in which a pair may come back as its own picture."""
+    recall_budget: float = Field(default=0.25, gt=0.0, le=1.0)
+    """``rule: recall``: drawings as a share of what training computes, a forward and backward counting three."""
+    retire_until: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """``policy: retire``: the run ends when a smaller share of the pairs than this is still trained on."""
     apply: Literal["batch", "sieve"] = "batch"
     """``batch``: every sample is measured in every batch, and a weight of 0 drops it there, as the paper does.
     ``sieve``: the loader skips condemned groups before decoding, and the next sample takes their place."""
@@ -91,13 +99,35 @@ class FilterConfig(Settings):
             raise ValueError(said)
         return section
 
+    @model_validator(mode="before")
+    @classmethod
+    def _asks_the_model(cls, section: Any) -> Any:
+        """Retiring is by recall, and recall decides by drawings: what is measured of visits is for the record."""
+        if not isinstance(section, dict):
+            return section
+        if section.get("policy") == "retire":
+            section = {"rule": "recall", **section}
+        if section.get("rule") == "recall":
+            section = {"signals": ["loss"], "record": [], **section}
+        return section
+
     @model_validator(mode="after")
     def _consistent(self) -> FilterConfig:
         self._refuse_what_the_rule_cannot()
-        if self.policy == "caption" and self.rule != "evidence":
+        if self.policy == "caption" and self.rule not in ("evidence", "recall"):
             raise ValueError(
                 "filter.policy: caption takes the caption away before a visit is measured, which needs filter.rule: "
-                f"evidence, not {self.rule}"
+                f"evidence or recall, not {self.rule}"
+            )
+        if self.policy == "retire" and self.rule != "recall":
+            raise ValueError(
+                "filter.policy: retire asks the model which pairs come back, which needs filter.rule: recall, not "
+                f"{self.rule}; leave filter.rule out"
+            )
+        if self.rule == "recall" and self.policy in ("reweight", "cap"):
+            raise ValueError(
+                f"filter.policy: {self.policy} needs a number of each visit, and filter.rule: recall has one of each "
+                "pair; set filter.policy: retire, or observe"
             )
         if self.apply == "sieve" and (self.policy != "drop" or self.rule != "evidence"):
             raise ValueError(
@@ -126,10 +156,11 @@ class FilterConfig(Settings):
                 f"filter.rule: {self.rule} needs filter.threshold "
                 f"({'tau, for example 2.0' if self.rule == 'threshold' else 'a z-score, for example 4.0'})"
             )
-        if self.rule in ("evidence", "rank") and self.threshold is not None:
+        if self.rule in ("evidence", "rank", "recall") and self.threshold is not None:
+            rate = "copy_rate" if self.rule == "recall" else "false_drop_rate"
             raise ValueError(
                 f"filter.threshold: {self.threshold} is compared by filter.rule: threshold or z_score, not by "
-                f"{self.rule}, which has filter.false_drop_rate; set the rule, or leave the threshold out"
+                f"{self.rule}, which has filter.{rate}; set the rule, or leave the threshold out"
             )
         if self.rule == "threshold" and len(self.deciding) != 1:
             made = "".join(f"; {name} is known only beside held-out pairs" for name in self.signals if name in COMBINED)
@@ -148,7 +179,8 @@ class FilterConfig(Settings):
         """Share of the timesteps, from 0 on, at which a visit is evidence."""
         if self.max_timestep is not None:
             return self.max_timestep
-        return 1.0 if self.rule == "threshold" else MEASURED_SHARE
+        # what is in a picture is decided where there is most noise, so that recall leaves none out
+        return 1.0 if self.rule in ("threshold", "recall") else MEASURED_SHARE
 
     @property
     def spared_below(self) -> float:

@@ -220,8 +220,9 @@ class MemorizationFilter:
     @property
     def evidence_bar(self) -> float:
         """Evidence that a running maximum must exceed to be condemned now, for a group that is measured once a sweep;
-        inf before the first comparison."""
-        return self.held_out.bar()
+        inf before the first comparison. With ``rule: recall``, the margin beyond which a drawing comes back."""
+        own: float | None = getattr(self.rule, "bar", None)
+        return self.held_out.bar() if own is None else own
 
     # -- closing a window -----------------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ class Gone:
     why: str
 
 
-_RULE: Final = "filter.rule names the test in one word: evidence, threshold, z_score or rank"
+_RULE: Final = "filter.rule names the test in one word: evidence, recall, threshold, z_score or rank"
 GONE: Final[dict[str, Gone]] = {
     "calibrator": Gone(None, _RULE),
     "decide": Gone(None, _RULE),

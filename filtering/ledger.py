@@ -31,6 +31,7 @@ LEDGER_SCHEMA: Final = pa.schema(
         ("timestep", pa.int32()),
         ("weight", pa.float32()),
         *[(name, pa.float32()) for name in SIGNALS],
+        ("recall", pa.float32()),
         ("score", pa.float32()),
         ("p_value", pa.float32()),
         ("evidence", pa.float32()),
@@ -70,7 +71,7 @@ class Ledger:
         for verdict in verdicts:
             self.counts[verdict.action] += 1
             visit = verdict.visit
-            row: dict[str, Any] = {name: _null(verdict.signals.get(name)) for name in SIGNALS}
+            row: dict[str, Any] = {name: _null(verdict.signals.get(name)) for name in (*SIGNALS, "recall")}
             row |= {
                 "step": step,
                 "rank": self.rank,

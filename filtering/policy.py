@@ -61,6 +61,8 @@ class Policy:
             return 1.0, Action.OBSERVE, finding.reason
         if config.policy == "caption":
             return 1.0, Action.CAPTION, finding.reason
+        if config.policy == "retire":
+            return 0.0, Action.RETIRE, finding.reason
         return 0.0, Action.DROP, finding.reason
 
     def _reweighted(self, finding: Finding) -> Outcome:

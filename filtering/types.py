@@ -49,6 +49,7 @@ class Action(StrEnum):
     CAP = "cap"
     OBSERVE = "observe"
     CAPTION = "caption"
+    RETIRE = "retire"
     FAILED = "failed"
     HELD_OUT = "held_out"
 
@@ -63,6 +64,7 @@ class Reason(StrEnum):
     THRESHOLD = "signal above the threshold"
     CONDEMNED = "evidence beyond the held-out groups'"
     SKIPPED = "condemned: skipped at the loader"
+    RECALLED = "its caption brings its picture back"
     CAPPED = "group has reached max_exposures"
     NEVER_DROP = "listed in never_drop"
     ALWAYS_DROP = "listed in always_drop"

@@ -78,6 +78,8 @@ def _train(settings: RunConfig, console: Console) -> None:
         os._exit(1)  # the process group is broken: an orderly end would wait for the rank that is gone
     if session.accelerator.is_main_process:
         console.print(_sentence(summary), highlight=False)
+        if (said := _what_to_use(summary, str(settings.output))) is not None:
+            console.print(said, highlight=False, markup=False, soft_wrap=True)
 
 
 def _say(console: Console, error: Exception) -> None:
@@ -117,6 +119,16 @@ def _sentence(summary: dict[str, object]) -> str:
         f"{sum(failed.values())} + held out {summary['held_out']}{past} + remainder {summary['remainder']}; "
         f"{summary['updates']} updates, {summary['skipped_steps']} steps skipped"
     )
+
+
+def _what_to_use(summary: dict[str, object], run: str) -> str | None:
+    """Which model to take and why, where the run has looked."""
+    use = summary.get("use")
+    if not isinstance(use, dict):
+        return None
+    if use["folder"] is None:
+        return f"none of the models of this run: {use['why']}"
+    return f"use {run}/{use['folder']} (step {use['step']}): {use['why']}"
 
 
 def main() -> None:

@@ -179,6 +179,9 @@ class CheckpointConfig(Settings):
     """Newest checkpoints to keep."""
     export: bool = True
     """Write the fine-tuned pipeline at the end."""
+    best: bool | None = None
+    """Write the model with the lowest held-out loss to ``best/``, as it comes; of runs that ask which pairs come back
+    (``filter.rule: recall``), the last one before they do where that is earlier. None: in those runs."""
 
 
 class TrackingConfig(Settings):

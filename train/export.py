@@ -13,7 +13,7 @@ from memsieve.filtering.denoisers.lora import export_lora, trained_parameters
 from memsieve.train.engine import full_weights
 from memsieve.train.session import Session
 
-__all__ = ["ExportError", "export"]
+__all__ = ["ExportError", "export", "export_best"]
 
 
 class ExportError(RuntimeError):
@@ -27,6 +27,31 @@ def export(session: Session) -> None:
     Raises:
         ExportError: on the main process; nothing is left of what was written, and an earlier export stands.
     """
+    _export(session, "lora" if session.config.model.lora is not None else "pipeline", copied=False)
+
+
+def export_best(session: Session, copied: bool) -> None:
+    """Write the model to ``best/`` where it is the best so far; on all ranks alike, at a look.
+
+    The best has the lowest held-out loss, and pairs do not come back yet. Without held-out pairs it is the last one
+    before they do.
+
+    Args:
+        copied: the model holds the averaged weights already, where there are any.
+
+    Raises:
+        ExportError: as ``export``.
+    """
+    watch, recall = session.overfits, session.recall
+    if not session.step or (recall is not None and recall.rule.copies):
+        return
+    if watch.best_trained is not None and watch.best_trained.step != session.step:
+        return
+    _export(session, "best", copied)
+    session.best = session.step
+
+
+def _export(session: Session, name: str, copied: bool) -> None:
     main = session.accelerator.is_main_process
     model = session.accelerator.unwrap_model(session.model)
     lora = session.config.model.lora is not None
@@ -41,10 +66,10 @@ def export(session: Session) -> None:
         if not lora:
             model = type(model).from_config(model.config)
             model.load_state_dict(weights)
-    elif session.ema is not None:
+    elif session.ema is not None and not copied:
         session.ema.copy_to(trained_parameters(model))
     if main:
-        _write_whole(session, session.config.output / ("lora" if lora else "pipeline"), model, weights)
+        _write_whole(session, session.config.output / name, model, weights)
 
 
 def _write_whole(session: Session, final: Path, model: Any, weights: dict[str, torch.Tensor] | None) -> None:

@@ -10,6 +10,7 @@ from accelerate.utils import gather_object
 
 from memsieve.filtering.denoisers.lora import trained_parameters
 from memsieve.filtering.files import write_json
+from memsieve.train.advice import advice
 from memsieve.train.checkpoint import save_checkpoint, saved_steps
 from memsieve.train.export import export
 from memsieve.train.metrics import log_suspects
@@ -36,6 +37,8 @@ def save(session: Session, keep_all: bool = False) -> None:
         "data": session.position if session.position is not None else session.loader.state_dict(),
         "schedule": session.schedule.state_dict(),
         "records": session.records.state_dict(),
+        "overfits": session.overfits.state_dict(),
+        "best": session.best,
     }
     if session.ema is not None:
         extra["ema"] = session.ema.state_dict()
@@ -89,6 +92,12 @@ def _way_back(session: Session) -> str:
     return text
 
 
+def _overfitting(session: Session) -> bool | None:
+    """Whether the filter or the looks at held-out pairs found it; None where nothing could tell."""
+    assert session.filter is not None
+    return True if session.filter.overfitting else session.overfits.overfits
+
+
 def finish(session: Session) -> dict[str, Any]:
     """Final checkpoint and validation, tables, export, and ``summary.json`` last: it says that the run is complete.
 
@@ -115,11 +124,14 @@ def finish(session: Session) -> dict[str, Any]:
         "engine": str(session.engine),
         "seed": config.train.seed,
         "ended_early": session.ended or None,
+        "use": advice(session),
     }
     if session.filter is not None:
         summary["groups"] = session.filter.n_groups
         summary["condemned_groups"] = len(session.filter.condemned)
-        summary["overfitting"] = session.filter.overfitting
+        summary["overfitting"] = _overfitting(session)
+        if session.recall is not None:
+            summary["copies"] = session.recall.rule.copies
         suspects = session.filter.suspects(config.tracking.top_k)
         log_suspects(session, suspects, known_samples(session, [standing.group for standing in suspects]))
     records.write_tables(session.filter, session.exchange)

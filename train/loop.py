@@ -16,6 +16,7 @@ from memsieve.filtering.denoisers.lora import trained_parameters
 from memsieve.train.batch import Batch, build_batches
 from memsieve.train.draw_settings import DrawSettings
 from memsieve.train.finish import finish, save, save_what_stands
+from memsieve.train.look import look_at_the_base, look_every
 from memsieve.train.metrics import log_sweep, log_window
 from memsieve.train.progress import progress_bar
 from memsieve.train.session import Session
@@ -56,9 +57,11 @@ def _fit(session: Session) -> dict[str, Any]:
     session.position = session.loader.state_dict()
     launched = session.exchange.world_size > 1
     with interruptible(launched, accelerator.is_local_main_process) as stop, progress_bar(session) as advance:
+        _look_at_the_base(session)
         if session.validated < session.step:
             _validate_if_due(session)  # a stop came first
-        while config.train.epochs is not None or session.step < session.total_steps:
+        over = session.step > 0 and _retired(session)  # a run that is complete, and is asked again
+        while not over and (config.train.epochs is not None or session.step < session.total_steps):
             result, stopping = _train_or_save(session, windows, stop)
             if result is not None:
                 session.position = session.loader.state_dict()
@@ -72,7 +75,7 @@ def _fit(session: Session) -> dict[str, Any]:
             if stopping:
                 session.tracker.close()
                 raise KeyboardInterrupt(f"stopped at step {session.step}; run the same command to go on")
-            if result is None:
+            if result is None or _retired(session):
                 break
     session.watch.enter("finishing", session.step)
     return finish(session)
@@ -88,13 +91,30 @@ def _train_or_save(session: Session, windows: Iterator[Window], stop: Stop) -> t
         raise type(error)(f"{error}. {said}") from error
 
 
+def _retired(session: Session) -> bool:
+    """Whether too few pairs are still trained on for the run to go on; the same on all ranks."""
+    options = session.config.filter
+    if session.recall is None or options.policy != "retire":
+        return False
+    rule = session.recall.rule
+    if rule.share_trained >= options.retire_until:
+        return False
+    session.ended = (
+        f"{len(rule.condemned)} of {len(rule.evidence.groups)} pairs have retired, and fewer than "
+        f"filter.retire_until: {options.retire_until:g} are still trained on"
+    )
+    if session.accelerator.is_main_process:
+        _warn(f"ended at step {session.step}: {session.ended}")
+    return True
+
+
 def _asked(session: Session, stop: Stop) -> bool:
     """Whether any rank was asked to stop; a collective."""
     return session.exchange.sum([float(stop.asked)])[0] > 0
 
 
 def _validate_if_due(session: Session) -> bool:
-    every = session.config.validation.every
+    every = look_every(session)
     if not every or session.step % every:
         return False
     session.watch.enter("validating", session.step)
@@ -133,6 +153,7 @@ def train_window(
     result = session.trainer.train(batches)
     watch.enter("closing the window", session.step + 1)
     _calibrate(session)
+    _ask(session)
     _after_window(session, window, batches, result, time.perf_counter() - started)
     return result, stopping
 
@@ -187,6 +208,26 @@ def _calibrate(session: Session) -> None:
     if session.turns is not None and session.scorer is not None:
         with session.accelerator.autocast():
             session.turns.score(session.step, session.scorer)
+
+
+def _look_at_the_base(session: Session) -> None:
+    """What the model draws before its first step, where drawings decide, and its losses; a resumed run knows."""
+    if session.step:
+        return
+    if session.recall is not None:
+        session.watch.enter("drawing by the base", session.step)
+        with session.accelerator.autocast():
+            session.recall.begin()
+    session.watch.enter("validating", session.step)
+    look_at_the_base(session)
+
+
+def _ask(session: Session) -> None:
+    """Draw the captions whose turn it is."""
+    if session.recall is not None and session.recall.due(session.step + 1):
+        session.watch.enter("drawing training captions", session.step + 1)
+        with session.accelerator.autocast():
+            session.recall.turn(session.step + 1)
 
 
 def _after_window(session: Session, window: Window, batches: list[Batch], result: WindowResult, seconds: float) -> None:

@@ -17,14 +17,14 @@ from memsieve.filtering.signals import Predictions, measure, required_passes
 from memsieve.filtering.types import Measurement
 from memsieve.train.batch import Batch
 
-__all__ = ["REFERENCE", "Scorer"]
+__all__ = ["REFERENCE", "Scorer", "evaluating"]
 
 REFERENCE: Final = frozenset({"ref_cond", "ref_uncond"})
 """Passes through the model before fine-tuning."""
 
 
 @contextmanager
-def _evaluating(modules: list[torch.nn.Module]) -> Iterator[None]:
+def evaluating(modules: list[torch.nn.Module]) -> Iterator[None]:
     """Dropout off while scoring, so that a signal is a function of the sample.
 
     ``Module.eval`` and ``train`` take milliseconds on a UNet, for their walk and for torch's checks of an assignment;
@@ -84,7 +84,7 @@ class Scorer:
         table = reference or self._table(batch)
         if table and (self.reference is None or batch.plan is None):
             needed = needed - REFERENCE
-        with torch.no_grad(), _evaluating(self._modules):
+        with torch.no_grad(), evaluating(self._modules):
             if prediction is None:
                 prediction = self._predict(self.model, batch, batch.conditioning)
             cond = self._epsilon(prediction.detach(), batch)
@@ -95,7 +95,7 @@ class Scorer:
     def reference_values(self, batch: Batch, passes: frozenset[str]) -> dict[str, torch.Tensor]:
         """``loss`` and ``magnitude`` [B] of the reference, by those of ``passes`` that go through it; a magnitude
         that takes a pass too many is NaN."""
-        with torch.no_grad(), _evaluating(self._modules):  # the reference may be the model, its adapter off
+        with torch.no_grad(), evaluating(self._modules):  # the reference may be the model, its adapter off
             found = self._predictions(batch, batch.noise, {}, passes & REFERENCE)
         unknown = torch.full((len(batch.visits),), float("nan"), device=batch.noise.device)
         return {name: _filled(unknown, found, name) for name in ("loss", "magnitude")}

@@ -15,17 +15,25 @@ from memsieve.train.batch import build_batch
 from memsieve.train.draw_settings import DrawSettings
 from memsieve.train.visits import draw_visits, plain_samples
 
-__all__ = ["held_out_loss", "image_grid", "probe_magnitude", "validation_images"]
+__all__ = ["held_out_loss", "image_grid", "pair_losses", "probe_magnitude", "validation_images"]
 
 
-@torch.no_grad()
 def held_out_loss(
     denoiser: Any, model: torch.nn.Module, rows: list[Row], *, seed: int, resolution: int, draws: int, batch_size: int
 ) -> float:
     """Mean denoising loss of pairs that are never trained on, at (t, noise) that are the same at every call."""
+    options = {"seed": seed, "resolution": resolution, "draws": draws, "batch_size": batch_size}
+    return float(pair_losses(denoiser, model, rows, **options).double().mean()) if rows else 0.0
+
+
+@torch.no_grad()
+def pair_losses(
+    denoiser: Any, model: torch.nn.Module, rows: list[Row], *, seed: int, resolution: int, draws: int, batch_size: int
+) -> torch.Tensor:
+    """Denoising loss [pairs, draws] float32 of each of ``rows`` at (t, noise) that are the same at every call."""
     model.eval()
     settings = DrawSettings(seed, resolution)  # at plain noise, whatever the run is trained at
-    total, count = 0.0, 0
+    found: list[torch.Tensor] = []
     jobs = [(row, draw) for draw in range(draws) for row in rows]
     for start in range(0, len(jobs), batch_size):
         part = jobs[start : start + batch_size]
@@ -34,10 +42,9 @@ def held_out_loss(
         batch = build_batch(denoiser, draw_visits(denoiser, samples, settings))
         prediction = denoiser.predict(model, batch.noisy, batch.timesteps, batch.conditioning)
         target = denoiser.target(batch.latents, batch.noise, batch.timesteps)
-        losses = (prediction.float() - target).square().flatten(1).mean(1)
-        total, count = total + float(losses.sum()), count + len(part)
+        found.append((prediction.float() - target).square().flatten(1).mean(1).cpu())
     model.train()
-    return total / max(count, 1)
+    return torch.cat(found).view(draws, len(rows)).T if found else torch.zeros(0, draws)
 
 
 @torch.no_grad()

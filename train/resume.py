@@ -24,7 +24,8 @@ FREE: Final = frozenset(
     {
         # how long, and by what means
         "train.batch_size", "train.accumulation",  # where ranks x both stays: the loader refuses other windows
-        "train.steps", "train.epochs", "train.threads", "train.timeout", "train.cache", "data.workers",
+        "train.steps", "train.epochs", "filter.retire_until",
+        "train.threads", "train.timeout", "train.cache", "data.workers",
         # what messages that end a run advise to change
         "optimizer.lr", "train.mixed_precision", "data.max_bad", "data.image_key", "data.caption_key",
         "data.allow_empty_caption", "data.allow_pipe", "data.max_caption_bytes", "data.max_image_bytes",
@@ -104,6 +105,9 @@ def restore(session: Session, checkpoint: Path, extra: dict[str, Any]) -> None:
     if session.filter is not None:
         session.filter.load_state_dict(extra["filter"])
     session.records.load_state_dict(extra["records"])
+    if "overfits" in extra:  # 0.1 did not look
+        session.overfits.load_state_dict(extra["overfits"])
+        session.best = int(extra["best"])
     session.step, session.updates = int(extra["step"]), int(extra["updates"])
     session.skipped = int(extra["skipped"])
     session.saved = session.step

@@ -19,6 +19,8 @@ from memsieve.train.copies import CopyProbe
 from memsieve.train.engine import Engine
 from memsieve.train.held_out import HeldOutTurns
 from memsieve.train.measure import Scorer
+from memsieve.train.overfits import OverfitWatch
+from memsieve.train.recall import RecallProbe
 from memsieve.train.records import Records
 from memsieve.train.step import WindowTrainer
 from memsieve.train.tracking import Tracker
@@ -52,6 +54,9 @@ class Session:
     sieve: SieveFile | None
     looked_up: LookedUpReference | None
     turns: HeldOutTurns | None
+    recall: RecallProbe | None
+    training_rows: list[Row]
+    """Some of the training pairs: how their loss falls, beside that of held-out ones, says whether the run overfits."""
     total_steps: int
     """Exact with ``train.steps``; with ``train.epochs`` what it takes where every row is usable, so never too few."""
     step: int = 0
@@ -64,5 +69,14 @@ class Session:
     position: dict[str, Any] | None = None
     """Where the data stands after the last window that was trained: the loader itself may be a window ahead."""
     times: list[float] = field(default_factory=list)
+    overfits: OverfitWatch = field(default_factory=OverfitWatch)
+    best: int = -1
+    """The step of the model in ``best/``; -1 where there is none."""
     ended: str = ""
     """Why there was nothing left to train on, where it was not the end of the last pass."""
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the best model so far is written beside the last one."""
+        asked = self.config.checkpoint.best
+        return self.recall is not None if asked is None else asked

@@ -14,10 +14,11 @@ from memsieve.filtering.data.loader import WindowLoader
 from memsieve.filtering.data.loader_sieve import Sieve, SieveFile
 from memsieve.filtering.data.pool import Ranks
 from memsieve.filtering.data.rows import Row
+from memsieve.filtering.data.small import TrainingPairs, training_pairs
 from memsieve.filtering.denoisers.fingerprint import model_hashes, total_hash
 from memsieve.filtering.exchange import Exchange
 from memsieve.filtering.filter import MemorizationFilter
-from memsieve.filtering.rules import Rule
+from memsieve.filtering.rules import RecallRule, Rule
 from memsieve.filtering.settings import SettingsError
 from memsieve.train.agreement import check_ranks_agree
 from memsieve.train.cache import cached
@@ -29,6 +30,7 @@ from memsieve.train.family import open_family
 from memsieve.train.held_out import HeldOutTurns
 from memsieve.train.measure import Scorer
 from memsieve.train.network import prepare_model
+from memsieve.train.recall import RecallProbe, asked_pairs
 from memsieve.train.records import Records
 from memsieve.train.resume import keep_config, restore
 from memsieve.train.session import Session
@@ -64,6 +66,7 @@ def _build(config: RunConfig, accelerator: Any, engine: Engine, watch: Watch, ru
     checkpoint = latest_checkpoint(config.output)
     extra = load_extra(accelerator, checkpoint, str(engine)) if checkpoint else {}
     keep_config(config, accelerator, resumed=checkpoint is not None)
+    pairs = asked_pairs(config)
     data = _open_data(config, accelerator, extra, watch)
     exchange, denoiser, held_out = Exchange(accelerator.device), data.denoiser, data.held_out
     looked_up = _looked_up(config, denoiser, held_out)
@@ -94,6 +97,8 @@ def _build(config: RunConfig, accelerator: Any, engine: Engine, watch: Watch, ru
         sieve=data.sieve,
         looked_up=looked_up,
         turns=_turns(config, denoiser, pair_filter, held_out, looked_up),
+        recall=_recall(config, denoiser, trained.scored, pair_filter, pairs, held_out),
+        training_rows=_training_rows(config, data.loader, pairs, held_out),
         total_steps=data.total_steps,
     )
     if checkpoint:
@@ -208,6 +213,32 @@ def _turns(
     looked_up: LookedUpReference | None,
 ) -> HeldOutTurns | None:
     """Held-out pairs are scored where something is compared with them."""
-    if pair_filter is None or pair_filter.config.rule == "threshold" or not held_out:
+    if pair_filter is None or pair_filter.config.rule in ("threshold", "recall") or not held_out:
         return None
     return HeldOutTurns(denoiser, pair_filter, held_out, config, looked_up)
+
+
+def _training_rows(
+    config: RunConfig, loader: WindowLoader, pairs: TrainingPairs | None, held_out: list[Row]
+) -> list[Row]:
+    """As many training pairs as held-out ones are looked at."""
+    most = config.validation.held_out_pairs
+    if pairs is not None:
+        return pairs.rows[:most]
+    if not most or not held_out:
+        return []
+    return training_pairs(config.data, min(most, len(held_out)), loader.source, loader.held_out).rows
+
+
+def _recall(
+    config: RunConfig,
+    denoiser: Any,
+    model: torch.nn.Module,
+    pair_filter: MemorizationFilter | None,
+    pairs: TrainingPairs | None,
+    held_out: list[Row],
+) -> RecallProbe | None:
+    """The model is asked where the rule goes by what it answers."""
+    if pair_filter is None or pairs is None or not isinstance(pair_filter.rule, RecallRule):
+        return None
+    return RecallProbe(denoiser, model, pair_filter.rule, config, pairs, held_out, pair_filter.exchange)

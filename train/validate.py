@@ -10,7 +10,8 @@ from PIL import Image
 from memsieve.filtering.denoisers.lora import trained_parameters
 from memsieve.filtering.evidence.sharing import Standing
 from memsieve.train.copies import as_tensor
-from memsieve.train.probes import held_out_loss, image_grid, probe_magnitude, validation_images
+from memsieve.train.look import look
+from memsieve.train.probes import image_grid, probe_magnitude, validation_images
 from memsieve.train.session import Session
 
 __all__ = ["known_samples", "validate"]
@@ -18,25 +19,12 @@ __all__ = ["known_samples", "validate"]
 
 def validate(session: Session) -> float:
     """Held-out loss and images, by the averaged weights where there are any; the loss is returned (NaN without)."""
-    config = session.config
     session.validated = session.step
     model = session.accelerator.unwrap_model(session.model)
     if session.ema is not None:
         session.ema.store(trained_parameters(model))
         session.ema.copy_to(trained_parameters(model))
-    loss = float("nan")
-    rows = session.held_out[: config.validation.held_out_pairs]
-    if rows:
-        loss = held_out_loss(
-            session.denoiser,
-            model,
-            rows,
-            seed=config.train.seed,
-            resolution=config.data.resolution,
-            draws=config.validation.held_out_draws,
-            batch_size=max(config.train.batch_size, 16),
-        )
-        session.tracker.log({"val/heldout_loss": loss}, session.step)
+    loss = look(session, model)
     if probes := _probes(session, model):
         session.tracker.log(probes, session.step)
     suspects = _copy_suspects(session)

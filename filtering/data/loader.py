@@ -96,7 +96,9 @@ class WindowLoader:
         self._mark = Mark(0, 0, dict.fromkeys(self.streams, Place()))
         if state is not None:
             self._restore(state)
-        plan = ReadingPlan(self.source, config, self.sizes, self.n_streams, seed, held_out_groups(config), self.repeats)
+        self.held_out = held_out_groups(config)
+        """Groups of ``data.held_out_path``; None without one."""
+        plan = ReadingPlan(self.source, config, self.sizes, self.n_streams, seed, self.held_out, self.repeats)
         self._turns = Turns(plan, self.streams, self.rows_per_stream, sieve)
 
     @property

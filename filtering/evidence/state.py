@@ -17,7 +17,7 @@ from memsieve.filtering.gone import GONE, changed_since, in_todays_words
 
 __all__ = ["local_state", "restore", "whole_state"]
 
-FREE: Final = frozenset({"never_drop", "always_drop", "record", "ledger_kept", "enabled"})
+FREE: Final = frozenset({"never_drop", "always_drop", "record", "ledger_kept", "enabled", "retire_until"})
 """Settings that may differ from the saved ones: what was decided before does not depend on them."""
 
 
@@ -109,7 +109,8 @@ def restore(pair_filter: Stateful, states: list[dict[str, Any]]) -> None:
             f"more ({GONE[name].why}): go on with it in 0.1, or begin anew"
         )
     saved = in_todays_words(saved)
-    changed = [name for name in mine if name not in FREE and saved.get(name) != mine[name]]
+    fresh = {name: field.default for name, field in FilterConfig.model_fields.items()}  # as before a setting came to be
+    changed = [name for name in mine if name not in FREE and saved.get(name, fresh[name]) != mine[name]]
     if changed:
         first = changed[0]
         raise ValueError(

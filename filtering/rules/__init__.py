@@ -4,6 +4,7 @@ from memsieve.filtering.config import FilterConfig
 from memsieve.filtering.evidence.held_out import HeldOutPairs
 from memsieve.filtering.rules.base import Finding, Reading, Rule, VisitRule, WindowEnd, readings_of
 from memsieve.filtering.rules.evidence import EvidenceRule
+from memsieve.filtering.rules.recall import RecallRule
 from memsieve.filtering.rules.threshold import RankRule, ThresholdRule, ZScoreRule
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "Finding",
     "RankRule",
     "Reading",
+    "RecallRule",
     "Rule",
     "ThresholdRule",
     "VisitRule",
@@ -30,6 +32,8 @@ def rule_of(config: FilterConfig, held_out: HeldOutPairs) -> Rule:
     """
     if config.rule == "evidence":
         return EvidenceRule(config, held_out)
+    if config.rule == "recall":
+        return RecallRule(config)
     if config.rule == "rank":
         return RankRule(config.false_drop_rate)
     if config.threshold is None:  # settings that were changed one by one
@@ -54,7 +58,7 @@ def checked(rule: object, config: FilterConfig) -> Rule:
     if lacking:
         raise TypeError(
             f"rule = {rule!r} is no rule: it has no '{lacking[0]}' (see memsieve.filtering.rules.Rule); derive from "
-            "VisitRule, or name one of evidence, threshold, z_score, rank"
+            "VisitRule, or name one of evidence, recall, threshold, z_score, rank"
         )
     made: Rule = rule  # type: ignore[assignment]
     for option, wanted in (("apply", "sieve"), ("policy", "caption")):

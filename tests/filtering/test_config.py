@@ -38,7 +38,7 @@ def test_a_bank_that_cannot_express_the_rate_is_refused() -> None:
 
 
 def test_caption_policy_needs_what_is_known_before_the_visit() -> None:
-    with pytest.raises(ValueError, match=r"policy: caption .* needs filter\.rule: evidence, not rank"):
+    with pytest.raises(ValueError, match=r"policy: caption .* needs filter\.rule: evidence or recall, not rank"):
         FilterConfig(policy="caption", rule="rank")
 
 
@@ -97,7 +97,7 @@ def test_one_raw_signal_means_one_that_is_measured() -> None:
         ({"signals": []}, r"'signals' = \[\]"),
         ({"signals": ["magnitudes"]}, r"'signals\.0' = 'magnitudes'"),
         ({"record": ["reference_residual"]}, r"'record\.0' = 'reference_residual'"),
-        ({"rule": "paper"}, r"'rule' = 'paper': .*'evidence', 'threshold', 'z_score' or 'rank'"),
+        ({"rule": "paper"}, r"'rule' = 'paper': .*'evidence', 'recall', 'threshold', 'z_score' or 'rank'"),
     ],
 )  # fmt: skip
 def test_a_value_out_of_its_range_is_refused_by_name(raw: dict[str, Any], message: str) -> None:

@@ -165,6 +165,9 @@ def run(job: dict[str, Any], folder: Path) -> dict[str, Any]:
         outcome["summary"] = fit(session)
     except (BadDataError, NonFiniteError) as error:
         outcome["error"] = f"{type(error).__name__}: {error}"
+    if session.recall is not None:
+        outcome["recall"] = session.recall.rule.evidence.state_dict()
+        outcome["retired"] = session.recall.rule.condemned
     outcome["schedule"] = session.schedule.last_epoch
     outcome["lr"] = session.schedule.get_last_lr()[0]
     main = session.accelerator.is_main_process

@@ -48,7 +48,7 @@ CHANGED: dict[str, Any] = {
     "train.steps": 7, "train.threads": None, "train.timeout": 99.0, "train.mixed_precision": "bf16", "data.workers": 2,
     "optimizer.lr": 5e-4, "data.max_bad": 3, "data.image_key": "png;bmp", "data.caption_key": "txt;caption",
     "data.allow_empty_caption": True, "data.allow_pipe": True, "data.max_caption_bytes": 9999,
-    "data.max_image_bytes": 99999, "data.max_image_pixels": 99999,
+    "filter.retire_until": 0.2, "data.max_image_bytes": 99999, "data.max_image_pixels": 99999,
 }  # fmt: skip
 
 
