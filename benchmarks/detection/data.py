@@ -16,10 +16,11 @@ __all__ = ["Bench"]
 
 
 class Bench:
-    """The model, the pairs and the judge, each opened once and when first needed."""
+    """The model (beside its ``base``, where that is named), the pairs and the judge, each opened once and when first
+    needed."""
 
-    def __init__(self, model: Path, data: Path, ordinary: int) -> None:
-        self.opened: GuidedModel = open_model(model)
+    def __init__(self, model: Path, data: Path, ordinary: int, base: str | None = None) -> None:
+        self.opened: GuidedModel = open_model(model, base=base)
         self.data = data
         self.planted, _ = prompts_of(data)
         if not self.planted:

@@ -73,7 +73,7 @@ def main(
         found = {"asked": asked, "prompts": [p.caption for p in bench.planted], "ways": {}}
     found["plant"] = json.loads((data / "dataset.json").read_text())["plant"]
     rows = {row["key"]: row for row in pq.read_table(data / "truth.parquet").to_pylist()}
-    aligned, found["encoder"] = _alignment(bench, data, rows)
+    aligned, found["encoder"] = alignment_of(bench, data, rows)
     study = Study(bench, aligned, settings, found["prompts"], images)
     for control, draw in study.controls(base).items():
         if control not in found["ways"]:
@@ -134,7 +134,7 @@ class Study:
                 "alignment": fits.reshape(-1, self.images).mean(1).tolist()}  # fmt: skip
 
 
-def _alignment(bench: Bench, data: Path, rows: dict[str, Any]) -> tuple[Alignment, dict[str, Any]]:
+def alignment_of(bench: Bench, data: Path, rows: dict[str, Any]) -> tuple[Alignment, dict[str, Any]]:
     """The encoder, fitted on training images of which none is planted, once each; and how much it can see."""
     pixels, held = dict(shard_images(data / "train")), shard_images(data / "held_out")
     planted = {row["group"] for row in rows.values() if row["repeats"] > 1}

@@ -13,7 +13,7 @@ import torch
 from benchmarks.common import NUMBERS
 from benchmarks.detection import alignment
 from benchmarks.detection.data import Bench
-from benchmarks.detection.minimisation import WAYS, Study, _alignment
+from benchmarks.detection.minimisation import WAYS, Study, alignment_of
 from benchmarks.detection.minimisation_page import SHIPPED
 from memsieve.cli.minimize import minimize
 from memsieve.inference.copies.probe import shard_images
@@ -50,7 +50,7 @@ def test_of_each_prompt_the_share_of_its_own_pictures_that_copies(
     monkeypatch.setattr(alignment, "WIDTH", 4)
     bench = Bench(model, data, 99)
     rows = {row["key"]: row for row in pq.read_table(data / "truth.parquet").to_pylist()}
-    aligned, about = _alignment(bench, data, rows)
+    aligned, about = alignment_of(bench, data, rows)
     assert about["pairs"] == 12 and all(0.0 <= about[name] <= 1.0 for name in ("held_out_8_way", "planted_8_way"))
     study = Study(bench, aligned, DetectSettings(), [pair.caption for pair in bench.planted], images=2)
     pixels, held = dict(shard_images(data / "train")), shard_images(data / "held_out")
