@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
@@ -29,14 +30,15 @@ def measure_prompts(
     batch: int = 16,
     noise_of: str | None = None,
     leave: OrdinaryPaths | None = None,
+    measures: Sequence[str] | None = None,
 ) -> Iterator[PromptMeasurement]:
     """Measure ``prompts``, ``batch`` images at a time, in order; a measurement comes as soon as its batch is done.
 
     Nothing is decoded, and nothing of a trajectory is computed after ``settings.steps``. ``noise_of`` gives all of
     them the noise of one prompt instead of their own, for comparing wordings. With ``leave`` a prompt beyond its limit
-    leaves the batch at that step.
+    leaves the batch at that step. ``measures`` are what is measured, where it is more than the detector needs.
     """
-    n = settings.images_per_prompt
+    n, names = settings.images_per_prompt, tuple(measures or DETECTORS[settings.detector].measures)
     if batch < 1:
         raise ValueError(f"--batch = {batch}: must be at least 1")
     if leave is not None and batch < n:
@@ -48,13 +50,12 @@ def measure_prompts(
     for start in range(0, len(prompts), together):
         part, began = list(prompts[start : start + together]), perf_counter()
         encoded, sources = model.encode(part), part if noise_of is None else [noise_of] * len(part)
-        against = model.against(part, DETECTORS[settings.detector].measures)
+        against = model.against(part, names)
         jobs = [(index, j) for index in range(len(part)) for j in range(n)]
         measured = [
-            _measure(model, sources, encoded, jobs[at : at + batch], settings, leave, against)
+            _measure(model, _Part(sources, encoded, against, names), jobs[at : at + batch], settings, leave)
             for at in range(0, len(jobs), batch)
         ]
-        names = DETECTORS[settings.detector].measures
         rows = {name: [row for found in measured for row in found[0][name]] for name in names}
         cosine = np.concatenate([found[1] for found in measured]) if DETECTORS[settings.detector].cosine else None
         seconds = (perf_counter() - began) / len(part)
@@ -64,22 +65,28 @@ def measure_prompts(
             yield PromptMeasurement(prompt, per_step, own, seconds)
 
 
-def _measure(
-    model: GuidedModel, prompts: list[str], encoded: Conditioning, jobs: list[tuple[int, int]],
-    settings: DetectSettings, leave: OrdinaryPaths | None, against: Against | None,
-) -> tuple[dict[str, list[Array]], Array]:  # fmt: skip
-    """By measure [K] each, and cosines [B] (empty where not needed), of the images ``jobs``: (prompt, image number).
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Prompts that are measured together: ``prompts`` are those that the noise belongs to, ``encoded`` those that are
+    measured, ``against`` what the base is asked about them, ``names`` what is measured."""
 
-    ``prompts`` are those that the noise belongs to, ``encoded`` those that are measured, ``against`` what the base is
-    asked about them.
-    """
-    texts, numbers = [prompts[index] for index, _ in jobs], [j for _, j in jobs]
+    prompts: list[str]
+    encoded: Conditioning
+    against: Against | None
+    names: tuple[str, ...]
+
+
+def _measure(
+    model: GuidedModel, part: _Part, jobs: list[tuple[int, int]], settings: DetectSettings, leave: OrdinaryPaths | None
+) -> tuple[dict[str, list[Array]], Array]:
+    """By measure [K] each, and cosines [B] (empty where not needed), of the images ``jobs``: (prompt, image number)."""
+    texts, numbers = [part.prompts[index] for index, _ in jobs], [j for _, j in jobs]
     rows = torch.tensor([index for index, _ in jobs], device=model.device)
     noise = model.noise(texts, numbers, settings.seed, settings.resolution)
-    names = DETECTORS[settings.detector].measures
+    names, against = part.names, part.against
     # Guidance comes after the first step: where that is all, the branch is not run for it alone.
     guided = settings.steps > 1 or "magnitude" in names
-    cond, uncond = encoded.rows(rows), model.unconditional(len(jobs)) if guided else None
+    cond, uncond = part.encoded.rows(rows), model.unconditional(len(jobs)) if guided else None
     generators = [
         torch.Generator("cpu").manual_seed(image_seed(settings.seed + 1, text, j))
         for text, j in zip(texts, numbers, strict=True)
