@@ -17,8 +17,13 @@ from tests.tiny_models import TINY_FAMILIES
 
 SETTINGS = DetectSettings(detector="drift", steps=2, schedule_steps=4, guidance_scale=3.0, resolution=16)
 
+FAMILIES = [
+    pytest.param(name, marks=() if name in ("sd", "sdxl", "sd3", "flux") else pytest.mark.slow)
+    for name in TINY_FAMILIES
+]
 
-@pytest.mark.parametrize("name", TINY_FAMILIES)
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_the_drift_is_what_both_networks_say_apart(name: str) -> None:
     """Along the model's own trajectory (unguided where guidance is distilled), by a base that was opened by itself."""
     pipe, base = tuned_family(name)
@@ -34,7 +39,7 @@ def test_the_drift_is_what_both_networks_say_apart(name: str) -> None:
         assert found.per_step["drift"][0, step.index] == pytest.approx(expected, rel=1e-3) and expected > 1e-4
 
 
-@pytest.mark.parametrize("name", TINY_FAMILIES)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_prompts_are_detected_explained_and_minimised(name: str) -> None:
     pipe, base = tuned_family(name)
     model = open_model(pipe, base=base)
