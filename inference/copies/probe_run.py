@@ -21,7 +21,7 @@ from memsieve.inference.generate import GenerateSettings
 from memsieve.inference.guided import GuidedModel, pipeline_resolution
 from memsieve.inference.opened import open_model
 from memsieve.inference.resume import ImageStore
-from memsieve.inference.weights import pipeline_identity
+from memsieve.inference.weights import pipeline_identity, weights_identity
 
 __all__ = ["ProbeSettings", "probe_dataset", "probe_store", "write_probe"]
 
@@ -90,15 +90,17 @@ def probe_dataset(
     return results
 
 
-def probe_store(folder: Path, pipe: Any, data: Path, settings: ProbeSettings, dtype: str, resume: bool) -> ImageStore:
-    """Where a probe keeps the images that it draws, so that it can go on with them.
+def probe_store(folder: Path, model: Any, data: Path, settings: ProbeSettings, dtype: str, resume: bool) -> ImageStore:
+    """Where a probe keeps the images that it draws, so that it can go on with them; ``model`` as for ``probe_dataset``.
 
     Raises:
         ValueError: ``folder`` holds images of another probe and ``resume`` is on, or something else.
     """
+    base = model.base if isinstance(model, GuidedModel) else None
     asked = {
         **asdict(settings.drawing), "scheduler": settings.scheduler, "groups": settings.groups, "data": str(data),
-        "dtype": dtype, "model": pipeline_identity(pipe),
+        "dtype": dtype, "model": pipeline_identity(model.pipe if isinstance(model, GuidedModel) else model),
+        "base": weights_identity(base.network) if base is not None else None,
     }  # fmt: skip
     return ImageStore(folder, asked, resume)
 

@@ -69,6 +69,8 @@ def probe(
         attack=attack, drawing=drawing, scheduler=scheduler, controls=controls, similarity=similarity,
         groups=None if groups is None else read_names(groups, "--groups"),
     )  # fmt: skip
+    if base is not None and not attack:
+        raise ValueError("--base: the attacks alone compare with it; add --attack, or leave it out")
     opened = None
     if attack:
         opened = open_for(model, scheduler, device, dtype, base_for(model, base, "attack"))
@@ -77,7 +79,7 @@ def probe(
         raise ValueError("--resume needs --out FILE: the images are kept beside it")
     store = None
     if out is not None:
-        store = probe_store(out.with_suffix(".generated"), pipe, dataset, settings, dtype, resume)
+        store = probe_store(out.with_suffix(".generated"), opened or pipe, dataset, settings, dtype, resume)
     results = probe_dataset(opened or pipe, dataset, settings, store=store)
     _print_rates(results)
     if out is not None:

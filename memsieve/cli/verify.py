@@ -67,6 +67,8 @@ def verify(
     from memsieve.inference.generate import GenerateSettings
     from memsieve.inference.prompts.lists import read_prompts
 
+    if base is not None and model is None:
+        raise ValueError("--base draws beside a model: give it with --model and --prompts")
     opened = TrainingIndex(index_folder)
     pixels: list[Any]
     theirs: list[Any] | None = None

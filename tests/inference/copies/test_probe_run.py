@@ -45,6 +45,9 @@ def test_a_store_is_of_one_probe(data: Path, tmp_path: Path) -> None:
     pipe, settings = open_model(TINY).pipe, ProbeSettings()
     probe_store(tmp_path / "s", pipe, data, settings, "float32", False).save("x", torch.zeros(1, 3, 4, 4))
     assert probe_store(tmp_path / "s", pipe, data, settings, "float32", True).load("x") is not None
+    beside = open_model(TINY, base=str(TINY))
+    with pytest.raises(ValueError, match="begun with another base"):
+        probe_store(tmp_path / "s", beside, data, settings, "float32", True)
     with pytest.raises(ValueError, match="begun with another groups"):
         probe_store(tmp_path / "s", pipe, data, replace(settings, groups=["a"]), "float32", True)
 

@@ -37,6 +37,11 @@ def test_the_command(tmp_path: Path) -> None:
     assert "'nobody' is no group" in str(result.exception)
 
 
+def test_a_base_is_for_the_attacks(tmp_path: Path) -> None:
+    words = ["probe", "--model", str(TINY), "--data", str(tmp_path), "--base", str(TINY)]
+    assert "the attacks alone compare with it; add --attack" in str(CliRunner().invoke(app, words).exception)
+
+
 def test_resume_needs_a_place(tmp_path: Path) -> None:
     words = ["probe", "--model", str(TINY), "--data", str(tmp_path), "--resume"]
     assert "--resume needs --out FILE" in str(CliRunner().invoke(app, words).exception)

@@ -33,6 +33,7 @@ def test_verify(shards: Path, tmp_path: Path) -> None:
     assert "a copy too: not learned in fine-tuning" in (tmp_path / "v" / "matches.html").read_text()
     for extra, message in (
         ([], "give either --images, or --model together with --prompts"),
+        (["--images", "missing", "--base", model], "--base draws beside a model: give it with --model"),
         (["--images", "missing"], "there is nothing at 'missing'"),
         (["--images", str(tmp_path / "q.png"), "--engine", "magic"], "--engine = 'magic'"),
         (["--images", str(tmp_path / "q.png"), "--alpha", "0.001"], "needs at least 999 held-out images"),
