@@ -78,7 +78,7 @@ def test_a_resumed_run_goes_on_with_the_same_id_and_later_steps(tracked: Callabl
     fit(set_up(config))
     assert (config.output / "wandb_id").read_text() == identity
     steps = [json.loads(line)["step"] for line in (config.output / "metrics.jsonl").read_text().splitlines()]
-    assert steps == sorted(steps) and set(steps) == {1, 2, 3, 4, 5, 6}
+    assert steps == sorted(steps) and set(steps) == {0, 1, 2, 3, 4, 5, 6}, "0 is the base"
     first, second = history(config.output)
     assert [row["_step"] for row in second] == sorted(row["_step"] for row in second)
     assert second[0]["_step"] == 3 and first[-1]["_step"] == 3

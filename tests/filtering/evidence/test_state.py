@@ -16,7 +16,7 @@ from memsieve.filtering.filter import MemorizationFilter
 from tests.filtering.data.ranks import on_ranks
 from tests.filtering.streams import Stream, make
 
-FREE = {"never_drop", "always_drop", "record", "ledger_kept", "enabled"}
+FREE = {"never_drop", "always_drop", "record", "ledger_kept", "enabled", "retire_until"}
 
 
 class Place(Exchange):
