@@ -13,7 +13,9 @@ import yaml
 from torch import Tensor
 
 from memsieve.filtering.denoisers.base import Conditioning, Denoiser
-from memsieve.filtering.denoisers.lora import AdapterOff, base_of
+from memsieve.filtering.denoisers.lora import AdapterOff
+from memsieve.filtering.denoisers.lora_files import base_of
+from memsieve.filtering.denoisers.model_files import JOINED
 from memsieve.filtering.denoisers.registry import denoiser_of, open_denoiser
 from memsieve.inference.weights import weights_identity
 
@@ -73,8 +75,9 @@ def base_of_model(model: str | Path) -> str | None:
         return None
     if not isinstance(path, str):
         return None
-    # A folder is named from where the run was started, which need not be here.
-    return path if Path(path).expanduser().is_dir() or _HUB_ID.fullmatch(path) else None
+    # A folder or file is named from where the run was started, which need not be here.
+    there = Path(path.partition(JOINED)[0]).expanduser().exists()
+    return path if there or _HUB_ID.fullmatch(path) else None
 
 
 def open_base(base: Any, model: Denoiser, network: torch.nn.Module, dtype: torch.dtype) -> Base:

@@ -27,25 +27,33 @@ def image_seed(seed: int, prompt_index: int | str, j: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def load_pipeline(path: str | Path, *, device: str | None = None, dtype: torch.dtype | None = None) -> Any:
-    """A diffusers pipeline from a folder, or from the hub or its cache; or a LoRA that was trained here, in its base.
+def load_pipeline(
+    path: str | Path, *, device: str | None = None, dtype: torch.dtype | None = None, base: str | None = None
+) -> Any:
+    """A diffusers pipeline from a folder, or from the hub or its cache; or a LoRA, in its base.
 
     Weights are read as safetensors alone, as training reads them.
+
+    Args:
+        base: of a LoRA's file that names none itself.
 
     Raises:
         ValueError: there is no such pipeline, it cannot be reached or loaded, a part has pickled weights only, or the
             network takes more than a prompt (inpainting, image editing).
     """
     from memsieve.filtering.denoisers.hub import pipeline_folder
-    from memsieve.filtering.denoisers.lora import base_of, fuse_lora
+    from memsieve.filtering.denoisers.lora_files import base_of, fuse_lora, with_base
     from memsieve.filtering.denoisers.registry import check_drawn
     from memsieve.filtering.denoisers.whole import whole_pipeline
 
-    base = base_of(str(path), "--model")
-    pipe = whole_pipeline(pipeline_folder(base or str(path), "--model"), dtype or torch.float32)
-    check_drawn(pipe)
-    if base is not None:
-        fuse_lora(pipe, str(path), "--model")
+    named = with_base(str(path), base, "--model")
+    adapts = base_of(named, "--model")
+    if adapts is not None:
+        pipe = load_pipeline(adapts, dtype=dtype)
+        fuse_lora(pipe, named, "--model")
+    else:
+        pipe = whole_pipeline(pipeline_folder(named, "--model"), dtype or torch.float32)
+        check_drawn(pipe)
     return pipe if device is None else pipe.to(device)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from memsieve.filtering.denoisers.base import Denoiser
-from memsieve.filtering.denoisers.lora import AdapterOff, base_of
+from memsieve.filtering.denoisers.lora import AdapterOff
+from memsieve.filtering.denoisers.lora_files import adapts_text, base_of, with_base
 from memsieve.filtering.denoisers.registry import denoiser_of, open_denoiser
 from memsieve.inference.base import open_base
 from memsieve.inference.guided import GuidedModel
@@ -25,13 +26,13 @@ def open_model(
     dtype: torch.dtype | None = None,
     base: Any = None,
 ) -> GuidedModel:
-    """A pipeline folder, a hub id, or a diffusers pipeline in memory, opened for measuring.
+    """A pipeline folder, a file of weights, a hub id, or a diffusers pipeline in memory, opened for measuring.
 
     A pipeline in memory is used as it stands: its parts are shared.
 
     Args:
-        base: the model before fine-tuning, as ``model``; of a LoRA that names it, it is the LoRA switched off, which
-            takes no memory.
+        base: the model before fine-tuning, as ``model``; of a LoRA on it, it is the LoRA switched off, which takes no
+            memory, unless text encoders are adapted too.
 
     Raises:
         ValueError: no such folder, a part is missing, guidance is distilled into the model, an unknown family, or a
@@ -48,9 +49,10 @@ def open_model(
         beside = None if base is None else open_base(base, shared, shared.model, kind)
         return GuidedModel(shared, model, scheduler, beside)
     kind = dtype or torch.float32
-    adapts = base_of(str(model), "--model")
-    switched = base is not None and adapts is not None and str(base) == adapts
-    denoiser = open_denoiser(str(model), dtype=kind, model_dtype=kind, option="--model", fuse=not switched)
+    named = with_base(str(model), str(base) if isinstance(base, (str, Path)) else None, "--model")
+    adapts = base_of(named, "--model")
+    switched = base is not None and adapts is not None and str(base) == adapts and not adapts_text(named, "--model")
+    denoiser = open_denoiser(named, dtype=kind, model_dtype=kind, option="--model", fuse=not switched)
     if base is None:
         _refuse_distilled(str(model), denoiser)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

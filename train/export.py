@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from memsieve.filtering.denoisers.lora import export_lora, trained_parameters
+from memsieve.filtering.denoisers.lora import trained_parameters
+from memsieve.filtering.denoisers.lora_files import export_lora
 from memsieve.train.engine import full_weights
 from memsieve.train.session import Session
 

@@ -1,4 +1,4 @@
-"""LoRA on a denoising network, through peft: put in, switched off for the reference, written as diffusers loads it.
+"""LoRA on a denoising network, through peft: put in, and switched off for the reference (files: ``lora_files.py``).
 
 W x becomes W x + (alpha / rank) B A x (Hu et al., ICLR 2022). B starts at zero, so that with the adapter switched off
 the network is the model before fine-tuning, and stays it: the reference costs no copy and no memory.
@@ -6,38 +6,28 @@ the network is the model before fine-tuning, and stays it: the reference costs n
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Final, Literal
 
 import torch
 from pydantic import Field
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
-from memsieve.filtering.files import write_json
-from memsieve.filtering.settings import Settings, SettingsError, expand_home
+from memsieve.filtering.settings import Settings, SettingsError
 
 __all__ = [
-    "LORA_FILE",
+    "ADAPTER",
     "AdapterOff",
     "LoraSettings",
+    "adapted_layers",
     "adapter_off",
     "add_lora",
-    "base_of",
-    "export_lora",
-    "fuse_lora",
     "has_adapter",
     "trained_parameters",
 ]
 
-LORA_FILE: Final = "pytorch_lora_weights.safetensors"
-"""The name that diffusers' ``load_lora_weights`` looks for."""
-_PEFT_FILE: Final = "adapter_model.safetensors"
-_BASE_FILE: Final = "base_model.json"
-_ADAPTER: Final = "default"
+ADAPTER: Final = "default"
+"""What peft calls the one adapter that there is."""
 
 
 class LoraSettings(Settings):
@@ -79,7 +69,7 @@ def add_lora(denoiser: Any, settings: LoraSettings, seed: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            inject_adapter_in_model(config, model, _ADAPTER)
+            inject_adapter_in_model(config, model, ADAPTER)
         except ValueError as error:
             known = sorted({name.rpartition(".")[2] for name, part in model.named_modules() if _is_layer(part)})
             raise SettingsError(
@@ -105,7 +95,7 @@ def adapter_off(model: torch.nn.Module) -> Iterator[None]:
     Raises:
         ValueError: there is no adapter.
     """
-    layers = _adapted_layers(model)
+    layers = adapted_layers(model)
     if not layers:
         raise ValueError("the model has no LoRA adapter to switch off")
     for layer in layers:
@@ -119,10 +109,11 @@ def adapter_off(model: torch.nn.Module) -> Iterator[None]:
 
 def has_adapter(part: Any) -> bool:
     """Whether a part of a pipeline holds a LoRA."""
-    return isinstance(part, torch.nn.Module) and bool(_adapted_layers(part))
+    return isinstance(part, torch.nn.Module) and bool(adapted_layers(part))
 
 
-def _adapted_layers(model: torch.nn.Module) -> list[Any]:
+def adapted_layers(model: torch.nn.Module) -> list[Any]:
+    """The layers of peft's in ``model``: one for each that a LoRA adapts."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     return [part for part in model.modules() if isinstance(part, BaseTunerLayer)]
@@ -139,105 +130,3 @@ class AdapterOff(torch.nn.Module):
         """As ``model``'s."""
         with adapter_off(self.model):
             return self.model(*args, **kwargs)
-
-
-def export_lora(
-    denoiser: Any, folder: Path, model: torch.nn.Module, base: str, weights: dict[str, torch.Tensor] | None = None
-) -> None:
-    """Write the adapter so that the family's plain pipeline takes it with ``load_lora_weights(folder)``.
-
-    A pipeline without that method (PixArt) gets peft's own files, for ``PeftModel.from_pretrained(pipe.transformer,
-    folder)``, as in diffusers' example for it.
-
-    Args:
-        model: the bare network.
-        base: the folder or hub id of what is adapted, noted beside the weights.
-        weights: its parameters by name, where ``model`` itself does not hold them.
-    """
-    from peft.utils import get_peft_model_state_dict
-
-    module: Any = model
-    pipe = denoiser.pipeline(module)
-    (part,) = [name for name, component in pipe.components.items() if component is module]
-    state = get_peft_model_state_dict(module, state_dict=weights, adapter_name=_ADAPTER)
-    layers = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    if hasattr(type(pipe), "save_lora_weights"):
-        options = {
-            # In peft's names. diffusers' examples rename those of a UNet, attention layers otherwise than the rest, and
-            # a file with both kinds of names loads in part.
-            f"{part}_lora_layers": layers,
-            # Without it diffusers takes alpha to be the rank.
-            f"{part}_lora_adapter_metadata": module.peft_config[_ADAPTER].to_dict(),
-        }
-        type(pipe).save_lora_weights(str(folder), weight_name=LORA_FILE, safe_serialization=True, **options)
-    else:
-        module.peft_config[_ADAPTER].save_pretrained(str(folder))
-        save_file({f"base_model.model.{name}": value for name, value in layers.items()}, folder / _PEFT_FILE)
-    named = str(Path(base).resolve()) if Path(base).is_dir() else base
-    write_json(folder / _BASE_FILE, {"base_model": named})
-
-
-def base_of(folder: str, option: str = "model.path") -> str | None:
-    """The base model of a LoRA folder that ``export_lora`` wrote; None where ``folder`` is none.
-
-    Raises:
-        ValueError: the folder does not say which model it adapts.
-    """
-    place = Path(expand_home(folder))
-    if not any((place / name).is_file() for name in (LORA_FILE, _PEFT_FILE)):
-        return None
-    try:
-        named = json.loads((place / _BASE_FILE).read_text(encoding="utf-8"))["base_model"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{option}: '{folder}' holds a LoRA, and no {_BASE_FILE} that names its base model; write "
-            f'{{"base_model": "FOLDER OR HUB ID"}} there'
-        ) from error
-    return str(named)
-
-
-def fuse_lora(pipe: Any, folder: str, option: str = "model.path", *, fuse: bool = True) -> None:
-    """Add the adapter in ``folder`` to the weights of a pipeline's network, in place; or, not ``fuse``, put it in as an
-    adapter that ``AdapterOff`` switches off.
-
-    Raises:
-        ValueError: it does not fit the model.
-    """
-    folder = expand_home(folder)
-    try:
-        if (Path(folder) / LORA_FILE).is_file():
-            _fuse_file_of_diffusers(pipe, folder, fuse)
-        else:
-            _fuse_files_of_peft(pipe, folder, fuse)
-    except (ValueError, RuntimeError, OSError, SafetensorError) as error:
-        raise ValueError(
-            f"{option}: the LoRA in '{folder}' does not fit its base model: {str(error).splitlines()[0][:300]}"
-        ) from error
-
-
-def _fuse_file_of_diffusers(pipe: Any, folder: str, fuse: bool) -> None:
-    if not hasattr(type(pipe), "load_lora_weights"):
-        raise ValueError(f"a {type(pipe).__name__} takes none of this kind")
-    pipe.load_lora_weights(folder, weight_name=LORA_FILE)
-    # diffusers goes on without the adapter, with a warning, where the file's names are not the model's.
-    if not any(_adapted_layers(part) for part in pipe.components.values() if isinstance(part, torch.nn.Module)):
-        raise ValueError(f"none of its layers is one of a {type(pipe).__name__}")
-    if fuse:
-        pipe.fuse_lora()
-        pipe.unload_lora_weights()
-
-
-def _fuse_files_of_peft(pipe: Any, folder: str, fuse: bool) -> None:
-    from peft import PeftModel
-    from peft.utils import get_peft_model_state_dict
-
-    network = pipe.components.get("transformer")
-    if network is None:
-        raise ValueError(f"a {type(pipe).__name__} takes none of this kind")
-    adapted = PeftModel.from_pretrained(network, folder)
-    # peft goes on with new layers in place of those that the file lacks.
-    if get_peft_model_state_dict(adapted).keys() != load_file(Path(folder) / _PEFT_FILE).keys():
-        raise ValueError(f"its layers are others than those of a {type(network).__name__}")
-    if fuse:
-        adapted.merge_and_unload()

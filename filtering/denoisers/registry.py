@@ -8,7 +8,7 @@ from typing import Any, Final
 import torch
 
 from memsieve.filtering.denoisers.hub import pipeline_folder, read_index
-from memsieve.filtering.denoisers.lora import base_of, fuse_lora
+from memsieve.filtering.denoisers.lora_files import base_of, fuse_lora
 
 __all__ = ["DTYPES", "FAMILIES", "check_drawn", "denoiser_of", "open_denoiser"]
 
@@ -37,8 +37,8 @@ def open_denoiser(
     """The adapter of the pipeline at ``path``, its family told by model_index.json.
 
     Args:
-        path: a diffusers pipeline folder, or a hub id; or the folder of a LoRA that was trained here, which is then
-            added to the weights of its base model.
+        path: a diffusers pipeline folder, or a hub id; or a LoRA, a folder or a file (``LORA.safetensors::BASE``),
+            which is then added to the weights of its base model.
         prediction_type: overrides the scheduler's own.
         dtype: of the frozen parts.
         model_dtype: of the denoising network.

@@ -54,7 +54,9 @@ USELESS = 4
 error_console = Console(stderr=True, emoji=False)  # a key between colons is not an emoji
 out_console = Console(emoji=False)
 
-Model = Annotated[Path, typer.Option(help="A diffusers pipeline folder, or a hub id.")]
+Model = Annotated[
+    Path, typer.Option(help="A pipeline folder, a hub id, CHECKPOINT.safetensors, or LORA.safetensors::BASE.")
+]
 BaseModel = Annotated[
     Path | None,
     typer.Option(
@@ -118,14 +120,15 @@ def detector_for(named: str | None, base: str | None) -> str:
     return named
 
 
-def load_for(model: Path, device: str | None, dtype: str) -> Any:
-    """The pipeline of a command line, of any family, for generating."""
+def load_for(model: Path, device: str | None, dtype: str, base: str | Path | None = None) -> Any:
+    """The pipeline of a command line, of any family, for generating; a LoRA's file in the ``base`` that is named."""
     import torch
 
     from memsieve.inference.generate import load_pipeline
 
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return load_pipeline(model, device=place, dtype=_dtype(dtype))
+    named = None if base is None or str(base) == "none" else str(base)
+    return load_pipeline(model, device=place, dtype=_dtype(dtype), base=named)
 
 
 def _dtype(name: str) -> Any:

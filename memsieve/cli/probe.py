@@ -74,7 +74,7 @@ def probe(
     opened = None
     if attack:
         opened = open_for(model, scheduler, device, dtype, base_for(model, base, "attack"))
-    pipe = opened.pipe if opened is not None else load_for(model, device, dtype)
+    pipe = opened.pipe if opened is not None else load_for(model, device, dtype, base)
     if resume and out is None:
         raise ValueError("--resume needs --out FILE: the images are kept beside it")
     store = None

@@ -83,7 +83,7 @@ def verify(
 
         def drawn_by(who: Path, folder: str) -> list[Any]:
             # One after the other: two models need not fit into memory.
-            pipe = load_for(who, device, "float32")
+            pipe = load_for(who, device, "float32", before)
             images = draw_images(pipe, texts, images_per_prompt, out / folder, drawing, resume=resume)
             return list(square(images, opened.side))
 

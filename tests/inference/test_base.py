@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
-from memsieve.filtering.denoisers.lora import LoraSettings, add_lora, export_lora
+from memsieve.filtering.denoisers.lora import LoraSettings, add_lora
+from memsieve.filtering.denoisers.lora_files import KOHYA_FILE, export_lora
 from memsieve.filtering.denoisers.registry import open_denoiser
 from memsieve.inference.base import base_of_model
 from memsieve.inference.detect.detectors import DetectSettings
 from memsieve.inference.detect.measure import measure_prompts
+from memsieve.inference.generate import load_pipeline
 from memsieve.inference.opened import open_model
 from tests.inference.memorised import make_pipeline
 from tests.inference.tuned import moved
@@ -108,6 +111,43 @@ def test_a_lora_needs_no_second_model(lora: Path, model_folder: Path) -> None:
             for measure in a:
                 assert a[measure] == pytest.approx(b[measure], rel=2e-3)
     assert measured(switched, "drift")[0]["drift"].min() > 1e-3
+
+
+def test_a_loras_file_is_opened_in_the_base_named_with_it(lora: Path, model_folder: Path, tmp_path: Path) -> None:
+    """Behind it, or by --base; a file in kohya's names, as other programs hand it on, without its folder."""
+    file = tmp_path / "mine.safetensors"
+    file.write_bytes((lora / KOHYA_FILE).read_bytes())
+    named = f"{file}::{model_folder}"
+    assert base_of_model(named) == str(model_folder)
+    switched = open_model(file, base=str(model_folder))
+    assert switched.base is not None and switched.base.denoiser is switched.denoiser
+    expected = measured(open_model(lora, base=base_of_model(lora)), "against_base")
+    for model in (switched, open_model(named, base=base_of_model(named))):
+        for a, b in zip(measured(model, "against_base"), expected, strict=True):
+            for measure in a:
+                assert a[measure] == pytest.approx(b[measure], rel=2e-3)
+    noise = {"num_inference_steps": 2, "output_type": "pt"}
+    drawn = []
+    for pipe in (load_pipeline(named), load_pipeline(file, base=str(model_folder)), load_pipeline(lora)):
+        drawn.append(pipe("cat", generator=torch.Generator().manual_seed(0), **noise).images)
+    assert torch.allclose(drawn[0], drawn[1]) and torch.allclose(drawn[0], drawn[2], atol=1e-4)
+    with pytest.raises(ValueError, match=r"--model: '.*mine.safetensors' holds a LoRA, and no base_model.json"):
+        base_of_model(file)
+
+
+def test_a_lora_of_text_encoders_too_is_no_base_switched_off(lora: Path, model_folder: Path, tmp_path: Path) -> None:
+    """The base is opened by itself, and encodes prompts by encoders of its own."""
+    state = load_file(lora / KOHYA_FILE)
+    for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
+        layer = f"lora_te_text_model_encoder_layers_0_self_attn_{part}"
+        state |= {f"{layer}.lora_down.weight": torch.randn(2, 16), f"{layer}.lora_up.weight": torch.randn(16, 2)}
+        state[f"{layer}.alpha"] = torch.tensor(2.0)
+    save_file(state, tmp_path / "text.safetensors")
+    model = open_model(tmp_path / "text.safetensors", base=str(model_folder))
+    assert model.base is not None and model.base.denoiser is not model.denoiser and not model.base.same_text
+    before = open_denoiser(str(model_folder)).conditioning(["cat"]).encoder_hidden_states
+    assert torch.equal(model.base.encode(["cat"]).encoder_hidden_states, before)
+    assert not torch.allclose(model.encode(["cat"]).encoder_hidden_states, before, atol=1e-3)
 
 
 def test_a_runs_pipeline_says_what_it_was_made_of(tuned: Path, model_folder: Path, tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from peft import LoraConfig
 from safetensors.torch import load_file
 
 from memsieve.filtering.data.openmoji import DatasetPlan, build_openmoji
-from memsieve.filtering.denoisers.lora import LORA_FILE, AdapterOff, trained_parameters
+from memsieve.filtering.denoisers.lora import AdapterOff, trained_parameters
+from memsieve.filtering.denoisers.lora_files import KOHYA_FILE, LORA_FILE
 from memsieve.filtering.denoisers.registry import open_denoiser
 from memsieve.filtering.evidence.table import MIN_SWEEPS
 from memsieve.filtering.ledger import read_ledger
@@ -242,7 +243,7 @@ def test_the_export_loads_in_the_plain_pipeline(
     )
     session = set_up(config)
     fit(session)
-    assert sorted(p.name for p in (config.output / "lora").iterdir()) == ["base_model.json", LORA_FILE]
+    assert sorted(p.name for p in (config.output / "lora").iterdir()) == ["base_model.json", KOHYA_FILE, LORA_FILE]
     options: dict[str, Any] = {"num_inference_steps": 3, "output_type": "np", "height": 16, "width": 16}
 
     def images(pipe: Any) -> Any:

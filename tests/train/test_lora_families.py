@@ -11,7 +11,8 @@ import torch
 from diffusers import DiffusionPipeline
 from peft import PeftModel
 
-from memsieve.filtering.denoisers.lora import LORA_FILE, trained_parameters
+from memsieve.filtering.denoisers.lora import trained_parameters
+from memsieve.filtering.denoisers.lora_files import LORA_FILE
 from memsieve.filtering.denoisers.registry import open_denoiser
 from memsieve.filtering.signals import SIGNALS
 from memsieve.inference.generate import load_pipeline

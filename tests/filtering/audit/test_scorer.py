@@ -11,12 +11,16 @@ import pytest
 import torch
 from torch.nn import functional
 
+from memsieve.filtering.audit.config import AuditConfig
 from memsieve.filtering.audit.score import Outcome
+from memsieve.filtering.audit.scorer import AuditScorer
 from memsieve.filtering.data.config import DataConfig
 from memsieve.filtering.data.decode import centred_pixels, decode_image
 from memsieve.filtering.data.draws import visit_draw
 from memsieve.filtering.data.rows import content_id
 from memsieve.filtering.data.shards import read_shard
+from memsieve.filtering.denoisers.lora import LoraSettings, add_lora, trained_parameters
+from memsieve.filtering.denoisers.lora_files import KOHYA_FILE, export_lora
 from memsieve.filtering.denoisers.registry import open_denoiser
 
 Audit = Callable[..., Outcome]
@@ -66,3 +70,28 @@ def test_draws_cover_t_and_belong_to_the_content(audit: Audit, folder: Path, tmp
         assert row["loss"] == pytest.approx(copies[0]["loss"], rel=1e-5)
     others = {tuple(row["timesteps"]) for row in table.to_pylist()}
     assert len(others) == 22
+
+
+def test_a_lora_in_a_file_is_audited_in_its_base(tiny_model: Path, tmp_path: Path) -> None:
+    """In kohya's names, as other programs hand it on: the scores are the fused model's, and so is the identity."""
+    denoiser = open_denoiser(str(tiny_model))
+    add_lora(denoiser, LoraSettings(rank=2, init="default"), seed=0)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in trained_parameters(denoiser.model):
+            parameter.add_(torch.randn_like(parameter))
+    export_lora(denoiser, tmp_path, denoiser.model, "elsewhere")
+    data = DataConfig(path="x", resolution=16)
+    pixels = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    base, lora = (
+        AuditScorer(AuditConfig(model=model, data=data), "cpu")
+        for model in (str(tiny_model), f"{tmp_path / KOHYA_FILE}::{tiny_model}")
+    )
+    assert base.describe()["hash"] != lora.describe()["hash"]
+    scores = [scorer.score(["a", "b"], ["pair 1", "pair 2"], pixels) for scorer in (base, lora)]
+    denoiser.model.eval()
+    lora.model = denoiser.model
+    expected = lora.score(["a", "b"], ["pair 1", "pair 2"], pixels)
+    for row, before, ours in zip(scores[1], scores[0], expected, strict=True):
+        assert row["loss_mean"] == pytest.approx(ours["loss_mean"], rel=1e-4)
+        assert row["loss_mean"] != pytest.approx(before["loss_mean"], rel=1e-3)

@@ -1,35 +1,24 @@
-"""An adapter in a network: what is trained, how it is switched off, written, and added to the weights."""
+"""An adapter in a network: what is trained, and how it is switched off."""
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
 from pydantic import ValidationError
-from safetensors.torch import load_file
 
 from memsieve.filtering.denoisers.lora import (
-    LORA_FILE,
     AdapterOff,
     LoraSettings,
     adapter_off,
     add_lora,
-    base_of,
-    export_lora,
-    fuse_lora,
     trained_parameters,
 )
-from memsieve.filtering.denoisers.registry import denoiser_of, open_denoiser
+from memsieve.filtering.denoisers.registry import denoiser_of
 from memsieve.filtering.settings import SettingsError
 from tests.tiny_models import TINY_FAMILIES, tiny_family
-
-Folder = Callable[[str], Path]
 
 
 def adapted(name: str, seed: int = 0, **settings: Any) -> Any:
@@ -158,97 +147,3 @@ def test_a_network_without_an_adapter_is_refused() -> None:
     denoiser = denoiser_of(tiny_family("sd"))
     with pytest.raises(ValueError, match="no LoRA adapter to switch off"), adapter_off(denoiser.model):
         pass
-
-
-# -- written, and added to the weights ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["sd", "pixart"])
-def test_what_is_written_is_added_to_the_base(name: str, tmp_path: Path) -> None:
-    """In diffusers' file and in peft's. Alpha is not the rank here; the network is a plain one afterwards."""
-    denoiser = adapted(name, alpha=5)
-    export_lora(denoiser, tmp_path, denoiser.model, "someone/base")
-    base = denoiser_of(tiny_family(name))
-    before = predicted(base)
-    fuse_lora(base.pipeline(), str(tmp_path))
-    assert torch.allclose(predicted(base), predicted(denoiser), atol=1e-5)
-    assert (predicted(base) - before).abs().max() > 1e-3
-    assert base_of(str(tmp_path)) == "someone/base"
-    assert not any("lora" in part for part, _ in base.model.named_parameters())
-
-
-def test_weights_that_are_given_are_written_in_place_of_the_models_own(tmp_path: Path) -> None:
-    """Where the network is spread over processes, it does not hold its weights itself."""
-    denoiser = adapted("sd")
-    weights = {name: torch.full_like(value, 3.0) for name, value in denoiser.model.state_dict().items()}
-    export_lora(denoiser, tmp_path, denoiser.model, "someone/base", weights)
-    written = load_file(tmp_path / LORA_FILE)
-    assert written and all((value == 3.0).all() for value in written.values())
-
-
-def test_pixart_gets_the_files_of_peft(tmp_path: Path) -> None:
-    """Its pipeline has no load_lora_weights; as in diffusers' example for it."""
-    denoiser = adapted("pixart")
-    export_lora(denoiser, tmp_path, denoiser.model, "someone/base")
-    files = {"adapter_config.json", "adapter_model.safetensors", "base_model.json"}
-    assert files <= {path.name for path in tmp_path.iterdir()} and not (tmp_path / LORA_FILE).exists()
-    plain = denoiser_of(tiny_family("pixart"))
-    loaded = PeftModel.from_pretrained(plain.model, tmp_path)
-    assert torch.allclose(predicted(plain, loaded), predicted(denoiser), atol=1e-5)
-
-
-def test_a_base_in_a_folder_is_noted_by_its_whole_path(
-    family_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The result is opened from another working folder."""
-    monkeypatch.chdir(family_folder("sd").parent)
-    denoiser = adapted("sd")
-    export_lora(denoiser, tmp_path, denoiser.model, "sd")
-    monkeypatch.chdir(tmp_path)
-    assert base_of(".") == str(family_folder("sd").resolve())
-    assert torch.allclose(predicted(open_denoiser(str(tmp_path))), predicted(denoiser), atol=1e-5)
-
-
-def test_a_folder_is_a_lora_by_its_weights_and_must_name_its_base(tmp_path: Path) -> None:
-    assert base_of(str(tmp_path)) is None and base_of(str(tmp_path / "nothing")) is None
-    (tmp_path / LORA_FILE).write_bytes(b"")
-    for text in (None, "{", "[]", '{"base": "x"}'):
-        if text is not None:
-            (tmp_path / "base_model.json").write_text(text)
-        with pytest.raises(ValueError, match=r"--model: '.*' holds a LoRA, and no base_model\.json that names"):
-            base_of(str(tmp_path), "--model")
-    with pytest.raises(ValueError, match=r"^model\.path: '.*' holds a LoRA, and no base_model\.json"):
-        open_denoiser(str(tmp_path))
-    # What the message says
-    (tmp_path / "base_model.json").write_text(json.dumps({"base_model": "someone/base"}))
-    assert base_of(str(tmp_path)) == "someone/base"
-
-
-@pytest.mark.filterwarnings("ignore:Found missing adapter keys")  # peft, which goes on
-@pytest.mark.parametrize(
-    ("lora", "base", "sentence"),
-    [
-        ("sd", "sdxl", "size mismatch|Error"),  # the same names with other shapes
-        ("sd", "sd3", "none of its layers is one of a StableDiffusion3Pipeline"),
-        ("sd", "pixart", "a PixArtSigmaPipeline takes none of this kind"),
-        ("pixart", "sd", "a StableDiffusionPipeline takes none of this kind"),
-        ("pixart", "flux", "its layers are others than those of a FluxTransformer2DModel"),
-    ],
-)
-def test_a_lora_of_another_model_is_refused_and_not_left_out(
-    lora: str, base: str, sentence: str, tmp_path: Path
-) -> None:
-    """A base without it would be measured as if it were the result."""
-    denoiser = adapted(lora)
-    export_lora(denoiser, tmp_path, denoiser.model, "someone/base")
-    with pytest.raises(ValueError, match=rf"^--model: the LoRA in '.*' does not fit its base model: .*({sentence})"):
-        fuse_lora(tiny_family(base), str(tmp_path), "--model")
-
-
-@pytest.mark.parametrize(("name", "file"), [("sd", LORA_FILE), ("pixart", "adapter_model.safetensors")])
-def test_a_damaged_lora_is_refused(name: str, file: str, tmp_path: Path) -> None:
-    denoiser = adapted(name)
-    export_lora(denoiser, tmp_path, denoiser.model, "someone/base")
-    (tmp_path / file).write_bytes((tmp_path / file).read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"model\.path: the LoRA in '.*' does not fit its base model"):
-        fuse_lora(tiny_family(name), str(tmp_path))
