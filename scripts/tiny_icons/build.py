@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--vae-steps", type=int, default=2400)
     parser.add_argument("--decoder-steps", type=int, default=2000)
-    parser.add_argument("--unet-steps", type=int, default=9000)
+    parser.add_argument("--unet-steps", type=int, default=6500)
     parser.add_argument("--threads", type=int, default=0, help="0: PyTorch's choice")
     options = parser.parse_args()
     if options.threads:

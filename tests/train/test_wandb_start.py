@@ -168,7 +168,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 
 
 @pytest.mark.parametrize(
-    ("name", "option"), [("training", "tracking.wandb"), ("check", "--wandb"), ("audit", "--wandb")]
+    ("name", "option"), [("training", "tracking.report_to: [wandb]"), ("check", "--wandb"), ("audit", "--wandb")]
 )
 def test_a_login_from_netrc_without_network_is_offline_and_goes_on(outcome: Outcome, name: str, option: str) -> None:
     assert f"{option}: W&B is offline, since {outcome.servers[name]} cannot be reached" in outcome.said
