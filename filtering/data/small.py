@@ -48,7 +48,11 @@ class TrainingPairs:
 
 
 def training_pairs(
-    config: DataConfig, most: int = MOST, source: Source | None = None, away: frozenset[str] | None = None
+    config: DataConfig,
+    most: int = MOST,
+    source: Source | None = None,
+    away: frozenset[str] | None = None,
+    among: frozenset[str] | None = None,
 ) -> TrainingPairs:
     """The first ``most`` pictures of the training source that are not held out.
 
@@ -57,6 +61,7 @@ def training_pairs(
     Args:
         source: where it is open already.
         away: the groups of ``data.held_out_path``, where they are known already.
+        among: these groups alone, by the names that evidence adds up under.
     """
     source = source or open_source(config.path, config)
     plain = config.model_copy(update={"crop": "center", "flip": False})
@@ -67,6 +72,8 @@ def training_pairs(
             continue
         group = group_of(raw, config)
         if group in away if away is not None else is_held_out(group, config.held_out_fraction):
+            continue
+        if among is not None and group_name(group) not in among:
             continue
         picture = content_id(raw.image)
         if picture not in pictures:

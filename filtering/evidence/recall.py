@@ -72,6 +72,7 @@ class RecallEvidence:
 
     Args:
         rate: the share of drawings in which a pair may come back.
+        recent: newest drawings of a pair that count.
 
     Attributes:
         base: margins of drawings by the model before its first step.
@@ -81,8 +82,8 @@ class RecallEvidence:
         rounds: turns of drawing so far.
     """
 
-    def __init__(self, rate: float) -> None:
-        self.rate = rate
+    def __init__(self, rate: float, recent: int = RECENT) -> None:
+        self.rate, self.counting = rate, recent
         self.base: list[float] = []
         self.held_out: list[float] = []
         self.recent: dict[str, list[tuple[str, float]]] = {}
@@ -118,7 +119,7 @@ class RecallEvidence:
         """A drawing of a training caption, and the pair of that caption whose picture is nearest to it."""
         self.asked[caption] += 1
         if math.isfinite(margin):
-            kept = RECENT * len(self.pairs.get(caption, [group]))
+            kept = self.counting * len(self.pairs.get(caption, [group]))
             self.recent[caption] = [*self.recent.get(caption, []), (group, margin)][-kept:]
 
     @property
@@ -165,7 +166,7 @@ class RecallEvidence:
     def forgotten(self, group: str) -> bool:
         """None of the newest drawings comes back as the pair, and there are as many as count."""
         chance = self.chance(group)
-        return chance.drawings >= RECENT * self._sharing(group) and chance.hits == 0
+        return chance.drawings >= self.counting * self._sharing(group) and chance.hits == 0
 
     def copies(self) -> list[str]:
         """Pairs that come back, where that is beyond chance for all pairs together: one of them for certain, by a test

@@ -8,6 +8,7 @@ import typer
 
 from memsieve import __version__
 from memsieve.cli.audit import audit
+from memsieve.cli.check import check
 from memsieve.cli.common import error_console
 from memsieve.cli.config import config
 from memsieve.cli.copies import copies
@@ -27,7 +28,7 @@ from memsieve.train.__main__ import run as train
 __all__ = ["app", "main"]
 
 app = PathTyper(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-for _command in (train, detect, evaluate_detector, explain, minimize, index, verify, probe, ui, copies, report):
+for _command in (train, check, detect, evaluate_detector, explain, minimize, index, verify, probe, ui, copies, report):
     app.command("train" if _command is train else None)(_command)
 app.add_typer(data, name="data")
 app.add_typer(audit, name="audit")
