@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from memsieve.filtering.conformal import smallest_reference
 from memsieve.filtering.gone import first_gone
@@ -48,8 +48,9 @@ class FilterConfig(Settings):
     """tau for ``rule: threshold`` (in units of the signal), z for ``z_score``; the others take none. tau belongs to one
     model and one latent size: the magnitude is a norm over all latent elements, not divided by their number, and so
     about doubles where the side of the picture does; it also depends on t. z holds for all of them."""
-    false_drop_rate: float = Field(default=0.01, gt=0.0, lt=1.0)
-    """Share of clean pairs that may be dropped (``rule: evidence``), or of their visits (``rank``)."""
+    false_drop_rate: float | Literal["auto"] = 0.01
+    """Share of clean pairs that may be dropped (``rule: evidence``), or of their visits (``rank``). ``auto``: 0.01, or
+    the lowest that so many held-out pairs can tell."""
     policy: Literal["observe", "drop", "reweight", "cap", "caption", "retire"] = "drop"
     """What happens to a pair that fails the test; ``observe`` only writes it down, ``caption`` trains the image
     without its caption. ``retire``, with ``rule: recall``, which it brings with it: the pair is trained on no more
@@ -91,6 +92,13 @@ class FilterConfig(Settings):
     """Keys or groups that are never trained on."""
     ledger_kept: bool = False
     """Also write a ledger row for samples that were kept: the magnitude of every sample at every visit."""
+
+    @field_validator("false_drop_rate")
+    @classmethod
+    def _a_share(cls, rate: float | Literal["auto"]) -> float | Literal["auto"]:
+        if rate != "auto" and not 0.0 < rate < 1.0:
+            raise ValueError("must be greater than 0 and less than 1, or auto")
+        return rate
 
     @model_validator(mode="before")
     @classmethod
@@ -168,7 +176,12 @@ class FilterConfig(Settings):
                 f"filter.rule: threshold compares one raw signal, not {self.signals}{made}; set filter.signals to one "
                 "such as [magnitude]"
             )
-        if self.rule == "rank" and (needed := smallest_reference(self.false_drop_rate)) > BANK_SIZE:
+        if self.rule == "rank" and self.false_drop_rate == "auto":
+            raise ValueError(
+                "filter.false_drop_rate: auto goes by the number of held-out pairs, and filter.rule: rank by their "
+                "measurements; set a rate"
+            )
+        if self.rule == "rank" and (needed := smallest_reference(_number(self.false_drop_rate))) > BANK_SIZE:
             raise ValueError(
                 f"filter.false_drop_rate: {self.false_drop_rate} ranks a visit among at least {needed} "
                 f"measurements (resolution 1/(n+1)), and {BANK_SIZE} are kept; raise the rate"
@@ -202,3 +215,7 @@ class FilterConfig(Settings):
     def measured(self) -> tuple[str, ...]:
         """Every signal to measure, those for deciding first."""
         return measured_for([*self.signals, *self.record])
+
+
+def _number(rate: float | str) -> float:
+    return float(rate)

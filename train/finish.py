@@ -12,6 +12,7 @@ from memsieve.filtering.denoisers.lora import trained_parameters
 from memsieve.filtering.files import write_json
 from memsieve.train.advice import advice
 from memsieve.train.checkpoint import save_checkpoint, saved_steps
+from memsieve.train.drawn_pairs import draw_pairs
 from memsieve.train.export import export
 from memsieve.train.metrics import log_suspects
 from memsieve.train.session import Session
@@ -107,6 +108,7 @@ def finish(session: Session) -> dict[str, Any]:
     if session.config.checkpoint.final and session.saved < session.step:
         save(session)
     loss = validate(session)
+    draw_pairs(session)
     records, config = session.records, session.config
     records.ledger.flush()
     for other in gather_object([records.accounting.as_dict()])[1:]:

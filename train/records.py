@@ -120,9 +120,13 @@ class Records:
                 self._thumbnail(pictures[verdict.visit.group])
         self._closed()
 
-    def _thumbnail(self, row: Row) -> None:
-        path = self.run / "thumbnails" / f"{_SAFE.sub('_', group_name(row.group))[:80]}.png"
-        if path.exists() or self._pictures >= THUMBNAILS:
+    def picture(self, row: Row, folder: str = "thumbnails") -> None:
+        """Write the small picture of a row, or in another folder what was drawn for it."""
+        self._thumbnail(row, folder)
+
+    def _thumbnail(self, row: Row, folder: str = "thumbnails") -> None:
+        path = self.run / folder / f"{_SAFE.sub('_', group_name(row.group))[:80]}.png"
+        if folder == "thumbnails" and (path.exists() or self._pictures >= THUMBNAILS):
             return
         path.parent.mkdir(exist_ok=True)
         pixels = ((row.pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()

@@ -4,6 +4,7 @@ to."""
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import astuple
 from typing import Any, Final
@@ -29,6 +30,10 @@ __all__ = ["HeldOutPairs"]
 
 Array = npt.NDArray[np.float64]
 SWEEPS_KEPT: Final = 16
+AUTO: Final = 0.01
+"""What ``false_drop_rate: auto`` comes to where there are pairs enough."""
+AUTO_MOST: Final = 0.2
+"""Above this ``auto`` drops nobody: every fifth clean pair is no rate that anybody means."""
 HORIZON: Final = 64
 """Sweeps that the rate holds for; doubled where a run goes on for longer."""
 FRESH: Final = 2
@@ -56,6 +61,7 @@ class HeldOutPairs:
         self._sweeps: list[dict[str, float]] = []
         self._this_sweep: dict[str, float] = {}
         self._since_new = 0
+        self._expected: int | None = None
         self.ordinary = Ordinary()
         self.spread = (0.0, 1.0)
         self._whole_life: dict[int, Array] = {}
@@ -135,20 +141,47 @@ class HeldOutPairs:
         pace = int(self._pace_of(np.array([visits_a_sweep]))[0])
         if pace not in self._bars:  # kept: every verdict asks for one
             references = (self.table["evidence_max"], self._whole_life[pace])
-            self._bars[pace] = max(critical_value(maxima, self.config.false_drop_rate) for maxima in references)
+            self._bars[pace] = max(critical_value(maxima, self.rate) for maxima in references)
         return self._bars[pace]
 
+    @property
+    def rate(self) -> float:
+        """The false-drop rate that is held: as set; with ``auto``, and where a run only observes, no lower than what so
+        many held-out pairs can tell."""
+        asked, count = self.config.false_drop_rate, self._expected
+        if asked == "auto":
+            return max(AUTO, smallest_rate(len(self.table) if count is None else count))
+        return max(asked, smallest_rate(count)) if count is not None and self.config.policy == "observe" else asked
+
     def check(self, count: int) -> None:
-        """Refuse a held-out set whose resolution 1 / (n + 1) cannot express the false-drop rate.
+        """Refuse a held-out set whose resolution 1 / (n + 1) cannot express the false-drop rate; a run that only
+        observes, and ``auto``, take the lowest rate that it can, and say so.
 
         Raises:
             ValueError: fewer groups than the rate needs.
         """
         compares = self.config.rule in ("evidence", "rank") and self.config.policy != "cap"
-        if compares and count < self._needed:
+        if not compares:
+            return
+        if (
+            self.config.policy != "observe"
+            and self.config.false_drop_rate == "auto"
+            and smallest_rate(count) > AUTO_MOST
+        ):
             raise ValueError(
-                f"{self._too_few(count)}; hold out more (data.held_out_path, data.held_out_fraction){_rate_for(count)}"
+                f"filter.false_drop_rate: auto would be {smallest_rate(count):g} with {count} held-out groups, so that "
+                "every few clean pairs are dropped; hold out more (data.held_out_path, data.held_out_fraction), set "
+                "filter.policy: retire, which asks the model and needs none, or observe"
             )
+        lenient = self.config.policy == "observe" or self.config.false_drop_rate == "auto"
+        if count < self._needed and not lenient:
+            more = f"hold out more (data.held_out_path, data.held_out_fraction){_rate_for(count)}"
+            raise ValueError(
+                f"{self._too_few(count)}; {more}, or set filter.policy: retire, which asks the model and needs none"
+            )
+        self._expected = count
+        if lenient and self.rate > AUTO:
+            warnings.warn(_lowest(count, self.rate), stacklevel=2)
 
     @property
     def shortage(self) -> str | None:
@@ -162,11 +195,11 @@ class HeldOutPairs:
 
     @property
     def _needed(self) -> int:
-        return smallest_reference(self.config.false_drop_rate)
+        return smallest_reference(self.rate)
 
     def _too_few(self, count: int) -> str:
         return (
-            f"filter.false_drop_rate: {self.config.false_drop_rate} needs at least {self._needed} held-out groups "
+            f"filter.false_drop_rate: {self.rate:g} needs at least {self._needed} held-out groups "
             f"(resolution 1/(n+1)), and there are {count}"
         )
 
@@ -200,3 +233,12 @@ class HeldOutPairs:
 
 def _rate_for(count: int) -> str:
     return f", or set false_drop_rate to {smallest_rate(count):g} or more" if count else ""
+
+
+def _lowest(count: int, rate: float) -> str:
+    if not count:
+        return "no pair is held out: the filter compares nobody (data.held_out_path, data.held_out_fraction)"
+    return (
+        f"filter.false_drop_rate: {rate:g} is the lowest that {count} held-out pairs can tell, and is used: so "
+        "many clean pairs would be condemned too"
+    )

@@ -35,7 +35,7 @@ def rule_of(config: FilterConfig, held_out: HeldOutPairs) -> Rule:
     if config.rule == "recall":
         return RecallRule(config)
     if config.rule == "rank":
-        return RankRule(config.false_drop_rate)
+        return RankRule(float(config.false_drop_rate))
     if config.threshold is None:  # settings that were changed one by one
         raise ValueError(f"filter.rule: {config.rule} needs filter.threshold")
     return (

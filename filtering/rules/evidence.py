@@ -108,7 +108,7 @@ class EvidenceRule:
         maxima = np.where(spared, evidence, groups["evidence_max"][rows])
         p_values = self.held_out.p_values(maxima, groups.visits_a_sweep(self.held_out.sweep, rows))
         groups["p_value"][rows] = p_values
-        passed = (p_values <= self.config.false_drop_rate) & ~spared & (groups["condemned_step"][rows] < 0)
+        passed = (p_values <= self.held_out.rate) & ~spared & (groups["condemned_step"][rows] < 0)
         return rows[passed]
 
     def _fastest(self, groups: EvidenceTable, exchange: Exchange) -> float:

@@ -17,6 +17,7 @@ from memsieve.cli.detect import detect
 from memsieve.cli.evaluate_detector import evaluate_detector
 from memsieve.cli.explain import explain
 from memsieve.cli.index import index
+from memsieve.cli.init import init
 from memsieve.cli.minimize import minimize
 from memsieve.cli.paths import PathTyper
 from memsieve.cli.probe import probe
@@ -28,7 +29,21 @@ from memsieve.train.__main__ import run as train
 __all__ = ["app", "main"]
 
 app = PathTyper(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-for _command in (train, check, detect, evaluate_detector, explain, minimize, index, verify, probe, ui, copies, report):
+for _command in (
+    init,
+    train,
+    check,
+    detect,
+    evaluate_detector,
+    explain,
+    minimize,
+    index,
+    verify,
+    probe,
+    ui,
+    copies,
+    report,
+):
     app.command("train" if _command is train else None)(_command)
 app.add_typer(data, name="data")
 app.add_typer(audit, name="audit")

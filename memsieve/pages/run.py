@@ -18,7 +18,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from memsieve.pages.run_charts import run_charts
-from memsieve.pages.run_data import GroupRow, RunData, accounting, load_run, removed_and_near
+from memsieve.pages.run_data import GroupRow, RunData, accounting, asked_of_all, load_run, removed_and_near
 
 __all__ = ["build_report"]
 
@@ -53,7 +53,9 @@ def build_report(run: Path, out: Path | None = None, comparison: Path | None = N
         "removed_total": total,
         "near": near,
         "keys": {row.group: row.keys for row in [*removed, *near]},
-        "thumbnails": {row.group: _thumbnail(run, row.group) for row in [*removed, *near]},
+        "thumbnails": {row.group: _thumbnail(run / "thumbnails", row.group) for row in [*removed, *near]},
+        "drawn": {row.group: _thumbnail(run / "drawn", row.group) for row in [*removed, *near]},
+        "all_pairs": asked_of_all(data),
         "failed": _failed(data),
         "samples": [(file.stem, _picture(file, 1400)) for file in _spread(data.samples, MOST_SAMPLES)],
         "config": data.config,
@@ -127,7 +129,11 @@ def _headline(data: RunData, removed: Sequence[GroupRow], total: int) -> str:
 
 def _warnings(data: RunData, total: int) -> list[str]:
     summary, found = data.summary or {}, []
-    if len(data.groups) and total > len(data.groups) / 2:
+    use = summary.get("use")
+    if isinstance(use, dict):
+        model = f"Use {use['folder']} (step {use['step']})" if use.get("folder") else "None of this run's models"
+        found.append(f"{model}: {use.get('why')}.")
+    if not asked_of_all(data) and len(data.groups) and total > len(data.groups) / 2:
         found.append(
             f"{total:,} of {len(data.groups):,} groups were removed: that is a run overfitting as a whole, not a "
             "filter finding a few memorised pairs. Stop earlier, or train on more data."
@@ -161,7 +167,7 @@ def _ledger_check(data: RunData) -> str:
     dropped = data.summary.get("dropped") if data.summary else None
     if not isinstance(dropped, dict) or not len(data.ledger):
         return ""
-    rows = pc.sum(pc.is_in(data.ledger["action"], pc.cast(["drop", "cap"], "string"))).as_py() or 0
+    rows = pc.sum(pc.is_in(data.ledger["action"], pc.cast(["drop", "cap", "retire"], "string"))).as_py() or 0
     told = sum(count for count in dropped.values() if isinstance(count, int))
     verdict = "which agrees" if rows == told else "which does NOT agree"
     return f"The ledger holds {_plural(rows, 'row')} of dropped samples; the summary counts {told:,}, {verdict}."
@@ -219,8 +225,8 @@ def _spread(files: Sequence[Path], most: int) -> list[Path]:
     return [files[round(number * (len(files) - 1) / (most - 1))] for number in range(most)]
 
 
-def _thumbnail(run: Path, group: str) -> Markup | None:
-    folder = (run / "thumbnails").resolve()
+def _thumbnail(folder: Path, group: str) -> Markup | None:
+    folder = folder.resolve()
     file = (folder / f"{group}.png").resolve() if "\0" not in group else folder
     return _picture(file, 128) if file.is_relative_to(folder) else None
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from memsieve.pages.run_data import RunData
+from memsieve.pages.run_data import RunData, asked_of_all
 from memsieve.pages.run_plots import Band, Series, line_chart, smooth, thin
 
 __all__ = ["run_charts"]
@@ -33,7 +33,13 @@ def run_charts(data: RunData, removed: set[str]) -> list[dict[str, Any]]:
     lines = [Series("each step", *thin(x, y), "c0 faint"), Series("moving mean", *thin(x, smooth(y)), "c0")]
     add("Training loss", "loss", lines, [("c0", "moving mean"), ("c0 faint", "as logged")], "Of the kept samples.")
     lines = [Series("held-out", *thin(*metric("val/heldout_loss")), "c2 dots")]
-    add("Held-out loss", "loss", lines, [], "On pairs never trained on: if it rises, the run overfits.")
+    lines += [Series("training pairs", *thin(*metric("val/train_loss")), "c0 dots")]
+    legend = [("c2", "held-out pairs"), ("c0", "training pairs")] if lines[1].x else []
+    remark = "On pairs never trained on: if it rises, or leaves the training pairs behind, the run overfits."
+    add("Held-out loss", "loss", lines, legend, remark)
+    if asked_of_all(data):
+        title, remark = "Pairs that come back", "Of drawings of their captions, from the base on; and pairs retired."
+        add(title, "%", *_recall(data), remark)
     x, y = metric("mem/dropped_frac")
     y = [100 * value for value in y]
     lines = [Series("each step", *thin(x, y), "c1 faint"), Series("moving mean", *thin(x, smooth(y)), "c1")]
@@ -54,6 +60,19 @@ def run_charts(data: RunData, removed: set[str]) -> list[dict[str, Any]]:
     lines, legend = _evidence(data, removed)
     add("Evidence of top suspects", "evidence", lines, legend, "Condemned above the dashed bar.")
     return charts
+
+
+def _recall(data: RunData) -> tuple[list[Series], list[tuple[str, str]]]:
+    """Shares of drawings, and of pairs, in per cent."""
+    pairs = max(data.metrics["mem/pairs"][1])
+    kinds = (("mem/own_image_rate", "own picture nearest", "c0", 1.0), ("mem/copy_rate", "come back", "c1", 1.0),
+             ("mem/retired_pairs", "pairs retired", "c3", max(pairs, 1.0)))  # fmt: skip
+    series, legend = [], []
+    for name, label, style, whole in kinds:
+        x, y = data.metrics.get(name, ([], []))
+        series.append(Series(label, *thin(x, [100 * value / whole for value in y]), f"{style} dots"))
+        legend.append((style, label))
+    return series, legend
 
 
 def _smooth(x: list[float], y: list[float]) -> tuple[list[float], list[float]]:

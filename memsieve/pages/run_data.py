@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 
 from memsieve.filtering.folder_kind import RUN_MARKS, is_training_run, what_it_is
 
-__all__ = ["GroupRow", "RunData", "accounting", "load_run", "removed_and_near"]
+__all__ = ["GroupRow", "RunData", "accounting", "asked_of_all", "load_run", "removed_and_near"]
 
-DROPPING = ("drop", "cap", "reweight", "caption")
+DROPPING = ("drop", "cap", "reweight", "caption", "retire")
 MAX_KEYS = 2000
 LEDGER = {
     "step": pa.int64(), "key": pa.string(), "shard": pa.string(), "group": pa.string(), "action": pa.string(),
@@ -117,9 +117,14 @@ def accounting(summary: dict[str, Any] | None) -> dict[str, Any] | None:
     return {"read": summary["read"], "parts": parts, "total": total, "ok": total == summary["read"]}
 
 
+def asked_of_all(run: RunData) -> bool:
+    """Whether the run asked its model about every pair (``filter.rule: recall``)."""
+    return "mem/pairs" in run.metrics
+
+
 def removed_and_near(run: RunData, most: int, near: int) -> tuple[list[GroupRow], list[GroupRow], int]:
     """The groups that were condemned or dropped (at most ``most``, strongest evidence first), the ``near`` groups that
-    came closest without, and how many were removed in all."""
+    came closest without, and how many were removed in all. Of a run that asked about every pair, all others."""
     ledger = run.ledger.filter(pc.is_in(run.ledger["action"], pa.array(DROPPING))).sort_by("step")
     ledger = ledger.filter(pc.is_valid(ledger["group"]))
     first = ("action", "reason", "step", "evidence", "p_value", "threshold", "key", "shard")
@@ -136,7 +141,10 @@ def removed_and_near(run: RunData, most: int, near: int) -> tuple[list[GroupRow]
     order = [("evidence_max", "descending"), ("exposures", "descending")]
     gone, kept = table.filter(removed).sort_by(order), table.filter(pc.invert(removed)).sort_by(order)
     rows = [_with_verdict(_group(row), verdicts.get(row["group"])) for row in gone.slice(0, most).to_pylist()]
-    kept = kept.filter(pc.and_kleene(pc.is_finite(kept["evidence_max"]), pc.greater(kept["evidence_max"], 0)))
+    if asked_of_all(run):
+        near = most
+    else:
+        kept = kept.filter(pc.and_kleene(pc.is_finite(kept["evidence_max"]), pc.greater(kept["evidence_max"], 0)))
     return rows, [_group(row) for row in kept.slice(0, near).to_pylist()], len(gone)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 import torch
 
 from memsieve.filtering.config import FilterConfig
+from memsieve.filtering.conformal import smallest_rate
 from memsieve.filtering.evidence.held_out import HeldOutPairs
 from memsieve.filtering.filter import MemorizationFilter
 from memsieve.filtering.signals import Predictions
@@ -52,3 +54,30 @@ def test_a_cap_compares_nothing_and_needs_no_held_out_pairs() -> None:
     HeldOutPairs(FilterConfig(policy="cap")).check(0)
     with pytest.raises(ValueError, match="at least 99 held-out groups"):
         HeldOutPairs(FilterConfig()).check(0)
+
+
+def test_auto_takes_the_lowest_rate_that_the_held_out_pairs_can_tell() -> None:
+    def rate(count: int, **options: Any) -> float:
+        held_out = make(false_drop_rate="auto", **options).held_out
+        held_out.check(count)
+        return held_out.rate
+
+    assert rate(500) == rate(99) == 0.01
+    with pytest.warns(
+        UserWarning, match=r"filter\.false_drop_rate: 0\.0477 is the lowest that 20 held-out pairs can tell"
+    ):
+        assert rate(20) == 0.0477
+    with pytest.raises(ValueError, match=r"auto would be 0\.334 with 2 held-out groups, .* filter\.policy: retire"):
+        rate(2)
+    with pytest.warns(UserWarning, match="is the lowest"):
+        assert rate(2, policy="observe") == 0.334
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 98])
+def test_a_run_that_only_observes_takes_any_number(count: int) -> None:
+    held_out = make(false_drop_rate=0.01, policy="observe").held_out
+    with pytest.warns(UserWarning, match="no pair is held out" if not count else "is the lowest"):
+        held_out.check(count)
+    assert held_out.rate == smallest_rate(count)
+    with pytest.raises(ValueError, match=r"at least 99 held-out groups .* or set filter\.policy: retire"):
+        make(false_drop_rate=0.01).held_out.check(count)

@@ -12,8 +12,8 @@ from memsieve import __version__
 from memsieve.cli import app
 
 COMMANDS = (
-    "train", "detect", "evaluate-detector", "explain", "minimize", "index", "verify", "probe", "ui", "copies", "report",
-    "data", "audit", "config",
+    "init", "train", "check", "detect", "evaluate-detector", "explain", "minimize", "index", "verify", "probe", "ui",
+    "copies", "report", "data", "audit", "config",
 )  # fmt: skip
 AUDIT = ("score", "status", "select", "apply", "groups", "report")
 
