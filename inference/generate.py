@@ -30,7 +30,7 @@ def image_seed(seed: int, prompt_index: int | str, j: int) -> int:
 def load_pipeline(
     path: str | Path, *, device: str | None = None, dtype: torch.dtype | None = None, base: str | None = None
 ) -> Any:
-    """A diffusers pipeline from a folder, or from the hub or its cache; or a LoRA, in its base.
+    """A diffusers pipeline from a folder, a single file, or the hub or its cache; or a LoRA, in its base.
 
     Weights are read as safetensors alone, as training reads them.
 
@@ -43,7 +43,8 @@ def load_pipeline(
     """
     from memsieve.filtering.denoisers.hub import pipeline_folder
     from memsieve.filtering.denoisers.lora_files import base_of, fuse_lora, with_base
-    from memsieve.filtering.denoisers.registry import check_drawn
+    from memsieve.filtering.denoisers.model_files import named_file
+    from memsieve.filtering.denoisers.registry import check_drawn, open_denoiser
     from memsieve.filtering.denoisers.whole import whole_pipeline
 
     named = with_base(str(path), base, "--model")
@@ -51,6 +52,9 @@ def load_pipeline(
     if adapts is not None:
         pipe = load_pipeline(adapts, dtype=dtype)
         fuse_lora(pipe, named, "--model")
+    elif named_file(named, "--model") is not None:
+        kind = dtype or torch.float32
+        pipe = open_denoiser(named, dtype=kind, model_dtype=kind, option="--model").own_pipeline()
     else:
         pipe = whole_pipeline(pipeline_folder(named, "--model"), dtype or torch.float32)
         check_drawn(pipe)

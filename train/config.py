@@ -31,7 +31,7 @@ class ModelConfig(Settings):
     """Section ``model``: what is fine-tuned."""
 
     path: PathText
-    """A diffusers pipeline folder, or a hub id."""
+    """A diffusers pipeline folder, a hub id, or a checkpoint in one file (``FILE.safetensors``, ``FILE::CONFIGS``)."""
     prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = None
     """Overrides the scheduler's own; flow models have one only."""
     lora: LoraSettings | None = None

@@ -61,6 +61,12 @@ class DrawsImages(ABC):
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
+    def own_pipeline(self, model: torch.nn.Module | None = None) -> Any:
+        """As ``pipeline``, with the scheduler that the pipeline samples with."""
+        pipe = self.pipeline(model)
+        pipe.register_modules(scheduler=self._own_scheduler or self.noise_scheduler)
+        return pipe
+
     def _pipeline_options(self) -> dict[str, Any]:
         return dict(self.settings)
 
@@ -85,6 +91,4 @@ class DrawsImages(ABC):
 
     def export(self, folder: Path, model: torch.nn.Module) -> None:
         """Write a plain diffusers pipeline folder, safetensors; it samples as the pipeline that was fine-tuned."""
-        pipe = self.pipeline(model)
-        pipe.register_modules(scheduler=self._own_scheduler or self.noise_scheduler)
-        pipe.save_pretrained(folder, safe_serialization=True)
+        self.own_pipeline(model).save_pretrained(folder, safe_serialization=True)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from memsieve.filtering.folder_kind import is_training_run
 from memsieve.filtering.settings import expand_home
 
-__all__ = ["pipeline_folder", "read_index"]
+__all__ = ["INDEX", "config_snapshot", "pipeline_folder", "read_index"]
 
 _HUB_ID: Final = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 INDEX: Final = "model_index.json"
+_CONFIGS: Final = ("*.json", "*/*.json", "*/*.txt", "*/*.model", "*/*.jinja")
+"""Files of a pipeline besides its weights."""
 VARIANTS: Final = (None, "fp16", "bf16")
 """Of the weights on the hub, in the order in which they are wanted."""
 NO_SAFETENSORS: Final = "Could not find the necessary `safetensors` weights"
@@ -53,16 +57,8 @@ def _model_of(run: Path) -> str:
 def _from_hub(name: str, option: str) -> Path:
     from diffusers import DiffusionPipeline
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-    )
 
-    try:
+    with _said(name, f"'{name}' is neither a local folder nor, in whole, in", f"hf download {name}", option):
         hf_hub_download(name, INDEX)
         for variant in VARIANTS:
             try:
@@ -75,6 +71,48 @@ def _from_hub(name: str, option: str) -> Path:
             "code when they are loaded, so that they are not read. If you trust this model, fetch it with `hf download "
             f"{name} --local-dir FOLDER` and name that folder: what is said then has the command that converts it"
         )
+
+
+def config_snapshot(name: str, weights: tuple[str, ...], what: str, option: str = "model.path") -> Path:
+    """The configs and tokenizers of a pipeline on the hub, downloaded or found in its cache.
+
+    Args:
+        name: the hub id.
+        weights: parts of which the weights are wanted too, as safetensors.
+        what: needs them; named in messages.
+
+    Raises:
+        ValueError: as ``pipeline_folder``.
+    """
+    from huggingface_hub import snapshot_download
+
+    if not _HUB_ID.match(name):
+        raise ValueError(
+            f"{option}: '{name}' holds no diffusers pipeline (no {INDEX}); name a pipeline folder, or a hub id"
+        )
+    wanted = [*_CONFIGS, *(f"{part}/*.safetensors" for part in weights)]
+    command = f"hf download {name} " + " ".join(f"--include '{pattern}'" for pattern in wanted)
+    with _said(name, f"{what} needs the configs and tokenizers of '{name}', which are not in", command, option):
+        folder = Path(snapshot_download(name, allow_patterns=wanted))
+    if not (folder / INDEX).is_file():
+        raise ValueError(f"{option}: {what} needs {INDEX} of '{name}', which this machine's hub cache lacks: {command}")
+    return folder
+
+
+@contextmanager
+def _said(name: str, lacking: str, command: str, option: str) -> Iterator[None]:
+    """What the hub's client raises, in one sentence that says what to do."""
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        yield
     except GatedRepoError as error:
         raise ValueError(
             f"{option}: '{name}' is gated: accept its licence at https://huggingface.co/{name}, then log in with `hf "
@@ -92,8 +130,8 @@ def _from_hub(name: str, option: str) -> Path:
                 "version, or a pipeline folder"
             ) from error
         raise ValueError(
-            f"{option}: '{name}' is neither a local folder nor, in whole, in this machine's hub cache, and the hub "
-            f"cannot be reached ({str(error).splitlines()[0]}); go online once (`hf download {name}`), or name a folder"
+            f"{option}: {lacking} this machine's hub cache, and the hub cannot be reached "
+            f"({str(error).splitlines()[0]}); go online once (`{command}`), or name a folder"
         ) from error
 
 

@@ -11,8 +11,10 @@ import torch
 from memsieve.filtering.denoisers.conditioning import Conditioning, TextPart
 from memsieve.filtering.denoisers.drawing import DrawsImages
 from memsieve.filtering.denoisers.hub import read_index
+from memsieve.filtering.denoisers.model_files import named_file
 from memsieve.filtering.denoisers.normalise import Normalisation, denormalised, normalised
 from memsieve.filtering.denoisers.parts import NETWORKS, Dtypes, load_parts, own_scheduler, scheduler_config
+from memsieve.filtering.denoisers.single_file import load_checkpoint, told_scheduler
 from memsieve.filtering.denoisers.spaces import NoiseSpace, VariancePreserving
 from memsieve.filtering.denoisers.supported import check_classes, check_diffusion, check_flow, check_vae_channels
 
@@ -25,7 +27,8 @@ class LatentDenoiser(DrawsImages):
     A family names its parts and says how prompts are encoded and the network is called; the rest is here.
 
     Args:
-        folder: a diffusers pipeline folder (``memsieve.filtering.denoisers.registry`` finds it for a hub id).
+        folder: a diffusers pipeline folder (``memsieve.filtering.denoisers.registry`` finds it for a hub id), or
+            ``CHECKPOINT.safetensors::FOLDER``, a single file with the folder of its configs.
         prediction_type: overrides the scheduler's own.
         dtype: of the frozen parts (VAE, text encoders).
         model_dtype: of the denoising network, which is trained in float32.
@@ -61,12 +64,18 @@ class LatentDenoiser(DrawsImages):
         text_dtype: torch.dtype | None = None,
         option: str = "model.path",
     ) -> None:
-        self.folder = str(folder)
-        index, what = read_index(Path(folder), option), f"'{folder}'"
+        file = named_file(str(folder), option)
+        self.folder = str(folder) if file is None else str(file.beside)
+        index, what = read_index(Path(self.folder), option), f"'{folder}'"
         check_classes(self.parts, index, NETWORKS, what, option)
         dtypes = Dtypes(model_dtype, dtype, text_dtype or dtype)
         scheduler = scheduler_config(self.folder, option)
-        for name, part in load_parts(self.parts, self.optional, self.folder, index, dtypes, option).items():
+        if file is None:
+            parts = load_parts(self.parts, self.optional, self.folder, index, dtypes, option)
+        else:
+            scheduler = told_scheduler(file, scheduler, option)
+            parts = load_checkpoint(type(self), file, index, dtypes, option)
+        for name, part in parts.items():
             self._keep(name, part)
         self.settings = {name: index[name] for name in self.options if name in index}
         self._settle(scheduler, prediction_type, what, option)

@@ -9,6 +9,8 @@ import torch
 
 from memsieve.filtering.denoisers.hub import pipeline_folder, read_index
 from memsieve.filtering.denoisers.lora_files import base_of, fuse_lora
+from memsieve.filtering.denoisers.model_files import JOINED, named_file
+from memsieve.filtering.denoisers.single_file import config_folder
 
 __all__ = ["DTYPES", "FAMILIES", "check_drawn", "denoiser_of", "open_denoiser"]
 
@@ -37,8 +39,9 @@ def open_denoiser(
     """The adapter of the pipeline at ``path``, its family told by model_index.json.
 
     Args:
-        path: a diffusers pipeline folder, or a hub id; or a LoRA, a folder or a file (``LORA.safetensors::BASE``),
-            which is then added to the weights of its base model.
+        path: a diffusers pipeline folder, or a hub id; a checkpoint in one file (``CHECKPOINT.safetensors``, with the
+            folder or hub id of its configs behind ``::`` where diffusers cannot tell it); or a LoRA, a folder or a file
+            (``LORA.safetensors::BASE``), which is then added to the weights of its base model.
         prediction_type: overrides the scheduler's own.
         dtype: of the frozen parts.
         model_dtype: of the denoising network.
@@ -56,9 +59,11 @@ def open_denoiser(
         )
         fuse_lora(denoiser.pipeline(), str(path), option, fuse=fuse)
         return denoiser
-    folder = pipeline_folder(str(path), option)
+    file = named_file(str(path), option)
+    folder = pipeline_folder(str(path), option) if file is None else config_folder(file, option)
     family = _family(str(read_index(folder, option).get("_class_name", "")), str(path), option)
-    return family(str(folder), prediction_type, dtype, model_dtype, text_dtype, option)
+    place = str(folder) if file is None else f"{file.path}{JOINED}{folder}"
+    return family(place, prediction_type, dtype, model_dtype, text_dtype, option)
 
 
 def denoiser_of(pipe: Any, option: str = "--model") -> Any:

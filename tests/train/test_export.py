@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import DiffusionPipeline, UNet2DConditionModel
 
 from memsieve.filtering.denoisers.lora import trained_parameters
+from memsieve.inference.base import base_of_model
+from memsieve.inference.opened import open_model
 from memsieve.train.config import RunConfig
 from memsieve.train.export import ExportError, export
+from memsieve.train.loop import fit
 from memsieve.train.set_up import set_up
+from tests.filtering.denoisers.ldm import save_ldm
 from tests.train.test_finish import no_room_for
 
 MakeConfig = Callable[..., RunConfig]
@@ -63,3 +67,21 @@ def test_what_is_exported_is_the_average_where_there_is_one(make_config: MakeCon
     export(session)
     written = UNet2DConditionModel.from_pretrained(session.config.output / "pipeline" / "unet")
     assert all(torch.equal(a, b) for a, b in zip(written.parameters(), wanted, strict=True))
+
+
+def test_a_checkpoint_in_one_file_is_trained_and_written_as_a_pipeline(
+    make_config: MakeConfig, tiny_model: Path, tmp_path: Path
+) -> None:
+    """The pipeline names its base: the run's config has the file, and the folder of its configs."""
+    pipe = DiffusionPipeline.from_pretrained(tiny_model)
+    named = f"{save_ldm(pipe, tmp_path / 'model.safetensors')}::{tiny_model}"
+    session = set_up(make_config(model={"path": named}, train={"steps": 1}, filter={"enabled": False}))
+    fit(session)
+    export(session)
+    folder = session.config.output / "pipeline"
+    assert base_of_model(folder) == named
+    model = open_model(folder, base=named)
+    assert model.base is not None and model.base.same_text
+    before, after = (part.state_dict() for part in (model.base.network, model.denoiser.model))
+    assert all(torch.equal(value, pipe.unet.state_dict()[name]) for name, value in before.items())
+    assert any(not torch.equal(value, after[name]) for name, value in before.items())

@@ -15,31 +15,9 @@ import torch
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RemoteEntryNotFoundError, RepositoryNotFoundError
 
 from memsieve.filtering.denoisers.registry import FAMILIES, open_denoiser
+from tests.filtering.denoisers.conftest import COMMIT
 
 Folder = Callable[[str], Path]
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Path], None]:
-    """Lays a folder out as the hub's cache does: refs/main, snapshots/COMMIT, files as links to blobs."""
-    cache = tmp_path / "hub"
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
-
-    def put(name: str, folder: Path) -> None:
-        home = cache / f"models--{name.replace('/', '--')}"
-        (home / "refs").mkdir(parents=True)
-        (home / "refs" / "main").write_text(COMMIT)
-        (home / "blobs").mkdir()
-        for number, file in enumerate(sorted(p for p in folder.rglob("*") if p.is_file())):
-            blob = home / "blobs" / f"{number:040x}"
-            shutil.copy(file, blob)
-            link = home / "snapshots" / COMMIT / file.relative_to(folder)
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(blob)
-
-    return put
 
 
 @pytest.mark.parametrize("name", ["sd", "sdxl", "sd3"])
