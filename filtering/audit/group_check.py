@@ -12,8 +12,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from memsieve.filtering.audit.config import AuditConfig
+from memsieve.filtering.audit.described import described_blocks, kind_of
 from memsieve.filtering.audit.describing import Describer
-from memsieve.filtering.audit.groups import described_blocks, kind_of
 from memsieve.filtering.audit.query import AuditQuery, Rows
 from memsieve.filtering.audit.records import content_of
 from memsieve.filtering.audit.tasks import Tasks
@@ -151,7 +151,7 @@ def _checked(
     false_joins: float,
     seed: int,
 ) -> CheckedDescriptor:
-    kind = kind_of(query, rows, by)
+    kind = kind_of(rows, by)
     own = {name: row for name, row in zip(sample, describe(descriptor, list(sample.values())), strict=True)
            if row is not None}  # fmt: skip
     nearest = _nearest(query, rows, by, own)

@@ -6,164 +6,218 @@ a little, recoloured, mirrored) is many pairs that come round rarely, and none i
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from memsieve.filtering.audit.query import BATCH, AuditQuery, Rows
-from memsieve.filtering.audit.records import content_of
-from memsieve.filtering.identity.descriptors import Kind
-from memsieve.filtering.identity.leaders import Joined, joined_to_leaders
-from memsieve.filtering.identity.phash import BITS, joined
+from memsieve.filtering.audit.described import CONTENT, kind_of
+from memsieve.filtering.audit.group_decisions import decided, read_decisions
+from memsieve.filtering.audit.group_files import GROUPS_SCHEMA, Alike, GroupsFile, Made, Sources
+from memsieve.filtering.audit.joining import Found, Images, find_groups
+from memsieve.filtering.audit.query import AuditQuery, Rows
 from memsieve.filtering.settings import SettingsError
 
-__all__ = ["Alike", "Grouping", "described_blocks", "group_audit", "kind_of"]
+__all__ = ["Alike", "Grouping", "group_audit"]
 
-MOST_BITS: Final = 16
-METADATA: Final = b"memsieve.groups"
-"""Where a table of groups says how it was made, as JSON."""
-
-
-@dataclass(frozen=True, slots=True)
-class Alike:
-    """When two images are one: by which descriptor of the audit, and from which likeness on.
-
-    Attributes:
-        by: ``phash``, which is in every audit, or a column that ``audit score --describe`` wrote, without its prefix.
-        threshold: least cosine of embeddings; most bits that may differ in hashes.
-        mirrored: whether a mirrored image is the same to ``phash``; other descriptors have their own mind about it.
-    """
-
-    by: str = "phash"
-    threshold: float = 4
-    mirrored: bool = True
+_HASHES: Final = Alike()
 
 
 @dataclass(frozen=True, slots=True)
 class Grouping:
-    """What was found: distinct images that the descriptor says something of, images that belong to a group of several,
-    such groups, and the largest."""
+    """What was found: distinct images that were looked at, and those of them that joined another one; and of the whole
+    file the images that are not alone, their groups, and the largest."""
 
     images: int
+    joining: int
     joined: int
     groups: int
     largest: int
 
 
-def group_audit(run: Path, out: Path, alike: Alike = Alike(), *, partial: bool = False) -> Grouping:
-    """Write ``out``, a table for ``data.groups`` of the images of the audit in ``run`` that have near-duplicates.
+def group_audit(
+    run: Path,
+    out: Path,
+    alike: Alike = _HASHES,
+    *,
+    onto: GroupsFile | None = None,
+    decisions: Path | None = None,
+    partial: bool = False,
+) -> Grouping:
+    """Write ``out``, a table for ``data.groups`` (``GROUPS_SCHEMA``) of the images that have near-duplicates: those of
+    the audit in ``run``, and, with ``onto``, those of the audits that it was made of.
 
-    Columns ``content`` (the image's content id), ``group`` (the content of the group's leader), ``likeness`` to it,
-    ``descriptor`` and ``threshold``. Images that stand alone are left out: they are groups by themselves. Images come
-    in the audit's order, so that more shards leave the groups of those before them as they were.
+    Images that stand alone are left out: they are groups by themselves. Images come in the audit's order. With ``onto``
+    its images stay in their groups, those that led or were alone lead, and only images that it does not know join.
+
+    Args:
+        alike: when two images are one; of ``onto`` where that is given.
+        onto: a table to go on with.
+        decisions: a file of what a person has split and joined (see ``read_decisions``).
+        partial: go on although shards are missing.
 
     Raises:
-        SettingsError: ``out`` is no Parquet name, the threshold is out of range, the audit has no such descriptor or is
-            not complete.
+        SettingsError: ``out`` is no Parquet name, the threshold is out of range, the audit has no such descriptor or
+            another one, is not complete, or does not have an image of ``decisions``.
     """
     if out.suffix != ".parquet":
         raise SettingsError(f"--out '{out}' must end in .parquet, which data.groups reads")
+    wanted = None if decisions is None else read_decisions(decisions)
     with AuditQuery() as query:
-        rows = query.add("audit", run, partial=partial)
-        contents, found = _by_phash(query, alike) if alike.by == "phash" else _by_descriptor(query, rows, alike)
-    sizes = np.bincount(found.leaders, minlength=len(contents)) if len(contents) else np.zeros(0, dtype=np.int64)
-    members = np.flatnonzero(sizes[found.leaders] > 1) if len(contents) else np.zeros(0, dtype=np.int64)
-    _write(out, contents, members, found, alike)
-    return Grouping(len(contents), len(members), int((sizes > 1).sum()), int(sizes.max(initial=0)))
+        images, made = _open(query, run, onto, alike, partial)
+        found = find_groups(query, images, made.alike)
+        file = GroupsFile(_table(query, images, onto, found, made.alike), replace(made, near=_near(found, made)))
+        if wanted is not None:
+            alone = _alone(query, images, file.table, wanted.contents, made.alike)
+            table = decided(file.table, wanted, alone)
+            file = file.with_decisions(table, {"split": len(wanted.split), "join": len(wanted.join)})
+        file.write(out)
+    sizes = pc.value_counts(file.table["group"])
+    joining = len(found.contents) - int(pc.sum(pc.equal(found.contents, found.leaders)).as_py() or 0)
+    largest = max(sizes.field("counts").to_pylist(), default=0)
+    return Grouping(len(found.contents), joining, len(file.table), len(sizes), largest)
 
 
-def kind_of(query: AuditQuery, rows: Rows, by: str) -> Kind:
-    """Whether a descriptor of an audit is of bits or of floats.
+def _open(
+    query: AuditQuery, run: Path, onto: GroupsFile | None, alike: Alike, partial: bool
+) -> tuple[list[Images], Made]:
+    """The audits, with what is known of each and what is new."""
+    before = GROUPS_SCHEMA.empty_table() if onto is None else onto.table
+    query.take("before", before.select(["content", "leader"]))
+    query.run("CREATE TABLE known_contents (content UUID)")
+    made = Made(alike) if onto is None else onto.made
+    own = Path(run).resolve()
+    images, audits = [], []
+    for number, audit in enumerate(made.audits):
+        if Path(audit.path) != own:
+            rows = _of_before(query, f"audit{number}", audit)
+            images.append(Images(rows, known="true", new="false"))
+            audits.append(audit)
+    rows = query.add("audit", run, partial=partial)
+    digests = _digests(rows)
+    seen = {digest for audit in made.audits if Path(audit.path) == own for digest in audit.tasks}
+    firsts = [part.first for part, digest in zip(rows.parts, digests, strict=True) if digest not in seen and part.rows]
+    query.take("audit_new", pa.table({"first": pa.array(firsts, pa.int64())}))
+    new = "task_first IN (SELECT first FROM audit_new)"
+    images.append(Images(rows, known=f"NOT ({new})" if seen else "false", new=new))
+    for one in images:
+        query.run(
+            f"INSERT INTO known_contents SELECT DISTINCT content FROM {one.rows.name} WHERE content IS NOT NULL AND "
+            f"({one.known})"
+        )
+        identity = _identity(one.rows, made.alike.by)
+        if made.audits and identity != made.identity:
+            raise SettingsError(
+                f"--onto: its groups are by {made.alike.by} ({made.identity[:16]}), and the audit's descriptor is "
+                f"another one ({identity[:16] or 'none'}): describe it by the same file"
+            )
+        made = replace(made, identity=identity)
+    return images, replace(made, audits=[*audits, Sources(str(own), digests)])
+
+
+def _of_before(query: AuditQuery, name: str, audit: Sources) -> Rows:
+    if not (Path(audit.path) / "audit.json").is_file():
+        raise SettingsError(
+            f"--onto: its images are of the audit in '{audit.path}', which is not there: put it back, for what its "
+            "images look like is kept there; or group all audits anew"
+        )
+    return query.add(name, Path(audit.path), partial=True)
+
+
+def _digests(rows: Rows) -> list[str]:
+    """Of each task of an audit and of the data that it was: by them a grown audit's new shards are told."""
+    markers = {state.task.slug: state.marker for state in rows.status.states}
+    found = []
+    for part in rows.parts:
+        marker = markers.get(part.file.stem)
+        said = json.dumps([part.file.stem, None if marker is None else marker.identity], sort_keys=True)
+        found.append(hashlib.blake2b(said.encode(), digest_size=6).hexdigest())
+    return found
+
+
+def _identity(rows: Rows, by: str) -> str:
+    if by in ("phash", "caption"):
+        return ""
+    return str((rows.about["deciding"].get("described") or {}).get(f"descriptor_{by}", ""))
+
+
+def _near(found: Found, made: Made) -> list[tuple[str, str, float]]:
+    return sorted([*made.near, *found.near], key=lambda pair: -pair[2])[:200]
+
+
+def _table(query: AuditQuery, images: list[Images], onto: GroupsFile | None, found: Found, alike: Alike) -> pa.Table:
+    """The rows of ``onto``, and those of the new groups and their leaders."""
+    before = GROUPS_SCHEMA.empty_table() if onto is None else onto.table
+    query.take("groups_before", before.select(["content", "group"]))
+    query.take(
+        "found",
+        pa.table({"content": found.contents, "leader": found.leaders, "likeness": found.likeness}).append_column(
+            "number", pa.array(range(len(found.contents)), pa.int64())
+        ),
+    )
+    own = "NULL" if alike.by == "caption" else "1.0" if _is_cosine(images, alike) else "0.0"
+    # Leaders that have members now, and were alone until now, have rows of their own.
+    query.run(
+        'CREATE TABLE members AS SELECT f.content, coalesce(g."group", f.leader) AS grp, f.leader, f.likeness, '
+        "f.number FROM found f LEFT JOIN groups_before g ON g.content = f.leader WHERE f.content <> f.leader"
+    )
+    query.run(
+        f"INSERT INTO members SELECT leader, leader, leader, {own}, min(number) - 0.5 FROM members WHERE leader NOT IN "
+        "(SELECT content FROM groups_before) GROUP BY leader"
+    )
+    rows = _placed(query, images, "SELECT content, grp, leader, likeness, number FROM members", alike)
+    return pa.concat_tables([before.replace_schema_metadata(None), rows])
+
+
+def _is_cosine(images: list[Images], alike: Alike) -> bool:
+    """Whether an image is like itself by 1, a cosine, or by 0 bits."""
+    return alike.by != "phash" and kind_of(images[-1].rows, alike.by) == "floats"
+
+
+def _placed(query: AuditQuery, images: list[Images], members: str, alike: Alike) -> pa.Table:
+    """``members`` (content, grp, leader, likeness, number) by ``GROUPS_SCHEMA``, with the place of each's first row."""
+    every = " UNION ALL ".join(
+        f"SELECT {CONTENT} AS content, key, shard, index, part, {number} AS audit, row FROM {one.rows.name} "
+        "WHERE content IS NOT NULL"
+        for number, one in enumerate(images)
+    )
+    first = ", ".join(f"arg_min(e.{name}, (e.audit, e.row)) AS {name}" for name in ("key", "shard", "index", "part"))
+    batches = query.batches(
+        f'SELECT m.content, m.grp AS "group", m.leader, m.likeness, {first} FROM ({members}) m '
+        f"JOIN ({every}) e ON e.content = m.content GROUP BY m.content, m.grp, m.leader, m.likeness, m.number "
+        "ORDER BY m.number"
+    )
+    parts = [_completed(batch, alike) for batch in batches]
+    return pa.concat_tables([GROUPS_SCHEMA.empty_table(), *parts])
+
+
+def _completed(batch: pa.RecordBatch, alike: Alike) -> pa.Table:
+    columns: dict[str, Any] = {name: batch.column(name) for name in batch.schema.names}
+    columns["descriptor"] = pa.array([alike.by] * len(batch), pa.string())
+    said = None if alike.by == "caption" else alike.threshold
+    columns["threshold"] = pa.array([said] * len(batch), pa.float64())
+    return pa.table([columns[one.name].cast(one.type) for one in GROUPS_SCHEMA], schema=GROUPS_SCHEMA)
+
+
+def _alone(
+    query: AuditQuery, images: list[Images], table: pa.Table, contents: list[str], alike: Alike
+) -> dict[str, dict[str, Any]]:
+    """A row for each of ``contents`` that is in no group.
 
     Raises:
-        SettingsError: the audit has none of this name.
+        SettingsError: one of them is in no audit.
     """
-    schema = pq.read_schema(rows.parts[0].file)
-    column = f"descriptor_{by}"
-    if column not in schema.names:
-        there = [name.removeprefix("descriptor_") for name in schema.names if name.startswith("descriptor_")]
+    there = set(table["content"].filter(pc.is_in(table["content"], pa.array(contents, pa.string()))).to_pylist())
+    wanted = [content for content in contents if content not in there]
+    query.take("wanted", pa.table({"content": pa.array(wanted, pa.string())}))
+    members = "SELECT content, content AS grp, content AS leader, NULL AS likeness, 0 AS number FROM wanted"
+    found = {row["content"]: row for row in _placed(query, images, members, alike).to_pylist()}
+    if missing := [content for content in wanted if content not in found]:
         raise SettingsError(
-            f"--by {by}: the audit has no such descriptor (it has {', '.join(['phash', *there])}); score it with "
-            f"--describe {by}"
+            f"--decisions: {len(missing)} of its images are in no audit that is grouped, the first '{missing[0]}'"
         )
-    return "bits" if schema.field(column).type.value_type == pa.uint8() else "floats"
-
-
-def described_blocks(query: AuditQuery, rows: Rows, by: str) -> Iterator[tuple[list[str], npt.NDArray[Any]]]:
-    """(content ids, their rows of a descriptor [n, W]) of every distinct image that has one, in the audit's order, a
-    part at a time."""
-    column = f"descriptor_{by}"
-    firsts = query.numbers(
-        f"SELECT min(row) AS row FROM {rows.name} WHERE {column} IS NOT NULL AND content IS NOT NULL GROUP BY content "
-        "ORDER BY row"
-    )["row"]
-    for part in rows.parts:
-        start = part.first
-        for batch in pq.ParquetFile(part.file).iter_batches(BATCH, columns=["sha256", column]):
-            low, high = np.searchsorted(firsts, [start, start + len(batch)])
-            chosen = batch.take(pa.array(firsts[low:high] - start))
-            start += len(batch)
-            if len(chosen):
-                values = chosen.column(column)
-                width = values.type.list_size
-                yield (
-                    [content_of(sha) for sha in chosen.column("sha256").to_pylist()],
-                    values.flatten().to_numpy(zero_copy_only=False).reshape(-1, width),
-                )
-
-
-def _by_descriptor(query: AuditQuery, rows: Rows, alike: Alike) -> tuple[list[str], Joined]:
-    kind = kind_of(query, rows, alike.by)
-    if not (alike.threshold >= 0 if kind == "bits" else -1 <= alike.threshold <= 1):
-        least = "bits that may differ, 0 or more" if kind == "bits" else "a cosine, from -1 to 1"
-        raise SettingsError(f"--threshold = {alike.threshold:g}: of {alike.by} it must be {least}")
-    contents: list[str] = []
-
-    def blocks() -> Iterator[npt.NDArray[Any]]:
-        for names, values in described_blocks(query, rows, alike.by):
-            contents.extend(names)
-            yield values
-
-    found = joined_to_leaders(blocks(), kind, -alike.threshold if kind == "bits" else alike.threshold)
-    return contents, found
-
-
-def _by_phash(query: AuditQuery, alike: Alike) -> tuple[list[str], Joined]:
-    if not 0 <= alike.threshold <= MOST_BITS or alike.threshold != int(alike.threshold):
-        raise SettingsError(f"--bits = {alike.threshold:g} must lie between 0 and {MOST_BITS} of {BITS}")
-    found = query.rows(
-        "SELECT arg_min(sha256, row), arg_min(phash, row) FROM audit WHERE content IS NOT NULL AND phash IS NOT NULL "
-        "GROUP BY content ORDER BY min(row)"
-    )
-    contents = [content_of(sha) for sha, _ in found]
-    hashes = np.array([int(look, 16) for _, look in found], dtype=np.uint64)
-    leaders = joined(hashes, int(alike.threshold), alike.mirrored)
-    apart = hashes ^ hashes[leaders] if len(hashes) else hashes
-    differ = np.unpackbits(apart.view(np.uint8).reshape(-1, 8), axis=1).sum(axis=1) if len(hashes) else hashes
-    return contents, Joined(leaders, -differ.astype(np.float32))
-
-
-def _write(out: Path, contents: list[str], members: npt.NDArray[np.int64], found: Joined, alike: Alike) -> None:
-    names = pa.array(contents, pa.string())
-    table = pa.table(
-        {
-            "content": names.take(pa.array(members)),
-            "group": names.take(pa.array(found.leaders[members])),
-            "likeness": pa.array(found.likeness[members], pa.float32()),
-            "descriptor": pc.cast(pa.array([alike.by] * len(members)), pa.string()),
-            "threshold": pa.array(np.full(len(members), alike.threshold), pa.float64()),
-        }
-    )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.tmp")
-    pq.write_table(table.replace_schema_metadata({METADATA: json.dumps(asdict(alike)).encode()}), temporary)
-    os.replace(temporary, out)
+    return found

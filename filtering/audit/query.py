@@ -44,8 +44,9 @@ class Rows:
     """One audit under a name that SQL knows.
 
     Its view ``NAME`` has the columns of ``SCORES_SCHEMA``, and ``row``, the number of the row in the audit's order;
-    ``content``, a number that stands for the image (null where it could not be read); ``look``, its perceptual hash as
-    a number (null where the hash says nothing: of a picture without structure).
+    ``task_first``, that of its task's first row; ``content``, a number that stands for the image (null where it could
+    not be read); ``look``, its perceptual hash as a number (null where the hash says nothing: of a picture without
+    structure).
     """
 
     name: str
@@ -104,17 +105,21 @@ class AuditQuery:
             link = links / f"{number}.parquet"
             link.symlink_to(part.file)
             names.append(str(link))
-        files = pa.table({"file": names, "first": pa.array([part.first for part in parts], pa.int64())})
-        self.connection.register("incoming", files)
-        self.connection.execute(f"CREATE TABLE {name}_files AS SELECT * FROM incoming")
-        self.connection.unregister("incoming")
+        self.take(f"{name}_files", pa.table({"file": names, "first": pa.array([p.first for p in parts], pa.int64())}))
         self.connection.execute(
-            f"CREATE VIEW {name} AS SELECT f.first + r.file_row_number AS row, {_CONTENT} AS content, "
+            f"CREATE VIEW {name} AS SELECT f.first + r.file_row_number AS row, f.first AS task_first, "
+            f"{_CONTENT} AS content, "
             f"CASE WHEN bit_count({_LOOK}) BETWEEN {FEW} AND {BITS - FEW} THEN {_LOOK} END AS look, "
             "r.* EXCLUDE (filename, file_row_number) "
             f"FROM read_parquet({names!r}, filename = true, file_row_number = true) r "
             f"JOIN {name}_files f ON r.filename = f.file"
         )
+
+    def take(self, name: str, table: pa.Table) -> None:
+        """Keep ``table`` as table ``name``."""
+        self.connection.register("incoming", table)
+        self.connection.execute(f"CREATE TABLE {name} AS SELECT * FROM incoming")
+        self.connection.unregister("incoming")
 
     def run(self, sql: str) -> None:
         """Execute ``sql``."""

@@ -27,6 +27,8 @@ FLAT_MOST: Final = 200_000
 """Leaders that every row is compared with; of more, those in the nearest inverted lists."""
 PROBES: Final = 32
 """Inverted lists that are looked into."""
+NEAR: Final = 200
+"""New leaders that are remembered for having all but joined another one: those that a person may look at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,10 @@ class Joined:
 
     leaders: npt.NDArray[np.int64]
     likeness: npt.NDArray[np.float32]
+
+
+Near = tuple[int, int, float]
+"""Two rows by their numbers that all but joined, and how alike they are."""
 
 
 def alike(a: Rows, b: Rows) -> npt.NDArray[np.float32]:
@@ -48,28 +54,21 @@ def alike(a: Rows, b: Rows) -> npt.NDArray[np.float32]:
     return found
 
 
-def joined_to_leaders(blocks: Iterable[Rows], kind: Kind, threshold: float) -> Joined:
-    """Join the rows of ``blocks``, [n, W] each.
-
-    Args:
-        blocks: in their order; float16 of length 1, or uint8.
-        kind: of the rows.
-        threshold: least likeness to a leader; of bits a number below 0.
+def joined_to_leaders(blocks: Iterable[Rows], leaders: Leaders) -> Joined:
+    """Join the rows of ``blocks``, [n, W] each, in their order (float16 of length 1, or uint8) to ``leaders``, those
+    that are known and those among the rows; their numbers go on from the known ones'.
 
     Raises:
         SettingsError: faiss is not installed.
     """
-    found, numbers = Leaders(kind, threshold), 0
-    leaders: list[npt.NDArray[np.int64]] = []
-    likeness: list[npt.NDArray[np.float32]] = []
+    found, numbers = leaders, max(leaders.numbers, default=-1) + 1
+    parts: list[Joined] = []
     for rows in _of_one_size(blocks):
-        joined = found.join(rows, numbers)
-        leaders.append(joined.leaders)
-        likeness.append(joined.likeness)
+        parts.append(found.join(rows, numbers))
         numbers += len(rows)
-    if not leaders:
+    if not parts:
         return Joined(np.zeros(0, np.int64), np.zeros(0, np.float32))
-    return Joined(np.concatenate(leaders), np.concatenate(likeness))
+    return Joined(np.concatenate([p.leaders for p in parts]), np.concatenate([p.likeness for p in parts]))
 
 
 @dataclass(slots=True)
@@ -78,12 +77,14 @@ class Leaders:
 
     Attributes:
         kind: of the rows.
-        threshold: see ``joined_to_leaders``.
+        threshold: least likeness to a leader of those that join it; of bits a number below 0.
+        near: new leaders that all but joined another one, the most alike first.
     """
 
     kind: Kind
     threshold: float
     numbers: list[int] = field(default_factory=list)
+    near: list[Near] = field(default_factory=list)
     _index: Any = None
 
     def join(self, rows: Rows, first: int) -> Joined:
@@ -99,9 +100,12 @@ class Leaders:
                 if among[i, places[nearest]] > likeness[i]:
                     leaders[i], likeness[i] = first + places[nearest], among[i, places[nearest]]
             if likeness[i] < self.threshold:
+                if leaders[i] >= 0:
+                    self.near.append((first + i, int(leaders[i]), float(likeness[i])))
                 leaders[i], likeness[i] = first + i, among[i, i]
                 new.append(i)
-        self._add(rows[new], [first + i for i in new])
+        self.near = sorted(self.near, key=lambda pair: -pair[2])[:NEAR]
+        self.add(rows[new], [first + i for i in new])
         return Joined(leaders, likeness)
 
     def _nearest(self, rows: Rows) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
@@ -117,7 +121,8 @@ class Leaders:
         likeness[found[:, 0] < 0] = -np.inf
         return found[:, 0].astype(np.int64), likeness
 
-    def _add(self, rows: Rows, numbers: list[int]) -> None:
+    def add(self, rows: Rows, numbers: list[int]) -> None:
+        """Rows [n, W] that lead, whatever they are like, under these numbers."""
         if not len(rows):
             return
         faiss = _faiss()

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BITS", "FEW", "joined", "mirrored"]
+__all__ = ["BITS", "FEW", "apart", "joined", "mirrored"]
 
 Hashes = npt.NDArray[np.uint64]
 BITS: Final = 64
@@ -28,9 +28,20 @@ def mirrored(look: int) -> int:
     return look ^ ODD_COLUMNS
 
 
-def joined(hashes: Hashes, bits: int = 4, mirror: bool = True) -> npt.NDArray[np.int64]:
+def apart(a: Hashes, b: Hashes, mirror: bool = True) -> npt.NDArray[np.int64]:
+    """Bits in which hashes [N] differ from others [N], as they are or, with ``mirror``, mirrored if that is less."""
+
+    def bits(differ: Hashes) -> npt.NDArray[np.int64]:
+        return np.bitwise_count(differ).astype(np.int64)
+
+    plain = bits(a ^ b)
+    return np.minimum(plain, bits(a ^ b ^ np.uint64(ODD_COLUMNS))) if mirror else plain
+
+
+def joined(hashes: Hashes, bits: int = 4, mirror: bool = True, leaders: int = 0) -> npt.NDArray[np.int64]:
     """For each of ``hashes`` [N] the first one whose group it joins, [N]: itself, or an earlier first one that differs
-    in at most ``bits`` bits, as it is or mirrored. The nearest such one counts; groups do not chain.
+    in at most ``bits`` bits, as it is or mirrored. The nearest such one counts; groups do not chain. The first
+    ``leaders`` of them are first ones, whatever they are like.
 
     Two hashes that differ in ``bits`` bits agree in one of ``bits`` + 1 parts (Norouzi et al., CVPR 2012), so only
     those that share a part are compared.
@@ -45,12 +56,12 @@ def joined(hashes: Hashes, bits: int = 4, mirror: bool = True) -> npt.NDArray[np
             continue
         looks = [value, mirrored(value)] if mirror else [value]
         leader = next((known[look] for look in looks if look in known), None)
-        if leader is None:
+        if leader is None and i >= leaders:
             leader = _nearest(hashes, looks, parts, places, bits)
-        if leader is not None:
+        if leader is not None and i >= leaders:
             first[i] = leader
             continue
-        known[value] = i
+        known.setdefault(value, i)
         for (low, mask), place in zip(parts, places, strict=True):
             place.setdefault(value >> low & mask, []).append(i)
     return first
@@ -65,7 +76,7 @@ def _nearest(
         if not near:
             continue
         rows = np.array(sorted(near), dtype=np.int64)
-        apart = np.unpackbits((hashes[rows] ^ np.uint64(look)).view(np.uint8).reshape(-1, 8), axis=1).sum(axis=1)
-        if int(apart.min()) < best:
-            best, found = int(apart.min()), int(rows[apart.argmin()])
+        differ = np.bitwise_count(hashes[rows] ^ np.uint64(look)).astype(np.int64)
+        if int(differ.min()) < best:
+            best, found = int(differ.min()), int(rows[differ.argmin()])
     return found

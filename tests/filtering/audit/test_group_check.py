@@ -13,8 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from memsieve.filtering.audit.described import described_blocks
 from memsieve.filtering.audit.group_check import check_descriptors, threshold_for
-from memsieve.filtering.audit.groups import METADATA, Alike, described_blocks, group_audit
+from memsieve.filtering.audit.group_files import GroupsFile
+from memsieve.filtering.audit.groups import Alike, group_audit
 from memsieve.filtering.audit.query import AuditQuery
 from memsieve.filtering.audit.score import Outcome
 from memsieve.filtering.data.rows import content_id
@@ -94,10 +96,11 @@ def test_groups_by_a_descriptor_are_the_pictures_and_their_edits(
     rows = [(names[r["content"]], names[r["group"]], r["likeness"]) for r in table.to_pylist()]
     assert {content.split()[0] for content, _, _ in rows} == {f"scene{i:02d}" for i in range(5)}
     assert all(content.split()[0] == group.split()[0] for content, group, _ in rows)
-    assert (found.images, found.joined, found.groups, found.largest) == (55, 20, 5, 4)
+    assert (found.images, found.joining, found.joined, found.groups, found.largest) == (55, 15, 20, 5, 4)
     assert all((likeness > 0.999) == (content == group) or likeness >= 0.969 for content, group, likeness in rows)
     assert set(table["descriptor"].to_pylist()) == {"coarse"} and set(table["threshold"].to_pylist()) == {0.97}
-    assert json.loads(table.schema.metadata[METADATA]) == {"by": "coarse", "threshold": 0.97, "mirrored": True}
+    made = GroupsFile.read(tmp_path / "groups.parquet", "--onto").made
+    assert made.alike == Alike("coarse", 0.97) and len(made.identity) == 64 and len(made.audits) == 1
 
 
 def test_rows_come_once_an_image_in_the_audits_order(run: Path, pictures: dict[str, bytes]) -> None:

@@ -45,7 +45,7 @@ def test_as_a_plain_loop_would_whatever_the_blocks(
 ) -> None:
     rows = rows_of(kind, 300)
     monkeypatch.setattr(leaders, "BLOCK", block)
-    joined = joined_to_leaders([rows[:100], rows[100:103], rows[103:]], kind, threshold)
+    joined = joined_to_leaders([rows[:100], rows[100:103], rows[103:]], Leaders(kind, threshold))
     expected = plainly(rows, threshold)
     likeness = alike(rows, rows)
     # Equal likeness, or equal to the last bit, may go to either leader; who leads may not.
@@ -60,7 +60,7 @@ def test_likeness_does_not_chain() -> None:
     """Each a little farther along: neighbours are alike, the ends are not."""
     angles = np.linspace(0, np.pi / 2, 40)
     rows = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float16)
-    joined = joined_to_leaders([rows], "floats", 0.98)
+    joined = joined_to_leaders([rows], Leaders("floats", 0.98))
     assert 3 < len(set(joined.leaders.tolist())) < 12
     for row, leader in zip(rows, joined.leaders, strict=True):
         assert alike(row[None], rows[leader][None])[0, 0] >= 0.97
@@ -68,7 +68,7 @@ def test_likeness_does_not_chain() -> None:
 
 def test_rows_that_come_later_leave_the_earlier_ones_as_they_were() -> None:
     rows = rows_of("floats", 200)
-    first, all_of_them = (joined_to_leaders([part], "floats", 0.85) for part in (rows[:120], rows))
+    first, all_of_them = (joined_to_leaders([part], Leaders("floats", 0.85)) for part in (rows[:120], rows))
     assert np.array_equal(first.leaders, all_of_them.leaders[:120])
 
 
@@ -85,7 +85,7 @@ def test_inverted_lists_find_nearly_all_that_a_flat_index_finds(kind: Kind, monk
         base, near = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (base, near))
         base, near = base.astype(np.float16), near.astype(np.float16)
     monkeypatch.setattr(leaders, "FLAT_MOST", 500)
-    found = joined_to_leaders([base, near], kind, -2.0 if kind == "bits" else 0.95)
+    found = joined_to_leaders([base, near], Leaders(kind, -2.0 if kind == "bits" else 0.95))
     again = found.leaders[3000:] == found.leaders[:3000]
     assert again.mean() > 0.97
     index: Any = Leaders(kind, 0.9)
@@ -94,7 +94,7 @@ def test_inverted_lists_find_nearly_all_that_a_flat_index_finds(kind: Kind, monk
 
 
 def test_nothing_is_nothing() -> None:
-    assert len(joined_to_leaders([], "bits", -3.0).leaders) == 0
+    assert len(joined_to_leaders([], Leaders("bits", -3.0)).leaders) == 0
 
 
 def test_likeness_by_hand() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 import webdataset
 from PIL import Image, ImageOps
 
+from memsieve.filtering.audit.group_decisions import FORMAT
 from memsieve.filtering.data.rows import content_id
 from memsieve.filtering.identity.edits import edited
 from tests.filtering.audit.test_group_check import Coarse
@@ -133,3 +135,36 @@ def test_a_threshold_is_measured_on_the_data_and_the_best_descriptor_is_taken(tm
     result = run("groups", tmp_path / "run", "--out", tmp_path / "other.parquet", "--threshold", 0.5)
     assert "--threshold 0.5 needs --by" in str(result.exception)
     assert run("groups", tmp_path / "run", "--out", tmp_path / "p.parquet", "--by", "phash").exit_code == 0
+
+
+def test_a_table_is_gone_on_with_by_what_it_was_made(alike: Path, tmp_path: Path) -> None:
+    table = tmp_path / "groups.parquet"
+    assert run("groups", alike, "--out", table, "--no-mirrored").exit_code == 0
+    on = ["groups", alike, "--onto", table, "--out", tmp_path / "more.parquet"]
+    result = run(*on)
+    assert result.exit_code == 0, result.output
+    assert "0 of 0 new images join others; 2 images are in 1 groups, the largest of 2" in said(result)
+    assert pq.read_table(table).equals(pq.read_table(tmp_path / "more.parquet"))
+    assert run(*on, "--by", "phash", "--bits", 4, "--no-mirrored").exit_code == 0
+    for more, why in (
+        (["--by", "sscd"], "--by sscd: the groups of --onto are by phash"),
+        (["--threshold", 3], "--threshold 3: that of --onto is 4"),
+        (["--bits", 2], "--bits and --mirrored: the groups of --onto are by phash at 4, not mirrored"),
+        (["--mirrored"], "leave the options out"),
+    ):
+        assert why in str(run(*on, *more).exception), more
+    refused = run("groups", alike, "--onto", tmp_path / "no.parquet", "--out", table)
+    assert "--onto: there is no file" in str(refused.exception)
+
+
+def test_groups_by_caption_and_what_a_person_decided(alike: Path, tmp_path: Path) -> None:
+    table, file = tmp_path / "groups.parquet", tmp_path / "decisions.json"
+    result = run("groups", alike, "--out", table, "--by", "caption")
+    assert "4 of 4 images have near-duplicates: 1 groups, the largest of 4" in said(result), result.output
+    first = pq.read_table(table)["content"][0].as_py()
+    file.write_text(json.dumps({"format": FORMAT, "split": [first]}))
+    result = run("groups", alike, "--out", table, "--by", "caption", "--decisions", file)
+    assert "3 of 4 images have near-duplicates: 1 groups" in said(result), result.output
+    file.write_text("{}")
+    refused = run("groups", alike, "--out", table, "--decisions", file)
+    assert "holds no decisions about groups" in str(refused.exception)
