@@ -6,19 +6,27 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from memsieve.filtering.audit.query import AuditQuery, Rows
+from memsieve.filtering.audit.records import content_of
 
 __all__ = ["Shared", "shared_by"]
 
 MOST_GROUPS: Final = 50
 MOST_KEYS: Final = 5
+MOST_CAPTIONS: Final = 20
+MOST_PICTURES: Final = 8
+"""Of a caption that images share: a person sees at a glance whether they are one template."""
+FIRST_ROWS: Final = 64
+"""Of such a caption, that its pictures are taken from."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """Numbers by name, as ``summary.json`` holds them, and the largest groups of samples with one image."""
+    """Numbers by name, as ``summary.json`` holds them, the largest groups of samples with one image, and the captions
+    that most different images share."""
 
     counts: dict[str, int]
     groups: list[dict[str, Any]]
+    captions: list[dict[str, Any]]
 
 
 def shared_by(query: AuditQuery, rows: Rows) -> Shared:
@@ -38,7 +46,7 @@ def shared_by(query: AuditQuery, rows: Rows) -> Shared:
             f"SELECT count(*) FROM (SELECT key FROM {name} WHERE key <> '' GROUP BY key HAVING count(*) > 1)"
         ),
     }
-    return Shared(counts, _largest(query, name))
+    return Shared(counts, _largest(query, name), _captions(query, name))
 
 
 def _of_several(query: AuditQuery, name: str, column: str) -> int:
@@ -60,3 +68,28 @@ def _largest(query: AuditQuery, name: str) -> list[dict[str, Any]]:
     )
     names = ("sha256", "copies", "captions", "caption", "keys")
     return [dict(zip(names, row, strict=True)) for row in found]
+
+
+def _captions(query: AuditQuery, name: str) -> list[dict[str, Any]]:
+    """Captions that most different images share, with some of the images; an empty one is no caption."""
+    query.run(
+        f"CREATE TABLE {name}_captions AS SELECT caption_hash, count(DISTINCT content) AS images, "
+        f"count(*) AS samples, min(row) AS first FROM {name} WHERE content IS NOT NULL AND caption <> '' "
+        f"GROUP BY caption_hash HAVING min(content) <> max(content) ORDER BY images DESC, first LIMIT {MOST_CAPTIONS}"
+    )
+    found = []
+    for caption, images, samples, rows in query.rows(
+        "SELECT arg_min(a.caption, a.row), c.images, c.samples, arg_min(struct_pack(sha := a.sha256, "
+        f"shard := a.shard, index := a.index, part := a.part), a.row, {FIRST_ROWS}) "
+        f"FROM {name} a JOIN {name}_captions c ON c.caption_hash = a.caption_hash WHERE a.content IS NOT NULL "
+        "GROUP BY c.caption_hash, c.images, c.samples, c.first ORDER BY c.images DESC, c.first"
+    ):
+        places: dict[str, dict[str, Any]] = {}
+        for row in rows:
+            places.setdefault(content_of(row["sha"]), row)
+        pictures = [
+            {"content": content, "shard": row["shard"], "index": row["index"], "part": row["part"] or 0}
+            for content, row in places.items()
+        ]
+        found.append({"caption": caption, "images": images, "samples": samples, "pictures": pictures[:MOST_PICTURES]})
+    return found

@@ -32,6 +32,7 @@ class Pair:
     content: str
     shard: str
     index: int
+    part: int
     key: str
     caption: str
     copies: int
@@ -52,6 +53,9 @@ class Summary:
     """Cut-offs, and the share of pairs that score higher."""
     top: list[Pair]
     duplicates: list[dict[str, Any]]
+    captions: list[dict[str, Any]]
+    """Captions that different images share, of most images first: ``caption``, ``images``, ``samples``, and some of the
+    images by their places (``pictures``)."""
     errors: list[dict[str, Any]]
     about: dict[str, Any]
     status: Status
@@ -102,8 +106,9 @@ def summarise(
         if truth is not None:
             numbers["truth"] = _judge(query, ranked, truth, planted_from)
         histograms = _all_histograms(rows, sample)
+        curve, errors = _curve(ordered), _errors(query)
         return Summary(
-            numbers, histograms, _curve(ordered), ranked, shared.groups, _errors(query), rows.about, rows.status
+            numbers, histograms, curve, ranked, shared.groups, shared.captions, errors, rows.about, rows.status
         )
 
 
@@ -129,13 +134,13 @@ def _top(query: AuditQuery, count: int) -> list[Pair]:
     """Images with the highest scores; of equal ones the first in the audit's order."""
     columns = ", ".join(f"a.{name}_{part}" for name in MEASURES for part in ("mean", "se"))
     found = []
-    for sha256, shard, index, key, caption, copies, score, *means in query.rows(
-        f"SELECT a.sha256, a.shard, a.index, a.key, a.caption, i.copies, i.score, {columns} "
+    for sha256, shard, index, part, key, caption, copies, score, *means in query.rows(
+        f"SELECT a.sha256, a.shard, a.index, a.part, a.key, a.caption, i.copies, i.score, {columns} "
         f"FROM (SELECT * FROM audit_images WHERE score IS NOT NULL ORDER BY score DESC, first LIMIT {int(count)}) i "
         "JOIN audit a ON a.row = i.first ORDER BY i.score DESC, i.first"
     ):
         measures = {name: (means[2 * i], means[2 * i + 1]) for i, name in enumerate(MEASURES)}
-        found.append(Pair(content_of(sha256), shard, index, key, caption or "", copies, score, measures))
+        found.append(Pair(content_of(sha256), shard, index, part or 0, key, caption or "", copies, score, measures))
     return found
 
 

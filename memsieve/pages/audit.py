@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import itertools
 import json
 import secrets
-from collections import defaultdict
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,17 +11,13 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from PIL import Image
 
 from memsieve.filtering.audit.config import AuditConfig
 from memsieve.filtering.audit.pair_scores import WITH_REFERENCE
-from memsieve.filtering.audit.summary import Pair, Summary, summarise
-from memsieve.filtering.data.decode import BadSample, decode_image
-from memsieve.filtering.data.rows import RawRow, content_id
-from memsieve.filtering.data.shards import read_shard
-from memsieve.filtering.data.sources import open_source
+from memsieve.filtering.audit.summary import Summary, summarise
 from memsieve.filtering.files import write_json, write_whole
 from memsieve.filtering.folder_kind import AUDIT, refuse_other_kind
+from memsieve.pages.pictures import Place, small_pictures
 from memsieve.pages.run_plots import Series, line_chart
 
 __all__ = ["build_audit_report"]
@@ -80,6 +71,7 @@ def build_audit_report(
         "charts": _charts(summary),
         "top": summary.top,
         "duplicates": summary.duplicates,
+        "captions": summary.captions,
         "errors": summary.errors,
         "meaning": _meaning(summary.values.get("signal")),
         "pictures": pictures,
@@ -168,37 +160,8 @@ def _charts(summary: Summary) -> list[dict[str, Any]]:
 
 
 def _pictures(summary: Summary) -> dict[str, Markup]:
-    """Small pictures of the top pairs, read from their shards once more, decoded and encoded anew."""
+    """Of the top pairs, and of what shares a caption."""
     config = AuditConfig.model_validate(summary.about["config"]).data
-    wanted: dict[str, dict[int, Pair]] = defaultdict(dict)
-    for pair in summary.top:
-        wanted[pair.shard][pair.index] = pair
-    found: dict[str, Markup] = {}
-    if config.format != "webdataset":
-        source = open_source(config.path, config, "--shards")
-        rows = (raw for part in range(len(source)) for raw in source.read(part))
-        _collect(rows, {pair.content: pair for pair in summary.top}, found, config)
-        return found
-    for shard, pairs in wanted.items():
-        last = max(pairs) + 1
-        rows = (raw for raw in itertools.islice(read_shard(shard, config), last) if raw.index in pairs)
-        _collect(rows, {pair.content: pair for pair in pairs.values()}, found, config)
-    return found
-
-
-def _collect(rows: Iterator[RawRow], wanted: dict[str, Pair], found: dict[str, Markup], config: Any) -> None:
-    for raw in rows:
-        content = content_id(raw.image)
-        if raw.error is not None or content not in wanted or content in found:
-            continue
-        try:
-            image = decode_image(raw.image, config)
-        except BadSample:
-            continue
-        image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-        buffer = io.BytesIO()
-        image.save(buffer, "PNG", optimize=True) if max(image.size) <= 64 else image.save(buffer, "JPEG", quality=85)
-        kind = "png" if max(image.size) <= 64 else "jpeg"
-        found[content] = Markup(f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}")
-        if len(found) >= len(wanted) and all(name in found for name in wanted):
-            return
+    places = [Place(pair.content, pair.shard, pair.index, pair.part) for pair in summary.top]
+    places += [Place(**place) for caption in summary.captions for place in caption["pictures"]]
+    return small_pictures(places, config, (task["name"] for task in summary.about["tasks"]), THUMBNAIL)

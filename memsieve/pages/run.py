@@ -17,6 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from memsieve.pages.members import members_of
 from memsieve.pages.run_charts import run_charts
 from memsieve.pages.run_data import GroupRow, RunData, accounting, asked_of_all, load_run, removed_and_near
 
@@ -38,6 +39,7 @@ def build_report(run: Path, out: Path | None = None, comparison: Path | None = N
     data = load_run(run)
     removed, near, total = removed_and_near(data, MOST_GROUPS, NEAR)
     compared = _comparison(data, comparison)
+    members = members_of(data.config, [row.group for row in [*removed, *near]], data.notes)
     context = {
         "title": run.resolve().name,
         "written": datetime.now().strftime("%Y-%m-%d %H:%M"),
@@ -56,6 +58,7 @@ def build_report(run: Path, out: Path | None = None, comparison: Path | None = N
         "thumbnails": {row.group: _thumbnail(run / "thumbnails", row.group) for row in [*removed, *near]},
         "drawn": {row.group: _thumbnail(run / "drawn", row.group) for row in [*removed, *near]},
         "all_pairs": asked_of_all(data),
+        "members": members,
         "failed": _failed(data),
         "samples": [(file.stem, _picture(file, 1400)) for file in _spread(data.samples, MOST_SAMPLES)],
         "config": data.config,

@@ -146,3 +146,19 @@ def test_pictures_come_from_a_folder_of_images_too(model: Path, tmp_path: Path) 
     assert run("score", *words, "--out", tmp_path / "audit").exit_code == 0
     page, summary = build_audit_report(tmp_path / "audit", top=2)
     assert len(summary.top) == 2 and page.read_text().count("data:image/png") == 2
+
+
+def test_captions_that_pictures_share_are_shown_with_pictures(tmp_path: Path) -> None:
+    data = tmp_path / "photos"
+    data.mkdir()
+    for number in range(4):
+        (data / f"{number}.png").write_bytes(picture(number))
+        (data / f"{number}.txt").write_text("<i>one of many" if number else "alone")
+    words = ("--shards", data, "--format", "folder", "--data-only", "--out", tmp_path / "audit")
+    assert run("score", *words).exit_code == 0
+    text = build_audit_report(tmp_path / "audit")[0].read_text()
+    part = text.split('id="h-captions"')[1].split("</section>")[0]
+    assert part.count("data:image/png") == 3 and "&lt;i&gt;one of many" in part and "alone" not in part
+    assert '<td data-name="Pictures">3<span' in part
+    shared, _ = build_audit_report(tmp_path / "audit", tmp_path / "shared" / "page.html", samples=False)
+    assert "one of many" not in shared.read_text() and "data:image" not in shared.read_text()
