@@ -92,28 +92,34 @@ def summarise(
     rows: list[dict[str, Any]], summaries: Any, paper_steps: int, steps: int, seconds: float
 ) -> dict[str, Any]:
     """The numbers of the demonstration in one place."""
-    base, unfiltered, dedup, filtered, paper = rows
+    base, unfiltered, dedup, filtered, once, paper = rows
     run = summaries[filtered["name"]]
     return {
         "copy_rate_base": base["copy_rate"],
         "copy_rate_unfiltered": unfiltered["copy_rate"],
         "copy_rate_dedup": dedup["copy_rate"],
         "copy_rate_filtered": filtered["copy_rate"],
+        "copy_rate_once": once["copy_rate"],
         "copy_rate_paper": paper["copy_rate"],
         "copy_rate_ordinary_unfiltered": unfiltered["copy_rate_ordinary"],
         "copy_rate_ordinary_dedup": dedup["copy_rate_ordinary"],
         "copy_rate_ordinary_filtered": filtered["copy_rate_ordinary"],
+        "copy_rate_ordinary_once": once["copy_rate_ordinary"],
         "heldout_loss_unfiltered": unfiltered["heldout_loss"],
         "heldout_loss_dedup": dedup["heldout_loss"],
         "heldout_loss_filtered": filtered["heldout_loss"],
+        "heldout_loss_once": once["heldout_loss"],
         "heldout_loss_paper": paper["heldout_loss"],
         "planted_groups_dropped_fraction": filtered["planted_dropped"],
         "clean_groups_dropped_fraction": filtered["clean_dropped"],
+        "once_planted_groups_dropped_fraction": once["planted_dropped"],
+        "once_clean_groups_dropped_fraction": once["clean_dropped"],
         "paper_planted_groups_dropped_fraction": paper.get("planted_dropped"),
         "paper_clean_groups_dropped_fraction": paper.get("clean_dropped"),
         "step_seconds_unfiltered": unfiltered["step_seconds"],
         "step_seconds_dedup": dedup["step_seconds"],
         "step_seconds_filtered": filtered["step_seconds"],
+        "step_seconds_once": once["step_seconds"],
         "steps": steps,
         "paper_steps": paper_steps,
         "read": run["read"],

@@ -1,5 +1,5 @@
 """The planted-duplicates demonstration: the same fine-tune without a filter, after exact deduplication, with the
-filter, and with the paper's rule."""
+filter alone, with the filter after repeats are read once a pass, and with the paper's rule."""
 
 from __future__ import annotations
 
@@ -99,6 +99,7 @@ def variants(steps: int, paper_steps: int, keep: Path) -> list[Variant]:
         Variant("no filter", "unfiltered", "openmoji.yaml", steps, off),
         Variant("exact dedup", "dedup", "openmoji.yaml", steps, [*off, f"data.keep_list={keep}"]),
         Variant("memsieve", "filtered", "openmoji.yaml", steps),
+        Variant("memsieve, once", "once", "openmoji.yaml", steps, ["data.repeats=once"]),
         Variant("paper's rule", "paper", "wen2024_tiny.yaml", paper_steps),
     ]
 
