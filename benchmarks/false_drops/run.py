@@ -51,7 +51,7 @@ SETTINGS = [
 ]  # fmt: skip
 """Around two settings, in the batch and at the loader, one thing changed at a time."""
 OFTENER = [
-    replace(Setting(planted=0, clean=500, rate=0.01, drift="learned", gap=2.5), budget=budget, **change)
+    replace(Setting(planted=0, clean=500, rate=0.01, drift="learned", gap=2.5), budget=budget, **change)  # type: ignore[arg-type]
     for budget in (None, 0.25, 1.0)
     for change in (
         *({"visits": visits, "unlike": 0.5} for visits in (10, 20, 30)),

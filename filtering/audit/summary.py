@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import pyarrow.parquet as pq
 
+from memsieve.filtering.audit.describing import REASON
 from memsieve.filtering.audit.duplicates import shared_by
 from memsieve.filtering.audit.pair_scores import Draws, default_signals, drawn_sample, score_pairs
 from memsieve.filtering.audit.query import AuditQuery, Rows
@@ -101,7 +103,7 @@ def summarise(
         numbers |= {"scored_pairs": len(ordered), "signal": "+".join(signals) if modelled else None}
         numbers["score_quantiles"] = _quantiles(ordered)
         numbers["measures"] = _measures(sample)
-        numbers |= {**shared.counts, **_made_by(rows, base)}
+        numbers |= {**shared.counts, **_made_by(rows, base), "not_described": _not_described(query, rows)}
         ranked = _top(query, top)
         if truth is not None:
             numbers["truth"] = _judge(query, ranked, truth, planted_from)
@@ -120,6 +122,14 @@ def _made_by(rows: Rows, reference: Rows | None) -> dict[str, Any]:
         "model": deciding["model"],
         "reference": None if reference is None else reference.about["deciding"]["model"],
     }
+
+
+def _not_described(query: AuditQuery, rows: Rows) -> dict[str, int]:
+    """Pictures that could be read and have no descriptor, by the reason; none where nothing was described."""
+    if REASON not in pq.read_schema(rows.parts[0].file).names:
+        return {}
+    counted = query.rows(f"SELECT {REASON}, count(*) FROM audit WHERE {REASON} IS NOT NULL GROUP BY ALL ORDER BY ALL")
+    return {str(reason): int(number) for reason, number in counted}
 
 
 def _judge(query: AuditQuery, ranked: list[Pair], truth: Path, planted_from: int) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""A large audit, written by columns, and what memory its keep-list and its summary take.
+"""A large audit, written by columns, and what memory its keep-list, its groups and its summary take.
 
-python -m tests.filtering.audit.large RUN select|report
+python -m tests.filtering.audit.large RUN select|groups|report
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from memsieve.filtering.audit.config import AuditConfig
 from memsieve.filtering.audit.folder import AuditFolder, Marker
+from memsieve.filtering.audit.groups import Alike, group_audit
 from memsieve.filtering.audit.keep_list_files import write_selection
 from memsieve.filtering.audit.records import MEASURES, SCORES_SCHEMA
 from memsieve.filtering.audit.select import Rule, select_rows
@@ -28,14 +29,17 @@ TIMESTEPS = (10, 30, 50, 80)
 
 
 def write_large_audit(root: Path, rows: int, shard: int = 100_000) -> Path:
-    """An audit of ``rows`` rows in shards of ``shard``; a third of the rows repeat an image."""
+    """An audit of ``rows`` rows in shards of ``shard``; a third of the rows repeat an image. What is there is left
+    as it is."""
     folder, deciding = AuditFolder(root), DECIDING | {"draws": len(TIMESTEPS)}
     config = AuditConfig.model_validate({"data": {"path": str(root / "gone.tar")}}).model_dump(mode="json")
     names = [{"number": i, "name": str(root / f"{i}.tar"), "start": 0, "stop": 0} for i in range(rows // shard)]
     settings = {"config": config, "deciding": deciding, "config_hash": "c", "tasks": names, "versions": {}}
     folder.write_settings(settings)
-    rng = np.random.default_rng(0)
     for task in folder.tasks():
+        if folder.read_marker(task) is not None:
+            continue
+        rng = np.random.default_rng([0, task.number])
         images = rng.integers(0, rows, shard)
         pq.write_table(_columns(f"{task.number}.tar", images, rng), folder.scores(task), row_group_size=16_384)
         size = folder.scores(task).stat().st_size
@@ -74,6 +78,8 @@ def main() -> None:
     if what == "select":
         with select_rows(run, Rule(drop_fraction=0.01, dedup="phash")) as selection:
             write_selection(selection, run / "keep.parquet")
+    elif what == "groups":
+        group_audit(run, run / "groups.parquet", Alike("caption"))
     else:
         summarise(run)
     print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)

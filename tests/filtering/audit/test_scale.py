@@ -17,7 +17,7 @@ MOST_BYTES = 300
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["select", "report"])
+@pytest.mark.parametrize("what", ["select", "groups", "report"])
 def test_a_million_rows_more_take_few_bytes_each(what: str, tmp_path: Path) -> None:
     taken = {}
     for rows in (FEW, MANY):
