@@ -79,6 +79,7 @@ def prepared(work: Path, folder: Path | None = None) -> list[Photograph]:
         made = out / f"{name}.png"
         if not made.is_file():
             with Image.open(file) as opened:
+                opened.draft("RGB", (2 * SIDE, 2 * SIDE))  # of large JPEGs every so manyth pixel will do
                 image = ImageOps.exif_transpose(opened).convert("RGBA")
             image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
             ground = Image.new("RGBA", image.size, "white")

@@ -116,3 +116,19 @@ def test_too_few_held_out_pairs_for_the_rate_are_refused() -> None:
 def test_the_rate_holds(change: dict[str, float | str]) -> None:
     outcomes = [simulate(replace(Setting(), **change), seed) for seed in range(5)]  # type: ignore[arg-type]
     assert not beyond(outcomes, 0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"budget": 0.25}, {"sooner": 3}, {"budget": 0.25, "sooner": 3}, {"unlike": 0.8}],
+    ids=str,
+)
+def test_the_rate_holds_where_pairs_come_round_three_times_as_often(change: dict[str, float]) -> None:
+    """Nothing planted, and every visit teaches a pair what it teaches a planted one, some more and some less. Those
+    that would come back are counted apart."""
+    often = Setting(planted=0, clean=300, rate=0.05, drift="learned", gap=2.5, visits=30, unlike=0.5)
+    outcomes = [simulate(replace(often, **change), seed) for seed in range(5)]  # type: ignore[arg-type]
+    assert not beyond(outcomes, 0.05)
+    assert sum(outcome.returning[0] for outcome in outcomes) > 0
