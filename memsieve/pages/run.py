@@ -38,8 +38,6 @@ def build_report(run: Path, out: Path | None = None, comparison: Path | None = N
     run = Path(run)
     data = load_run(run)
     removed, near, total = removed_and_near(data, MOST_GROUPS, NEAR)
-    compared = _comparison(data, comparison)
-    members = members_of(data.config, [row.group for row in [*removed, *near]], data.notes)
     context = {
         "title": run.resolve().name,
         "written": datetime.now().strftime("%Y-%m-%d %H:%M"),
@@ -49,7 +47,7 @@ def build_report(run: Path, out: Path | None = None, comparison: Path | None = N
         "facts": _facts(data),
         "accounting": accounting(data.summary),
         "ledger_check": _ledger_check(data),
-        "comparison": compared,
+        "comparison": _comparison(data, comparison),
         "charts": run_charts(data, {row.group for row in removed}),
         "removed": removed,
         "removed_total": total,
@@ -58,7 +56,7 @@ def build_report(run: Path, out: Path | None = None, comparison: Path | None = N
         "thumbnails": {row.group: _thumbnail(run / "thumbnails", row.group) for row in [*removed, *near]},
         "drawn": {row.group: _thumbnail(run / "drawn", row.group) for row in [*removed, *near]},
         "all_pairs": asked_of_all(data),
-        "members": members,
+        "members": members_of(data.config, [row.group for row in [*removed, *near]], data.notes),
         "failed": _failed(data),
         "samples": [(file.stem, _picture(file, 1400)) for file in _spread(data.samples, MOST_SAMPLES)],
         "config": data.config,
