@@ -12,6 +12,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["WANDB_MODE"] = "offline"
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin stop each other where there are more than cores
 # Tests compare bits and tensors of the processor; scripts/gpu_checks is the check of a GPU.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

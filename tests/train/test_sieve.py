@@ -143,9 +143,10 @@ def test_two_ranks_sift_alike(make_shared_config: Callable[..., RunConfig], run_
 
 
 LOOSER: dict[str, Any] = {"false_drop_rate": 0.9, "max_drop_fraction": 1.0, "held_out_per_window": 24}
-SPENT: dict[str, Any] = {"signals": ["loss", "magnitude_ratio"], "record": []}
-"""A measured visit takes three extra forwards, one of the model in training: half a budget of 1 pays for two of four
-rows."""
+SPENT: dict[str, Any] = {"signals": ["loss", "magnitude"], "record": [], "score_budget": 0.4}
+"""A measured visit takes one extra forward, of the model in training: half a budget of .4 steps, each as dear as three
+forwards, pays for two of four rows. No signal here compares with the base: so early in a run that is a small difference
+of large numbers, whose rounding is another under each engine and number of threads."""
 
 
 @pytest.fixture(scope="module")
@@ -166,11 +167,11 @@ def two_ranks(make: Callable[..., RunConfig], run_ranks: Callable[..., Any], eng
 def test_a_budget_that_binds_is_kept_on_two_ranks(under_ddp: tuple[Any, RunConfig]) -> None:
     done, config = under_ddp
     rows = read_ledger(config.output / "ledger").to_pylist()
-    measured = [row for row in rows if row["magnitude_ratio"] is not None]
+    measured = [row for row in rows if row["magnitude"] is not None]
     waiting = [row for row in rows if row["reason"] == Reason.NOT_DUE]
     assert measured and waiting, "some are measured, others would be and are not"
     a_batch = Counter((row["step"], row["rank"]) for row in measured)
-    assert max(a_batch.values()) <= math.floor(1.0 * 0.5 * 3 * 4 / 3), "rows that half the budget pays for"
+    assert max(a_batch.values()) <= math.floor(0.4 * 0.5 * 3 * 4), "rows that half the budget pays for"
     assert {rank for _, rank in a_batch} == {0, 1}
     copies = Counter((row["step"], row["group"]) for row in measured)
     assert set(copies.values()) == {1}, "a group is measured once a window, whichever ranks it is on"
@@ -197,7 +198,7 @@ def test_zero_sifts_as_ddp(
     same = ["step", "rank", "key", "group", "stream", "epoch", "offset", "action", "reason", "timestep", "weight"]
     assert mine.select(same).equals(theirs.select(same))
     assert any(row["reason"] == Reason.SKIPPED for row in mine.to_pylist())
-    for name in ("loss", "magnitude_ratio", "evidence"):
+    for name in ("loss", "magnitude", "evidence"):
         values = [np.array(table[name].to_pylist(), dtype=np.float64) for table in (mine, theirs)]
         assert np.array_equal(np.isfinite(values[0]), np.isfinite(values[1]))
         assert np.allclose(values[0], values[1], atol=2e-3, equal_nan=True), name
