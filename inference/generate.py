@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from memsieve.filtering.denoisers.registry import family_of
 from memsieve.inference.progress import progress_bar
 
 __all__ = ["SCHEDULERS", "GenerateSettings", "generate", "image_seed", "load_pipeline", "sampling_scheduler"]
@@ -127,7 +128,8 @@ def generate(
             part = jobs[start : start + settings.batch]
             seeds = [image_seed(settings.seed, places[index], j) for index, j in part]
             generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-            output = pipe(prompt=[prompts[index] for index, _ in part], generator=generators, **options)
+            given = [prompts[index] for index, _ in part]
+            output = pipe(prompt=given, generator=generators, **_for_each(options, len(given)))
             images.append(output.images.detach().to("cpu", torch.float32) * 2 - 1)
             blanked += sum(bool(flag) for flag in getattr(output, "nsfw_content_detected", None) or [])
             bar.advance(task, len(part))
@@ -149,11 +151,16 @@ def _options(pipe: Any, settings: GenerateSettings) -> dict[str, Any]:
 def _guidance(pipe: Any, accepted: Mapping[str, Any], scale: float) -> dict[str, Any]:
     """How ``pipe`` is told the guidance scale, and to leave prompt and size as they are (PixArt)."""
     found: dict[str, Any] = {name: False for name in ("use_resolution_binning", "clean_caption") if name in accepted}
-    network = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
-    distilled = getattr(network, "config", {}).get("guidance_embeds", True)
-    if "true_cfg_scale" in accepted and not distilled:  # Flux without an embedded guidance scale
-        return {**found, "true_cfg_scale": scale, "negative_prompt": ""} if scale > 1 else found
+    family = family_of(pipe)
+    if family is not None:
+        return {**found, **family.guidance(pipe, scale)}
     return {**found, "guidance_scale": scale} if "guidance_scale" in accepted else found
+
+
+def _for_each(options: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """A negative prompt for each of ``count`` prompts: Qwen-Image's pipeline takes one alone for one image."""
+    negative = options.get("negative_prompt")
+    return {**options, "negative_prompt": [negative] * count} if isinstance(negative, str) else dict(options)
 
 
 @contextmanager

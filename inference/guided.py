@@ -18,7 +18,7 @@ from memsieve.inference.base import Base
 from memsieve.inference.generate import image_seed, sampling_scheduler
 from memsieve.inference.step import Against, Compared, Seen, Step, norm_of
 
-__all__ = ["Combine", "GuidedModel", "guidance", "pipeline_resolution"]
+__all__ = ["Combine", "GuidedModel", "pipeline_resolution"]
 
 Combine = Callable[[Step], Tensor]
 """The prediction [B, ...] that a sampler follows at a step."""
@@ -183,7 +183,7 @@ class GuidedModel:
                 if against is not None:
                     self._ask_base(step, against)
             kept = yield step
-            guided = guidance(guidance_scale)(step) if combine is None else combine(step)
+            guided = self.guided(step, guidance_scale) if combine is None else combine(step)
             if kept is not None:
                 keep_rows(scheduler, kept, x.shape)
                 x, guided = x[kept], guided[kept]
@@ -193,6 +193,10 @@ class GuidedModel:
                     extra["generator"] = [extra["generator"][row] for row in kept.tolist()]
             x = scheduler.step(guided, timestep, x, return_dict=False, **extra)[0]
         return x
+
+    def guided(self, step: Step, scale: float) -> Tensor:
+        """What the family's pipeline samples with; of a guidance-distilled model its one prediction."""
+        return step.cond if step.uncond is None else self.denoiser.guided(step.cond, step.uncond, scale)
 
     def _asked(
         self, index: int, timestep: Tensor, model_input: Tensor, cond: Conditioning, uncond: Conditioning | None
@@ -232,11 +236,6 @@ def keep_rows(scheduler: Any, rows: Tensor, shape: torch.Size) -> None:
     for name, value in vars(scheduler).items():
         if isinstance(value, (Tensor, list)):
             setattr(scheduler, name, kept(value))
-
-
-def guidance(scale: float) -> Combine:
-    """Classifier-free guidance; of a guidance-distilled model its one prediction."""
-    return lambda step: step.cond if step.uncond is None else step.uncond + scale * (step.cond - step.uncond)
 
 
 def pipeline_resolution(pipe: Any) -> int:

@@ -1,6 +1,6 @@
 """Random pipelines of the real classes, one for each model family, small enough to run in milliseconds.
 
-All of them draw 16x16 images from 8x8 latents, and know the letters; nothing is downloaded.
+They draw 16x16 images (``side_of`` says which do not), and know the letters; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytest
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -35,7 +36,20 @@ from transformers import (
     T5TokenizerFast,
 )
 
-__all__ = ["LETTERS", "TINY_FAMILIES", "tiny_family", "tiny_pipeline"]
+from tests import tiny_recent
+
+__all__ = [
+    "DISTILLED",
+    "FLOW",
+    "GUIDED",
+    "LETTERS",
+    "RECENT",
+    "TINY_FAMILIES",
+    "recent_slow",
+    "side_of",
+    "tiny_family",
+    "tiny_pipeline",
+]
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SIGNS = LETTERS + "0123456789.,!<>/"
@@ -141,16 +155,38 @@ _BUILDERS: dict[str, Callable[..., Any]] = {
     "flux": _flux,
     "flux_guided": _flux_guided,
     "pixart": _pixart,
+    "sana": tiny_recent.sana,
+    "lumina_2": tiny_recent.lumina_2_pipeline,
+    "qwen_image": tiny_recent.qwen_image_pipeline,
+    "z_image": tiny_recent.z_image,
+    "flux_2": tiny_recent.flux_2,
+    "flux_2_klein": tiny_recent.flux_2_klein,
 }
 TINY_FAMILIES = tuple(_BUILDERS)
 """``flux`` is guidance-distilled as FLUX.1-dev, ``flux_guided`` is not."""
+RECENT = TINY_FAMILIES[6:]
+"""Those whose text encoders are language models."""
+DISTILLED = ("flux", "flux_2")
+"""Those without an unconditional branch; ``flux_2_klein`` has a setting for it."""
+GUIDED = tuple(name for name in TINY_FAMILIES if name not in DISTILLED)
+FLOW = tuple(name for name in TINY_FAMILIES if name not in ("sd", "sdxl", "pixart"))
+
+
+def side_of(name: str) -> int:
+    """Pixels a side of the images that a family's tiny pipeline draws."""
+    return 32 if name in ("sana", "lumina_2") else 16
+
+
+def recent_slow(names: Sequence[str] = TINY_FAMILIES) -> list[Any]:
+    """``names`` as cases of a test, the recent families marked as slow."""
+    return [pytest.param(name, marks=[pytest.mark.slow] if name in RECENT else []) for name in names]
 
 
 def tiny_family(name: str, **settings: Any) -> Any:
     """A new pipeline of a family, in evaluation mode (fresh T5 encoders drop out), its progress bar off.
 
     Args:
-        settings: ``prediction_type``, of the diffusion families.
+        settings: ``prediction_type``, of the diffusion families; ``is_distilled``, of Flux.2 klein.
     """
     pipe = _BUILDERS[name](**settings)
     for part in pipe.components.values():

@@ -203,6 +203,8 @@ def cast_inputs(network: torch.nn.Module) -> None:
 def _as(value: Any, dtype: torch.dtype) -> Any:
     if isinstance(value, dict):
         return {name: _as(part, dtype) for name, part in value.items()}
+    if isinstance(value, list):  # Z-Image's latents, prompts and predictions
+        return [_as(part, dtype) for part in value]
     numbers = isinstance(value, torch.Tensor) and value.is_floating_point() and value.ndim > 1  # timesteps have one
     return value.to(dtype) if numbers else value
 

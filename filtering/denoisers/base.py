@@ -38,6 +38,9 @@ class Denoiser(Protocol):
     separate_branches: bool
     """Whether the pipeline calls the network once with and once without the prompt, not once with both in a row."""
 
+    prompt_first: bool
+    """Where both are in a row: whether those with the prompt come first."""
+
     @property
     def distilled(self) -> str | None:
         """Why there is no unconditional prediction to compare with (guidance is distilled into the network), or None.
@@ -140,6 +143,26 @@ class Denoiser(Protocol):
 
         Without ``uncond`` nothing is guided.
         """
+        ...
+
+    def guided(self, cond: torch.Tensor, uncond: torch.Tensor, guidance_scale: float) -> torch.Tensor:
+        """The prediction that the pipeline samples with, of both branches' [B, C, h, w]."""
+        ...
+
+    def scale_meant(self, asked: float) -> float:
+        """The guidance scale, 1 for none, of a value of the argument ``guidance_name``."""
+        ...
+
+    def guidance(self, pipe: Any, guidance_scale: float) -> dict[str, Any]:
+        """Arguments of a call of the pipeline that guide a plain prompt."""
+        ...
+
+    def output_rows(self, output: Any) -> torch.Tensor:
+        """The predictions [rows, ...] in what the network returned."""
+        ...
+
+    def as_output(self, rows: torch.Tensor, output: Any) -> Any:
+        """``rows`` in the form of ``output``."""
         ...
 
     def read_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:

@@ -98,6 +98,9 @@ class TextPart:
         length: positions, the tokens of a prompt padded to so many.
         features: [start, stop) of D, stop None for all; encoders joined feature by feature share their positions.
         prepared: what the family's pipeline does to a prompt before it is split into tokens.
+        before: text that the pipeline puts before the prompt (a chat template).
+        dropped: of the positions of ``before``, those that the pipeline leaves out of the sequence.
+        after: text that the pipeline puts after the prompt.
     """
 
     encoder: str
@@ -106,6 +109,9 @@ class TextPart:
     length: int
     features: tuple[int, int | None] = (0, None)
     prepared: Callable[[str], str] = str
+    before: str = ""
+    dropped: int = 0
+    after: str = ""
 
     @property
     def has_start(self) -> bool:

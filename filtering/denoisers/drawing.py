@@ -27,6 +27,8 @@ class DrawsImages(ABC):
     """The pipeline's argument that guides by the unconditional prediction."""
     separate_branches: ClassVar[bool] = False
     """Whether the pipeline calls the network once with and once without the prompt, not once with both in a row."""
+    prompt_first: ClassVar[bool] = False
+    """Where both are in a row: whether those with the prompt come first."""
 
     model: torch.nn.Module
     space: NoiseSpace
@@ -83,7 +85,39 @@ class DrawsImages(ABC):
             given["negative_prompt_embeds"] = uncond.encoder_hidden_states
             given["negative_pooled_prompt_embeds"] = uncond.pooled
         scale = guidance_scale if uncond is not None or self.distilled else 1.0
-        return {"guidance_scale": scale, **{name: value for name, value in given.items() if value is not None}}
+        return {"guidance_scale": self.scale_asked(scale), **{name: value for name, value in given.items() if value is not None}}
+
+    # -- guidance -------------------------------------------------------------------------------------------------
+
+    def guided(self, cond: torch.Tensor, uncond: torch.Tensor, guidance_scale: float) -> torch.Tensor:
+        """The prediction that the pipeline samples with, of both branches' [B, C, h, w]."""
+        return uncond + guidance_scale * (cond - uncond)
+
+    @classmethod
+    def scale_asked(cls, guidance_scale: float) -> float:
+        """The guidance scale, 1 for none, as the pipeline's argument has it; ``scale_meant`` is the way back."""
+        return guidance_scale
+
+    @classmethod
+    def scale_meant(cls, asked: float) -> float:
+        """The guidance scale, 1 for none, of a value of the pipeline's argument."""
+        return asked
+
+    @classmethod
+    def guidance(cls, pipe: Any, guidance_scale: float) -> dict[str, Any]:
+        """Arguments of a call of ``pipe`` that guide a plain prompt."""
+        return {cls.guidance_name: cls.scale_asked(guidance_scale)}
+
+    # -- the network's output ---------------------------------------------------------------------------------------
+
+    def output_rows(self, output: Any) -> torch.Tensor:
+        """The predictions [rows, ...] in what the network returned."""
+        rows: torch.Tensor = output[0] if isinstance(output, tuple) else output.sample
+        return rows
+
+    def as_output(self, rows: torch.Tensor, output: Any) -> Any:
+        """``rows`` in the form of ``output``."""
+        return (rows, *output[1:]) if isinstance(output, tuple) else type(output)(sample=rows)
 
     @abstractmethod
     def read_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:

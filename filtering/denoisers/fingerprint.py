@@ -16,7 +16,7 @@ def model_hashes(denoiser: Any, leave_out: Container[str] = ()) -> dict[str, str
     """sha256 (hex) of each part of a denoiser's pipeline, by the part's name.
 
     A network counts by the names, types and values of its weights; a scheduler by its config without diffusers' own
-    bookkeeping; a tokenizer by its vocabulary.
+    bookkeeping; a tokenizer, a processor's too, by its vocabulary and, where it has one, its chat template.
     """
     found = {}
     for name, part in sorted(denoiser.pipeline().components.items()):
@@ -24,8 +24,8 @@ def model_hashes(denoiser: Any, leave_out: Container[str] = ()) -> dict[str, str
             continue
         if isinstance(part, torch.nn.Module):
             found[name] = _weights(part)
-        elif part is not None and hasattr(part, "get_vocab"):
-            found[name] = _text([sorted(part.get_vocab().items()), int(part.model_max_length)])
+        elif hasattr(getattr(part, "tokenizer", part), "get_vocab"):
+            found[name] = _tokenizer(part)
         elif part is not None and hasattr(part, "config"):
             found[name] = _text({k: v for k, v in dict(part.config).items() if not k.startswith("_")})
     return found
@@ -34,6 +34,13 @@ def model_hashes(denoiser: Any, leave_out: Container[str] = ()) -> dict[str, str
 def total_hash(parts: dict[str, str]) -> str:
     """One hash of what ``model_hashes`` gave."""
     return _text(sorted(parts.items()))
+
+
+def _tokenizer(part: Any) -> str:
+    tokenizer = getattr(part, "tokenizer", part)
+    told = [sorted(tokenizer.get_vocab().items()), int(tokenizer.model_max_length)]
+    template = getattr(part, "chat_template", None)
+    return _text(told if template is None else [*told, template])
 
 
 def _weights(module: torch.nn.Module) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Final
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
@@ -14,7 +13,7 @@ from memsieve.filtering.denoisers.conditioning import Conditioning, TextPart
 from memsieve.filtering.denoisers.latent import LatentDenoiser
 from memsieve.filtering.denoisers.spaces import RectifiedFlow
 from memsieve.filtering.denoisers.stable_diffusion import clip_ids
-from memsieve.filtering.denoisers.stable_diffusion_3 import dynamic_shift
+from memsieve.filtering.denoisers.stable_diffusion_3 import evenly_from_noise
 
 __all__ = ["FluxDenoiser"]
 
@@ -110,9 +109,14 @@ class FluxDenoiser(LatentDenoiser):
 
     def set_timesteps(self, scheduler: Any, steps: int, resolution: int, device: torch.device) -> None:
         """As the pipeline: evenly spaced from s = 1, then shifted by the length of the sequence."""
-        tokens = (resolution // self.vae_factor // 2) ** 2
-        sigmas = np.linspace(1.0, 1.0 / steps, steps)
-        scheduler.set_timesteps(sigmas=sigmas, device=device, mu=dynamic_shift(scheduler, tokens))
+        evenly_from_noise(scheduler, steps, (resolution // self.vae_factor // 2) ** 2, device)
+
+    @classmethod
+    def guidance(cls, pipe: Any, guidance_scale: float) -> dict[str, Any]:
+        """By the embedded scale where the network has one, else by the empty prompt."""
+        if pipe.transformer.config.guidance_embeds:
+            return {"guidance_scale": guidance_scale}
+        return {cls.guidance_name: guidance_scale, "negative_prompt": ""} if guidance_scale > 1 else {}
 
     def call_arguments(
         self,

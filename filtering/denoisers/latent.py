@@ -111,22 +111,28 @@ class LatentDenoiser(DrawsImages):
 
     def _settle(self, scheduler: dict[str, Any], prediction_type: str | None, what: str, option: str) -> None:
         """What follows from the parts; refuses those that the adapter would be wrong for."""
+        noised = self._noised_as(scheduler)
         if self.space_class is VariancePreserving:
-            check_diffusion(own_scheduler(scheduler, None), what, option)
+            check_diffusion(own_scheduler(noised, None), what, option)
         else:
-            check_flow(scheduler, what, option)
+            check_flow(noised, what, option)
         self._check_network(what, option)
-        self.space = self.space_class(scheduler, prediction_type)
+        self.space = self.space_class(noised, prediction_type)
         self.noise_scheduler = self.space.noise_scheduler
-        self._own_scheduler = own_scheduler(scheduler, prediction_type)
+        self._own_scheduler = own_scheduler(scheduler, None if prediction_type == "flow" else prediction_type)
         self.prediction_type, self.num_train_timesteps = self.space.prediction_type, self.space.num_train_timesteps
         self._unconditional: Conditioning | None = None
         self.device = torch.device("cpu")
 
+    def _noised_as(self, scheduler: dict[str, Any]) -> dict[str, Any]:
+        """The config of the scheduler that noise is drawn by: the pipeline's own, unless the family samples by another
+        kind."""
+        return scheduler
+
     def _check_network(self, what: str, option: str) -> None:
         """Refuse a network that takes something else than this family gives it."""
         takes = int(self.config.in_channels) // self.packed
-        check_vae_channels(takes, int(self.vae.config.latent_channels), what, option)
+        check_vae_channels(takes, self.latent_channels, what, option)
 
     @property
     def config(self) -> Any:
@@ -139,6 +145,11 @@ class LatentDenoiser(DrawsImages):
         if self.config.get("time_cond_proj_dim") is None and not self.config.get("guidance_embeds"):
             return None
         return "guidance is distilled into it, so that it has no unconditional prediction to compare with"
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of a latent."""
+        return int(self.vae.config.latent_channels)
 
     @property
     def vae_factor(self) -> int:
@@ -168,7 +179,7 @@ class LatentDenoiser(DrawsImages):
         if resolution % factor:
             raise ValueError(f"data.resolution: {resolution} must be a multiple of {factor} for this model's VAE")
         side = resolution // self.vae_factor
-        return int(self.vae.config.latent_channels), side, side
+        return self.latent_channels, side, side
 
     @torch.no_grad()
     def latents(self, pixels: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:

@@ -21,10 +21,11 @@ def normalised(latents: Tensor, config: Any, how: Normalisation) -> Tensor:
     if how == "shift" and config.get("shift_factor") is not None:
         latents = latents - config.shift_factor
     means, stds = config.get("latents_mean"), config.get("latents_std")
+    scale = config.get("scaling_factor", 1.0)  # Qwen-Image's VAE has none
     if how == "mean_std" and means is not None and stds is not None:
         middle, spread = (latents.new_tensor(values).view(1, -1, 1, 1) for values in (means, stds))
-        return (latents - middle) * config.scaling_factor / spread
-    scaled: Tensor = latents * config.scaling_factor
+        return (latents - middle) * scale / spread
+    scaled: Tensor = latents * scale
     return scaled
 
 

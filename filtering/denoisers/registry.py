@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import Any, Final
 
 import torch
@@ -12,7 +13,7 @@ from memsieve.filtering.denoisers.lora_files import base_of, fuse_lora
 from memsieve.filtering.denoisers.model_files import JOINED, named_file
 from memsieve.filtering.denoisers.single_file import config_folder
 
-__all__ = ["DTYPES", "FAMILIES", "check_drawn", "denoiser_of", "open_denoiser"]
+__all__ = ["DTYPES", "FAMILIES", "check_drawn", "denoiser_of", "family_of", "open_denoiser"]
 
 FAMILIES: Final[dict[str, tuple[str, str]]] = {
     "StableDiffusionPipeline": ("memsieve.filtering.denoisers.stable_diffusion", "StableDiffusionDenoiser"),
@@ -20,6 +21,12 @@ FAMILIES: Final[dict[str, tuple[str, str]]] = {
     "StableDiffusion3Pipeline": ("memsieve.filtering.denoisers.stable_diffusion_3", "StableDiffusion3Denoiser"),
     "FluxPipeline": ("memsieve.filtering.denoisers.flux", "FluxDenoiser"),
     "PixArtSigmaPipeline": ("memsieve.filtering.denoisers.pixart", "PixArtSigmaDenoiser"),
+    "SanaPipeline": ("memsieve.filtering.denoisers.sana", "SanaDenoiser"),
+    "Lumina2Pipeline": ("memsieve.filtering.denoisers.lumina_2", "Lumina2Denoiser"),
+    "QwenImagePipeline": ("memsieve.filtering.denoisers.qwen_image", "QwenImageDenoiser"),
+    "ZImagePipeline": ("memsieve.filtering.denoisers.z_image", "ZImageDenoiser"),
+    "Flux2Pipeline": ("memsieve.filtering.denoisers.flux_2", "Flux2Denoiser"),
+    "Flux2KleinPipeline": ("memsieve.filtering.denoisers.flux_2_klein", "Flux2KleinDenoiser"),
 }
 """Pipeline class -> module and class of its adapter, imported when first asked for."""
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -75,6 +82,12 @@ def denoiser_of(pipe: Any, option: str = "--model") -> Any:
     return _family(type(pipe).__name__, "the pipeline", option).from_pipeline(pipe, option)
 
 
+def family_of(pipe: Any) -> Any:
+    """The adapter's class of a pipeline in memory; None where its family is not known."""
+    name = type(pipe).__name__
+    return _family(name, "the pipeline", "--model") if name in FAMILIES else None
+
+
 def check_drawn(pipe: Any, option: str = "--model") -> None:
     """Refuse a pipeline in memory, of a family known here, whose network is no text-to-image model's.
 
@@ -92,4 +105,10 @@ def _family(name: str, what: str, option: str) -> Any:
             f"{', '.join(FAMILIES)} (docs/adding-a-model.md shows how to add one)"
         )
     module, kind = FAMILIES[name]
-    return getattr(import_module(module), kind)
+    try:
+        return getattr(import_module(module), kind)
+    except ImportError as error:
+        raise ValueError(
+            f"{option}: '{what}' is a {name}, which the diffusers {version('diffusers')} and transformers "
+            f"{version('transformers')} installed here do not know ({error}): pip install -U diffusers transformers"
+        ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel, StableDiffusion3Pipeline
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
@@ -14,7 +15,7 @@ from memsieve.filtering.denoisers.latent import LatentDenoiser
 from memsieve.filtering.denoisers.spaces import RectifiedFlow
 from memsieve.filtering.denoisers.stable_diffusion import clip_ids
 
-__all__ = ["StableDiffusion3Denoiser"]
+__all__ = ["StableDiffusion3Denoiser", "dynamic_shift", "evenly_from_noise"]
 
 T5_TOKENS: Final = 256
 """What the pipeline gives T5 (``max_sequence_length``); diffusers' example trains with fewer."""
@@ -110,6 +111,12 @@ class StableDiffusion3Denoiser(LatentDenoiser):
             return
         tokens = (resolution // self.vae_factor // int(self.config.patch_size)) ** 2
         scheduler.set_timesteps(steps, device=device, mu=dynamic_shift(scheduler, tokens))
+
+
+def evenly_from_noise(scheduler: Any, steps: int, tokens: int, device: torch.device) -> None:
+    """Levels evenly spaced from s = 1, then shifted by the length of the image's sequence where the scheduler does."""
+    sigmas = np.linspace(1.0, 1.0 / steps, steps)
+    scheduler.set_timesteps(sigmas=sigmas, device=device, mu=dynamic_shift(scheduler, tokens))
 
 
 def dynamic_shift(scheduler: Any, tokens: int) -> float:

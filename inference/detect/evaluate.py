@@ -152,7 +152,7 @@ def seconds_to_generate(model: GuidedModel, prompts: Sequence[str], settings: De
     for start in range(0, len(prompts), batch):
         model.pipe(
             prompt=list(prompts[start : start + batch]), num_inference_steps=settings.schedule_steps,
-            guidance_scale=settings.guidance_scale, output_type="pt",
+            output_type="pt", **type(model.denoiser).guidance(model.pipe, settings.guidance_scale),
         )  # fmt: skip
     return (perf_counter() - began) / len(prompts)
 

@@ -40,23 +40,18 @@ def token_table(part: TextPart, prompt: str) -> TokenTable:
     """
     tokenizer, length, prompt = part.tokenizer, part.length, part.prepared(prompt)
     ids = _ids(tokenizer, prompt)
+    head, tail = _ids(tokenizer, part.before)[part.dropped :], _ids(tokenizer, part.after)
     specials = int(tokenizer.num_special_tokens_to_add(pair=False))
-    start = 1 if specials > 1 and part.has_start else 0
-    kept = ids[: length - specials]
-    words = prompt.split()
-    owners, words = _owners(tokenizer, ids, words)
-    tokens: list[Token] = []
-    for position in range(length):
-        inside = position - start
-        if inside < 0:
-            tokens.append(Token(position, str(tokenizer.bos_token), "start", None))
-        elif inside < len(kept):
-            text = tokenizer.decode([kept[inside]]).strip()
-            tokens.append(Token(position, text, "word", owners[inside]))
-        elif inside < len(kept) + specials - start:
-            tokens.append(Token(position, str(tokenizer.eos_token), "end", None))
-        else:
-            tokens.append(Token(position, str(tokenizer.pad_token), "padding", None))
+    start = 1 if part.has_start else 0
+    kept = ids[: max(length - specials - len(head), 0)]
+    owners, words = _owners(tokenizer, prompt, ids)
+    row: list[tuple[str, Kind, int | None]] = [(str(tokenizer.bos_token), "start", None)] * start
+    row += [(_text(tokenizer, one), "start", None) for one in head]
+    row += [(_text(tokenizer, one), "word", word) for one, word in zip(kept, owners, strict=False)]
+    row += [(_text(tokenizer, one), "end", None) for one in tail]
+    row += [(str(tokenizer.eos_token), "end", None)] * (specials - start)
+    row += [(str(tokenizer.pad_token), "padding", None)] * (length - len(row))
+    tokens = [Token(position, *told) for position, told in enumerate(row[:length])]
     cut = str(tokenizer.decode(ids[len(kept) :])).strip() if len(kept) < len(ids) else ""
     return TokenTable(tokens, words, cut)
 
@@ -71,10 +66,27 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids)
 
 
-def _owners(tokenizer: Any, ids: Sequence[int], words: list[str]) -> tuple[list[int], list[str]]:
+def _text(tokenizer: Any, token: int) -> str:
+    return str(tokenizer.decode([token])).strip()
+
+
+def _owners(tokenizer: Any, prompt: str, ids: Sequence[int]) -> tuple[list[int], list[str]]:
     """The word of each token. CLIP and T5 tokenizers never join tokens across white space, so the words' own tokens
-    in a row are the prompt's; where a tokenizer does (or normalises the space itself), every token is its own word."""
+    in a row are the prompt's. Others keep a space with the word behind it, and are asked where a token's text ends;
+    where they cannot say, every token is its own word."""
+    words = prompt.split()
     pieces = [_ids(tokenizer, word) for word in words]
     if [piece for word in pieces for piece in word] == list(ids):
         return [number for number, word in enumerate(pieces) for _ in word], words
+    if words and getattr(tokenizer, "is_fast", False):
+        told = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        if list(told.input_ids) == list(ids):
+            return [_word_at(prompt, words, end) for _, end in told.offset_mapping], words
     return list(range(len(ids))), [tokenizer.decode([piece]).strip() for piece in ids]
+
+
+def _word_at(prompt: str, words: list[str], end: int) -> int:
+    """The number of the word that the text of a prompt up to ``end`` ends in; in white space that of the next."""
+    before = len(prompt[:end].split())
+    inside = end > 0 and not prompt[end - 1].isspace()
+    return min(max(before - 1 if inside else before, 0), len(words) - 1)

@@ -15,7 +15,7 @@ from torch import Tensor
 from memsieve.filtering.denoisers.base import Denoiser
 from memsieve.inference.step import Seen
 
-__all__ = ["BranchReader", "Branches"]
+__all__ = ["BranchReader", "Branches", "halves", "in_a_row"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +34,22 @@ class Branches:
         return delta[:, : latents.shape[1]] if delta.ndim == latents.ndim else delta
 
 
+def halves(rows: Tensor, prompt_first: bool) -> tuple[Tensor, Tensor]:
+    """(without, with) the prompt, of the predictions of one call of the network."""
+    first, second = rows.chunk(2)
+    return (second, first) if prompt_first else (first, second)
+
+
+def in_a_row(without: Tensor, with_: Tensor, prompt_first: bool) -> Tensor:
+    """``halves`` the other way round."""
+    return torch.cat([with_, without] if prompt_first else [without, with_])
+
+
 class BranchReader:
     """Reads one call of a pipeline, which draws ``images``; ``steps`` counts the guided steps.
 
-    A network is called once a step with twice as many rows as images (without the prompt, then with it), or, in
-    families with ``separate_branches``, with the prompt and then without it on the same latents. Other calls are steps
+    A network is called once a step with twice as many rows as images (without the prompt, then with it, or the other
+    way round in families with ``prompt_first``), or, in families with ``separate_branches``, with the prompt and then without it on the same latents. Other calls are steps
     without guidance.
     """
 
@@ -52,7 +63,7 @@ class BranchReader:
         Raises:
             ValueError: the call's first step is not guided, or the number of rows fits neither way of calling.
         """
-        prediction = output[0] if isinstance(output, tuple) else output.sample
+        prediction = self.denoiser.output_rows(output)
         model_input, timestep, states = self.denoiser.read_call(args, kwargs)
         if self.denoiser.separate_branches:
             return self._second(kwargs["hidden_states"], prediction, Seen(model_input, timestep, states, states))
@@ -66,8 +77,9 @@ class BranchReader:
                 "an image without guidance and two with it; give latents and embeddings of one row an image"
             )
         half = self.images
-        cond, uncond = states.rows(slice(half, None)), states.rows(slice(half))
-        without, with_ = prediction.chunk(2)
+        first, second = states.rows(slice(half)), states.rows(slice(half, None))
+        cond, uncond = (first, second) if self.denoiser.prompt_first else (second, first)
+        without, with_ = halves(prediction, self.denoiser.prompt_first)
         return self._step(without, with_, Seen(model_input[half:], timestep, cond, uncond))
 
     def finish(self) -> None:

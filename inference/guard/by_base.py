@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from memsieve.inference.base import Base
-from memsieve.inference.guard.branches import Branches
+from memsieve.inference.guard.branches import Branches, halves, in_a_row
 from memsieve.inference.step import norm_of
 
 __all__ = ["BaseCalls"]
@@ -21,11 +21,10 @@ class BaseCalls:
 
     Args:
         base: its network takes the pipeline's own embeddings.
-        separate: whether the family calls its network once for each branch, first with the prompt.
     """
 
-    def __init__(self, base: Base, separate: bool) -> None:
-        self.base, self.separate = base, separate
+    def __init__(self, base: Base) -> None:
+        self.base, self.separate = base, base.denoiser.separate_branches
         self._before: Call = ((), {})
         self._now: Call = ((), {})
         self._known: tuple[Tensor, Tensor] | None = None
@@ -43,16 +42,14 @@ class BaseCalls:
             with_, without = (self._predicted(call) for call in (self._before, self._now))
             self._known = without, with_
         elif self._known is None:
-            without, with_ = self._predicted(self._now).chunk(2)
-            self._known = without, with_
+            self._known = halves(self._predicted(self._now), self.base.denoiser.prompt_first)
         return self._known
 
     def _predicted(self, call: Call) -> Tensor:
         args, kwargs = call
         kind = next(self.base.network.parameters()).dtype
         output = self.base.network(*(_as(value, kind) for value in args), **_as(kwargs, kind))
-        found: Tensor = output[0] if isinstance(output, tuple) else output.sample
-        return found
+        return self.base.denoiser.output_rows(output)
 
     @torch.no_grad()
     def drift(self, both: Branches, factor: float) -> Tensor:
@@ -71,8 +68,9 @@ class BaseCalls:
         own = (both.without, both.with_)
         keep = held.to(own[0].device).view(-1, *([1] * (own[0].ndim - 1)))
         if not self.separate:
-            return torch.cat([torch.where(keep, base.to(mine.dtype), mine) for base, mine in
-                              zip((without, with_), own, strict=True)])  # fmt: skip
+            both = [torch.where(keep, base.to(mine.dtype), mine) for base, mine in
+                    zip((without, with_), own, strict=True)]  # fmt: skip
+            return in_a_row(both[0], both[1], self.base.denoiser.prompt_first)
         # cond has been returned already: uncond := u' with u' + scale (cond - u') = what the base is guided to
         guided = without + scale * (with_ - without)
         instead = (scale * own[1] - guided.to(own[1].dtype)) / (scale - 1.0)
@@ -81,6 +79,8 @@ class BaseCalls:
 
 def _as(value: Any, kind: torch.dtype) -> Any:
     """Arguments in the base's precision; numbers that are no weights' (timesteps, ids) stay as they are."""
+    if isinstance(value, list):
+        return [_as(one, kind) for one in value]
     if isinstance(value, dict):
         return {name: _as(one, kind) for name, one in value.items()}
     if isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 1:

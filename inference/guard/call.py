@@ -47,24 +47,34 @@ def guided_by(denoiser: Denoiser, pipeline: type, call: dict[str, Any]) -> float
         ValueError: the call asks for no guidance.
     """
     name = denoiser.guidance_name
-    scale = float(call.get(name, inspect.signature(pipeline.__call__).parameters[name].default))
+    takes = inspect.signature(pipeline.__call__).parameters
+    asked = float(call.get(name, takes[name].default))
+    scale = denoiser.scale_meant(asked)
     if not scale > 1:
         raise ValueError(
-            f"{name} = {scale:g}: must be above 1; without guidance the pipeline never computes the unconditional "
-            "branch that the guard compares with"
+            f"{name} = {asked:g}: must be above {asked - scale + 1:g}; without guidance the pipeline never computes "
+            "the unconditional branch that the guard compares with"
         )
-    if not denoiser.separate_branches:
+    if not denoiser.separate_branches or "negative_prompt" not in takes:
         return scale
-    names = ("negative_prompt_embeds", "negative_pooled_prompt_embeds")
+    names = [part for part in ("negative_prompt_embeds", "negative_pooled_prompt_embeds") if part in takes]
     given = [call.get(part) is not None for part in names]
     if any(given) and not all(given):
-        raise ValueError(f"{names[0]}, {names[1]}: must be given together, or this pipeline does not guide")
-    if not all(given) and call.setdefault("negative_prompt", "") is None:
+        raise ValueError(f"{', '.join(names)}: must be given together, or this pipeline does not guide")
+    if not all(given) and call.setdefault("negative_prompt", _empty(call)) is None:
         raise ValueError(
             'negative_prompt = None: must be a text, "" for none; with None this pipeline does not guide, whatever '
             f"{name} says, and never computes the unconditional branch that the guard compares with"
         )
     return scale
+
+
+def _empty(call: dict[str, Any]) -> str | list[str]:
+    """An empty prompt for each prompt of a call."""
+    prompt, embeddings = call.get("prompt"), call.get("prompt_embeds")
+    if prompt is None and embeddings is not None and len(embeddings) > 1:
+        return [""] * len(embeddings)
+    return [""] * len(prompt) if isinstance(prompt, list) else ""
 
 
 def refuse_unmeasured(pipeline: type, call: dict[str, Any], has_threshold: bool) -> None:

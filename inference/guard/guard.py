@@ -24,7 +24,7 @@ from memsieve.filtering.conformal import critical_value
 from memsieve.filtering.denoisers.lora import AdapterOff, adapter_off, has_adapter
 from memsieve.inference.detect.detect import check_rate
 from memsieve.inference.gradients import check_differentiable
-from memsieve.inference.guard.branches import Branches, BranchReader
+from memsieve.inference.guard.branches import Branches, BranchReader, in_a_row
 from memsieve.inference.guard.by_base import BaseCalls
 from memsieve.inference.guard.call import bound, guided_by, images_of, refuse_unmeasured
 from memsieve.inference.guard.levels import OrdinaryLevels
@@ -113,7 +113,7 @@ class MemorizationGuard:
         self._off, self._may_stop, self._scale = False, False, 1.0
         self._reader = BranchReader(self._model.denoiser, 1)
         beside = self._model.base
-        self._by_base = None if beside is None else BaseCalls(beside, self._model.denoiser.separate_branches)
+        self._by_base = None if beside is None else BaseCalls(beside)
         self._held = torch.zeros(0, dtype=torch.bool)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -181,7 +181,7 @@ class MemorizationGuard:
         changed = self._changed(both)
         if changed is None:
             return None
-        return (changed, *output[1:]) if isinstance(output, tuple) else type(output)(sample=changed)
+        return self._model.denoiser.as_output(changed, output)
 
     def _drift(self, both: Branches, factor: float) -> Tensor | None:
         """How far each image's prediction lies from the base's; None where that is not known."""
@@ -215,7 +215,7 @@ class MemorizationGuard:
         keep = self._held.to(with_.device).view(-1, *([1] * (with_.ndim - 1)))
         if not self._model.denoiser.separate_branches:
             # cond := uncond makes uncond + scale (cond - uncond) the unguided prediction
-            return torch.cat([without, torch.where(keep, without, with_)])
+            return in_a_row(without, torch.where(keep, without, with_), self._model.denoiser.prompt_first)
         # cond has been returned already: uncond := u' with u' + scale (cond - u') = uncond
         instead = (self._scale * with_ - without) / (self._scale - 1.0)
         return torch.where(keep, instead, without)

@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 
 from memsieve.filtering.denoisers.fingerprint import model_hashes
 from memsieve.filtering.denoisers.registry import denoiser_of, open_denoiser
-from tests.tiny_models import TINY_FAMILIES, tiny_family
+from tests.guided_calls import guidance, network_of, prediction_of
+from tests.tiny_models import FLOW, TINY_FAMILIES, side_of, tiny_family
 
 Folder = Callable[[str], Path]
 
 PROMPTS = ["cat dog", "red hat on a mat"]
-
-
-def pipe_options(pipe: Any, scale: float) -> dict[str, Any]:
-    """How the family's pipeline is told to guide by ``scale``, and to leave prompt and size alone."""
-    names = inspect.signature(type(pipe).__call__).parameters
-    found: dict[str, Any] = {name: False for name in ("use_resolution_binning", "clean_caption") if name in names}
-    if "true_cfg_scale" in names and not pipe.transformer.config.guidance_embeds:
-        return {**found, "true_cfg_scale": scale, "negative_prompt": ""}
-    return {**found, "guidance_scale": scale}
 
 
 @pytest.mark.parametrize("name", TINY_FAMILIES)
@@ -35,12 +26,13 @@ def test_a_prompt_and_its_embeddings_give_the_same_image(name: str, family_folde
     pipe = DiffusionPipeline.from_pretrained(family_folder(name))
     pipe.set_progress_bar_config(disable=True)
     denoiser = open_denoiser(str(family_folder(name)))
-    options: dict[str, Any] = {"num_inference_steps": 3, "height": 16, "width": 16, "output_type": "pt"}
-    noise = torch.randn(2, *denoiser.latent_shape(16), generator=torch.Generator().manual_seed(0))
+    side = side_of(name)
+    options: dict[str, Any] = {"num_inference_steps": 3, "height": side, "width": side, "output_type": "pt"}
+    noise = torch.randn(2, *denoiser.latent_shape(side), generator=torch.Generator().manual_seed(0))
     cond = denoiser.conditioning(PROMPTS)
     uncond = None if denoiser.distilled else denoiser.unconditional(2)
     arguments = denoiser.call_arguments(cond, uncond, 3.0, noise)
-    expected = pipe(PROMPTS, latents=arguments["latents"], **pipe_options(pipe, 3.0), **options).images
+    expected = pipe(prompt=PROMPTS, latents=arguments["latents"], **guidance(pipe, 3.0, 2), **options).images
     assert expected.std() > 0.05 and torch.allclose(pipe(**arguments, **options).images, expected, atol=1e-5)
     if uncond is not None:
         unguided = pipe(**denoiser.call_arguments(cond, None, 3.0, noise), **options).images
@@ -55,11 +47,12 @@ def test_the_network_is_called_as_the_pipeline_calls_it(name: str) -> None:
     hook = denoiser.model.register_forward_hook(
         lambda module, args, kwargs, output: calls.append((args, kwargs, output)), with_kwargs=True
     )
-    pipe(PROMPTS, num_inference_steps=2, height=16, width=16, output_type="latent", **pipe_options(pipe, 3.0))
+    side = side_of(name)
+    pipe(prompt=PROMPTS, num_inference_steps=2, height=side, width=side, output_type="latent", **guidance(pipe, 3.0, 2))
     hook.remove()
     args, kwargs, output = calls[0]
     noisy, timestep, conditioning = denoiser.read_call(args, kwargs)
-    assert noisy.shape[1:] == denoiser.latent_shape(16) and len(noisy) == len(conditioning)
+    assert noisy.shape[1:] == denoiser.latent_shape(side) and len(noisy) == len(conditioning)
     alone = len(calls) == 2  # one call a step: both branches in a row, or none
     assert len(noisy) == (4 if alone and denoiser.distilled is None else 2)
     assert denoiser.separate_branches or alone
@@ -67,7 +60,8 @@ def test_the_network_is_called_as_the_pipeline_calls_it(name: str) -> None:
         first, second = noisy.chunk(2)
         assert torch.equal(first, second)
         unconditional = denoiser.unconditional(2).encoder_hidden_states
-        assert torch.allclose(conditioning.encoder_hidden_states[:2], unconditional, atol=1e-6)
+        first = conditioning.encoder_hidden_states[slice(2, None) if denoiser.prompt_first else slice(2)]
+        assert torch.allclose(first, unconditional, atol=1e-6)
     times = timestep.expand(len(noisy)) if timestep.ndim == 0 else timestep
     if denoiser.config.get("guidance_embeds"):
         type(denoiser).embedded_guidance, kept = 3.0, type(denoiser).embedded_guidance
@@ -77,26 +71,54 @@ def test_the_network_is_called_as_the_pipeline_calls_it(name: str) -> None:
     finally:
         if denoiser.config.get("guidance_embeds"):
             type(denoiser).embedded_guidance = kept
-    theirs = output[0]
+    theirs = prediction_of(output)
     if theirs.ndim == 3:  # packed
         theirs = denoiser._unpack(theirs, *noisy.shape[-2:])
+    if name in ("z_image", "lumina_2"):  # whose pipelines turn its sign
+        theirs = -theirs.reshape(ours.shape)
     assert torch.allclose(ours, theirs[:, : ours.shape[1]], atol=1e-6) and ours.std() > 0.05
 
 
 @pytest.mark.parametrize("name", TINY_FAMILIES)
 def test_latents_are_those_that_the_pipeline_decodes(name: str) -> None:
-    """encode -> latents -> the pipeline's own scaling back: what went into the VAE's decoder."""
+    """encode -> latents -> the pipeline's own way back, which ends in the VAE's decoder."""
     pipe = tiny_family(name)
-    denoiser = denoiser_of(pipe)
-    pixels = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    noise = torch.randn(2, *denoiser.latent_shape(16), generator=torch.Generator().manual_seed(2))
-    with torch.no_grad():
-        posterior = pipe.vae.encode(pixels).latent_dist
-    raw = posterior.mean + posterior.std * noise
-    shift = pipe.vae.config.get("shift_factor") or 0.0
+    denoiser, side = denoiser_of(pipe), side_of(name)
+    pixels = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    noise = torch.randn(2, *denoiser.latent_shape(side), generator=torch.Generator().manual_seed(2))
+    raw = encoded(name, pipe, pixels, noise)
     latents = denoiser.latents(pixels, noise)
-    assert torch.allclose(latents / pipe.vae.config.scaling_factor + shift, raw, atol=1e-5) and latents.std() > 0.01
-    assert (shift > 0) == (name in ("sd3", "flux", "flux_guided"))
+    assert latents.shape == noise.shape and latents.std() > 0.01
+    decoded: list[torch.Tensor] = []
+    decode = pipe.vae.decode
+    pipe.vae.decode = lambda given, **options: (decoded.append(given), decode(given, **options))[1]  # type: ignore[func-returns-value]
+    # One step from the latents, whose prediction is made zero: what is decoded are the latents themselves.
+    network = network_of(pipe)
+    network.register_forward_hook(lambda module, args, output: zeros_like(output))
+    pipe.scheduler = FlowMatchEulerDiscreteScheduler() if name in FLOW else pipe.scheduler
+    cond = denoiser.conditioning(PROMPTS)
+    arguments = denoiser.call_arguments(cond, None, 1.0, latents)
+    if name not in FLOW:  # which scale what they predict from
+        assert torch.allclose(latents / pipe.vae.config.scaling_factor, raw, atol=1e-5)
+        return
+    pipe(**arguments, num_inference_steps=1, height=side, width=side, output_type="pt")
+    assert torch.allclose(decoded[0].reshape(raw.shape), raw, atol=1e-5)
+
+
+def encoded(name: str, pipe: Any, pixels: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """What the VAE makes of ``pixels``, as diffusers' example takes it: sampled, its mode, or what it gives."""
+    with torch.no_grad():
+        if name == "sana":
+            return pipe.vae.encode(pixels).latent  # type: ignore[no-any-return]
+        posterior = pipe.vae.encode(pixels.unsqueeze(2) if name == "qwen_image" else pixels).latent_dist
+    if name in ("z_image", "flux_2", "flux_2_klein"):
+        return posterior.mode()  # type: ignore[no-any-return]
+    return posterior.mean + posterior.std * noise.reshape(posterior.mean.shape)  # type: ignore[no-any-return]
+
+
+def zeros_like(output: Any) -> Any:
+    """Zeros in the form of a network's output."""
+    return ([torch.zeros_like(row) for row in output[0]] if isinstance(output[0], list) else torch.zeros_like(output[0]),)
 
 
 @pytest.mark.parametrize("name", TINY_FAMILIES)
