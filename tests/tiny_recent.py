@@ -53,6 +53,9 @@ __all__ = ["flux_2", "flux_2_klein", "lumina_2_pipeline", "qwen_image_pipeline",
 
 PRINTABLE = [chr(code) for code in range(33, 127)]
 JOINED = [("c", "a"), ("ca", "t"), ("d", "o"), ("do", "g")]
+SPREAD = 0.3
+"""Of the language models' weights: with the usual .02, Flux.2's network is told next to nothing, layers being unnormed.
+"""
 CHAT = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n"
@@ -116,6 +119,7 @@ def flux_2() -> Flux2Pipeline:
     text = {
         "model_type": "mistral", "vocab_size": len(tokenizer), "hidden_size": 8, "intermediate_size": 8,
         "num_hidden_layers": 30, "num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 8,
+        "initializer_range": SPREAD,
     }  # fmt: skip
     vision = {
         "model_type": "pixtral", "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
@@ -206,6 +210,7 @@ def _qwen3_config(tokenizer: Any, layers: int, width: int) -> Qwen3Config:
     return Qwen3Config(
         vocab_size=len(tokenizer), hidden_size=width, intermediate_size=width, num_hidden_layers=layers,
         num_attention_heads=1, num_key_value_heads=1, head_dim=8, max_position_embeddings=1024, use_cache=False,
+        initializer_range=SPREAD,
     )  # fmt: skip
 
 

@@ -32,7 +32,8 @@ from memsieve.train.session import Session
 from memsieve.train.set_up import set_up
 from memsieve.train.visits import draw_visits, training_samples
 from tests.conftest import SEED, THREADS
-from tests.tiny_models import LETTERS, tiny_pipeline
+from tests.tiny_models import DISTILLED as UNGUIDED
+from tests.tiny_models import LETTERS, side_of, tiny_pipeline
 
 ROOT = Path(__file__).parents[2]
 DISTILLED = {"signals": ["reference_residual"], "record": []}
@@ -286,8 +287,9 @@ def make_family(family_folder: Callable[[str], Path], shards: Path, tmp_path: Pa
     """A config of a few steps of a family, filtered."""
 
     def config(name: str, output: str = "run", **sections: Any) -> RunConfig:
-        filter = {**(DISTILLED if name == "flux" else GUIDED), **sections.pop("filter", {})}
+        filter = {**(DISTILLED if name in UNGUIDED else GUIDED), **sections.pop("filter", {})}
         train = {"steps": 4, **sections.pop("train", {})}
+        sections["data"] = {"resolution": side_of(name), **sections.get("data", {})}
         return tiny_config(family_folder(name), shards, tmp_path / output, filter=filter, train=train, **sections)
 
     return config

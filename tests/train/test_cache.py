@@ -22,7 +22,7 @@ from memsieve.train.config import RunConfig
 from memsieve.train.loop import fit
 from memsieve.train.session import Session
 from memsieve.train.set_up import set_up
-from tests.tiny_models import TINY_FAMILIES, tiny_family
+from tests.tiny_models import DISTILLED, TINY_FAMILIES, side_of, tiny_family
 from tests.train.conftest import save_tiny_model, tiny_config
 
 MakeConfig = Callable[..., RunConfig]
@@ -172,11 +172,11 @@ def test_pixels_name_an_image() -> None:
 def test_every_family(name: str, shards: Path, tmp_path: Path) -> None:
     """Pooled embeddings and masks come back too."""
     tiny_family(name).save_pretrained(tmp_path / "model", safe_serialization=True)
-    record = [] if name == "flux" else ["magnitude"]
+    record = [] if name in DISTILLED else ["magnitude"]
     losses = []
     for output in ("live", "cached"):
         config = tiny_config(
-            tmp_path / "model", shards, tmp_path / output, filter={"record": record},
+            tmp_path / "model", shards, tmp_path / output, filter={"record": record}, data={"resolution": side_of(name)},
             train={"steps": 3, "cache": str(tmp_path / "cache") if output == "cached" else None},
         )  # fmt: skip
         session, summary = finished(config)

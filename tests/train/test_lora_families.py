@@ -18,15 +18,16 @@ from memsieve.filtering.signals import SIGNALS
 from memsieve.inference.generate import load_pipeline
 from memsieve.train.loop import fit, window_batches
 from memsieve.train.set_up import set_up
-from tests.tiny_models import TINY_FAMILIES, tiny_family
+from tests.guided_calls import guidance
+from tests.tiny_models import DISTILLED, recent_slow, side_of, tiny_family
 from tests.train.conftest import tiny_config
 
 
-@pytest.mark.parametrize("name", TINY_FAMILIES)
+@pytest.mark.parametrize("name", recent_slow())
 def test_a_family_trains_its_adapter(name: str, shards: Path, tmp_path: Path) -> None:
     """With the filter on, its reference being the network with the adapter switched off."""
     tiny_family(name).save_pretrained(tmp_path / "base", safe_serialization=True)
-    record = [] if name == "flux" else ["magnitude"]
+    record = [] if name in DISTILLED else ["magnitude"]
     config = tiny_config(
         tmp_path / "base",
         shards,
@@ -35,6 +36,7 @@ def test_a_family_trains_its_adapter(name: str, shards: Path, tmp_path: Path) ->
         filter={"signals": ["reference_residual"], "record": record},
         train={"steps": 3},
         optimizer={"lr": 3e-2},
+        data={"resolution": side_of(name)},
         validation={"prompts": ["a cat"], "sampling_steps": 1, "held_out_pairs": 4, "held_out_draws": 1},
         checkpoint={"export": True},
     )
@@ -69,7 +71,8 @@ def drawn_alike(name: str, session: Any, base: Path, lora: Path) -> bool:
     for pipe in (trained, plain, open_denoiser(str(lora)).pipeline(), load_pipeline(lora)):
         pipe.scheduler = session.denoiser.sampler()
         pipe.set_progress_bar_config(disable=True)
-        options: dict[str, Any] = {"num_inference_steps": 2, "output_type": "np", "height": 16, "width": 16}
-        options |= {"use_resolution_binning": False} if name == "pixart" else {}
-        drawn.append(pipe("a cat", generator=torch.Generator().manual_seed(0), **options).images)
+        side = side_of(name)
+        options: dict[str, Any] = {"num_inference_steps": 2, "output_type": "np", "height": side, "width": side}
+        options |= guidance(pipe, 1.0 if name in DISTILLED else 3.0)
+        drawn.append(pipe(prompt="a cat", generator=torch.Generator().manual_seed(0), **options).images)
     return all(np.abs(images - drawn[0]).max() < 1e-4 for images in drawn)

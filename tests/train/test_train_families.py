@@ -18,9 +18,10 @@ from memsieve.train.loop import fit, window_batches
 from memsieve.train.probes import validation_images
 from memsieve.train.session import Session
 from memsieve.train.set_up import set_up
-from tests.tiny_models import TINY_FAMILIES, tiny_family
+from tests.guided_calls import guidance
+from tests.tiny_models import DISTILLED, FLOW, TINY_FAMILIES, recent_slow, side_of, tiny_family
+from tests.train.recent_examples import EXAMPLES, example_latents
 
-FLOW = ("sd3", "flux", "flux_guided")
 Make = Callable[..., RunConfig]
 
 
@@ -37,7 +38,9 @@ def example_loss(name: str, pipe: Any, batch: Any) -> torch.Tensor:
     captions = [visit.caption for visit in batch.visits]
     model_input, noise, timesteps = batch.latents, batch.noise, batch.timesteps
     if name in FLOW:
-        scheduler = FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config)
+        config = pipe.scheduler.config
+        shift = config.get("flow_shift")  # of Sana's DPM-Solver, which its example leaves out: see the adapter
+        scheduler = FlowMatchEulerDiscreteScheduler.from_config({**config, **({"shift": shift} if shift else {})})
         indices = [int((scheduler.timesteps - t).abs().argmin()) for t in timesteps]
         sigmas = scheduler.sigmas[indices].view(-1, 1, 1, 1)
         assert torch.equal(scheduler.timesteps[indices], timesteps)
@@ -46,7 +49,9 @@ def example_loss(name: str, pipe: Any, batch: Any) -> torch.Tensor:
     else:
         scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
         noisy, target = scheduler.add_noise(model_input, noise, timesteps), noise
-    if name == "sd":
+    if name in EXAMPLES:
+        prediction = EXAMPLES[name](pipe, captions, noisy, timesteps)
+    elif name == "sd":
         prediction = pipe.unet(noisy, timesteps, pipe.encode_prompt(captions, "cpu", 1, False)[0]).sample
     elif name == "sdxl":
         states, _, pooled, _ = pipe.encode_prompt(captions, device="cpu", do_classifier_free_guidance=False)
@@ -81,7 +86,7 @@ def example_loss(name: str, pipe: Any, batch: Any) -> torch.Tensor:
     return torch.mean((weighting * (prediction.float() - target.float()) ** 2).reshape(len(target), -1), 1).mean()
 
 
-def raw_latents(pipe: Any, session: Session, batch: Any, rows: list[Any]) -> torch.Tensor:
+def raw_latents(name: str, pipe: Any, session: Session, batch: Any, rows: list[Any]) -> torch.Tensor:
     """The batch's latents once more: VAE and its scale and shift as in the examples."""
     from memsieve.filtering.data.draws import normal_like, row_generator
 
@@ -91,11 +96,7 @@ def raw_latents(pipe: Any, session: Session, batch: Any, rows: list[Any]) -> tor
         draw.integers(1000)
         normal_like(draw, batch.noise.shape[1:])
         noises.append(normal_like(draw, batch.noise.shape[1:]))
-    with torch.no_grad():
-        posterior = pipe.vae.encode(torch.stack([row.pixels for row in rows])).latent_dist
-    sampled = posterior.mean + posterior.std * torch.stack(noises)
-    latents: torch.Tensor = (sampled - (pipe.vae.config.get("shift_factor") or 0.0)) * pipe.vae.config.scaling_factor
-    return latents
+    return example_latents(name, pipe, torch.stack([row.pixels for row in rows]), torch.stack(noises))
 
 
 @pytest.mark.parametrize("name", TINY_FAMILIES)
@@ -112,7 +113,7 @@ def test_loss_and_gradient_of_a_step_are_the_examples(name: str, make: Make) -> 
     network = getattr(pipe, "unet", None) or pipe.transformer
     before = {n: p.detach().clone() for n, p in session.model.named_parameters()}
     assert all(torch.equal(before[n], p) for n, p in network.named_parameters()), "the same network"
-    assert torch.allclose(batch.latents, raw_latents(pipe, session, batch, rows), atol=1e-6)
+    assert torch.allclose(batch.latents, raw_latents(name, pipe, session, batch, rows), atol=1e-6)
     loss = example_loss(name, pipe, batch)
     loss.backward()
     result = session.trainer.train([batch])
@@ -142,7 +143,7 @@ def vector(pipe: Any) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in network.parameters()])
 
 
-@pytest.mark.parametrize("name", TINY_FAMILIES)
+@pytest.mark.parametrize("name", recent_slow())
 def test_train_resume_export_and_draw(name: str, make: Make, family_folder: Callable[[str], Path]) -> None:
     """Filtered; stopped after two steps and resumed it is the run that was not stopped, and diffusers loads it."""
     options: dict[str, Any] = {
@@ -166,12 +167,16 @@ def test_train_resume_export_and_draw(name: str, make: Make, family_folder: Call
     rows = read_ledger(whole.output / "ledger").to_pylist()
     assert all(0 <= row["timestep"] <= 1000 for row in rows)
     pipes[0].set_progress_bar_config(disable=True)
-    options = {"use_resolution_binning": False} if name == "pixart" else {}
-    images = pipes[0]("pair 1", num_inference_steps=2, height=16, width=16, output_type="pt", **options).images
-    assert images.shape == (1, 3, 16, 16) and torch.isfinite(images).all()
+    options, side = guidance(pipes[0], 1.0 if name in DISTILLED else 3.0), side_of(name)
+    images = pipes[0](
+        prompt="pair 1", num_inference_steps=2, height=side, width=side, output_type="pt", **options
+    ).images
+    assert images.shape == (1, 3, side, side) and torch.isfinite(images).all()
 
 
-@pytest.mark.parametrize("name", ["sdxl", "sd3", "flux", "pixart"])
+@pytest.mark.parametrize(
+    "name", recent_slow(["sdxl", "sd3", "flux", "pixart", "sana", "z_image", "qwen_image", "flux_2_klein"])
+)
 def test_signals_are_the_formulas(name: str, make: Make) -> None:
     """Every signal that the family has, of one batch and after two steps, from predictions of our own."""
     session = set_up(make(name, train={"caption_dropout": 0.0, "steps": 8}, optimizer={"lr": 0.02}))
@@ -181,6 +186,8 @@ def test_signals_are_the_formulas(name: str, make: Make) -> None:
     for _ in range(2):
         session.trainer.train(window_batches(session, next(loader)))
     batch = window_batches(session, next(loader))[0]
+    while not any(batch.usable):  # a large shift leaves few draws below filter.max_timestep
+        batch = window_batches(session, next(loader))[0]
     assert session.scorer is not None
     found = session.scorer.measure(batch).signals
     denoiser, states = session.denoiser, batch.conditioning
@@ -202,7 +209,7 @@ def test_signals_are_the_formulas(name: str, make: Make) -> None:
     with torch.no_grad():
         uncond = denoiser.predict(session.model, batch.noisy, batch.timesteps, denoiser.unconditional(len(eps)))
     delta = (cond - uncond).flatten(1).norm(dim=1) * denoiser.epsilon_factor(batch.timesteps).float()
-    assert torch.allclose(found["magnitude"][readable], delta[readable], rtol=1e-3, atol=1e-5) and delta.max() > 0.05
+    assert torch.allclose(found["magnitude"][readable], delta[readable], rtol=1e-3, atol=1e-5) and delta.max() > 0.02
 
 
 def test_logit_normal_draws_the_middle_more_often(make: Make) -> None:
@@ -218,7 +225,7 @@ def test_logit_normal_draws_the_middle_more_often(make: Make) -> None:
     assert torch.equal(uniform.argsort(), normal.argsort()), "the same draws, on another scale"
 
 
-@pytest.mark.parametrize("name", TINY_FAMILIES)
+@pytest.mark.parametrize("name", recent_slow())
 def test_half_precision_text_encoders(name: str, make: Make) -> None:
     """Frozen encoders in bfloat16, network and VAE in float32: about the same embeddings, and a run."""
     config = make(name, model={"path": str(make(name).model.path), "text_encoder_dtype": "bfloat16"})
@@ -234,18 +241,19 @@ def test_half_precision_text_encoders(name: str, make: Make) -> None:
     difference = (batch.conditioning.encoder_hidden_states - full.encoder_hidden_states)[kept].abs().mean()
     assert 0 < difference < 0.03 * full.encoder_hidden_states.abs().max()
     assert session.trainer.train([batch]).loss > 0
-    options: dict[str, Any] = {"seed": 0, "steps": 2, "guidance_scale": 3.0, "resolution": 16}
+    side = side_of(name)
+    options: dict[str, Any] = {"seed": 0, "steps": 2, "guidance_scale": 3.0, "resolution": side}
     (image,) = validation_images(session.denoiser, session.model, ["cat"], **options)
-    assert image.size == (16, 16)
+    assert image.size == (side, side)
     assert {p.dtype for p in session.denoiser.text_encoder.parameters()} == {torch.bfloat16}, "as it was"
 
 
-@pytest.mark.parametrize("name", TINY_FAMILIES)
+@pytest.mark.parametrize("name", recent_slow())
 def test_a_half_precision_network_under_deepspeed_takes_float32(name: str) -> None:
     """Nested conditioning too; the timesteps that it is told are not rounded to half precision."""
     pipe = tiny_family(name)
     denoiser = denoiser_of(pipe)
-    noisy = torch.randn(2, *denoiser.latent_shape(16), generator=torch.Generator().manual_seed(0))
+    noisy = torch.randn(2, *denoiser.latent_shape(side_of(name)), generator=torch.Generator().manual_seed(0))
     t, states = denoiser.timesteps_at(torch.tensor([400, 901])), denoiser.conditioning(["cat", "dog"])
     with torch.no_grad():
         full = denoiser.predict(denoiser.model, noisy, t, states)
@@ -256,7 +264,10 @@ def test_a_half_precision_network_under_deepspeed_takes_float32(name: str) -> No
         found = denoiser.predict(half, noisy, t, states)
     args, kwargs = told[0]
     given = kwargs["timestep"] if "timestep" in kwargs else args[1]
-    assert torch.equal(given, t / 1000 if "Flux" in type(pipe).__name__ else t)
+    if name in ("z_image", "lumina_2"):
+        assert torch.equal(given, (1000 - t) / 1000) or torch.equal(given, 1 - t / 1000)
+    else:
+        assert torch.equal(given, t / 1000 if "flux" in name or name == "qwen_image" else t)
     assert found.dtype == torch.float32 and torch.allclose(found, full, atol=0.1 * float(full.std()) + 0.02)
 
 
@@ -271,7 +282,7 @@ def test_two_ranks_are_one_process(engine: str, run_ranks: Any, make: Make) -> N
     rule = {"signals": ["reference_ratio"], "rule": "threshold", "threshold": 1e-4}
     jobs, alone, dropped, outputs = [], {}, {}, {}
     for name in TINY_FAMILIES:
-        filter = {**rule, "record": ["loss"] if name == "flux" else ["loss", "magnitude"]}
+        filter = {**rule, "record": ["loss"] if name in DISTILLED else ["loss", "magnitude"]}
         common: dict[str, Any] = {
             "filter": filter,
             "optimizer": {"name": "sgd", "lr": 0.05},

@@ -22,12 +22,12 @@ from memsieve.filtering.data.rows import content_id
 from memsieve.filtering.data.shards import read_shard
 from memsieve.filtering.denoisers.registry import open_denoiser
 from memsieve.filtering.settings import SettingsError
-from tests.tiny_models import TINY_FAMILIES, tiny_family
+from tests.tiny_models import DISTILLED, recent_slow, side_of, tiny_family
 
 Read = Callable[[Path], pa.Table]
 
 
-@pytest.mark.parametrize("name", TINY_FAMILIES)
+@pytest.mark.parametrize("name", recent_slow())
 def test_scores_are_those_of_the_formulas(
     name: str, make_shards: Callable[..., Path], tmp_path: Path, read_rows: Read
 ) -> None:
@@ -37,17 +37,18 @@ def test_scores_are_those_of_the_formulas(
         "model": str(tmp_path / "model"),
         "seed": 5,
         "batch_size": 4,
-        "data": {"path": str(shards), "resolution": 16},
+        "data": {"path": str(shards), "resolution": side_of(name)},
     }
     score_shards(AuditConfig.model_validate(raw), out)
     rows = read_rows(out).to_pylist()
     assert len(rows) == 6 and {row["status"] for row in rows} == {"ok"}
     denoiser, row = open_denoiser(str(tmp_path / "model")), rows[2]
     sample = list(read_shard(row["shard"], DataConfig(path="x")))[row["index"]]
-    pixels = centred_pixels(decode_image(sample.image, DataConfig(path="x")), 16)[None]
+    pixels = centred_pixels(decode_image(sample.image, DataConfig(path="x")), side_of(name))[None]
     cond, uncond = denoiser.conditioning([row["caption"]]), denoiser.unconditional(1)
     for visit in range(4):
-        draw = visit_draw(5, content_id(sample.image), visit, shape=(4, 8, 8), num_train_timesteps=1000, strata=4)
+        shape = denoiser.latent_shape(side_of(name))
+        draw = visit_draw(5, content_id(sample.image), visit, shape=shape, num_train_timesteps=1000, strata=4)
         t = denoiser.timesteps_at(torch.tensor([draw.timestep]))
         assert row["timesteps"][visit] == int(t)
         latents, noise = denoiser.latents(pixels, draw.vae_noise[None]), draw.noise[None]
@@ -59,15 +60,15 @@ def test_scores_are_those_of_the_formulas(
             continue
         loss = float((denoiser.to_epsilon(one, noisy, t) - noise).square().mean())
         assert row["loss"][visit] == pytest.approx(loss, rel=1e-4)
-        if name == "flux":
+        if name in DISTILLED:
             assert row["magnitude"][visit] is None and row["loss_gap"][visit] is None
         else:
             delta = float((one - two).norm() * denoiser.epsilon_factor(t)[0])
             assert row["magnitude"][visit] == pytest.approx(delta, rel=1e-3) and delta > 0.01
     model = load_scores(out).about["deciding"]["model"]
     assert set(type(denoiser).parts) <= set(model["parts"])
-    if name == "flux":
+    if name in DISTILLED:
         with pytest.raises(SettingsError, match=r"magnitude could not be measured.*guidance is distilled.*use loss"):
             select_rows(out, Rule(max_score=1.0, signals=("magnitude",)))
-    assert summarise(out).values["signal"] == ("loss" if name == "flux" else "magnitude")
+    assert summarise(out).values["signal"] == ("loss" if name in DISTILLED else "magnitude")
     assert np.isfinite(load_scores(out).draws["loss"]).any()
