@@ -7,7 +7,10 @@ from typing import Any
 
 import torch
 
-__all__ = ["branches_of", "guidance", "network_of", "prediction_of"]
+__all__ = ["SEPARATE", "branches_of", "guidance", "network_of", "prediction_of"]
+
+SEPARATE = ("FluxPipeline", "QwenImagePipeline", "Lumina2Pipeline", "Flux2KleinPipeline")
+"""Pipelines that call the network with the prompt and then without it, not once for both."""
 
 
 def guidance(pipe: Any, scale: float, prompts: int | None = None) -> dict[str, Any]:
@@ -38,7 +41,7 @@ def prediction_of(output: Any) -> torch.Tensor:
 def branches_of(pipe: Any, outputs: list[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """(with, without) the prompt at each guided step, of all outputs of the network in a row."""
     name = type(pipe).__name__
-    if name in ("FluxPipeline", "QwenImagePipeline", "Lumina2Pipeline", "Flux2KleinPipeline"):
+    if name in SEPARATE:
         return list(zip(outputs[::2], outputs[1::2], strict=True))
     halves = [output.chunk(2) for output in outputs]
     return [(one, two) if name == "ZImagePipeline" else (two, one) for one, two in halves]

@@ -10,12 +10,26 @@ import torch
 
 from memsieve.inference.detect.detectors import DetectSettings
 from memsieve.inference.guard.guard import MemorizationGuard
-from tests.tiny_models import TINY_FAMILIES
+from tests import guided_calls
+from tests.guided_calls import SEPARATE, branches_of, network_of, prediction_of
+from tests.tiny_models import GUIDED, side_of
 
-MEASURED = tuple(name for name in TINY_FAMILIES if name != "flux")
+MEASURED = GUIDED
 
+
+__all__ = ["CALL", "MEASURED", "SETTINGS", "SIZES", "call_of", "first_step", "guard", "guidance", "network_of", "seeded", "some_slow"]
 
 CALL: dict[str, Any] = {"num_inference_steps": 5, "height": 16, "width": 16, "output_type": "latent"}
+
+
+def call_of(name: str) -> dict[str, Any]:
+    """``CALL`` at the size of a family's tiny pipeline."""
+    return {**CALL, "height": side_of(name), "width": side_of(name)}
+
+
+def guidance(pipe: Any, prompts: int | None = None) -> dict[str, Any]:
+    """A call's guidance by 3, of so many prompts in a list."""
+    return guided_calls.guidance(pipe, 3.0, prompts)
 
 
 SETTINGS = DetectSettings(schedule_steps=4, guidance_scale=3.0, resolution=16)
@@ -25,30 +39,20 @@ def seeded(number: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(number)
 
 
-def guidance(pipe: Any) -> dict[str, Any]:
-    if "Flux" in type(pipe).__name__:
-        return {"true_cfg_scale": 3.0, "negative_prompt": ""}
-    return {"guidance_scale": 3.0, **({"use_resolution_binning": False} if "PixArt" in type(pipe).__name__ else {})}
-
-
 def guard(pipe: Any, action: str = "warn", **options: Any) -> MemorizationGuard:
     return MemorizationGuard(pipe, action, **{"ordinary": ["a", "b"], "progress": False, "threshold": 1e9, **options})
-
-
-def network_of(pipe: Any) -> Any:
-    return getattr(pipe, "unet", None) or pipe.transformer
 
 
 def first_step(pipe: Any, run: Callable[[], Any], steps: int) -> list[float]:
     """||cond - uncond|| of each image at the first step of the last run of the pipeline, by a hook of its own."""
     outputs: list[torch.Tensor] = []
-    handle = network_of(pipe).register_forward_hook(lambda module, args, output: outputs.append(output[0].detach()))
+    handle = network_of(pipe).register_forward_hook(
+        lambda module, args, output: outputs.append(prediction_of(output))
+    )
     run()
     handle.remove()
-    if "Flux" in type(pipe).__name__:
-        cond, uncond = outputs[-2 * steps], outputs[-2 * steps + 1]
-    else:
-        uncond, cond = outputs[-steps].chunk(2)
+    calls = steps * (2 if type(pipe).__name__ in SEPARATE else 1)
+    cond, uncond = branches_of(pipe, outputs[-calls:])[0]
     delta = cond - uncond
     return (delta[:, :4] if delta.ndim == 4 else delta).flatten(1).norm(dim=1).tolist()
 

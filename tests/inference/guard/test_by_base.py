@@ -8,15 +8,17 @@ from typing import Any
 import pytest
 import torch
 
+from memsieve.filtering.denoisers.registry import denoiser_of
 from memsieve.inference.guard.guard import GuardSettings, MemorizationGuard, MemorizationRefused
 from memsieve.inference.minimize.settings import MinimizeSettings
+from tests.guided_calls import guidance
 from tests.inference.memorised import Memorised, make_pipeline
 from tests.inference.tuned import moved
-from tests.tiny_models import TINY_FAMILIES, tiny_family
+from tests.tiny_models import GUIDED, recent_slow, side_of, tiny_family
 
 STEPS = 5
-GUIDED = sorted(set(TINY_FAMILIES) - {"flux"})
-"""Families with an unconditional branch."""
+RESCALED = ("lumina_2", "qwen_image")
+"""Families whose pipelines give the guided prediction the length of the conditional one."""
 
 
 def tuned(family: str) -> tuple[Any, Any]:
@@ -33,17 +35,11 @@ def tuned(family: str) -> tuple[Any, Any]:
 
 def call(family: str, **more: Any) -> dict[str, Any]:
     given = {"prompt": "cat", "num_inference_steps": STEPS, "output_type": "latent",
-             "generator": torch.Generator().manual_seed(5), "height": 16, "width": 16}  # fmt: skip
-    if family.startswith("flux"):
-        given |= {"negative_prompt": "", "true_cfg_scale": 3.0}
-    else:
-        given["guidance_scale"] = 3.0
-    if family == "pixart":
-        given |= {"use_resolution_binning": False, "clean_caption": False}
-    return given | more
+             "generator": torch.Generator().manual_seed(5), "height": side_of(family), "width": side_of(family)}
+    return given | guidance(tiny_family(family), 3.0) | more  # fmt: skip
 
 
-@pytest.mark.parametrize("family", GUIDED)
+@pytest.mark.parametrize("family", recent_slow([name for name in GUIDED if name not in RESCALED]))
 def test_who_is_flagged_gets_what_the_base_would_draw(family: str) -> None:
     """With every step the base's, the image is the base's own, from the same noise."""
     pipe, base = tuned(family)
@@ -55,7 +51,47 @@ def test_who_is_flagged_gets_what_the_base_would_draw(family: str) -> None:
     assert torch.allclose(drawn, theirs, atol=2e-3) and not torch.allclose(own, theirs, atol=2e-2)
 
 
-@pytest.mark.parametrize("family", GUIDED)
+@pytest.mark.slow
+@pytest.mark.parametrize("family", RESCALED)
+def test_a_pipeline_that_rescales_gets_the_bases_direction(family: str) -> None:
+    """At the first step: the base's guided prediction, at the length of the model's own conditional one."""
+    pipe, base = tuned(family)
+    denoiser = denoiser_of(pipe)
+    settings = GuardSettings(base_share=1.0)
+    guard = MemorizationGuard(pipe, "base", base=base, threshold=1e-9, settings=settings, progress=False)
+    after: list[torch.Tensor] = []
+
+    def note(pipe: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        after.append(values["latents"])
+        return values
+
+    guard(**call(family, num_inference_steps=2, callback_on_step_end=note))
+    noise = torch.randn(1, *denoiser.latent_shape(side_of(family)), generator=torch.Generator().manual_seed(5))
+    times = torch.full((1,), 1000.0)
+    with torch.no_grad():
+        states = denoiser.conditioning(["cat"]), denoiser.unconditional(1)
+        theirs = [denoiser.predict(base.transformer, noise, times, part) for part in states]
+        own = denoiser.predict(pipe.transformer, noise, times, states[0])
+    guided = theirs[1] + 3.0 * (theirs[0] - theirs[1])
+    start, end = pipe.scheduler.sigmas[:2]
+    moved = (unpacked(denoiser, after[0], noise) - noise) / (end - start)
+    assert torch.allclose(moved, rescaled(denoiser, guided, own), rtol=1e-3, atol=1e-3)
+
+
+def unpacked(denoiser: Any, latents: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return denoiser._unpack(latents, *like.shape[-2:]) if latents.ndim == 3 else latents  # type: ignore[no-any-return]
+
+
+def rescaled(denoiser: Any, guided: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+    """``guided`` at the length of ``cond``, along the last axis that the pipeline sees."""
+    if not hasattr(denoiser, "_pack"):
+        return guided * (cond.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True))
+    one, two = denoiser._pack(guided), denoiser._pack(cond)
+    scaled = one * (two.norm(dim=-1, keepdim=True) / one.norm(dim=-1, keepdim=True))
+    return denoiser._unpack(scaled, *guided.shape[-2:])  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("family", recent_slow(GUIDED))
 def test_who_is_not_flagged_is_drawn_as_ever(family: str) -> None:
     pipe, base = tuned(family)
     guard = MemorizationGuard(pipe, "base", base=base, threshold=1e9, progress=False)

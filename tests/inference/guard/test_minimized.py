@@ -13,6 +13,7 @@ from memsieve.inference.minimize.settings import MinimizeSettings
 from tests.inference.guard.calls import (
     CALL,
     MEASURED,
+    call_of,
     SIZES,
     first_step,
     guard,
@@ -20,7 +21,7 @@ from tests.inference.guard.calls import (
     seeded,
     some_slow,
 )
-from tests.tiny_models import tiny_family
+from tests.tiny_models import RECENT, tiny_family
 
 CALLS: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in MEASURED),
@@ -37,7 +38,9 @@ CALLS: list[tuple[str, dict[str, Any]]] = [
 TOLD = [(name, told, images) for name, told in CALLS for images in (1, 2)]
 
 
-TOLD_FAST = [(name, told, images) for name, told, images in TOLD if images == (2 if told else 1)]
+TOLD_FAST = [
+    (name, told, images) for name, told, images in TOLD if images == (2 if told else 1) and name not in RECENT
+]
 
 
 @pytest.mark.parametrize(("name", "told", "images"), some_slow(TOLD, TOLD_FAST))
@@ -45,8 +48,9 @@ def test_the_minimised_magnitude_is_that_of_the_drawn_image(name: str, told: dic
     """What the report says was reached is what the network does in the image that is given back."""
     pipe = tiny_family(name)
     prompts = ["cat dog", "b"][:images]
-    options = {**CALL, **guidance(pipe), **told, "num_inference_steps": 2}
-    draw = lambda guarded: guarded(prompts, generator=[seeded(i) for i in range(images)], **options)  # noqa: E731
+    options = {**call_of(name), **guidance(pipe, images), **told, "num_inference_steps": 2}
+    # A list of its own each time: Z-Image's pipeline writes its template into the one that it is given.
+    draw = lambda guarded: guarded(prompt=list(prompts), generator=[seeded(i) for i in range(images)], **options)  # noqa: E731
     started = guard(pipe)
     assert first_step(pipe, lambda: draw(started), 2) == pytest.approx(started.report.magnitudes[0], rel=1e-5)
     least = min(started.report.magnitudes[0])
@@ -87,16 +91,16 @@ def test_pixart_keeps_the_size_that_its_pipeline_bins() -> None:
 def test_minimising_works_under_inference_mode(name: str) -> None:
     pipe = tiny_family(name)
     started = guard(pipe)
-    options = {**CALL, **guidance(pipe), "num_inference_steps": 2}
-    started("cat dog", generator=seeded(), **options)
+    options = {**call_of(name), **guidance(pipe), "num_inference_steps": 2}
+    started(prompt="cat dog", generator=seeded(), **options)
     (least,) = started.report.magnitudes[0]
     results = []
     for inside in (False, True):
         with torch.inference_mode(inside):
             settings = GuardSettings(target=0.9 * least, minimize=MinimizeSettings(iterations=3))
             guarded = guard(pipe, "minimize", threshold=0.99 * least, settings=settings)
-            images = guarded("cat dog", generator=seeded(), **options).images
-            again = guarded("cat dog", generator=seeded(), **options).images
+            images = guarded(prompt="cat dog", generator=seeded(), **options).images
+            again = guarded(prompt="cat dog", generator=seeded(), **options).images
         assert torch.equal(images, again)
         results.append((images, guarded.report.minimized))
     assert results[0][1] == pytest.approx(results[1][1], rel=1e-5) and results[0][1][0] < least
