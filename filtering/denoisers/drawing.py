@@ -81,7 +81,7 @@ class DrawsImages(ABC):
     ) -> dict[str, Any]:
         """Arguments of the pipeline's call that draw from embeddings, and from initial noise ``latents``."""
         given = {"prompt_embeds": cond.encoder_hidden_states, "pooled_prompt_embeds": cond.pooled, "latents": latents}
-        if uncond is not None:
+        if uncond is not None and self.distilled is None:
             given["negative_prompt_embeds"] = uncond.encoder_hidden_states
             given["negative_pooled_prompt_embeds"] = uncond.pooled
         scale = guidance_scale if uncond is not None or self.distilled else 1.0

@@ -67,10 +67,19 @@ class Flux2Latents(LatentDenoiser):
     def sample_latents(self, posterior: tuple[torch.Tensor, torch.Tensor], noise: torch.Tensor) -> torch.Tensor:
         """Latents [B, 4 C, h, w], float32, normalised as the pipeline undoes it."""
         mean, std = posterior
-        norm = self.vae.bn
-        middle = norm.running_mean.view(1, -1, 1, 1).to(mean)
-        spread = torch.sqrt(norm.running_var.view(1, -1, 1, 1) + self.vae.config.batch_norm_eps).to(mean)
+        middle, spread = self._norm(mean)
         return ((mean + std * noise.to(self.device, mean.dtype) - middle) / spread).float()
+
+    def _unscaled(self, latents: torch.Tensor) -> torch.Tensor:
+        middle, spread = self._norm(latents)
+        inner: torch.Tensor = Flux2Pipeline._unpatchify_latents(latents * spread + middle)
+        return inner
+
+    def _norm(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and deviation [1, 4 C, 1, 1] of the VAE's batch norm."""
+        norm, eps = self.vae.bn, self.vae.config.batch_norm_eps
+        middle = norm.running_mean.view(1, -1, 1, 1).to(like)
+        return middle, torch.sqrt(norm.running_var.view(1, -1, 1, 1) + eps).to(like)
 
     @abstractmethod
     def _tokens(self, captions: list[str]) -> Any:

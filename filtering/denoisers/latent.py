@@ -202,9 +202,12 @@ class LatentDenoiser(DrawsImages):
         """Images [B, 3, H, W] in [-1, 1], float32, of the network's latents [B, C, h, w]."""
         if self.vae.dtype == torch.float16 and self.vae.config.get("force_upcast"):
             self.vae.to(torch.float32)  # as SDXL's pipeline: in half precision its VAE overflows
-        inner = denormalised(latents, self.vae.config, self.normalised).to(self.vae.dtype)
-        images: torch.Tensor = self.vae.decode(inner, return_dict=False)[0]
+        images: torch.Tensor = self.vae.decode(self._unscaled(latents).to(self.vae.dtype), return_dict=False)[0]
         return images.float().clamp(-1, 1)
+
+    def _unscaled(self, latents: torch.Tensor) -> torch.Tensor:
+        """The VAE's latents of the network's."""
+        return denormalised(latents, self.vae.config, self.normalised)
 
     # -- prompts --------------------------------------------------------------------------------------------------
 

@@ -31,11 +31,12 @@ def normalised(latents: Tensor, config: Any, how: Normalisation) -> Tensor:
 
 def denormalised(latents: Tensor, config: Any, how: Normalisation) -> Tensor:
     """``latents`` [B, C, h, w] of the network as the VAE's; ``config`` is the VAE's."""
+    scale = config.get("scaling_factor", 1.0)
     means, stds = config.get("latents_mean"), config.get("latents_std")
     if how == "mean_std" and means is not None and stds is not None:
         middle, spread = (latents.new_tensor(values).view(1, -1, 1, 1) for values in (means, stds))
-        return latents * spread / config.scaling_factor + middle
-    scaled: Tensor = latents / config.scaling_factor
+        return latents * spread / scale + middle
+    scaled: Tensor = latents / scale
     if how == "shift" and config.get("shift_factor") is not None:
         scaled = scaled + config.shift_factor
     return scaled

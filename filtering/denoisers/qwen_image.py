@@ -71,6 +71,13 @@ class QwenImageDenoiser(LatentDenoiser):
         mean, std = super().posterior(pixels.unsqueeze(2))
         return mean.squeeze(2), std.squeeze(2)
 
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Images [B, 3, H, W] in [-1, 1], float32, of the network's latents [B, C, h, w]."""
+        return super().decode(latents).squeeze(2)
+
+    def _unscaled(self, latents: torch.Tensor) -> torch.Tensor:
+        return super()._unscaled(latents).unsqueeze(2)
+
     def encode(self, captions: list[str]) -> Conditioning:
         """The last states behind the template's first part, those of text first [B, 512, D], and their mask."""
         tokens = self.tokenizer(

@@ -13,12 +13,14 @@ from memsieve.inference.minimize.minimize import minimize
 from memsieve.inference.minimize.settings import MinimizeSettings
 from memsieve.inference.opened import open_model
 from tests.inference.tuned import tuned_family
+from tests.tiny_models import DISTILLED, recent_slow
 
 SETTINGS = DetectSettings(detector="drift", steps=2, schedule_steps=4, guidance_scale=3.0, resolution=16)
 
 
-def test_what_is_minimised_is_drawn_by_the_embedded_scale() -> None:
-    pipe, base = tuned_family("flux")
+@pytest.mark.parametrize("name", recent_slow(DISTILLED))
+def test_what_is_minimised_is_drawn_by_the_embedded_scale(name: str) -> None:
+    pipe, base = tuned_family(name)
     model = open_model(pipe, base=base)
     result = minimize(model, "cat dog", 1e-4, how=MinimizeSettings(iterations=3), settings=SETTINGS)
     assert result.value[0] < result.trace[0][0] and result.arguments["guidance_scale"] == 3.0

@@ -74,8 +74,8 @@ def test_a_pipeline_that_rescales_gets_the_bases_direction(family: str) -> None:
         own = denoiser.predict(pipe.transformer, noise, times, states[0])
     guided = theirs[1] + 3.0 * (theirs[0] - theirs[1])
     start, end = pipe.scheduler.sigmas[:2]
-    moved = (unpacked(denoiser, after[0], noise) - noise) / (end - start)
-    assert torch.allclose(moved, rescaled(denoiser, guided, own), rtol=1e-3, atol=1e-3)
+    went = (unpacked(denoiser, after[0], noise) - noise) / (end - start)
+    assert torch.allclose(went, rescaled(denoiser, guided, own), rtol=1e-3, atol=1e-3)
 
 
 def unpacked(denoiser: Any, latents: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
