@@ -17,7 +17,16 @@ from torch import Tensor
 from memsieve.filtering.denoisers.registry import family_of
 from memsieve.inference.progress import progress_bar
 
-__all__ = ["SCHEDULERS", "GenerateSettings", "generate", "image_seed", "load_pipeline", "sampling_scheduler"]
+__all__ = [
+    "SCHEDULERS",
+    "GenerateSettings",
+    "for_each_prompt",
+    "generate",
+    "guidance_arguments",
+    "image_seed",
+    "load_pipeline",
+    "sampling_scheduler",
+]
 
 SCHEDULERS = ("auto", "ddim", "own")
 
@@ -129,7 +138,7 @@ def generate(
             seeds = [image_seed(settings.seed, places[index], j) for index, j in part]
             generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
             given = [prompts[index] for index, _ in part]
-            output = pipe(prompt=given, generator=generators, **_for_each(options, len(given)))
+            output = pipe(prompt=given, generator=generators, **for_each_prompt(options, len(given)))
             images.append(output.images.detach().to("cpu", torch.float32) * 2 - 1)
             blanked += sum(bool(flag) for flag in getattr(output, "nsfw_content_detected", None) or [])
             bar.advance(task, len(part))
@@ -145,11 +154,12 @@ def _options(pipe: Any, settings: GenerateSettings) -> dict[str, Any]:
     if "prompt" not in accepted:
         raise ValueError(f"{type(pipe).__name__} takes no prompt: it is not a text-to-image pipeline")
     given = {"num_inference_steps": settings.steps, "output_type": "pt", **settings.call}
-    return {**_guidance(pipe, accepted, settings.guidance_scale), **given}
+    return {**guidance_arguments(pipe, settings.guidance_scale), **given}
 
 
-def _guidance(pipe: Any, accepted: Mapping[str, Any], scale: float) -> dict[str, Any]:
-    """How ``pipe`` is told the guidance scale, and to leave prompt and size as they are (PixArt)."""
+def guidance_arguments(pipe: Any, scale: float) -> dict[str, Any]:
+    """How ``pipe`` is told the guidance scale, 1 for none, and to leave prompt and size as they are (PixArt)."""
+    accepted = inspect.signature(type(pipe).__call__).parameters
     found: dict[str, Any] = {name: False for name in ("use_resolution_binning", "clean_caption") if name in accepted}
     family = family_of(pipe)
     if family is not None:
@@ -157,7 +167,7 @@ def _guidance(pipe: Any, accepted: Mapping[str, Any], scale: float) -> dict[str,
     return {**found, "guidance_scale": scale} if "guidance_scale" in accepted else found
 
 
-def _for_each(options: Mapping[str, Any], count: int) -> dict[str, Any]:
+def for_each_prompt(options: Mapping[str, Any], count: int) -> dict[str, Any]:
     """A negative prompt for each of ``count`` prompts: Qwen-Image's pipeline takes one alone for one image."""
     negative = options.get("negative_prompt")
     return {**options, "negative_prompt": [negative] * count} if isinstance(negative, str) else dict(options)

@@ -33,6 +33,8 @@ class Denoiser(Protocol):
     device: torch.device
     guidance_name: str
     """The argument of the pipeline's call that guides by the unconditional prediction."""
+    unguided: float
+    """The value of that argument that guides nothing; more guides so much more."""
     lora_targets: tuple[str, ...]
     """Ends of the names of the layers that a LoRA adapts by default."""
     separate_branches: bool
@@ -147,14 +149,6 @@ class Denoiser(Protocol):
 
     def guided(self, cond: torch.Tensor, uncond: torch.Tensor, guidance_scale: float) -> torch.Tensor:
         """The prediction that the pipeline samples with, of both branches' [B, C, h, w]."""
-        ...
-
-    def scale_meant(self, asked: float) -> float:
-        """The guidance scale, 1 for none, of a value of the argument ``guidance_name``."""
-        ...
-
-    def guidance(self, pipe: Any, guidance_scale: float) -> dict[str, Any]:
-        """Arguments of a call of the pipeline that guide a plain prompt."""
         ...
 
     def output_rows(self, output: Any) -> torch.Tensor:

@@ -30,7 +30,9 @@ def chats(tokenizer: Any, prompts: Sequence[str], **options: Any) -> list[str]:
             "chat_template.jinja (or the chat_template of tokenizer_config.json): copy or download it again"
         )
     messages = [[{"role": "user", "content": prompt}] for prompt in prompts]
-    return [tokenizer.apply_chat_template(one, tokenize=False, add_generation_prompt=True, **options) for one in messages]
+    return [
+        tokenizer.apply_chat_template(one, tokenize=False, add_generation_prompt=True, **options) for one in messages
+    ]
 
 
 def around(tokenizer: Any, **options: Any) -> tuple[str, str]:

@@ -25,6 +25,8 @@ class DrawsImages(ABC):
     """
     guidance_name: ClassVar[str] = "guidance_scale"
     """The pipeline's argument that guides by the unconditional prediction."""
+    unguided: ClassVar[float] = 1.0
+    """The value of that argument that guides nothing; more guides so much more."""
     separate_branches: ClassVar[bool] = False
     """Whether the pipeline calls the network once with and once without the prompt, not once with both in a row."""
     prompt_first: ClassVar[bool] = False
@@ -85,7 +87,10 @@ class DrawsImages(ABC):
             given["negative_prompt_embeds"] = uncond.encoder_hidden_states
             given["negative_pooled_prompt_embeds"] = uncond.pooled
         scale = guidance_scale if uncond is not None or self.distilled else 1.0
-        return {"guidance_scale": self.scale_asked(scale), **{name: value for name, value in given.items() if value is not None}}
+        return {
+            "guidance_scale": scale - 1.0 + self.unguided,
+            **{name: value for name, value in given.items() if value is not None},
+        }
 
     # -- guidance -------------------------------------------------------------------------------------------------
 
@@ -94,19 +99,9 @@ class DrawsImages(ABC):
         return uncond + guidance_scale * (cond - uncond)
 
     @classmethod
-    def scale_asked(cls, guidance_scale: float) -> float:
-        """The guidance scale, 1 for none, as the pipeline's argument has it; ``scale_meant`` is the way back."""
-        return guidance_scale
-
-    @classmethod
-    def scale_meant(cls, asked: float) -> float:
-        """The guidance scale, 1 for none, of a value of the pipeline's argument."""
-        return asked
-
-    @classmethod
     def guidance(cls, pipe: Any, guidance_scale: float) -> dict[str, Any]:
         """Arguments of a call of ``pipe`` that guide a plain prompt."""
-        return {cls.guidance_name: cls.scale_asked(guidance_scale)}
+        return {cls.guidance_name: guidance_scale - 1.0 + cls.unguided}
 
     # -- the network's output ---------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Flux.2: a transformer on patches of latents trained by flow matching, told layers of a language model side by side."""
+"""Flux.2: a transformer on patches of latents, trained by flow matching, told layers of a language model."""
 
 from __future__ import annotations
 
@@ -90,9 +90,7 @@ class Flux2Latents(LatentDenoiser):
         tokens = self._tokens(captions)
         ids, mask = (tokens[name].to(self.device) for name in ("input_ids", "attention_mask"))
         # The language model alone: nobody needs the logits.
-        output = self.text_encoder.model(
-            input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False
-        )
+        output = self.text_encoder.model(input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False)
         return Conditioning(torch.cat([output.hidden_states[layer] for layer in self.layers], dim=-1))
 
     def text_layout(self) -> list[TextPart]:

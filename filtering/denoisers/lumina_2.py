@@ -59,9 +59,7 @@ class Lumina2Denoiser(LatentDenoiser):
         tokens = self.tokenizer(
             texts, padding="max_length", padding_side="right", max_length=TOKENS, truncation=True, return_tensors="pt"
         ).to(self.device)
-        output = self.text_encoder(
-            tokens.input_ids, attention_mask=tokens.attention_mask, output_hidden_states=True
-        )
+        output = self.text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask, output_hidden_states=True)
         return Conditioning(output.hidden_states[-2], attention_mask=tokens.attention_mask)
 
     def text_layout(self) -> list[TextPart]:

@@ -94,9 +94,7 @@ class QwenImageDenoiser(LatentDenoiser):
 
     def text_layout(self) -> list[TextPart]:
         """One encoder; of the template the part behind the prompt is left."""
-        return [
-            TextPart("text_encoder", self.tokenizer, 0, TOKENS, before=BEFORE, dropped=DROPPED, after=AFTER)
-        ]
+        return [TextPart("text_encoder", self.tokenizer, 0, TOKENS, before=BEFORE, dropped=DROPPED, after=AFTER)]
 
     def predict(
         self, model: torch.nn.Module, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning

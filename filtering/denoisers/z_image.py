@@ -42,6 +42,7 @@ class ZImageDenoiser(LatentDenoiser):
     space_class = RectifiedFlow
     normalised = "shift"
     patch = 2
+    unguided = 0.0
     prompt_first = True
     text_encoder: Any
     tokenizer: Any
@@ -50,7 +51,7 @@ class ZImageDenoiser(LatentDenoiser):
         super()._settle(scheduler, prediction_type, what, option)
         if "turbo" in self.folder.lower():
             warnings.warn(
-                f"{option}: '{self.folder}' is by its name a Turbo, distilled to draw in few steps without guidance: it "
+                f"{option}: '{self.folder}' is by its name a Turbo, distilled to draw in few steps unguided: it "
                 "was not trained to be guided by the empty prompt that magnitudes compare with, and training it as "
                 "others are undoes the distillation. Z-Image itself is the model to fine-tune; for a Turbo rely on "
                 "reference_residual, and reference_ratio in audits",
@@ -117,16 +118,6 @@ class ZImageDenoiser(LatentDenoiser):
         """As the pipeline: evenly spaced from s = 1, then shifted."""
         side = resolution // self.vae_factor // self.patch
         evenly_from_noise(scheduler, steps, side * side, device)
-
-    @classmethod
-    def scale_asked(cls, guidance_scale: float) -> float:
-        """One less: the pipeline adds w times the difference to the conditional prediction."""
-        return guidance_scale - 1.0
-
-    @classmethod
-    def scale_meant(cls, asked: float) -> float:
-        """One more."""
-        return asked + 1.0
 
     def call_arguments(
         self,

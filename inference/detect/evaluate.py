@@ -19,6 +19,7 @@ from memsieve.inference.detect.detectors import DETECTORS, DetectSettings, Promp
 from memsieve.inference.detect.kept import KeptMeasurements
 from memsieve.inference.detect.measure import measure_prompts
 from memsieve.inference.detect.ordinary import OrdinaryPrompts
+from memsieve.inference.generate import for_each_prompt, guidance_arguments
 from memsieve.inference.guided import GuidedModel
 from memsieve.inference.progress import progress_bar
 from memsieve.inference.prompts.near_identical import prompt_groups
@@ -150,9 +151,10 @@ def seconds_to_generate(model: GuidedModel, prompts: Sequence[str], settings: De
     """Seconds per image of a plain generation of all ``schedule_steps``, decoded, measured on ``prompts``."""
     began = perf_counter()
     for start in range(0, len(prompts), batch):
+        part = list(prompts[start : start + batch])
+        guided = for_each_prompt(guidance_arguments(model.pipe, settings.guidance_scale), len(part))
         model.pipe(
-            prompt=list(prompts[start : start + batch]), num_inference_steps=settings.schedule_steps,
-            output_type="pt", **type(model.denoiser).guidance(model.pipe, settings.guidance_scale),
+            prompt=part, num_inference_steps=settings.schedule_steps, output_type="pt", **guided,
         )  # fmt: skip
     return (perf_counter() - began) / len(prompts)
 

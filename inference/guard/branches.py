@@ -48,9 +48,9 @@ def in_a_row(without: Tensor, with_: Tensor, prompt_first: bool) -> Tensor:
 class BranchReader:
     """Reads one call of a pipeline, which draws ``images``; ``steps`` counts the guided steps.
 
-    A network is called once a step with twice as many rows as images (without the prompt, then with it, or the other
-    way round in families with ``prompt_first``), or, in families with ``separate_branches``, with the prompt and then without it on the same latents. Other calls are steps
-    without guidance.
+    A network is called once a step with twice as many rows as images (without the prompt, then with it; the other way
+    round in families with ``prompt_first``), or, in families with ``separate_branches``, with the prompt and then
+    without it on the same latents. Other calls are steps without guidance.
     """
 
     def __init__(self, denoiser: Denoiser, images: int) -> None:

@@ -68,9 +68,9 @@ class BaseCalls:
         own = (both.without, both.with_)
         keep = held.to(own[0].device).view(-1, *([1] * (own[0].ndim - 1)))
         if not self.separate:
-            both = [torch.where(keep, base.to(mine.dtype), mine) for base, mine in
-                    zip((without, with_), own, strict=True)]  # fmt: skip
-            return in_a_row(both[0], both[1], self.base.denoiser.prompt_first)
+            pairs = zip((without, with_), own, strict=True)
+            first, second = (torch.where(keep, base.to(mine.dtype), mine) for base, mine in pairs)
+            return in_a_row(first, second, self.base.denoiser.prompt_first)
         # cond has been returned already: uncond := u' with u' + scale (cond - u') = what the base is guided to
         guided = without + scale * (with_ - without)
         instead = (scale * own[1] - guided.to(own[1].dtype)) / (scale - 1.0)

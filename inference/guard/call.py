@@ -49,10 +49,10 @@ def guided_by(denoiser: Denoiser, pipeline: type, call: dict[str, Any]) -> float
     name = denoiser.guidance_name
     takes = inspect.signature(pipeline.__call__).parameters
     asked = float(call.get(name, takes[name].default))
-    scale = denoiser.scale_meant(asked)
+    scale = asked + 1.0 - denoiser.unguided
     if not scale > 1:
         raise ValueError(
-            f"{name} = {asked:g}: must be above {asked - scale + 1:g}; without guidance the pipeline never computes "
+            f"{name} = {asked:g}: must be above {denoiser.unguided:g}; without guidance the pipeline never computes "
             "the unconditional branch that the guard compares with"
         )
     if not denoiser.separate_branches or "negative_prompt" not in takes:

@@ -30,7 +30,7 @@ from memsieve.train.config import RunConfig
 from memsieve.train.loop import fit
 from memsieve.train.set_up import set_up
 from scripts.gpu.data import write_shards
-from scripts.gpu.models import FAMILIES, RESOLUTION, build
+from scripts.gpu.models import FAMILIES, RESOLUTION, build, resolution_of
 from scripts.gpu.own_loop import check_own_loops, own_loop_table
 
 console = Console(emoji=False, width=None if sys.stdout.isatty() else 110)
@@ -82,7 +82,7 @@ def timed(action: Callable[[], Any]) -> tuple[Any, float, float]:
 
 def check(family: str, options: argparse.Namespace) -> dict[str, Any]:
     """One family: train with the filter, audit what came out, look for memorised prompts."""
-    folder, pairs = options.out / family, options.out / "data" / "train"
+    folder, pairs, side = options.out / family, options.out / "data" / "train", resolution_of(family, options.size)
     pipe = build(family, options.size)
     distilled = denoiser_of(pipe).distilled is not None
     parameters = sum(p.numel() for p in (getattr(pipe, "unet", None) or pipe.transformer).parameters())
@@ -91,7 +91,7 @@ def check(family: str, options: argparse.Namespace) -> dict[str, Any]:
     summary, train_s, train_gib = timed(lambda: fit(set_up(_run_of(family, options, distilled))))
     exported = folder / "run" / ("pipeline" if options.lora is None else "lora")
     audit = AuditConfig.model_validate({
-        "model": str(exported), "draws": 2, "data": {"path": str(pairs), "resolution": RESOLUTION[options.size]},
+        "model": str(exported), "draws": 2, "data": {"path": str(pairs), "resolution": side},
     })  # fmt: skip
     _, audit_s, audit_gib = timed(lambda: score_shards(audit, folder / "audit"))
     found: dict[str, Any] = {
@@ -105,7 +105,7 @@ def check(family: str, options: argparse.Namespace) -> dict[str, Any]:
         "audited": int(np.isfinite(load_scores(folder / "audit").draws["loss"]).any(axis=1).sum()),
     }
     if not distilled:
-        found |= _detected(exported, RESOLUTION[options.size])
+        found |= _detected(exported, side)
     return found
 
 
@@ -118,7 +118,7 @@ def _run_of(family: str, options: argparse.Namespace, distilled: bool) -> RunCon
         "model": {"path": str(folder / "model"),
                   **({"lora": {"rank": options.lora}, "dtype": half} if adapted else {})},
         "data": {"path": str(options.out / "data" / "train"), "held_out_path": str(options.out / "data" / "held_out"),
-                 "resolution": RESOLUTION[options.size], "shuffle_buffer": 16, "streams": 1},
+                 "resolution": resolution_of(family, options.size), "shuffle_buffer": 16, "streams": 1},
         "filter": {"false_drop_rate": 0.1, "record": [] if distilled else ["magnitude"]},
         "train": {"steps": options.steps, "batch_size": options.batch_size,
                   "cache": str(options.out / "cache" / family) if adapted else None,

@@ -46,7 +46,9 @@ def size_of(name: str) -> dict[str, int]:
     return {"height": side_of(name), "width": side_of(name)}
 
 
-def pipelines_own(pipe: Any, prompt: str, latents: torch.Tensor, steps: int, side: int) -> tuple[list[float], list[float]]:
+def pipelines_own(
+    pipe: Any, prompt: str, latents: torch.Tensor, steps: int, side: int
+) -> tuple[list[float], list[float]]:
     """(||cond - uncond||, timestep) of each step of the pipeline's own call: read by a hook that knows no adapter."""
     outputs: list[torch.Tensor] = []
 
@@ -208,7 +210,9 @@ def test_attack_and_generate(name: str) -> None:
         )
         for scale in (3.0, 1.0)
     )  # fmt: skip
-    assert drawn.shape == (2, 3, side, side) and not torch.allclose(drawn, weak, atol=1e-4), "guidance reaches the pipeline"
+    assert drawn.shape == (2, 3, side, side) and not torch.allclose(drawn, weak, atol=1e-4), (
+        "guidance reaches the pipeline"
+    )
 
 
 @pytest.mark.parametrize("name", ["sdxl", "sd3", "pixart"])

@@ -92,7 +92,9 @@ def example_latents(name: str, pipe: Any, pixels: Tensor, noise: Tensor) -> Tens
         latents = pipe.vae.encode(pixels).latent * config.scaling_factor
     elif name == "qwen_image":
         posterior = pipe.vae.encode(pixels.unsqueeze(2)).latent_dist
-        middle, spread = (torch.tensor(values).view(1, -1, 1, 1) for values in (config.latents_mean, config.latents_std))
+        middle, spread = (
+            torch.tensor(values).view(1, -1, 1, 1) for values in (config.latents_mean, config.latents_std)
+        )
         latents = ((posterior.mean + posterior.std * noise.unsqueeze(2)).squeeze(2) - middle) * (1.0 / spread)
     elif name.startswith("flux_2"):
         norm = pipe.vae.bn

@@ -27,7 +27,7 @@ from memsieve.train.loop import fit
 from memsieve.train.set_up import set_up
 from tests import second_device
 from tests.inference.guard.test_call import guidance
-from tests.tiny_models import tiny_family
+from tests.tiny_models import DISTILLED, side_of, tiny_family
 from tests.train.conftest import tiny_config, write_shards
 
 JOBS: Final[dict[str, dict[str, Any]]] = {
@@ -42,13 +42,14 @@ JOBS: Final[dict[str, dict[str, Any]]] = {
 def train(job: str, family: str, folder: Path) -> Path:
     """Train half of the run, resume it, and return the exported pipeline or adapter."""
     sections = {name: dict(values) for name, values in JOBS[job].items()}
-    if family == "flux":
+    if family in DISTILLED:
         sections["filter"]["record"] = []
     if "cache" in sections.get("train", {}):
         sections["train"]["cache"] = str(folder / "cache")
     sections["checkpoint"] = {"every": 3, "export": True}
     for steps in (3, 6):
         sections["train"] = {**sections.get("train", {}), "steps": steps}
+        sections["data"] = {"resolution": side_of(family)}
         session = set_up(tiny_config(folder / "model", folder / "data", folder / "run", **sections))
         assert session.accelerator.device == torch.device(second_device.FAR)
         assert next(session.model.parameters()).device == torch.device(second_device.FAR)
@@ -57,19 +58,19 @@ def train(job: str, family: str, folder: Path) -> Path:
     return folder / "run" / ("lora" if job == "lora" else "pipeline")
 
 
-def audit(model: Path, data: Path, folder: Path) -> None:
+def audit(model: Path, data: Path, folder: Path, side: int) -> None:
     """Every pair has a score."""
     config = AuditConfig.model_validate(
-        {"model": str(model), "draws": 2, "data": {"path": str(data), "resolution": 16}}
+        {"model": str(model), "draws": 2, "data": {"path": str(data), "resolution": side}}
     )
     score_shards(config, folder, device=second_device.FAR)
     assert torch.isfinite(torch.as_tensor(load_scores(folder).draws["loss"])).any(1).all()
 
 
-def check(model: Path) -> None:
+def check(model: Path, side: int) -> None:
     """Detect, explain and minimise one prompt."""
     opened = open_model(model, device=second_device.FAR)
-    settings = DetectSettings(resolution=16)
+    settings = DetectSettings(resolution=side)
     ordinary = [f"pair {n}" for n in range(20, 40)]
     (found,) = detect(opened, ["pair 1"], settings=settings, ordinary=ordinary, false_positive_rate=0.05)
     assert found.error is None
@@ -81,7 +82,7 @@ def check(model: Path) -> None:
     guard = MemorizationGuard(
         pipe, action="minimize", threshold=1e-6, ordinary=ordinary, settings=GuardSettings(minimize=two)
     )
-    guard("pair 1", num_inference_steps=2, height=16, width=16, **guidance(pipe))
+    guard(prompt="pair 1", num_inference_steps=2, height=side, width=side, **guidance(pipe))
     assert guard.report.flagged == [True]
 
 
@@ -95,9 +96,9 @@ def main() -> None:
     with pytest.raises(RuntimeError, match="on the same device"):
         torch.ones(2, device=second_device.FAR) + torch.ones(2)
     model = train(job, family, folder)
-    audit(model, folder / "data" / "train", folder / "audit")
-    if family != "flux":
-        check(model)
+    audit(model, folder / "data" / "train", folder / "audit", side_of(family))
+    if family not in DISTILLED:
+        check(model, side_of(family))
     sys.stdout.write("done\n")
 
 

@@ -176,7 +176,8 @@ def test_every_family(name: str, shards: Path, tmp_path: Path) -> None:
     losses = []
     for output in ("live", "cached"):
         config = tiny_config(
-            tmp_path / "model", shards, tmp_path / output, filter={"record": record}, data={"resolution": side_of(name)},
+            tmp_path / "model", shards, tmp_path / output, filter={"record": record},
+            data={"resolution": side_of(name)},
             train={"steps": 3, "cache": str(tmp_path / "cache") if output == "cached" else None},
         )  # fmt: skip
         session, summary = finished(config)

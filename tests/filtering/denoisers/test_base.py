@@ -10,12 +10,12 @@ import pytest
 
 from memsieve.filtering.denoisers.base import Denoiser
 from memsieve.filtering.denoisers.registry import FAMILIES, denoiser_of
-from tests.tiny_models import TINY_FAMILIES, tiny_family
+from tests.tiny_models import recent_slow, tiny_family
 
 ASKED = {name: value for name, value in vars(Denoiser).items() if not name.startswith("_")}
 
 
-@pytest.mark.parametrize("name", TINY_FAMILIES)
+@pytest.mark.parametrize("name", recent_slow())
 def test_a_familys_adapter_has_all_that_is_asked_for(name: str) -> None:
     denoiser = denoiser_of(tiny_family(name))
     wanted = {*ASKED, *Denoiser.__annotations__}

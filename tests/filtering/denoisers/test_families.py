@@ -13,14 +13,14 @@ from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from memsieve.filtering.denoisers.fingerprint import model_hashes
 from memsieve.filtering.denoisers.registry import denoiser_of, open_denoiser
 from tests.guided_calls import guidance, network_of, prediction_of
-from tests.tiny_models import FLOW, TINY_FAMILIES, side_of, tiny_family
+from tests.tiny_models import FLOW, TINY_FAMILIES, recent_slow, side_of, tiny_family
 
 Folder = Callable[[str], Path]
 
 PROMPTS = ["cat dog", "red hat on a mat"]
 
 
-@pytest.mark.parametrize("name", TINY_FAMILIES)
+@pytest.mark.parametrize("name", recent_slow())
 def test_a_prompt_and_its_embeddings_give_the_same_image(name: str, family_folder: Folder) -> None:
     """Encoders, unconditional, pooled embeddings, masks, time ids, packing: all as the pipeline has them."""
     pipe = DiffusionPipeline.from_pretrained(family_folder(name))
@@ -118,10 +118,12 @@ def encoded(name: str, pipe: Any, pixels: torch.Tensor, noise: torch.Tensor) -> 
 
 def zeros_like(output: Any) -> Any:
     """Zeros in the form of a network's output."""
-    return ([torch.zeros_like(row) for row in output[0]] if isinstance(output[0], list) else torch.zeros_like(output[0]),)
+    return (
+        [torch.zeros_like(row) for row in output[0]] if isinstance(output[0], list) else torch.zeros_like(output[0]),
+    )
 
 
-@pytest.mark.parametrize("name", TINY_FAMILIES)
+@pytest.mark.parametrize("name", recent_slow())
 def test_export_and_hash_count_every_part(name: str, family_folder: Folder, tmp_path: Path) -> None:
     denoiser = open_denoiser(str(family_folder(name)))
     hashes = model_hashes(denoiser)

@@ -12,7 +12,7 @@ from diffusers import EDMEulerScheduler, UNet2DConditionModel
 
 from memsieve.filtering.denoisers.parts import NETWORKS
 from memsieve.filtering.denoisers.registry import check_drawn, denoiser_of, open_denoiser
-from tests.tiny_models import TINY_FAMILIES, tiny_family
+from tests.tiny_models import recent_slow, tiny_family
 
 Folder = Callable[[str], Path]
 
@@ -26,13 +26,14 @@ def with_unet(pipe: Any, **settings: Any) -> Any:
 # -- parts -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", TINY_FAMILIES)
+@pytest.mark.parametrize("name", recent_slow())
 def test_a_pipeline_in_memory_is_shared_and_left_as_it_is(name: str) -> None:
     pipe = tiny_family(name)
     (network,) = set(NETWORKS) & pipe.components.keys()
     pipe.components[network].train()
     pipe.vae.to(torch.bfloat16)
-    pipe.scheduler.set_timesteps(2, mu=1.0) if "flux" in name else pipe.scheduler.set_timesteps(2)
+    shifts = pipe.scheduler.config.get("use_dynamic_shifting")
+    pipe.scheduler.set_timesteps(2, mu=1.0) if shifts else pipe.scheduler.set_timesteps(2)
     before = pipe.scheduler.timesteps.clone()
     denoiser = denoiser_of(pipe)
     assert all(
@@ -115,7 +116,7 @@ def test_the_models_resolution_is_the_pixels_of_its_height(sides: Any) -> None:
 # -- prompts -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", TINY_FAMILIES)
+@pytest.mark.parametrize("name", recent_slow())
 def test_an_empty_caption_is_the_unconditional_one_among_others_too(name: str) -> None:
     denoiser = denoiser_of(tiny_family(name))
     mixed, alone, empty = (
@@ -155,7 +156,7 @@ def test_a_network_with_the_guidance_scale_in_it_has_no_unconditional_prediction
     assert said is not None and said.startswith("guidance is distilled into it, so that it has no unconditional")
 
 
-@pytest.mark.parametrize("name", TINY_FAMILIES)
+@pytest.mark.parametrize("name", recent_slow())
 def test_noise_grows_with_timesteps_from_none_to_all(name: str) -> None:
     """In units of the network's own, whatever a family's scheduler counts in."""
     denoiser = denoiser_of(tiny_family(name))

@@ -17,7 +17,19 @@ from tests.tiny_models import GUIDED, side_of
 MEASURED = GUIDED
 
 
-__all__ = ["CALL", "MEASURED", "SETTINGS", "SIZES", "call_of", "first_step", "guard", "guidance", "network_of", "seeded", "some_slow"]
+__all__ = [
+    "CALL",
+    "MEASURED",
+    "SETTINGS",
+    "SIZES",
+    "call_of",
+    "first_step",
+    "guard",
+    "guidance",
+    "network_of",
+    "seeded",
+    "some_slow",
+]
 
 CALL: dict[str, Any] = {"num_inference_steps": 5, "height": 16, "width": 16, "output_type": "latent"}
 
@@ -46,9 +58,7 @@ def guard(pipe: Any, action: str = "warn", **options: Any) -> MemorizationGuard:
 def first_step(pipe: Any, run: Callable[[], Any], steps: int) -> list[float]:
     """||cond - uncond|| of each image at the first step of the last run of the pipeline, by a hook of its own."""
     outputs: list[torch.Tensor] = []
-    handle = network_of(pipe).register_forward_hook(
-        lambda module, args, output: outputs.append(prediction_of(output))
-    )
+    handle = network_of(pipe).register_forward_hook(lambda module, args, output: outputs.append(prediction_of(output)))
     run()
     handle.remove()
     calls = steps * (2 if type(pipe).__name__ in SEPARATE else 1)

@@ -34,8 +34,14 @@ def tuned(family: str) -> tuple[Any, Any]:
 
 
 def call(family: str, **more: Any) -> dict[str, Any]:
-    given = {"prompt": "cat", "num_inference_steps": STEPS, "output_type": "latent",
-             "generator": torch.Generator().manual_seed(5), "height": side_of(family), "width": side_of(family)}
+    given = {
+        "prompt": "cat",
+        "num_inference_steps": STEPS,
+        "output_type": "latent",
+        "generator": torch.Generator().manual_seed(5),
+        "height": side_of(family),
+        "width": side_of(family),
+    }
     return given | guidance(tiny_family(family), 3.0) | more  # fmt: skip
 
 

@@ -11,10 +11,9 @@ from diffusers import AutoencoderKL, PixArtTransformer2DModel
 from memsieve.inference.guard.settings import GuardSettings
 from memsieve.inference.minimize.settings import MinimizeSettings
 from tests.inference.guard.calls import (
-    CALL,
     MEASURED,
-    call_of,
     SIZES,
+    call_of,
     first_step,
     guard,
     guidance,
@@ -38,9 +37,7 @@ CALLS: list[tuple[str, dict[str, Any]]] = [
 TOLD = [(name, told, images) for name, told in CALLS for images in (1, 2)]
 
 
-TOLD_FAST = [
-    (name, told, images) for name, told, images in TOLD if images == (2 if told else 1) and name not in RECENT
-]
+TOLD_FAST = [(name, told, images) for name, told, images in TOLD if images == (2 if told else 1) and name not in RECENT]
 
 
 @pytest.mark.parametrize(("name", "told", "images"), some_slow(TOLD, TOLD_FAST))

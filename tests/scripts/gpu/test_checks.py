@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from memsieve.filtering.denoisers.registry import denoiser_of
 from scripts.gpu.checks import arguments, main
+from scripts.gpu.models import RESOLUTION, build
 from scripts.gpu.own_loop import PARTS, Devices
+from tests.tiny_models import DISTILLED, RECENT
 
 ROOT = Path(__file__).resolve().parents[3]
 MODULE = "scripts.gpu.checks"
@@ -32,7 +35,7 @@ def checked(folder: Path, families: str, *more: str) -> None:
         assert values["audited"] > 32 and values["train_gib"] > 0.1 and values["step_seconds"] > 0
         written = "lora/base_model.json" if more else "pipeline/model_index.json"
         assert (folder / family / "run" / written).is_file()
-        if family == "flux":
+        if family in DISTILLED:
             assert "detected" not in values and "distilled" in done.stdout
         else:
             assert values["detected"] == 8
@@ -50,6 +53,23 @@ def test_adapters(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_others(tmp_path: Path) -> None:
     checked(tmp_path, "sd,sdxl,sd3,flux_guided,pixart")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_recent_ones(tmp_path: Path) -> None:
+    checked(tmp_path, ",".join(RECENT))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", RECENT)
+def test_those_that_keep_a_gpu_busy_can_be_built(family: str) -> None:
+    """What is enlarged fits together: one prediction, of latents of eight pixels or sixteen."""
+    denoiser = denoiser_of(build(family, "small"))
+    noisy = torch.zeros(1, *denoiser.latent_shape(RESOLUTION["small"]))
+    with torch.no_grad():
+        found = denoiser.predict(denoiser.model, noisy, torch.tensor([500.0]), denoiser.conditioning(["cat"]))
+    assert found.shape == noisy.shape and noisy.shape[-1] in (16, 32)
 
 
 @pytest.mark.slow
