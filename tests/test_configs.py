@@ -29,7 +29,7 @@ def test_config_loads_and_has_a_header(path: Path) -> None:
     assert config.train.steps or config.train.epochs
 
 
-@pytest.mark.parametrize("name", ["sd15", "sd21", "sdxl", "sd3", "flux", "pixart"])
+@pytest.mark.parametrize("name", ["sd15", "sd21", "sdxl", "sd3", "flux", "pixart", "sana"])
 def test_a_familys_config_says_what_is_estimated_and_not_measured(name: str) -> None:
     path = ROOT / "configs" / "train" / f"{name}.yaml"
     head = path.read_text().split("output:")[0]
@@ -40,7 +40,7 @@ def test_a_familys_config_says_what_is_estimated_and_not_measured(name: str) -> 
     config = load_settings(RunConfig, path)
     distilled = name == "flux"
     assert ("magnitude" in config.filter.measured) == (not distilled)
-    flow = name in ("sd3", "flux")
+    flow = name in ("sd3", "flux", "sana")
     assert config.train.snr_gamma is None or not flow
     if distilled:  # looked up in the audit that the header makes
         assert config.filter.audits and config.filter.audits[0] in said and "--seed 0" in said

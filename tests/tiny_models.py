@@ -43,6 +43,7 @@ __all__ = [
     "FLOW",
     "GUIDED",
     "LETTERS",
+    "OLDER",
     "RECENT",
     "TINY_FAMILIES",
     "recent_slow",
@@ -166,6 +167,8 @@ TINY_FAMILIES = tuple(_BUILDERS)
 """``flux`` is guidance-distilled as FLUX.1-dev, ``flux_guided`` is not."""
 RECENT = TINY_FAMILIES[6:]
 """Those whose text encoders are language models."""
+OLDER = TINY_FAMILIES[:6]
+"""The others."""
 DISTILLED = ("flux", "flux_2")
 """Those without an unconditional branch; ``flux_2_klein`` has a setting for it."""
 GUIDED = tuple(name for name in TINY_FAMILIES if name not in DISTILLED)

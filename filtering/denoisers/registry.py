@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import Any, Final
 
 import torch
+from packaging.version import Version
 
 from memsieve.filtering.denoisers.hub import pipeline_folder, read_index
 from memsieve.filtering.denoisers.lora_files import base_of, fuse_lora
@@ -29,6 +30,9 @@ FAMILIES: Final[dict[str, tuple[str, str]]] = {
     "Flux2KleinPipeline": ("memsieve.filtering.denoisers.flux_2_klein", "Flux2KleinDenoiser"),
 }
 """Pipeline class -> module and class of its adapter, imported when first asked for."""
+RECENT: Final = tuple(FAMILIES)[tuple(FAMILIES).index("SanaPipeline") :]
+RECENT_DIFFUSERS: Final = "0.37"
+"""Has Flux.2 klein, and the others' networks called as they are called here; the older families need less."""
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """As settings name them."""
 
@@ -104,11 +108,11 @@ def _family(name: str, what: str, option: str) -> Any:
             f"{option}: '{what}' is a {name or 'pipeline of no named class'}, a family that is not known here; known: "
             f"{', '.join(FAMILIES)} (docs/adding-a-model.md shows how to add one)"
         )
-    module, kind = FAMILIES[name]
-    try:
-        return getattr(import_module(module), kind)
-    except ImportError as error:
+    installed = version("diffusers")
+    if name in RECENT and Version(installed) < Version(RECENT_DIFFUSERS):
         raise ValueError(
-            f"{option}: '{what}' is a {name}, which the diffusers {version('diffusers')} and transformers "
-            f"{version('transformers')} installed here do not know ({error}): pip install -U diffusers transformers"
-        ) from error
+            f"{option}: '{what}' is a {name}, which needs diffusers {RECENT_DIFFUSERS} or later, and {installed} is "
+            "installed here: pip install -U diffusers"
+        )
+    module, kind = FAMILIES[name]
+    return getattr(import_module(module), kind)

@@ -19,7 +19,7 @@ from memsieve.train.probes import validation_images
 from memsieve.train.session import Session
 from memsieve.train.set_up import set_up
 from tests.guided_calls import guidance
-from tests.tiny_models import DISTILLED, FLOW, TINY_FAMILIES, recent_slow, side_of, tiny_family
+from tests.tiny_models import DISTILLED, FLOW, OLDER, RECENT, TINY_FAMILIES, recent_slow, side_of, tiny_family
 from tests.train.recent_examples import EXAMPLES, example_latents
 
 Make = Callable[..., RunConfig]
@@ -275,13 +275,15 @@ def test_a_half_precision_network_under_deepspeed_takes_float32(name: str) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("engine", ["ddp", "zero2"])
-def test_two_ranks_are_one_process(engine: str, run_ranks: Any, make: Make) -> None:
+@pytest.mark.parametrize("names", [OLDER, RECENT], ids=["older", "recent"])
+def test_two_ranks_are_one_process(names: tuple[str, ...], engine: str, run_ranks: Any, make: Make) -> None:
     """Filtered by the raw reference ratio, so that some are dropped: two ranks of 4 give the update of one of 8."""
     # Not 0: at the first step the model is its own reference, and float noise would decide.
     rule = {"signals": ["reference_ratio"], "rule": "threshold", "threshold": 1e-4}
     jobs, alone, dropped, outputs = [], {}, {}, {}
-    for name in TINY_FAMILIES:
+    for name in names:
         filter = {**rule, "record": ["loss"] if name in DISTILLED else ["loss", "magnitude"]}
         common: dict[str, Any] = {
             "filter": filter,
@@ -298,7 +300,7 @@ def test_two_ranks_are_one_process(engine: str, run_ranks: Any, make: Make) -> N
         outputs[name] = two.output
         jobs.append({"name": name, "config": two.model_dump(mode="json")})
     ranks = run_ranks(engine, jobs)
-    for name in TINY_FAMILIES:
+    for name in names:
         start = tiny_family(name)
         network = getattr(start, "unet", None) or start.transformer
         state = network.state_dict()

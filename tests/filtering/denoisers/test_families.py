@@ -138,3 +138,47 @@ def test_export_and_hash_count_every_part(name: str, family_folder: Folder, tmp_
     assert type(out) is type(start) and type(out.scheduler) is type(start.scheduler), "it samples as before"
     configs = [{k: v for k, v in p.scheduler.config.items() if not k.startswith("_")} for p in (out, start)]
     assert configs[0] == configs[1]
+
+
+@pytest.mark.parametrize("name", FLOW)
+def test_the_true_velocity_leads_back_along_the_path_that_is_trained_on(name: str) -> None:
+    """The pipeline's own call from pure noise: each step stands where training noises to, the last is the picture."""
+    pipe, side = tiny_family(name), side_of(name)
+    denoiser = denoiser_of(pipe)
+    generator = torch.Generator().manual_seed(4)
+    clean, noise = torch.randn(2, 2, *denoiser.latent_shape(side), generator=generator)
+    velocity = denoiser.target(clean, noise, torch.full((2,), 500.0))
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    ends: list[torch.Tensor] = []
+
+    def true(module: Any, args: Any, kwargs: Any, output: Any) -> Any:
+        noisy, timesteps, _ = denoiser.read_call(args, kwargs)
+        seen.append((noisy[:2], timesteps.flatten()[:1].expand(2)))
+        return denoiser.as_output(networks_own(name, denoiser, velocity)[: len(noisy)], output)
+
+    def note(pipe: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        ends.append(values["latents"])
+        return values
+
+    network_of(pipe).register_forward_hook(true, with_kwargs=True)
+    arguments = denoiser.call_arguments(denoiser.conditioning(PROMPTS), None, 1.0, noise)
+    pipe(**arguments, num_inference_steps=4, height=side, width=side, output_type="pt", callback_on_step_end=note)
+    exact = 2e-5 if name != "sana" else 5e-3  # DPM-Solver tells whole timesteps
+    assert len(seen) == 4 and float(seen[0][1][0]) > float(seen[-1][1][0]) > 0
+    for noisy, timesteps in seen:
+        assert torch.allclose(noisy, denoiser.add_noise(clean, noise, timesteps), atol=exact)
+    end = ends[-1] if ends[-1].ndim == 4 else denoiser._unpack(ends[-1], *clean.shape[-2:])
+    assert torch.allclose(end, clean, atol=exact)
+
+
+def networks_own(name: str, denoiser: Any, velocity: torch.Tensor) -> torch.Tensor:
+    """A velocity as the family's network gives it."""
+    if name == "z_image":
+        return -velocity.unsqueeze(2)
+    if name == "lumina_2":
+        return -velocity
+    if name in ("flux", "flux_guided", "qwen_image"):
+        count, channels, height, width = velocity.shape
+        patches = velocity.view(count, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
+        return patches.reshape(count, height * width // 4, 4 * channels)
+    return velocity.flatten(2).transpose(1, 2) if name.startswith("flux_2") else velocity

@@ -15,10 +15,8 @@ from diffusers import (
 from memsieve.filtering.denoisers.cache import CacheFolder
 from memsieve.filtering.denoisers.cached import CachedDenoiser
 from memsieve.filtering.denoisers.registry import denoiser_of, open_denoiser
-from tests.tiny_models import RECENT, TINY_FAMILIES, tiny_family
+from tests.tiny_models import OLDER, tiny_family
 
-PLAIN = [name for name in TINY_FAMILIES if name not in RECENT]
-"""Families with a plain AutoencoderKL; the others' way back to it is followed in test_families.py."""
 MEAN, STD = [-1.6, 0.8, -0.3, 0.2], [8.4, 5.4, 7.6, 4.9]
 
 
@@ -63,7 +61,7 @@ def decoded_by(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        *((name, settings) for name in PLAIN for settings in ({}, {"latents_mean": MEAN, "latents_std": STD})),
+        *((name, settings) for name in OLDER for settings in ({}, {"latents_mean": MEAN, "latents_std": STD})),
         ("sdxl", {"latents_mean": MEAN}),
     ],
 )

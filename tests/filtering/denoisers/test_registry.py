@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from memsieve.filtering.denoisers import registry
 from memsieve.filtering.denoisers.registry import FAMILIES, denoiser_of, open_denoiser
 
 Folder = Callable[[str], Path]
@@ -27,6 +28,15 @@ def test_a_family_that_is_not_known_is_refused_with_those_that_are(tmp_path: Pat
         open_denoiser(str(tmp_path))
     with pytest.raises(ValueError, match="a family that is not known"):
         denoiser_of(object())
+
+
+def test_a_diffusers_that_is_too_old_for_a_family_is_named(
+    family_folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "version", lambda package: "0.36.0")
+    with pytest.raises(ValueError, match=r"is a SanaPipeline, which needs diffusers 0\.37 or later, and 0\.36\.0"):
+        open_denoiser(str(family_folder("sana")))
+    assert open_denoiser(str(family_folder("sd"))).prediction_type == "epsilon"
 
 
 def test_every_line_of_the_registry_can_be_imported() -> None:
