@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
+from torch.nn.parallel import DistributedDataParallel
 
 from memsieve.filtering.denoisers.lora import AdapterOff, add_lora, trained_parameters
 from memsieve.filtering.filter import MemorizationFilter
@@ -72,6 +73,9 @@ def make_network(
                 "training forward, do not go together; set it to 0, or filter.apply: batch"
             )
         add_lora(denoiser, config.model.lora, config.train.seed)
+    idle = [name for name, _ in network.named_parameters() if name.startswith(denoiser.idle_layers)]
+    if idle:  # else DDP waits for gradients that never come
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(network, idle)
     if config.model.gradient_checkpointing:
         network.enable_gradient_checkpointing()
     network.to(accelerator.device)

@@ -56,6 +56,14 @@ class Denoiser(Protocol):
         """Pixels a side that the model was made for."""
         ...
 
+    @property
+    def idle_layers(self) -> tuple[str, ...]:
+        """Beginnings of the names of parameters that nothing the network predicts depends on: they stay as they are.
+
+        Gradients never reach them, and DDP waits for every gradient that it is not told of.
+        """
+        ...
+
     def to(self, device: torch.device) -> Any:
         """Move the frozen parts; the trained model is moved by whoever prepares it."""
         ...

@@ -147,6 +147,11 @@ class LatentDenoiser(DrawsImages):
         return "guidance is distilled into it, so that it has no unconditional prediction to compare with"
 
     @property
+    def idle_layers(self) -> tuple[str, ...]:
+        """Beginnings of the names of parameters that nothing the network predicts depends on; most families' none."""
+        return ()
+
+    @property
     def latent_channels(self) -> int:
         """Channels of a latent."""
         return int(self.vae.config.latent_channels)

@@ -52,6 +52,12 @@ class QwenImageDenoiser(LatentDenoiser):
     tokenizer: Any
 
     @property
+    def idle_layers(self) -> tuple[str, ...]:
+        """The last block's way of the text on, which no block follows."""
+        last = f"transformer_blocks.{int(self.config.num_layers) - 1}"
+        return f"{last}.attn.to_add_out.", f"{last}.txt_mlp."
+
+    @property
     def latent_channels(self) -> int:
         """Channels of a latent."""
         return int(self.vae.config.z_dim)

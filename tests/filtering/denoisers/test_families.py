@@ -182,3 +182,15 @@ def networks_own(name: str, denoiser: Any, velocity: torch.Tensor) -> torch.Tens
         patches = velocity.view(count, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
         return patches.reshape(count, height * width // 4, 4 * channels)
     return velocity.flatten(2).transpose(1, 2) if name.startswith("flux_2") else velocity
+
+
+@pytest.mark.parametrize("name", TINY_FAMILIES)
+def test_a_gradient_reaches_every_parameter_but_those_that_are_idle(name: str) -> None:
+    """DDP waits for all that are trained."""
+    denoiser = denoiser_of(tiny_family(name))
+    noisy = torch.randn(2, *denoiser.latent_shape(side_of(name)), generator=torch.Generator().manual_seed(0))
+    times, states = denoiser.timesteps_at(torch.tensor([400, 500])), denoiser.conditioning(PROMPTS)
+    denoiser.predict(denoiser.model.train(), noisy, times, states).square().mean().backward()
+    without = {part for part, value in denoiser.model.named_parameters() if value.grad is None}
+    assert without == {part for part, _ in denoiser.model.named_parameters() if part.startswith(denoiser.idle_layers)}
+    assert bool(without) == (name == "qwen_image")
