@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from memsieve.inference.guided import Combine, GuidedModel, guidance
+from memsieve.inference.guided import Combine, GuidedModel
 from memsieve.inference.step import Step, norm_of
 
 __all__ = ["Levels", "base_first", "by_drift", "by_region", "levels_of", "mixed", "of_base"]
@@ -30,6 +30,11 @@ class Levels:
 
     whole: Sequence[float]
     local: Sequence[float]
+
+
+def of_model(scale: float) -> Combine:
+    """The finished model's own guided prediction."""
+    return lambda step: step.cond if step.uncond is None else step.uncond + scale * (step.cond - step.uncond)
 
 
 def of_base(scale: float) -> Combine:
@@ -49,7 +54,7 @@ def mixed(share: float, scale: float) -> Combine:
 
 def base_first(count: int, scale: float) -> Combine:
     """The base's for the first ``count`` steps."""
-    own, base = guidance(scale), of_base(scale)
+    own, base = of_model(scale), of_base(scale)
     return lambda step: base(step) if step.index < count else own(step)
 
 
@@ -104,7 +109,7 @@ def levels_of(model: GuidedModel, prompts: Sequence[str], scale: float, steps: i
 
 
 def _mix(scale: float, share_of: Any) -> Combine:
-    own, base = guidance(scale), of_base(scale)
+    own, base = of_model(scale), of_base(scale)
 
     def follow(step: Step) -> Tensor:
         share: Tensor = share_of(step)
