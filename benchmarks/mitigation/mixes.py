@@ -17,7 +17,7 @@ from torch import Tensor
 from memsieve.inference.guided import Combine, GuidedModel
 from memsieve.inference.step import Step, norm_of
 
-__all__ = ["Levels", "base_first", "by_drift", "by_region", "levels_of", "mixed", "of_base"]
+__all__ = ["Levels", "base_first", "by_drift", "by_region", "levels_of", "mixed", "of_base", "of_model"]
 
 
 @dataclass(frozen=True, slots=True)

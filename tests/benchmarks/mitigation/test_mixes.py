@@ -15,8 +15,8 @@ from benchmarks.mitigation.mixes import (
     local_drift,
     mixed,
     of_base,
+    of_model,
 )
-from memsieve.inference.guided import guidance
 from memsieve.inference.opened import open_model
 from memsieve.inference.step import Step
 from tests.inference.tuned import tuned_family
@@ -32,7 +32,7 @@ def step_of(index: int = 0, seed: int = 0) -> Step:
 
 def test_a_steady_mix_lies_between_both_guided_predictions() -> None:
     step = step_of()
-    own, base = guidance(SCALE)(step), of_base(SCALE)(step)
+    own, base = of_model(SCALE)(step), of_base(SCALE)(step)
     assert torch.allclose(mixed(1.0, SCALE)(step), own, atol=1e-5)
     assert torch.allclose(mixed(0.0, SCALE)(step), base, atol=1e-5)
     assert torch.allclose(mixed(0.25, SCALE)(step), 0.75 * base + 0.25 * own, atol=1e-5)
@@ -43,7 +43,7 @@ def test_the_base_draws_the_first_steps() -> None:
     follow = base_first(2, SCALE)
     for index in range(4):
         step = step_of(index)
-        expected = of_base(SCALE)(step) if index < 2 else guidance(SCALE)(step)
+        expected = of_base(SCALE)(step) if index < 2 else of_model(SCALE)(step)
         assert torch.equal(follow(step), expected)
 
 

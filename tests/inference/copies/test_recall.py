@@ -11,7 +11,7 @@ import torch
 
 from memsieve.filtering.denoisers.registry import open_denoiser
 from memsieve.inference.copies.recall import STEPS, LatentBank, draw_latents, forwards_per_drawing
-from tests.tiny_models import TINY_FAMILIES
+from tests.tiny_models import TINY_FAMILIES, side_of
 
 
 def bank_of(points: list[float], captions: list[str], trained: list[bool] | None = None) -> LatentBank:
@@ -59,10 +59,11 @@ def test_every_family_draws_as_many_forwards_and_the_same_each_time(
     denoiser.model.eval()
     rows: list[int] = []
     denoiser.model.register_forward_hook(lambda module, args, output: rows.append(len(output[0])))
-    shape = denoiser.latent_shape(16)
+    side = side_of(family)
+    shape = denoiser.latent_shape(side)
     noise = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
-    first, again = (draw_latents(denoiser, denoiser.model, ["a cat", "hat"], noise, resolution=16) for _ in range(2))
+    first, again = (draw_latents(denoiser, denoiser.model, ["a cat", "hat"], noise, resolution=side) for _ in range(2))
     assert first.shape == noise.shape and torch.equal(first, again) and torch.isfinite(first).all()
     assert len(rows) == 2 * STEPS and sum(rows) == 2 * 2 * forwards_per_drawing(denoiser)
-    (alone,) = draw_latents(denoiser, denoiser.model, ["hat"], noise[1:], resolution=16)
+    (alone,) = draw_latents(denoiser, denoiser.model, ["hat"], noise[1:], resolution=side)
     assert torch.allclose(alone, first[1], atol=1e-3, rtol=1e-3), "whatever else is drawn beside it"
