@@ -86,7 +86,7 @@ def recall_values(session: Session) -> dict[str, float]:
 def tell(session: Session, text: str) -> None:
     """A message of the run, once, on the main process."""
     if session.accelerator.is_main_process:
-        Console(stderr=True, emoji=False).print(text, style="yellow", markup=False)
+        Console(stderr=True, emoji=False).print(text, style="yellow", markup=False, soft_wrap=True)
 
 
 def _print(session: Session, held_out: float, training: float) -> None:
@@ -98,4 +98,5 @@ def _print(session: Session, held_out: float, training: float) -> None:
     retired = f"{values['mem/retired_pairs']:.0f} of {values['mem/pairs']:.0f} pairs "
     retired += "retired" if session.config.filter.policy == "retire" else "come back too often"
     if session.accelerator.is_main_process:
-        Console(stderr=True, emoji=False).print(f"step {session.step}: {losses}{drawn}{retired}", markup=False)
+        text = f"step {session.step}: {losses}{drawn}{retired}"
+        Console(stderr=True, emoji=False).print(text, markup=False, soft_wrap=True)

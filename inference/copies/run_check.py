@@ -30,6 +30,7 @@ from memsieve.inference.copies.rate import CopyRate, copy_rate
 from memsieve.inference.copies.recall import LatentBank, Recalled
 from memsieve.inference.copies.verify import draw_images
 from memsieve.inference.generate import GenerateSettings, load_pipeline
+from memsieve.inference.weights import pipeline_identity
 
 __all__ = ["CheckedPair", "RunCheck", "check_run"]
 
@@ -175,7 +176,8 @@ class _Drawer:
         self, captions: Sequence[str], count: int, folder: Path, settings: GenerateSettings, trained: bool = True
     ) -> list[tuple[Recalled, Tensor]]:
         """What ``count`` drawings of each caption came to, with their pixels [3, H, W], caption by caption."""
-        asked = json.dumps([list(captions), count, settings.steps, settings.guidance_scale, settings.seed])
+        own = pipeline_identity(self.pipe)  # a run that was trained on since draws anew
+        asked = json.dumps([own, list(captions), count, settings.steps, settings.guidance_scale, settings.seed])
         name = hashlib.sha256(asked.encode()).hexdigest()[:12]
         images = draw_images(self.pipe, captions, count, folder / name, settings, resume=True)
         of_each = [caption for caption in captions for _ in range(count)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,6 +51,14 @@ def _text(sections: dict[str, Any], small: bool) -> str:
     return "".join(parts)
 
 
+def _held_out(found: Any, fraction: float) -> str:
+    from memsieve.filtering.data.held_out import is_held_out
+
+    return (
+        f"{sum(is_held_out(group, fraction) for group in found.groups)} pictures" if found.whole else f"{fraction:.0%}"
+    )
+
+
 def _tell(found: Any, sections: dict[str, Any], file: Path) -> None:
     data, train = sections["data"], sections["train"]
     more = "" if found.whole else " or more"
@@ -57,9 +66,9 @@ def _tell(found: Any, sections: dict[str, Any], file: Path) -> None:
         f"{found.format}: {len(found.groups)}{more} pictures with captions, {len(found.captions)} different ones",
         f"without a caption {found.without_caption}, unreadable {found.unreadable}",
         f"shorter side {min(found.sides)} to {max(found.sides)} pixels: trained at {data['resolution']}",
-        f"{train['steps']} steps of {train['batch_size']}; {data['held_out_fraction']:.0%} are held out",
+        f"{train['steps']} steps of {train['batch_size']}; held out: {_held_out(found, data['held_out_fraction'])}",
     ]
     if len(found.captions) == 1 and len(found.groups) > 1:
         said.append("one caption for all: a drawing of it is compared with all pictures, and retires the one it shows")
-    for line in (*said, f"wrote {file}; next: memsieve train {file}"):
+    for line in (*said, f"wrote {file}; next: memsieve train {shlex.quote(str(file))}"):
         out_console.print(line, markup=False, highlight=False, soft_wrap=True)
