@@ -37,6 +37,7 @@ THE_FILTER: Final = (
     "filtering/evidence/history.py",
     "filtering/evidence/key_index.py",
     "filtering/evidence/null.py",
+    "filtering/evidence/own_bars.py",
     "filtering/evidence/recall.py",
     "filtering/evidence/sharing.py",
     "filtering/evidence/state.py",

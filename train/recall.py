@@ -7,6 +7,7 @@ there are, and how many forwards on each rank, depends on the settings alone.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -26,6 +27,8 @@ from memsieve.train.measure import evaluating
 
 __all__ = ["Asked", "RecallProbe", "asked_pairs"]
 
+EACH_AGAIN: Final = 6
+"""Further drawings by the base of a caption that it draws near to its own picture."""
 HELD_OUT_SHARE: Final = 8
 """Of a round's drawings, one in so many is of a held-out caption, where there are some."""
 Asked = tuple[str, int, bool]
@@ -100,15 +103,32 @@ class RecallProbe:
         return self.per_rank * self.exchange.world_size
 
     def begin(self) -> None:
-        """Before the first step: what the base draws for the training captions, so many that the rate can be told."""
+        """Before the first step: what the base draws for the training captions, so many that the rate can be told; then
+        half as many again of those that it draws nearest to their own pictures, for bars of their own."""
         evidence = self.rule.evidence
         if evidence.base:
             return
         wanted = max(smallest_reference(evidence.rate), len(self.captions))
+        drawn: dict[str, list[float]] = {caption: [] for caption in self.captions}
         for start in range(0, wanted, self.round):
             numbers = range(start, start + self.round)
-            asked = [(self.captions[i % len(self.captions)], -1 - i // len(self.captions), True) for i in numbers]
-            evidence.add_base([margin for margin, _ in self._ask(asked)])
+            self._ask_the_base([self.captions[i % len(self.captions)] for i in numbers], drawn)
+        nearest = sorted(self.captions, key=lambda caption: -max(drawn[caption], default=-math.inf))
+        nearest = nearest[: max(1, wanted // 2 // EACH_AGAIN)]
+        for start in range(0, wanted // 2, self.round):
+            self._ask_the_base([nearest[i % len(nearest)] for i in range(start, start + self.round)], drawn)
+
+    def _ask_the_base(self, captions: Sequence[str], drawn: dict[str, list[float]]) -> None:
+        """A round; ``drawn`` has the margins of each caption so far."""
+        told = Counter({caption: len(margins) for caption, margins in drawn.items()})
+        asked: list[Asked] = []
+        for caption in captions:
+            told[caption] += 1
+            asked.append((caption, -told[caption], True))
+        found = self._ask(asked)
+        self.rule.evidence.add_base([margin for margin, _ in found], [group for _, group in found])
+        for caption, (margin, _) in zip(captions, found, strict=True):
+            drawn[caption].append(margin)
 
     def due(self, step: int) -> bool:
         """Whether a round is due after ``step`` windows."""
@@ -153,15 +173,16 @@ class RecallProbe:
 
     def _suspected(self) -> list[str]:
         """Captions of pairs that are still trained on, those that come back most first."""
-        evidence, bar = self.rule.evidence, self.rule.evidence.bar
+        evidence = self.rule.evidence
         open_ = [
             caption for caption, groups in evidence.pairs.items()
             if evidence.recent.get(caption) and any(group not in self.rule.condemned for group in groups)
         ]  # fmt: skip
 
         def standing(caption: str) -> tuple[float, float, int]:
-            margins = [margin for _, margin in evidence.recent[caption]]
-            back = sum(margin > bar for margin in margins) / len(margins)
+            drawn = evidence.recent[caption]
+            margins = [margin for _, margin in drawn]
+            back = sum(margin > evidence.bar_of(group) for group, margin in drawn) / len(drawn)
             return -back, -sum(margins) / len(margins), evidence.asked[caption]
 
         return sorted(open_, key=standing)

@@ -2,8 +2,8 @@
 
 A drawing *comes back* where its margin to the own picture lies beyond what drawings of pairs that were never trained on
 reach in a share ``rate`` of cases: the base's drawings of the training captions, made before the first step, and the
-present model's of held-out captions. A pair is *reached* where the chance that its drawings come back is above ``rate``
-by an exact binomial test over its newest ones.
+present model's of held-out captions. Nor does it where the base drew the very pair as near (``own_bars``). A pair is
+*reached* where the chance that its drawings come back is above ``rate`` by an exact binomial test over its newest ones.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 from scipy.stats import beta, binom
 
 from memsieve.filtering.conformal import critical_value, smallest_rate
+from memsieve.filtering.evidence.own_bars import own_bars
 
 __all__ = ["RECENT", "Chance", "RecallEvidence"]
 
@@ -76,6 +77,7 @@ class RecallEvidence:
 
     Attributes:
         base: margins of drawings by the model before its first step.
+        of_base: the same, by the pair whose picture is nearest, where that was told.
         held_out: of the newest drawings of held-out captions, by the model as it was then.
         recent: of each caption, the newest drawings: the pair whose picture is nearest, and the margin.
         asked: drawings of each caption so far, under "" of held-out ones.
@@ -85,6 +87,8 @@ class RecallEvidence:
     def __init__(self, rate: float, recent: int = RECENT) -> None:
         self.rate, self.counting = rate, recent
         self.base: list[float] = []
+        self.of_base: dict[str, list[float]] = {}
+        self._own_bars: dict[str, float] | None = None
         self.held_out: list[float] = []
         self.recent: dict[str, list[tuple[str, float]]] = {}
         self.asked: Counter[str] = Counter()
@@ -105,9 +109,13 @@ class RecallEvidence:
         """All pairs that are known."""
         return list(self._captions)
 
-    def add_base(self, margins: Sequence[float]) -> None:
-        """Drawings before the first step."""
+    def add_base(self, margins: Sequence[float], groups: Sequence[str] | None = None) -> None:
+        """Drawings before the first step, and the pairs that they are of."""
         self.base += [margin for margin in margins if math.isfinite(margin)]
+        for group, margin in zip(groups or (), margins, strict=groups is not None):
+            if math.isfinite(margin):
+                self.of_base.setdefault(group, []).append(margin)
+        self._own_bars = None
 
     def add_held_out(self, margins: Sequence[float]) -> None:
         """Drawings of held-out captions by the present model."""
@@ -137,6 +145,12 @@ class RecallEvidence:
                 bars.append(critical_value(np.array(margins), max(self.rate, smallest_rate(len(margins)))))
         return max(bars)
 
+    def bar_of(self, group: str) -> float:
+        """The margin beyond which a drawing comes back as ``group``: the bar of all, or its own if that is higher."""
+        if self._own_bars is None:
+            self._own_bars = own_bars(self.of_base, self.rate)
+        return max(self.bar, self._own_bars.get(group, -math.inf))
+
     def _drawings(self, group: str) -> list[tuple[str, float]]:
         return [one for caption in self._captions.get(group, ()) for one in self.recent.get(caption, ())]
 
@@ -146,7 +160,7 @@ class RecallEvidence:
 
     def chance(self, group: str) -> Chance:
         """How often the pair comes back by now."""
-        drawings, bar = self._drawings(group), self.bar
+        drawings, bar = self._drawings(group), self.bar_of(group)
         return Chance(sum(name == group and margin > bar for name, margin in drawings), len(drawings))
 
     def recall(self, group: str) -> float:
@@ -184,16 +198,19 @@ class RecallEvidence:
     def rates(self) -> tuple[float, float]:
         """(share of the pairs' newest drawings whose own picture is nearest, share that comes back); of the base where
         nothing was drawn since, NaN before."""
-        margins = [margin for recent in self.recent.values() for _, margin in recent[-2:]] or self.base
-        if not margins:
+        drawn = [one for recent in self.recent.values() for one in recent[-2:]]
+        drawn = drawn or [(group, margin) for group, margins in self.of_base.items() for margin in margins]
+        drawn = drawn or [("", margin) for margin in self.base]
+        if not drawn:
             return math.nan, math.nan
-        bar = self.bar
-        return sum(m > 0 for m in margins) / len(margins), sum(m > bar for m in margins) / len(margins)
+        bars = {group: self.bar_of(group) for group in dict(drawn)}
+        return sum(m > 0 for _, m in drawn) / len(drawn), sum(m > bars[group] for group, m in drawn) / len(drawn)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, as plain values."""
         return {
             "base": list(self.base),
+            "of_base": {group: list(margins) for group, margins in self.of_base.items()},
             "held_out": list(self.held_out),
             "recent": {caption: [list(one) for one in drawings] for caption, drawings in self.recent.items()},
             "asked": dict(self.asked),
@@ -204,6 +221,8 @@ class RecallEvidence:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore exactly."""
         self.base, self.held_out = list(state["base"]), list(state["held_out"])
+        self.of_base = {str(group): list(margins) for group, margins in state["of_base"].items()}
+        self._own_bars = None
         self.recent = {
             str(caption): [(str(group), float(margin)) for group, margin in drawings]
             for caption, drawings in state["recent"].items()

@@ -60,7 +60,7 @@ class RecallRule:
 
     def finding(self, visit: Visit, reading: Reading, standing: Standing | None) -> Finding:
         """Guilty where the pair was condemned before this window."""
-        group, bar = visit.identity, self.evidence.bar
+        group, bar = visit.identity, self.evidence.bar_of(visit.identity)
         recall = self.evidence.recall(group)
         if recall == recall:
             reading.values["recall"] = recall  # the ledger has it beside what was measured of the visit

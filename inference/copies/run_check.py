@@ -22,6 +22,7 @@ from memsieve.filtering.conformal import smallest_reference
 from memsieve.filtering.data.rows import Row
 from memsieve.filtering.data.small import TrainingPairs
 from memsieve.filtering.denoisers.registry import denoiser_of
+from memsieve.filtering.evidence.own_bars import FEWEST
 from memsieve.filtering.evidence.recall import RecallEvidence
 from memsieve.filtering.types import group_name
 from memsieve.inference.copies.checked_run import CheckedRun
@@ -126,10 +127,10 @@ def check_run(
     settings = _at(settings, run.data.resolution)
     base_own = math.nan
     if run.base is not None:  # one after the other: two models need not fit into memory
-        count = max(1, -(-smallest_reference(run.rate) // len(captions)))
+        count = max(-(-smallest_reference(run.rate) // len(captions)), drawings // 2, FEWEST)
         before = _Drawer(run.base, bank_pairs, held_out, device)
         found = [recalled for recalled, _ in before.ask(captions, count, out / "base", settings)]
-        evidence.add_base([one.margin for one in found])
+        evidence.add_base([one.margin for one in found], [one.group for one in found])
         base_own = _share(found)
         del before
     after = _Drawer(str(run.model), bank_pairs, held_out, device)
@@ -229,7 +230,7 @@ def _result(asked: _Asked, evidence: RecallEvidence, base_own: float, held_out: 
     verdicts = [
         CopyVerdict(
             asked.groups[i // count], one.nearest, "", math.nan, math.nan, math.nan, one.margin > 0,
-            one.margin > evidence.bar,
+            one.margin > evidence.bar_of(one.group),
         )
         for i, (one, _) in enumerate(drawn)
     ]  # fmt: skip
