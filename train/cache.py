@@ -107,10 +107,11 @@ def _fill(
     """
     images: dict[str, tuple[str, torch.Tensor]] = {}
     captions: dict[str, tuple[str, str]] = {}
-    size, side = config.train.batch_size, config.data.resolution
-    padding = torch.zeros(3, side, side)
-    if not folder.has("image", image_key(padding)):
-        images[image_key(padding)] = ("", padding)
+    size = config.train.batch_size
+    for shape in config.data.shapes:
+        padding = torch.zeros(3, *shape)
+        if not folder.has("image", image_key(padding)):
+            images[image_key(padding)] = ("", padding)
     console = Console(stderr=True, emoji=False)
     try:
         with Progress(console=console, disable=not total) as progress:
@@ -134,11 +135,14 @@ def _fill(
 
 
 def _encode_images(folder: CacheFolder, denoiser: Any, waiting: dict[str, tuple[str, torch.Tensor]]) -> None:
-    if waiting:
-        names, pixels = zip(*waiting.values(), strict=True)
-        mean, std = denoiser.posterior(torch.stack(pixels))
-        folder.add("image", list(waiting), names, {"mean": mean, "std": std})
-        waiting.clear()
+    """Those that wait, in one forward for each shape."""
+    shapes: dict[torch.Size, list[str]] = {}
+    for key, (_, pixels) in waiting.items():
+        shapes.setdefault(pixels.shape, []).append(key)
+    for keys in shapes.values():
+        mean, std = denoiser.posterior(torch.stack([waiting[key][1] for key in keys]))
+        folder.add("image", keys, [waiting[key][0] for key in keys], {"mean": mean, "std": std})
+    waiting.clear()
 
 
 def _encode_captions(folder: CacheFolder, denoiser: Any, waiting: dict[str, tuple[str, str]]) -> None:

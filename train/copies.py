@@ -40,7 +40,8 @@ def training_bank(config: DataConfig, most: int, side: int = 64) -> Bank:
     the same images. Rows that cannot be used are left to training to report.
     """
     source = open_source(config.path, config)
-    small = config.model_copy(update={"resolution": min(config.resolution, side), "crop": "center", "flip": False})
+    squares = {"resolution": min(config.resolution, side), "crop": "center", "flip": False, "buckets": None}
+    small = config.model_copy(update=squares)
     pixels: list[torch.Tensor] = []
     captions: dict[str, str] = {}
     for raw in (raw for part in range(len(source)) for raw in source.read(part)):
@@ -62,7 +63,7 @@ class CopyProbe:
 
     Args:
         config: the run's data section.
-        held_out: rows that are never trained on.
+        held_out: rows that are never trained on, all of one shape.
         groups: how many of the most suspected groups to draw; they must be in the bank.
         bank: at most this many training groups are compared with.
 

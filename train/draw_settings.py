@@ -15,7 +15,7 @@ class DrawSettings:
 
     Attributes:
         seed: of the run.
-        resolution: side of the images.
+        resolution: side of padding, where nothing says its shape.
         caption_dropout: probability that a visit is trained without its caption.
         random_tokens: tokens of the vocabulary that are added to a caption.
         noise_offset: factor of a normal value per channel that is added to the noise.

@@ -30,8 +30,11 @@ def dry_run(config: RunConfig) -> str:
         window = next(iter(session.loader))
         rows = window.rows[: trial.train.batch_size]
         known, settings = session.looked_up, DrawSettings(trial.train.seed, trial.data.resolution)
-        audited = [(0, known.draw(row.group, 0)) if row is not None and known is not None else None for row in rows]
-        visits = draw_visits(session.denoiser, plain_samples(rows, settings), settings, audited)
+        audited = None
+        if known is not None:
+            latent = session.denoiser.latent_shape(*(window.shape or (trial.data.resolution,)))
+            audited = [(0, known.draw(row.group, 0, latent)) if row is not None else None for row in rows]
+        visits = draw_visits(session.denoiser, plain_samples(rows, settings, shape=window.shape), settings, audited)
         batch = build_batch(session.denoiser, visits)
         lines = [
             f"{session.total_steps} steps of {trial.train.batch_size} x {trial.train.accumulation} x "

@@ -28,7 +28,8 @@ def open_family(config: RunConfig, device: torch.device) -> Any:
         text_dtype=DTYPES[model.text_encoder_dtype],
         model_dtype=DTYPES[model.dtype],
     )
-    denoiser.latent_shape(config.data.resolution)
+    for shape in config.data.shapes:
+        denoiser.latent_shape(*shape)
     if train.snr_gamma is not None:
         denoiser.snr(torch.zeros(1, dtype=torch.long))  # refused by flow models
     if train.timestep_weighting == "logit_normal":

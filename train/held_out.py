@@ -8,6 +8,7 @@ farther apart than they are, and the bar is, if anything, too high.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any, Final
 
@@ -40,6 +41,14 @@ def held_out_per_window(pair_filter: MemorizationFilter, window_rows: int, held_
     return min(asked, held_out)
 
 
+def _parts(rows: list[Row], size: int) -> list[list[Row]]:
+    """Rows that are scored together: up to ``size``, of one shape, in their order."""
+    shapes: dict[torch.Size, list[Row]] = {}
+    for row in rows:
+        shapes.setdefault(row.pixels.shape, []).append(row)
+    return [mine[start : start + size] for mine in shapes.values() for start in range(0, len(mine), size)]
+
+
 class HeldOutTurns:
     """Whose turn it is at a step, and what that costs.
 
@@ -66,7 +75,8 @@ class HeldOutTurns:
         self.settings = DrawSettings.of(config)
         window_rows = config.train.batch_size * config.train.accumulation
         size = held_out_per_window(pair_filter, window_rows, len(rows))
-        self.parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+        self.parts = _parts(rows, size)
+        self._firsts = list(itertools.accumulate((len(part) for part in self.parts), initial=0))
         self.draws = looked_up.draws if looked_up is not None else DRAWS
         every = denoiser.timesteps_at(torch.arange(denoiser.num_train_timesteps, device=denoiser.device))
         self.timesteps = [i for i, ok in enumerate(measurable(denoiser, every, self.settings.max_timestep)) if ok]
@@ -129,9 +139,9 @@ class HeldOutTurns:
         rows, known = self.parts[part], self.looked_up
         if part not in self._encoded:
             self._encoded[part] = encode(self.denoiser, [row.pixels for row in rows], [row.caption for row in rows])
-        audited = [(draw, known.draw(row.group, draw)) for row in rows] if known is not None else None
-        first = part * len(self.parts[0])
-        positions = [("calibration", draw, first + i) for i in range(len(rows))]
+        latent = self.denoiser.latent_shape(*rows[0].pixels.shape[1:])
+        audited = [(draw, known.draw(row.group, draw, latent)) for row in rows] if known is not None else None
+        positions = [("calibration", draw, self._firsts[part] + i) for i in range(len(rows))]
         samples = plain_samples(rows, self.settings, positions)
         visits = draw_visits(self.denoiser, samples, self.settings, audited, among=self.timesteps)
         return build_batch(self.denoiser, visits, encoded=self._encoded[part])

@@ -170,7 +170,9 @@ def _next(session: Session, windows: Iterator[Window]) -> Window:
 def window_batches(session: Session, window: Window) -> list[Batch]:
     """The window's rows as batches on the device; opens the filter's window, a collective."""
     size, settings = session.config.train.batch_size, DrawSettings.of(session.config)
-    visits, plan = draw_window(session.denoiser, window.rows, settings, size, session.filter, session.looked_up)
+    visits, plan = draw_window(
+        session.denoiser, window.rows, settings, size, session.filter, session.looked_up, window.shape
+    )
     return build_batches(session.denoiser, visits, plan, size)
 
 

@@ -33,18 +33,23 @@ def pair_losses(
     """Denoising loss [pairs, draws] float32 of each of ``rows`` at (t, noise) that are the same at every call."""
     model.eval()
     settings = DrawSettings(seed, resolution)  # at plain noise, whatever the run is trained at
-    found: list[torch.Tensor] = []
-    jobs = [(row, draw) for draw in range(draws) for row in rows]
-    for start in range(0, len(jobs), batch_size):
-        part = jobs[start : start + batch_size]
-        positions = [(f"held-out loss {row.group}", draw, 0) for row, draw in part]
-        samples = plain_samples([row for row, _ in part], settings, positions)
+    shapes: dict[torch.Size, list[tuple[int, int]]] = {}
+    for draw in range(draws):
+        for i, row in enumerate(rows):
+            shapes.setdefault(row.pixels.shape, []).append((i, draw))
+    found = torch.zeros(len(rows), draws)
+    parts = [jobs[start : start + batch_size] for jobs in shapes.values() for start in range(0, len(jobs), batch_size)]
+    for part in parts:
+        mine = [rows[i] for i, _ in part]
+        positions = [(f"held-out loss {rows[i].group}", draw, 0) for i, draw in part]
+        samples = plain_samples(mine, settings, positions)
         batch = build_batch(denoiser, draw_visits(denoiser, samples, settings))
         prediction = denoiser.predict(model, batch.noisy, batch.timesteps, batch.conditioning)
         target = denoiser.target(batch.latents, batch.noise, batch.timesteps)
-        found.append((prediction.float() - target).square().flatten(1).mean(1).cpu())
+        losses = (prediction.float() - target).square().flatten(1).mean(1).cpu()
+        found[[i for i, _ in part], [draw for _, draw in part]] = losses
     model.train()
-    return torch.cat(found).view(draws, len(rows)).T if found else torch.zeros(0, draws)
+    return found
 
 
 @torch.no_grad()

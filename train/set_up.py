@@ -156,6 +156,8 @@ def _loader(
 def _copies(config: RunConfig, held_out: list[Row]) -> CopyProbe | None:
     if not config.validation.copy_groups:
         return None
+    if config.data.buckets is not None:  # what is drawn at validation is square, and judged beside squares
+        held_out = held_out_rows(config.data.model_copy(update={"buckets": None}), config.train.seed)
     return CopyProbe(config.data, held_out, config.validation.copy_groups, config.validation.copy_bank)
 
 

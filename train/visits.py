@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from memsieve.filtering.audit.looked_up import LookedUpReference
+from memsieve.filtering.data.buckets import Bucket
 from memsieve.filtering.data.draws import VisitDraw, normal_like, row_generator
 from memsieve.filtering.data.rows import Row
 from memsieve.filtering.denoisers.base import EPSILON_FLOOR
@@ -83,14 +84,15 @@ def draw_window(
     batch_size: int,
     pair_filter: MemorizationFilter | None,
     looked_up: LookedUpReference | None,
+    shape: Bucket | None = None,
 ) -> tuple[list[DrawnVisit], WindowPlan | None]:
-    """The visits of a rank's window (None = padding), and what is measured of them where that is planned; opens the
-    filter's window, a collective.
+    """The visits of a rank's window (None = padding, of ``shape``), and what is measured of them where that is planned;
+    opens the filter's window, a collective.
 
     Where the reference is looked up, measured visits take the audit's draws. Those are known with the plan only, so the
     plan goes by the captions alone.
     """
-    samples = training_samples(denoiser, rows, settings, batch_size, pair_filter)
+    samples = training_samples(denoiser, rows, settings, batch_size, pair_filter, shape)
     names = [sample.visit for sample in samples]
     if looked_up is None:
         visits = draw_visits(denoiser, samples, settings)
@@ -100,8 +102,9 @@ def draw_window(
     assert pair_filter is not None, "audits are looked up for a filter"
     plan = pair_filter.begin_window(names, [bool(sample.caption) for sample in samples], batch_size)
     numbers = [-1] * len(names) if plan is None else plan.visits
+    latent = denoiser.latent_shape(*samples[0].pixels.shape[1:])  # a window has one
     audited = [
-        (number, looked_up.draw(visit.group, number)) if visit.key and number >= 0 else None
+        (number, looked_up.draw(visit.group, number, latent)) if visit.key and number >= 0 else None
         for visit, number in zip(names, numbers, strict=True)
     ]
     return draw_visits(denoiser, samples, settings, audited), plan
@@ -113,13 +116,14 @@ def training_samples(
     settings: DrawSettings,
     batch_size: int,
     pair_filter: MemorizationFilter | None = None,
+    shape: Bucket | None = None,
 ) -> list[Sample]:
     """Rows as they are trained on: with their captions of this visit, drawn by their positions or taken away by the
-    filter; padding is keyed by its place in its batch."""
+    filter; padding is keyed by its place in its batch, and of ``shape`` (height, width), a square without."""
     samples = []
     for place, row in enumerate(rows):
         if row is None:
-            samples.append(_padding(place % batch_size, settings))
+            samples.append(_padding(place % batch_size, settings, shape))
             continue
         visit = _visit_of(row)
         taken = pair_filter is not None and pair_filter.without_caption(visit)
@@ -130,14 +134,17 @@ def training_samples(
 
 
 def plain_samples(
-    rows: Sequence[Row | None], settings: DrawSettings, positions: Sequence[Position] | None = None
+    rows: Sequence[Row | None],
+    settings: DrawSettings,
+    positions: Sequence[Position] | None = None,
+    shape: Bucket | None = None,
 ) -> list[Sample]:
-    """Rows with their captions as they are; ``positions`` where draws are keyed by something else than the rows' own
-    places in their streams."""
+    """Rows with their captions as they are; ``positions`` where draws are keyed by something else than their places,
+    ``shape`` of padding."""
     samples = []
     for place, row in enumerate(rows):
         if row is None:
-            samples.append(_padding(place, settings))
+            samples.append(_padding(place, settings, shape))
             continue
         position = positions[place] if positions is not None else (row.stream, row.epoch, row.offset)
         samples.append(_sample(row, _visit_of(row), position, row.caption))
@@ -151,14 +158,14 @@ def draw_visits(
     audited: Sequence[Numbered | None] | None = None,
     among: Sequence[int] | None = None,
 ) -> list[DrawnVisit]:
-    """Draw t and the noises of ``samples``.
+    """Draw t and the noises of ``samples``, whose pixels are of one shape.
 
     Args:
         audited: number and draw of samples that an audit has measured; the others are noised by their position.
         among: the timesteps that t is drawn from; None draws from all.
     """
     given = audited if audited is not None else [None] * len(samples)
-    shape = denoiser.latent_shape(settings.resolution)
+    shape = denoiser.latent_shape(*samples[0].pixels.shape[1:])
     draws = [
         found[1] if found is not None else _draw_at(denoiser, settings.seed, sample.position, shape, among)
         for sample, found in zip(samples, given, strict=True)
@@ -212,8 +219,8 @@ def _sample(row: Row, visit: Visit, position: Position, caption: str) -> Sample:
     return Sample(visit, position, row.pixels if finite else torch.zeros_like(row.pixels), caption, finite=finite)
 
 
-def _padding(place: int, settings: DrawSettings) -> Sample:
-    pixels = torch.zeros(3, settings.resolution, settings.resolution)
+def _padding(place: int, settings: DrawSettings, shape: Bucket | None) -> Sample:
+    pixels = torch.zeros(3, *(shape or (settings.resolution, settings.resolution)))
     return Sample(Visit(key=""), ("padding", 0, place), pixels, "", present=False)
 
 

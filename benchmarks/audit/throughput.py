@@ -155,7 +155,7 @@ def _batches(shard: Path, scorer: AuditScorer) -> Iterator[tuple[torch.Tensor, l
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
         images = [decode_image(raw.image, scorer.config.data) for raw in part]
-        yield torch.stack([centred_pixels(image, 32) for image in images]), [raw.caption or "" for raw in part]
+        yield torch.stack([centred_pixels(image, (32, 32)) for image in images]), [raw.caption or "" for raw in part]
 
 
 def _pictures(folder: Path, side: int, kind: str) -> Path:

@@ -80,9 +80,11 @@ def deciding(
     """
     data = config.data.model_dump(mode="json")
     values: dict[str, Any] = {"format": FORMAT, "data": {name: data[name] for name in _OF_DATA}, "model": model}
+    if config.data.buckets is not None and model is not None:
+        values["data"]["buckets"] = [list(shape) for shape in config.data.shapes]
     if model is not None:
         values |= {"seed": config.seed, "draws": config.draws, "strata": config.strata}
-    # Said where it is so, so that audits without descriptors keep their hash.
+    # Said where it is so, as buckets are, so that audits without descriptors keep their hash.
     return values | ({"described": described} if described else {})
 
 

@@ -61,13 +61,13 @@ class LookedUpReference:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def draw(self, content: str, visit: int) -> VisitDraw:
-        """The audit's draw of a pair's measured visit."""
+    def draw(self, content: str, visit: int, shape: tuple[int, ...] | None = None) -> VisitDraw:
+        """The audit's draw of a pair's measured visit; ``shape`` of its latent, that of a square picture without."""
         return visit_draw(
             self.seed,
             content,
             visit,
-            shape=self.shape,
+            shape=shape or self.shape,
             num_train_timesteps=self.num_train_timesteps,
             strata=self.strata,
         )
@@ -137,6 +137,11 @@ def _check(folder: str, audit: dict[str, Any], model: dict[str, Any], data: Data
         ),
         "seed": (audit["seed"], seed, f"set train.seed: {audit['seed']}, or audit with --seed {seed}"),
         "resolution": (audit["data"]["resolution"], data.resolution, "audit at data.resolution"),
+        "buckets": (
+            audit["data"].get("buckets"),
+            None if data.buckets is None else [list(shape) for shape in data.shapes],
+            "audit with data.buckets of the run",
+        ),
         "latent shape": (list(audit["model"]["latent_shape"]), list(model["latent_shape"]), "audit this model"),
     }
     for name, (theirs, ours, way) in compared.items():

@@ -124,7 +124,7 @@ def _fits(rows: Rows, other: Rows, option: str, *, same_model: bool) -> None:
     if a["model"] is None or b["model"] is None:
         raise SettingsError(f"{option}: an audit without a model (--data-only) has no scores to compare")
     pairs = {name: (a[name], b[name]) for name in ("seed", "strata")}
-    pairs["resolution"] = (a["data"]["resolution"], b["data"]["resolution"])
+    pairs |= {name: (a["data"].get(name), b["data"].get(name)) for name in ("resolution", "buckets")}
     pairs |= {name: (a["model"][name], b["model"][name]) for name in ("num_train_timesteps", "latent_shape")}
     pairs["the model" if same_model else "the VAE"] = (
         (a["model"]["hash"], b["model"]["hash"])

@@ -9,7 +9,7 @@ import torch
 
 from memsieve.filtering.audit.config import AuditConfig
 from memsieve.filtering.audit.records import MEASURES
-from memsieve.filtering.data.draws import visit_draw
+from memsieve.filtering.data.draws import VisitDraw, visit_draw
 from memsieve.filtering.denoisers.base import EPSILON_FLOOR, Conditioning
 from memsieve.filtering.denoisers.fingerprint import model_hashes, total_hash
 from memsieve.filtering.denoisers.registry import DTYPES, open_denoiser
@@ -41,6 +41,8 @@ class AuditScorer:
         if "resolution" not in config.data.model_fields_set:
             config.data.resolution = self.denoiser.resolution
         self.shape = self.denoiser.latent_shape(config.data.resolution)
+        for shape in config.data.shapes:
+            self.denoiser.latent_shape(*shape)
 
     def describe(self) -> dict[str, Any]:
         """Which model it is, by its weights: what scores depend on, in values that JSON can hold."""
@@ -63,8 +65,9 @@ class AuditScorer:
         Args:
             contents: content ids, which the draws are keyed by.
             captions: of the samples.
-            pixels: float32 [B, 3, H, W] in [-1, 1].
+            pixels: float32 [B, 3, H, W] in [-1, 1], (H, W) one of ``data.shapes``.
         """
+        shape = self.denoiser.latent_shape(*pixels.shape[-2:])
         posterior = self.denoiser.posterior(pixels)
         conditioning = self.denoiser.conditioning(captions).to(dtype=torch.float32)
         unconditional = None
@@ -72,33 +75,32 @@ class AuditScorer:
             unconditional = self.denoiser.unconditional(len(captions)).to(dtype=torch.float32)
         timesteps, values = [], []
         for visit in range(self.config.draws):
-            t, measured = self._draw(visit, contents, posterior, conditioning, unconditional)
+            draws = [self._drawn(content, visit, shape) for content in contents]
+            t, measured = self._draw(draws, posterior, conditioning, unconditional)
             timesteps.append(t)
             values.append(measured)
         found = torch.stack(values).permute(2, 1, 0).tolist()  # [B, measures, draws]
         ts = torch.stack(timesteps).T.tolist()
         return [_columns(t, dict(zip(MEASURES, rows, strict=True))) for t, rows in zip(ts, found, strict=True)]
 
+    def _drawn(self, content: str, visit: int, shape: tuple[int, int, int]) -> VisitDraw:
+        return visit_draw(
+            self.config.seed,
+            content,
+            visit,
+            shape=shape,
+            num_train_timesteps=self.denoiser.num_train_timesteps,
+            strata=self.config.strata,
+        )
+
     def _draw(
         self,
-        visit: int,
-        contents: list[str],
+        draws: list[VisitDraw],
         posterior: tuple[torch.Tensor, torch.Tensor],
         conditioning: Conditioning,
         unconditional: Conditioning | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Timesteps [B] and measures [len(MEASURES), B] of one draw, both on the CPU; NaN where t says nothing."""
-        draws = [
-            visit_draw(
-                self.config.seed,
-                content,
-                visit,
-                shape=self.shape,
-                num_train_timesteps=self.denoiser.num_train_timesteps,
-                strata=self.config.strata,
-            )
-            for content in contents
-        ]
         t = self.denoiser.timesteps_at(torch.tensor([draw.timestep for draw in draws]))
         timesteps = t.to(self.device)
         noise = torch.stack([draw.noise for draw in draws]).to(self.device)

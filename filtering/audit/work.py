@@ -178,12 +178,15 @@ class Worker:
         pairs: dict[tuple[str, str], dict[str, Any]] = {}
         self.describer.begin()
         size = self.tasks.size(task)
+        most = self.config.batch_size
+        if self.scorer is not None:
+            most *= len(self.config.data.shapes)  # so that forwards of one shape are about full
         for part, raw in self.tasks.read(task):
             if raw.status == "unreachable":
                 raise UnreachableError(str(raw.error))
             self._add(batch, raw, part, pairs)
             batch.progress = min(raw.span[1] / size, 1.0) if size else 0.0
-            if len(batch.fresh) >= self.config.batch_size or len(batch.records) >= PENDING:
+            if len(batch.fresh) >= most or len(batch.records) >= PENDING:
                 self.describer.fill()
                 yield batch
                 batch = _Batch()
@@ -216,13 +219,24 @@ class Worker:
             batch.fresh.append(columns)
             batch.contents.append(pair[0])
             batch.captions.append(pair[1])
-            batch.pixels.append(centred_pixels(image, self.config.data.resolution))
+            batch.pixels.append(centred_pixels(image, *self.config.data.shapes))
         batch.places.append((len(batch.records) - 1, columns))
 
     def _score(self, batch: _Batch) -> None:
-        if self.scorer is not None and batch.fresh:
-            found = self.scorer.score(batch.contents, batch.captions, torch.stack(batch.pixels))
-            for columns, values in zip(batch.fresh, found, strict=True):
-                columns.update(values)
+        if self.scorer is not None:
+            shapes: dict[torch.Size, list[int]] = {}
+            for place, pixels in enumerate(batch.pixels):
+                shapes.setdefault(pixels.shape, []).append(place)
+            size = self.config.batch_size
+            for places in shapes.values():
+                for start in range(0, len(places), size):
+                    self._score_part(self.scorer, batch, places[start : start + size])
         for place, columns in [*batch.places, *batch.described]:
             batch.records[place].update(columns)
+
+    def _score_part(self, scorer: AuditScorer, batch: _Batch, places: list[int]) -> None:
+        """Pairs of one shape, in one forward."""
+        contents, captions = ([values[i] for i in places] for values in (batch.contents, batch.captions))
+        found = scorer.score(contents, captions, torch.stack([batch.pixels[i] for i in places]))
+        for i, values in zip(places, found, strict=True):
+            batch.fresh[i].update(values)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
+from memsieve.filtering.data.buckets import Bucket, Buckets, shapes_of, sides_of
 from memsieve.filtering.settings import PathText, PathTexts, Settings
 
 __all__ = ["DataConfig"]
@@ -31,6 +32,9 @@ class DataConfig(Settings):
     sample's json. Where it holds a list of captions, each visit draws one of them."""
     resolution: int = Field(default=512, ge=8)
     """Side of the square that the model sees, in pixels: shorter side resized to it, then cropped."""
+    buckets: Buckets | None = None
+    """Aspect-ratio buckets: shapes with as many pixels as that square, as WIDTHxHEIGHT, or ``auto`` for nine from 2.4:1
+    to 1:2.4; a picture is cut to the nearest. None cuts all to the square."""
     crop: Literal["center", "random"] = "center"
     flip: bool = False
     """Mirror half of the images, by a draw per row."""
@@ -67,6 +71,33 @@ class DataConfig(Settings):
     repeats: Literal["all", "once"] | PositiveInt = "all"
     """Rows of a group (one image, or a group of ``groups``) in a pass: all, one, or at most so many; other ones in each
     pass. What repeats is known from ``keep_list``, or from a look at all rows before the first pass, which is kept."""
+
+    @property
+    def shapes(self) -> tuple[Bucket, ...]:
+        """(height, width) of all shapes that pictures are cut to, in pixels.
+
+        Raises:
+            SettingsError: ``buckets`` does not go with ``resolution``.
+        """
+        return shapes_of(self.buckets, self.resolution)
+
+    @field_validator("buckets")
+    @classmethod
+    def _are_shapes(cls, buckets: Buckets | None) -> Buckets | None:
+        if not isinstance(buckets, list):
+            return buckets
+        if not buckets:
+            raise ValueError("data.buckets: there is no shape in the list; name some, or leave data.buckets out")
+        for name in buckets:
+            if min(sides_of(name)) < 8:
+                raise ValueError(f"data.buckets: '{name}' has a side of less than 8 pixels")
+        return list(dict.fromkeys(buckets))
+
+    @model_validator(mode="after")
+    def _of_one_size(self) -> DataConfig:
+        if "resolution" in self.model_fields_set:  # an audit takes the model's own where none is named
+            _ = self.shapes
+        return self
 
     @model_validator(mode="after")
     def _one_identity(self) -> DataConfig:

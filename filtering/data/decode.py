@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from memsieve.filtering.data.buckets import Bucket, nearest_bucket
 from memsieve.filtering.data.config import DataConfig
 from memsieve.filtering.data.draws import row_generator
 from memsieve.filtering.data.fields import BadSample, check_image_size
@@ -16,12 +17,23 @@ from memsieve.filtering.data.group_table import group_table
 from memsieve.filtering.data.png_text import without_large_text
 from memsieve.filtering.data.rows import RawRow, Row, content_id
 
-__all__ = ["BadSample", "centred_pixels", "decode_image", "decode_row", "group_of"]
+__all__ = [
+    "BadSample",
+    "centred_pixels",
+    "decode_image",
+    "decode_row",
+    "from_levels",
+    "group_of",
+    "to_levels",
+    "upright_size",
+]
 
 # Left to itself PIL tries every plugin, the one that calls Ghostscript included.
 # A plugin that this build of PIL lacks must not be named to it.
 Image.init()
 _FORMATS = tuple(name for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF") if name in Image.OPEN)
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
+"""The EXIF tag that says how a picture is turned, and its values that swap height and width."""
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
@@ -34,7 +46,7 @@ def group_of(raw: RawRow, config: DataConfig) -> str:
 
 
 def decode_row(raw: RawRow, config: DataConfig, stream: int, epoch: int, offset: int, seed: int) -> Row:
-    """Decode one row: ``pixels`` float32 [3, resolution, resolution] in [-1, 1].
+    """Decode one row: ``pixels`` float32 [3, H, W] in [-1, 1], (H, W) the nearest of ``config.shapes``.
 
     Crop, flip and, of several captions, the caption are drawn from (seed, stream, epoch, offset) alone.
 
@@ -45,8 +57,8 @@ def decode_row(raw: RawRow, config: DataConfig, stream: int, epoch: int, offset:
         raise BadSample(raw.error, raw.status)
     check_image_size(len(raw.image), config)
     image = decode_image(raw.image, config)
-    side = config.resolution
-    image = _fit(image, side, config.crop, row_generator(seed, stream, epoch, offset, purpose="crop"))
+    shape = nearest_bucket(*image.size, config.shapes)
+    image = _fit(image, shape, config.crop, row_generator(seed, stream, epoch, offset, purpose="crop"))
     if config.flip and row_generator(seed, stream, epoch, offset, purpose="flip").random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return Row(
@@ -70,15 +82,38 @@ def _drawn_caption(raw: RawRow, seed: int, *position: int) -> str:
     return raw.captions[int(generator.integers(len(raw.captions)))]
 
 
-def centred_pixels(image: Image.Image, side: int) -> torch.Tensor:
-    """The middle square of an RGB image as float32 [3, side, side] in [-1, 1], as rows are decoded with ``crop:
-    center`` and without ``flip``: nothing is drawn, so that it is a function of the image alone."""
-    return _as_tensor(_fit(image, side, "center", None))
+def centred_pixels(image: Image.Image, *shapes: Bucket) -> torch.Tensor:
+    """The middle of an RGB image as float32 [3, H, W] in [-1, 1], (H, W) the nearest of ``shapes``, as rows are decoded
+    with ``crop: center`` and without ``flip``: nothing is drawn, so that it is a function of the image alone."""
+    return _as_tensor(_fit(image, nearest_bucket(*image.size, shapes), "center", None))
 
 
 def _as_tensor(image: Image.Image) -> torch.Tensor:
-    array = np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / np.float32(127.5) - np.float32(1.0)
-    return torch.from_numpy(np.ascontiguousarray(array))
+    return from_levels(torch.from_numpy(np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))))
+
+
+def from_levels(levels: torch.Tensor) -> torch.Tensor:
+    """Pixels, float32 in [-1, 1], of levels 0 to 255."""
+    return torch.from_numpy(levels.numpy().astype(np.float32) / np.float32(127.5) - np.float32(1.0))
+
+
+def to_levels(pixels: torch.Tensor) -> torch.Tensor:
+    """The levels, uint8, that ``pixels`` are decoded from: a quarter of the bytes."""
+    return ((pixels + 1.0) * 127.5).round().to(torch.uint8)
+
+
+def upright_size(data: bytes) -> tuple[int, int] | None:
+    """(width, height) of the upright image in ``data``, by its header alone; None where it cannot be opened."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+            width, height = image.size
+            # PIL turns a TIFF itself, and says the size that it comes to.
+            turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION) in _TURNED
+    except Exception:  # as where it is decoded: training meets it, and says why
+        return None
+    return (height, width) if turned else (width, height)
 
 
 def decode_image(data: bytes, config: DataConfig, ground: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
@@ -150,16 +185,18 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.round(values / 257.0).astype(np.uint8))
 
 
-def _fit(image: Image.Image, side: int, crop: str, generator: np.random.Generator | None) -> Image.Image:
-    """Resize the shorter side to ``side`` and crop a square, as one step: only the square is ever computed, so a
-    strip of 1 x 1e8 pixels does not become a gigabyte on the way."""
-    width, height = image.size
-    scale = side / min(width, height)
-    spare = max(round(max(width, height) * scale) - side, 0)
-    # integers() has an open end; a square image has nothing to draw.
+def _fit(image: Image.Image, shape: Bucket, crop: str, generator: np.random.Generator | None) -> Image.Image:
+    """Resize until ``shape`` is covered and crop what stands over, as one step: only what is kept is ever computed, so
+    a strip of 1 x 1e8 pixels does not become a gigabyte on the way."""
+    (width, height), (down, across) = image.size, shape
+    tall = width * down <= height * across  # so that it stands over above and below
+    ends, seen = (height, down * width / across) if tall else (width, across * height / down)
+    scale, wanted = (across / width, down) if tall else (down / height, across)
+    spare = max(round(ends * scale) - wanted, 0)
+    # integers() has an open end; an image of this shape has nothing to draw.
     start = int(generator.integers(0, spare + 1)) if crop == "random" and generator is not None else spare // 2
-    # Rounding can put the end of the square a fraction of a pixel outside the image.
-    low = min(start / scale, max(width, height) - min(width, height))
-    high = low + min(width, height)
-    box = (low, 0.0, high, float(height)) if width > height else (0.0, low, float(width), high)
-    return image.resize((side, side), Image.Resampling.LANCZOS, box=box)
+    # Rounding can put the end of what is seen a fraction of a pixel outside the image.
+    low = max(min(start / scale, ends - seen), 0.0)
+    high = min(low + seen, float(ends))
+    box = (0.0, low, float(width), high) if tall else (low, 0.0, high, float(height))
+    return image.resize((across, down), Image.Resampling.LANCZOS, box=box)

@@ -6,14 +6,15 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
+from memsieve.filtering.data.bucket_counts import windows_of
+from memsieve.filtering.data.buckets import Bucket
 from memsieve.filtering.data.config import DataConfig
 from memsieve.filtering.data.dealing import resolve_streams
 from memsieve.filtering.data.held_out import held_out_groups
+from memsieve.filtering.data.intake import Intake
 from memsieve.filtering.data.loader_sieve import Sieve
 from memsieve.filtering.data.mark import Mark, check_same_data
-from memsieve.filtering.data.pool import Found, Pool, Ranks, Tick
+from memsieve.filtering.data.pool import Found, Ranks
 from memsieve.filtering.data.repeats import Repeats, find_repeats
 from memsieve.filtering.data.rows import Chunk, FailedRow, Place, Row, SkippedRow
 from memsieve.filtering.data.sources import open_source
@@ -30,7 +31,7 @@ class NoUsableRowError(ValueError):
 @dataclass(slots=True)
 class Window:
     """One rank's share of a global batch. ``rows`` always has the same length, None where a pass ended before it was
-    full.
+    full; their pixels are all of ``shape``, (height, width).
 
     ``ended``: there is nothing more to train on, on any rank; such a window has no rows, only what was read on the way.
     ``why`` says so where it is not the end of the last pass.
@@ -45,6 +46,8 @@ class Window:
     skipped: list[SkippedRow] = field(default_factory=list)
     """Rows that the sieve took out."""
     why: str = ""
+    shape: Bucket | None = None
+    """None where the window has ``ended``."""
 
 
 class WindowLoader:
@@ -52,9 +55,10 @@ class WindowLoader:
 
     A pass deals the rows of the source to ``n_streams`` streams, and a rank reads a contiguous block of them. Nothing
     of the next pass is read before the whole pass is: every row comes round equally often, whatever its shard. The rows
-    that streams give in turn fill the windows, so that all are full but the last of a pass; the windows of all ranks in
-    order are the same for every ``world_size`` that divides ``n_streams``. Iterating again goes on after the last
-    window that was handed out.
+    that streams give in turn fill the windows, each with pictures of one shape: a picture waits until as many of its
+    bucket have come as a window takes. So all windows are full but the last of each bucket in a pass, which come at its
+    end; the windows of all ranks in order are the same for every ``world_size`` that divides ``n_streams``. Iterating
+    again goes on after the last window that was handed out.
 
     After ``max_epochs`` passes, or where the sieve has taken every row of a pass, comes one ``ended`` window.
 
@@ -90,6 +94,8 @@ class WindowLoader:
         saved = int(state.get("n_streams", 0)) if state is not None else 0
         self.n_streams, self.sizes = resolve_streams(config, rows_per_window, self.source, world_size, saved)
         self.repeats = self._find_repeats()
+        self.shapes = config.shapes
+        self._per_pass: int | None = None
         self.rows_per_stream = rows_per_window // self.n_streams
         share = self.n_streams // world_size
         self.streams = range(rank * share, (rank + 1) * share)
@@ -99,6 +105,7 @@ class WindowLoader:
         self.held_out = held_out_groups(config)
         """Groups of ``data.held_out_path``; None without one."""
         plan = ReadingPlan(self.source, config, self.sizes, self.n_streams, seed, self.held_out, self.repeats)
+        self._intake = Intake(plan, rows_per_window, ranks)
         self._turns = Turns(plan, self.streams, self.rows_per_stream, sieve)
 
     @property
@@ -110,7 +117,7 @@ class WindowLoader:
     @property
     def ticks(self) -> int:
         """Turns of all streams that the windows handed out so far have taken."""
-        return self._mark.tick + self._mark.read
+        return self._mark.tick
 
     @property
     def alive(self) -> int:
@@ -135,8 +142,15 @@ class WindowLoader:
             )
 
     def windows_per_pass(self) -> int:
-        """Windows of a pass in which every row is usable: at least as many as it will have."""
-        return -(-self.count_rows() // self.rows_per_window)
+        """Windows of a pass in which every row is usable: at least as many as it will have. A collective where there
+        are buckets."""
+        if len(self.shapes) == 1:
+            return -(-self.count_rows() // self.rows_per_window)
+        if self._per_pass is None:
+            self._check_exchange()
+            rows = self.count_rows()
+            self._per_pass = windows_of(self.source, self.config, rows, self.rows_per_window, self.ranks)
+        return self._per_pass
 
     def __iter__(self) -> Iterator[Window]:
         self._check_exchange()
@@ -155,7 +169,7 @@ class WindowLoader:
             if not found.usable:
                 raise NoUsableRowError(self._nothing(found, untold))
             self._mark = self._next_pass(self._mark.epoch, self.ticks)
-        yield self._window([None] * (self.rows_per_window // self.ranks.world_size), untold, ended=True, why=why)
+        yield self._window([None] * (self.rows_per_window // self.ranks.world_size), untold, None, why)
 
     def _pass(self, passes: Passes, untold: list[Chunk]) -> Generator[Window, None, Found]:
         """The windows of what is left of a pass; returns what the whole of it has found.
@@ -163,53 +177,33 @@ class WindowLoader:
         ``untold`` are chunks of which nothing has been said yet; their samples are told with the next window.
         """
         mark = self._mark
-        pool = Pool(self.rows_per_window, self.n_streams, self.ranks)
-        found, tick, places = mark.found, mark.tick, dict(mark.places)
-        told, used = mark.read, mark.used  # before a resume: read once more, but neither told nor used again
-        for chunks in passes.begin(mark.epoch, tick, places):
-            counts, new, ended = self._agree(chunks)
-            pool.add(Tick(tick, dict(places), found, counts), chunks)
-            places.update({chunk.stream: chunk.place for chunk in chunks})
-            tick, found, told = tick + 1, found.plus(new), told - 1
-            untold += chunks if told < 0 else []
-            used -= pool.discard(used)
-            while len(pool) >= self.rows_per_window or (ended and len(pool)):
-                rows = pool.window()
-                first = pool.ticks[0] if pool.ticks else Tick(tick, dict(places), found, [])
-                read = tick - first.number
-                self._mark = Mark(mark.epoch, first.number, first.places, first.before, read, first.taken)
-                if ended and not len(pool) and found.usable:
+        pool = self._intake.pool_at(mark, untold, self._turns.sign_of)
+        found, tick, places, ended = mark.found, mark.tick, dict(mark.places), mark.ended
+        turns = passes.begin(mark.epoch, tick, places)
+        while True:
+            while (bucket := pool.due(ended)) is not None:
+                rows = pool.window(bucket)
+                self._mark = Mark(mark.epoch, tick, dict(places), found, list(pool.order), pool.waiting, ended)
+                if ended and not pool.order and found.usable:
                     # A resume must not read the end of the pass again: that would be one turn more than the run had.
                     self._mark = self._next_pass(mark.epoch, tick)
                 self.windows += 1
-                yield self._window(rows, untold)
+                yield self._window(rows, untold, self.shapes[bucket])
             if ended:
                 break
+            chunks = next(turns)
+            new, ended = self._intake.take_in(pool, chunks)
+            places.update({chunk.stream: chunk.place for chunk in chunks})
+            tick, found = tick + 1, found.plus(new)
+            untold += chunks
         self._mark = Mark(mark.epoch, tick, places, found)
         return found
 
     def _next_pass(self, epoch: int, tick: int) -> Mark:
         return Mark(epoch + 1, tick, dict.fromkeys(self.streams, Place()))
 
-    def _agree(self, chunks: list[Chunk]) -> tuple[list[int], Found, bool]:
-        """Over all ranks: rows of each stream in this turn, what it found, whether the pass has ended. A collective."""
-        mine = [
-            [
-                len(chunk.rows),
-                len(chunk.rows),
-                len(chunk.failed),
-                len(chunk.held_out),
-                len(chunk.skipped),
-                chunk.ended,
-            ]
-            for chunk in chunks
-        ]
-        table = self.ranks.exchange.gather(torch.tensor(mine, dtype=torch.int64))
-        _, usable, failed, held_out, sieved, ended = table.sum(0).tolist()
-        return table[:, 0].tolist(), Found(usable, failed, held_out, sieved), ended == self.n_streams
-
-    def _window(self, rows: list[Row | None], untold: list[Chunk], ended: bool = False, why: str = "") -> Window:
-        window = Window(rows, ended=ended, why=why)
+    def _window(self, rows: list[Row | None], untold: list[Chunk], shape: Bucket | None, why: str = "") -> Window:
+        window = Window(rows, ended=shape is None, why=why, shape=shape)
         for chunk in untold:
             window.failed += chunk.failed
             window.held_out += chunk.held_out
@@ -240,14 +234,18 @@ class WindowLoader:
             "paths": list(self.source.identity),
             "parts": len(self.source),
             "rows": self.sizes.rows,
+            "buckets": None if self.config.buckets is None else [list(shape) for shape in self.shapes],
             "repeats": None if self.repeats is None else [self.repeats.most, self.repeats.digest],
         }
 
     def state_dict(self) -> dict[str, Any]:
         """Positions of this rank's streams after the last window handed out, in values that JSON can hold."""
-        return {**self._data(), "world_size": self.ranks.world_size, "windows": self.windows, **self._mark.as_plain()}
+        counted = {} if self._per_pass is None else {"per_pass": self._per_pass}
+        now = {"world_size": self.ranks.world_size, "windows": self.windows, **counted}
+        return {**self._data(), **now, **self._mark.as_plain()}
 
     def _restore(self, state: dict[str, Any]) -> None:
         check_same_data(state, self._data())
         self._mark = Mark.of(state, self.streams, self.ranks.rank, self.ranks.world_size)
         self.windows = int(state.get("windows", 0))
+        self._per_pass = state.get("per_pass")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from memsieve.filtering.data.pool import Found
+from memsieve.filtering.data.pool import Found, Waiting
 from memsieve.filtering.data.rows import Place
 
 __all__ = ["Mark", "check_same_data", "merge_states"]
@@ -14,33 +14,38 @@ __all__ = ["Mark", "check_same_data", "merge_states"]
 
 @dataclass(slots=True)
 class Mark:
-    """Where reading goes on: the turn before which nothing waits, and what of the turns after it is done.
+    """Where reading goes on, and which rows were read before and wait for their window.
 
     Attributes:
         epoch: the pass.
         tick: turns of the run before it.
         places: where this rank's streams are there.
         found: what the pass had found there.
-        read: turns after it whose samples were handed out as read.
-        used: rows of these that were put into windows.
+        order: rows of all ranks that wait, as they came.
+        waiting: of this rank's streams, (bucket, offset) of the rows that wait, as they came.
+        ended: every stream has met the end of the pass.
     """
 
     epoch: int
     tick: int
     places: dict[int, Place]
     found: Found = field(default_factory=Found)
-    read: int = 0
-    used: int = 0
+    order: list[Waiting] = field(default_factory=list)
+    waiting: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+    ended: bool = False
 
     def as_plain(self) -> dict[str, Any]:
         """In values that JSON can hold."""
-        places = [[stream, place.offset, place.ended] for stream, place in self.places.items()]
+        places = [
+            [stream, place.offset, place.ended, [list(row) for row in self.waiting.get(stream, [])]]
+            for stream, place in self.places.items()
+        ]
         return {
             "epoch": self.epoch,
             "tick": self.tick,
             "found": asdict(self.found),
-            "read": self.read,
-            "used": self.used,
+            "order": [list(row) for row in self.order],
+            "ended": self.ended,
             "positions": places,
         }
 
@@ -51,15 +56,27 @@ class Mark:
         Raises:
             ValueError: ``state`` is of other ranks alone.
         """
-        saved = {int(stream): Place(int(offset), bool(ended)) for stream, offset, ended in state["positions"]}
+        saved = {
+            int(stream): (Place(int(offset), bool(ended)), rest) for stream, offset, ended, *rest in state["positions"]
+        }
         missing = [stream for stream in streams if stream not in saved]
         if missing:
             raise ValueError(
                 f"the data position to resume from, saved by {state.get('world_size')} ranks, lacks streams {missing} "
                 f"of rank {rank} of {world_size}; join the states of all ranks with merge_states"
             )
-        epoch, tick, read, used = (int(state[name]) for name in ("epoch", "tick", "read", "used"))
-        return cls(epoch, tick, {stream: saved[stream] for stream in streams}, Found(**state["found"]), read, used)
+        return cls(
+            epoch=int(state["epoch"]),
+            tick=int(state["tick"]),
+            places={stream: saved[stream][0] for stream in streams},
+            found=Found(**state["found"]),
+            order=[(int(bucket), int(stream)) for bucket, stream in state.get("order", [])],
+            waiting={
+                stream: [(int(bucket), int(offset)) for rows in saved[stream][1] for bucket, offset in rows]
+                for stream in streams
+            },
+            ended=bool(state.get("ended", False)),
+        )
 
 
 def check_same_data(state: dict[str, Any], now: dict[str, Any]) -> None:
@@ -68,10 +85,10 @@ def check_same_data(state: dict[str, Any], now: dict[str, Any]) -> None:
     Raises:
         ValueError: names the first thing that differs, and the way out.
     """
-    if "used" not in state:
+    if "order" not in state and state.get("read", 1):  # of later ones, those that no row waits at are read
         raise ValueError(
-            "the data position to resume from was written by memsieve 0.1.0, which dealt the data otherwise; start a "
-            "new run folder, from that run's pipeline where it has one"
+            "the data position to resume from was written by memsieve 0.1.0 or soon after, which dealt the data "
+            "otherwise; start a new run folder, from that run's pipeline where it has one"
         )
     ways = {
         "n_streams": f"set data.streams = {state.get('n_streams')}",
@@ -81,6 +98,7 @@ def check_same_data(state: dict[str, Any], now: dict[str, Any]) -> None:
         "paths": "resume on the same shards, under the same paths and in the same order",
         "parts": "resume on the same data: put back what was taken out of it, take out what was added",
         "rows": "resume on the same data: shards hold other numbers of samples now",
+        "buckets": "set data.buckets as the run that wrote it had it",
         "repeats": "set data.repeats and data.groups as the run that wrote it had them, on the same data",
     }
     for name, way in ways.items():

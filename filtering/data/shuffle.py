@@ -13,7 +13,7 @@ from memsieve.filtering.data.dealing import Piece
 from memsieve.filtering.data.rows import RawRow
 from memsieve.filtering.data.sources import Shards
 
-__all__ = ["ShuffleBuffer", "shuffled_rows"]
+__all__ = ["ShuffleBuffer", "rows_at", "shuffled_rows"]
 
 T = TypeVar("T")
 Ref = tuple[int, int]
@@ -85,6 +85,33 @@ def shuffled_rows(
     buffer: ShuffleBuffer[RawRow] = ShuffleBuffer(size, generator)
     buffer.items = _fetch(source, pieces, refs.items)
     yield from _through(buffer, _rows(read, pieces, place))
+
+
+def rows_at(
+    source: Shards,
+    pieces: Sequence[Piece],
+    size: int,
+    generator: np.random.Generator,
+    places: Sequence[int],
+    passed: Callable[[], None] = lambda: None,
+) -> list[RawRow]:
+    """Of what ``shuffled_rows`` gives by the same arguments, the rows at ``places``, counted from 0 and ascending; the
+    others are passed by their headers."""
+    if not places:
+        return []
+    buffer: ShuffleBuffer[Ref] = ShuffleBuffer(size, generator)
+
+    def leaving() -> Iterator[Ref]:
+        for ref in _refs(source, pieces):
+            passed()
+            out = buffer.push(ref)
+            if out is not None:
+                yield out
+        yield from buffer.drain()
+
+    wanted = frozenset(places)
+    refs = [ref for place, ref in enumerate(itertools.islice(leaving(), places[-1] + 1)) if place in wanted]
+    return _fetch(source, pieces, refs)
 
 
 def _through(buffer: ShuffleBuffer[RawRow], rows: Iterator[RawRow]) -> Iterator[RawRow]:

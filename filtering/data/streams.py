@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, cast
 
@@ -16,10 +16,10 @@ from memsieve.filtering.data.kept_source import KeptSource
 from memsieve.filtering.data.loader_sieve import Sieve, Sieved
 from memsieve.filtering.data.repeats import REPEAT, Repeats
 from memsieve.filtering.data.rows import Chunk, FailedRow, Place, RawRow, Row, SkippedRow
-from memsieve.filtering.data.shuffle import shuffled_rows
+from memsieve.filtering.data.shuffle import rows_at, shuffled_rows
 from memsieve.filtering.data.sources import Shards, Source
 
-__all__ = ["ReadingPlan", "RowStream", "Start"]
+__all__ = ["ReadingPlan", "RowStream", "Start", "read_again"]
 
 LOOKED_AT: Final = 16
 """Rows read for each one asked for, at most, in one turn: where nearly all are condemned or held out, a turn ends short
@@ -85,8 +85,7 @@ class RowStream:
         self.epoch, self.offset, self.ended = start.epoch, start.place.offset, start.place.ended
         self.sieve, self.tick = sieve, start.tick
         self.alive = alive
-        shuffled = plan.config.shuffle_buffer > 0
-        pieces = deal(plan.source, plan.sizes, plan.n_streams, plan.seed, start.epoch, shuffled)[stream]
+        pieces = _pieces(plan, stream, start.epoch)
         self._not_kept: Counter[str] = Counter()
         self._raw = self._rows(pieces)
         self._ahead: RawRow | None = None
@@ -174,3 +173,28 @@ class RowStream:
             note = lambda reason: self._not_kept.update([reason])  # noqa: E731
             return self.plan.source.read(part, start, stop, note=note, **options)  # type: ignore[arg-type]
         return cast("Shards", self.plan.source).read(part, start, stop, **options)  # type: ignore[arg-type]
+
+
+def _pieces(plan: ReadingPlan, stream: int, epoch: int) -> list[Piece]:
+    shuffled = plan.config.shuffle_buffer > 0
+    return deal(plan.source, plan.sizes, plan.n_streams, plan.seed, epoch, shuffled)[stream]
+
+
+def read_again(
+    plan: ReadingPlan, stream: int, epoch: int, offsets: Sequence[int], alive: Callable[[], None] = lambda: None
+) -> list[Row | FailedRow]:
+    """The rows at ``offsets`` of a stream in a pass, ascending, as ``RowStream`` gave them; what lies between is passed
+    by headers."""
+    pieces = _pieces(plan, stream, epoch)
+    if plan.source.indexed:
+        raws = [raw for offset in offsets for raw in plan.source.read(pieces[offset].part)]
+    else:
+        generator = row_generator(plan.seed, stream, epoch, purpose="shuffle")
+        raws = rows_at(cast("Shards", plan.source), pieces, plan.config.shuffle_buffer, generator, offsets, alive)
+    rows: list[Row | FailedRow] = []
+    for raw, offset in zip(raws, offsets, strict=True):
+        try:
+            rows.append(decode_row(raw, plan.config, stream, epoch, offset, plan.seed))
+        except BadSample as error:
+            rows.append(FailedRow(raw.key, raw.shard, raw.index, str(error)))
+    return rows

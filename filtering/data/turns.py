@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,6 +19,8 @@ from memsieve.filtering.data.workers import keep_until_parent_ends
 __all__ = ["Passes", "Turns", "chunks_ahead"]
 
 _EMPTY = torch.empty(0)
+Pixels = tuple[torch.Tensor, list[tuple[int, ...]]]
+"""Of all rows of a chunk, one after the other, and their shapes."""
 
 
 def chunks_ahead(workers: int, streams: int) -> int:
@@ -45,12 +48,16 @@ class Turns(IterableDataset[Any]):
         """Rows read or passed so far, workers' too; a sign of life and no more."""
         return int(self._alive.sum())
 
+    def sign_of(self, stream: int) -> Callable[[], None]:
+        """What is called for each row of a stream of this rank that is read or passed."""
+        return _Counter(self._alive, self.streams.index(stream))
+
     def start_at(self, epoch: int, tick: int, places: dict[int, Place]) -> None:
         """Where the next iteration starts: the pass, the turns of the run before it, the streams' places."""
         numbers = [number for s in self.streams for number in (places[s].offset, places[s].ended)]
         self._start[:] = torch.tensor([epoch, tick, *numbers])
 
-    def __iter__(self) -> Iterator[tuple[Chunk, torch.Tensor | None]]:
+    def __iter__(self) -> Iterator[tuple[Chunk, Pixels | None]]:
         worker = get_worker_info()
         first, step = (worker.id, worker.num_workers) if worker is not None else (0, 1)
         epoch, tick, *numbers = self._start.tolist()
@@ -116,17 +123,21 @@ class _Counter:
         self.counts[self.place] += 1
 
 
-def _pack(chunk: Chunk) -> tuple[Chunk, torch.Tensor | None]:
+def _pack(chunk: Chunk) -> tuple[Chunk, Pixels | None]:
     """Pixels as one tensor: each tensor that crosses processes takes a file descriptor, and a window has many rows."""
     if not chunk.rows:
         return chunk, None
-    pixels = torch.stack([row.pixels for row in chunk.rows])
-    return dataclasses.replace(chunk, rows=[dataclasses.replace(row, pixels=_EMPTY) for row in chunk.rows]), pixels
+    pixels = torch.cat([row.pixels.flatten() for row in chunk.rows])
+    shapes = [tuple(row.pixels.shape) for row in chunk.rows]
+    rows = [dataclasses.replace(row, pixels=_EMPTY) for row in chunk.rows]
+    return dataclasses.replace(chunk, rows=rows), (pixels, shapes)
 
 
-def _unpack(packed: tuple[Chunk, torch.Tensor | None]) -> Chunk:
-    chunk, pixels = packed
-    if pixels is not None:
-        for row, row_pixels in zip(chunk.rows, pixels, strict=True):
-            row.pixels = row_pixels
+def _unpack(packed: tuple[Chunk, Pixels | None]) -> Chunk:
+    chunk, given = packed
+    if given is not None:
+        pixels, shapes = given
+        parts = pixels.split([math.prod(shape) for shape in shapes])
+        for row, part, shape in zip(chunk.rows, parts, shapes, strict=True):
+            row.pixels = part.view(shape)
     return chunk

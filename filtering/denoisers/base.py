@@ -84,8 +84,9 @@ class Denoiser(Protocol):
         """Images [B, 3, H, W] in [-1, 1], float32, of the network's latents [B, C, h, w]."""
         ...
 
-    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
-        """(C, h, w) of one latent at ``resolution`` pixels."""
+    def latent_shape(self, height: int, width: int | None = None) -> tuple[int, int, int]:
+        """(C, h, w) of one latent of ``height`` x ``width`` pixels, square without ``width``; ValueError where the
+        family has no such latent."""
         ...
 
     def conditioning(self, captions: list[str]) -> Conditioning:

@@ -133,15 +133,22 @@ class CacheFolder:
             new, self._new[one], self._bytes[one] = self._new[one], {}, 0
             if not new:
                 continue
-            entries = [entry for _, entry in new.values()]
-            stacked = {name: torch.stack([entry[name] for entry in entries]) for name in entries[0]}
-            about = {"keys": json.dumps(list(new)), "samples": json.dumps([sample for sample, _ in new.values()])}
-            path = self.folder / f"{one}-{uuid.uuid4().hex}.safetensors"
-            temporary = path.with_suffix(".unfinished")
-            save_file(stacked, temporary, metadata=about)
-            os.replace(temporary, path)
-            for row, key in enumerate(new):
-                self._places[one].setdefault(key, (path, row))
+            shards: dict[tuple[torch.Size, ...], list[str]] = {}  # a shard's entries are stacked, so of one shape
+            for key, (_, entry) in new.items():
+                shards.setdefault(tuple(value.shape for value in entry.values()), []).append(key)
+            for keys in shards.values():
+                self._write_shard(one, keys, new)
+
+    def _write_shard(self, kind: Kind, keys: list[str], new: dict[str, tuple[str, dict[str, torch.Tensor]]]) -> None:
+        entries = [new[key][1] for key in keys]
+        stacked = {name: torch.stack([entry[name] for entry in entries]) for name in entries[0]}
+        about = {"keys": json.dumps(keys), "samples": json.dumps([new[key][0] for key in keys])}
+        path = self.folder / f"{kind}-{uuid.uuid4().hex}.safetensors"
+        temporary = path.with_suffix(".unfinished")
+        save_file(stacked, temporary, metadata=about)
+        os.replace(temporary, path)
+        for row, key in enumerate(keys):
+            self._places[kind].setdefault(key, (path, row))
 
     # -- which data was read through -------------------------------------------------------------------------------
 

@@ -178,13 +178,18 @@ class LatentDenoiser(DrawsImages):
 
     # -- images ---------------------------------------------------------------------------------------------------
 
-    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
-        """(C, h, w) of one latent at ``resolution`` pixels."""
+    def latent_shape(self, height: int, width: int | None = None) -> tuple[int, int, int]:
+        """(C, h, w) of one latent of ``height`` x ``width`` pixels, square without ``width``.
+
+        Raises:
+            ValueError: the family has no latent of that shape; names the option and the reason.
+        """
+        width = height if width is None else width
         factor = self.vae_factor * self.patch
-        if resolution % factor:
-            raise ValueError(f"data.resolution: {resolution} must be a multiple of {factor} for this model's VAE")
-        side = resolution // self.vae_factor
-        return self.latent_channels, side, side
+        if height % factor or width % factor:
+            named = f"data.resolution: {height}" if height == width else f"data.buckets: {width}x{height}"
+            raise ValueError(f"{named} must be a multiple of {factor} for this model's VAE, on each side")
+        return self.latent_channels, height // self.vae_factor, width // self.vae_factor
 
     @torch.no_grad()
     def latents(self, pixels: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:

@@ -148,8 +148,8 @@ class NoModel:
     num_train_timesteps = 1000
     tokenizer = Words()
 
-    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
-        return 4, resolution // 4, resolution // 4
+    def latent_shape(self, height: int, width: int | None = None) -> tuple[int, int, int]:
+        return 4, height // 4, (width or height) // 4
 
     def text_layout(self) -> Any:
         return (self,)

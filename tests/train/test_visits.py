@@ -156,8 +156,7 @@ class Audit:
 
     draws = 3
 
-    def draw(self, content: str, visit: int) -> VisitDraw:
-        shape = (4, 2, 2)
+    def draw(self, content: str, visit: int, shape: tuple[int, ...]) -> VisitDraw:
         return VisitDraw(777, torch.full(shape, float(visit)), torch.full(shape, float(content[1:])))
 
 

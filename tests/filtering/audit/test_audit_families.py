@@ -44,7 +44,7 @@ def test_scores_are_those_of_the_formulas(
     assert len(rows) == 6 and {row["status"] for row in rows} == {"ok"}
     denoiser, row = open_denoiser(str(tmp_path / "model")), rows[2]
     sample = list(read_shard(row["shard"], DataConfig(path="x")))[row["index"]]
-    pixels = centred_pixels(decode_image(sample.image, DataConfig(path="x")), side_of(name))[None]
+    pixels = centred_pixels(decode_image(sample.image, DataConfig(path="x")), (side_of(name), side_of(name)))[None]
     cond, uncond = denoiser.conditioning([row["caption"]]), denoiser.unconditional(1)
     for visit in range(4):
         shape = denoiser.latent_shape(side_of(name))

@@ -40,7 +40,7 @@ def test_scores_are_those_of_the_formulas(
     assert (raw.key, raw.caption) == (row["key"], row["caption"]) and row["sha256"].startswith(content_id(raw.image))
     assert (row["width"], row["height"], row["image_bytes"]) == (16, 16, len(raw.image))
     denoiser = open_denoiser(str(tiny_model))
-    pixels = centred_pixels(decode_image(raw.image, DataConfig(path="x")), 16)[None]
+    pixels = centred_pixels(decode_image(raw.image, DataConfig(path="x")), (16, 16))[None]
     text, empty = (denoiser.conditioning([c]).encoder_hidden_states for c in (row["caption"], ""))
     for visit in range(4):
         draw = visit_draw(5, content_id(raw.image), visit, shape=(4, 8, 8), num_train_timesteps=1000, strata=4)

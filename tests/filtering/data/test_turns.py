@@ -58,11 +58,14 @@ def test_each_turn_is_one_chunk_of_each_stream_in_order_and_life_is_counted() ->
 
 
 def test_pixels_travel_as_one_tensor() -> None:
-    rows = [Row(str(i), "s", i, "g", "c", torch.full((3, 2, 2), float(i)), 0, 0, i) for i in range(3)]
-    packed, pixels = _pack(Chunk(0, rows, [], [], 0, 3))
-    assert cast("torch.Tensor", pixels).shape == (3, 3, 2, 2) and all(not row.pixels.numel() for row in packed.rows)
+    sides = [(2, 2), (1, 4), (3, 2)]
+    rows = [Row(str(i), "s", i, "g", "c", torch.full((3, *side), float(i)), 0, 0, i) for i, side in enumerate(sides)]
+    packed, given = _pack(Chunk(0, rows, [], [], 0, 3))
+    pixels, shapes = cast("Any", given)
+    assert pixels.shape == (42,) and shapes[1] == (3, 1, 4) and all(not row.pixels.numel() for row in packed.rows)
     assert rows[1].pixels.numel() == 12, "the chunk at home is left as it is"
-    back = _unpack((packed, pixels))
+    back = _unpack((packed, given))
     assert [float(row.pixels.mean()) for row in back.rows] == [0.0, 1.0, 2.0]
+    assert [tuple(row.pixels.shape[1:]) for row in back.rows] == sides
     empty = Chunk(0, [], [], [], 0, 0)
     assert _pack(empty) == (empty, None) and _unpack((empty, None)) is empty
