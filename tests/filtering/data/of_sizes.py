@@ -28,11 +28,11 @@ def picture(number: int, side: int = 1) -> bytes:
     return stream.getvalue()
 
 
-def write_shards(folder: Path, count: int, shards: int = 8, broken: int = -1) -> str:
-    """``count`` pictures in ``shards`` shards; ``broken`` is none that can be decoded."""
+def write_shards(folder: Path, count: int, shards: int = 8, broken: int = -1, first: int = 0) -> str:
+    """``count`` pictures from number ``first`` on in ``shards`` shards; ``broken`` is none that can be decoded."""
     for shard in range(shards):
         with wds.TarWriter(str(folder / f"{shard}.tar")) as writer:
-            for number in range(count * shard // shards, count * (shard + 1) // shards):
+            for number in range(first + count * shard // shards, first + count * (shard + 1) // shards):
                 image = b"broken" if number == broken else picture(number)
                 writer.write({"__key__": f"{number:03d}", "png": image, "txt": f"number {number}"})
     return str(folder)
