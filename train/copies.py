@@ -40,15 +40,15 @@ def training_bank(config: DataConfig, most: int, side: int = 64) -> Bank:
     the same images. Rows that cannot be used are left to training to report.
     """
     source = open_source(config.path, config)
-    squares = {"resolution": min(config.resolution, side), "crop": "center", "flip": False, "buckets": None}
-    small = config.model_copy(update=squares)
+    small = {"resolution": min(config.resolution, side), "crop": "center", "flip": False}
+    squares = config.in_squares().model_copy(update=small)
     pixels: list[torch.Tensor] = []
     captions: dict[str, str] = {}
     for raw in (raw for part in range(len(source)) for raw in source.read(part)):
         if raw.error is not None or (group := group_of(raw, config)) in captions:
             continue
         try:
-            row = decode_row(raw, small, HELD_OUT_STREAM, 0, 0, 0)
+            row = decode_row(raw, squares, HELD_OUT_STREAM, 0, 0, 0)
         except BadSample:
             continue
         pixels.append(row.pixels)

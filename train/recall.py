@@ -43,7 +43,7 @@ def asked_pairs(config: RunConfig) -> TrainingPairs | None:
     """
     if not config.filter.enabled or config.filter.rule != "recall":
         return None
-    pairs = training_pairs(config.data)
+    pairs = training_pairs(config.data.in_squares())
     if not pairs.whole:
         raise SettingsError(
             f"filter.rule: recall asks about each pair, {MOST} at most, and data.path holds more; set filter.policy: "
@@ -70,8 +70,8 @@ class RecallProbe:
         model: what extra forwards go through: the engine where parameters are sharded, else the bare model.
         rule: whose evidence it is.
         config: of the run.
-        pairs: the training pairs.
-        held_out: pairs that are never trained on; any number.
+        pairs: the training pairs, cut to squares.
+        held_out: pairs that are never trained on, cut to squares; any number.
         exchange: collectives over ranks.
     """
 

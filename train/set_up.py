@@ -69,6 +69,7 @@ def _build(config: RunConfig, accelerator: Any, engine: Engine, watch: Watch, ru
     pairs = asked_pairs(config)
     data = _open_data(config, accelerator, extra, watch)
     exchange, denoiser, held_out = Exchange(accelerator.device), data.denoiser, data.held_out
+    squares = _squares(config, held_out)
     looked_up = _looked_up(config, denoiser, held_out)
     pair_filter = _filter(config, denoiser, held_out, exchange, looked_up, rule)
     trained = prepare_model(config, accelerator, engine, denoiser, pair_filter, data.total_steps)
@@ -93,11 +94,11 @@ def _build(config: RunConfig, accelerator: Any, engine: Engine, watch: Watch, ru
         exchange=exchange,
         records=_records(config, accelerator, step if checkpoint else None),
         tracker=Tracker(config, accelerator, step),
-        copies=_copies(config, held_out),
+        copies=_copies(config, squares),
         sieve=data.sieve,
         looked_up=looked_up,
         turns=_turns(config, denoiser, pair_filter, held_out, looked_up),
-        recall=_recall(config, denoiser, trained.scored, pair_filter, pairs, held_out),
+        recall=_recall(config, denoiser, trained.scored, pair_filter, pairs, squares),
         training_rows=_training_rows(config, data.loader, pairs, held_out),
         total_steps=data.total_steps,
     )
@@ -153,11 +154,17 @@ def _loader(
     )
 
 
+def _squares(config: RunConfig, held_out: list[Row]) -> list[Row]:
+    """The held-out pairs as squares, which drawings are."""
+    drawn = config.validation.copy_groups or (config.filter.enabled and config.filter.rule == "recall")
+    if config.data.buckets is None or not drawn:
+        return held_out
+    return held_out_rows(config.data.in_squares(), config.train.seed)
+
+
 def _copies(config: RunConfig, held_out: list[Row]) -> CopyProbe | None:
     if not config.validation.copy_groups:
         return None
-    if config.data.buckets is not None:  # what is drawn at validation is square, and judged beside squares
-        held_out = held_out_rows(config.data.model_copy(update={"buckets": None}), config.train.seed)
     return CopyProbe(config.data, held_out, config.validation.copy_groups, config.validation.copy_bank)
 
 
@@ -225,11 +232,11 @@ def _training_rows(
 ) -> list[Row]:
     """As many training pairs as held-out ones are looked at."""
     most = config.validation.held_out_pairs
-    if pairs is not None:
+    if pairs is not None and config.data.buckets is None:
         return pairs.rows[:most]
-    if not most or not held_out:
-        return []
-    return training_pairs(config.data, min(most, len(held_out)), loader.source, loader.held_out).rows
+    if pairs is None:
+        most = min(most, len(held_out))
+    return training_pairs(config.data, most, loader.source, loader.held_out).rows if most else []
 
 
 def _recall(

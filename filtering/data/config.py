@@ -81,6 +81,10 @@ class DataConfig(Settings):
         """
         return shapes_of(self.buckets, self.resolution)
 
+    def in_squares(self) -> DataConfig:
+        """The same data without buckets: what is drawn to be compared with pictures is square, and so are they."""
+        return self if self.buckets is None else self.model_copy(update={"buckets": None})
+
     @field_validator("buckets")
     @classmethod
     def _are_shapes(cls, buckets: Buckets | None) -> Buckets | None:

@@ -33,6 +33,7 @@ from tests.tiny_models import tiny_family
 from tests.train.conftest import tiny_config
 
 pytestmark = pytest.mark.trains
+SHAPES = {(16, 16), (12, 20), (20, 12)}
 SAME = ["step", "key", "group", "stream", "epoch", "offset", "action", "reason", "timestep", "weight"]
 COUNT, LOST, TAU = 34, ["003", "011", "020"], 0.5
 SGD = {"name": "sgd", "lr": 0.1, "weight_decay": 0.0, "schedule": "linear"}
@@ -72,9 +73,9 @@ def by_threshold(batch: int, accumulation: int) -> dict[str, Any]:
 
 def by_history(batch: int, accumulation: int) -> dict[str, Any]:
     """Evidence per pair, so loose that some are condemned."""
-    return {"filter": {"signals": ["loss", "reference_residual"], "false_drop_rate": 0.98, "held_out_per_window": 20,
-                       "ledger_kept": True},
-            "train": {"steps": 24, "batch_size": batch, "accumulation": accumulation},
+    return {"filter": {"signals": ["loss"], "record": ["magnitude"], "false_drop_rate": 0.98,
+                       "held_out_per_window": 12, "ledger_kept": True},
+            "train": {"steps": 48, "batch_size": batch, "accumulation": accumulation},
             "optimizer": {**SGD, "lr": 0.3, "schedule": "constant"}}  # fmt: skip
 
 
@@ -82,7 +83,8 @@ def by_sieve(batch: int, accumulation: int) -> dict[str, Any]:
     """At the loader; measuring is free, so that the schedule does not depend on the number of ranks."""
     return {"filter": {"apply": "sieve", "signals": ["loss"], "record": [], "score_budget": 1.0,
                        "false_drop_rate": 0.98, "held_out_per_window": 12, "ledger_kept": True, "always_drop": LOST},
-            "train": {"steps": 24, "batch_size": batch, "accumulation": accumulation}, "optimizer": SGD}  # fmt: skip
+            "train": {"steps": 36, "batch_size": batch, "accumulation": accumulation},
+            "optimizer": {**SGD, "lr": 0.3, "schedule": "constant"}}  # fmt: skip
 
 
 KINDS = {"threshold": by_threshold, "history": by_history, "sieve": by_sieve}
@@ -98,6 +100,7 @@ def two(make_sized: MakeConfig, run_ranks: Callable[..., Any]) -> Any:
     return run_ranks("ddp", jobs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_ranks_are_one_process(two: Any, make_sized: MakeConfig, kind: str) -> None:
     config = make_sized(f"one-{kind}", **KINDS[kind](8, 1))
@@ -107,7 +110,7 @@ def test_two_ranks_are_one_process(two: Any, make_sized: MakeConfig, kind: str) 
     theirs = two.outcomes[0][kind]["summary"]
     for name in ("read", "trained", "dropped", "remainder", "steps", "updates", "groups", "condemned_groups"):
         assert summary[name] == theirs[name], name
-    assert summary["dropped"] and summary["trained"] > 60
+    assert sum(summary["dropped"].values()) >= 3 and summary["trained"] >= 15
     mine = read_ledger(config.output / "ledger").select(SAME)
     ledger = read_ledger(config.output.with_name(f"two-{kind}") / "ledger").select(SAME)
     assert mine.equals(ledger)
@@ -119,29 +122,30 @@ def test_two_ranks_are_one_process(two: Any, make_sized: MakeConfig, kind: str) 
         assert visits == {(epoch, f"{n:03d}"): 1 for epoch in (0, 1) for n in range(COUNT)}, "every sample once a pass"
     if kind == "sieve":
         lost = Counter(row["key"] for row in mine.to_pylist() if row["reason"] == Reason.ALWAYS_DROP)
-        assert set(lost) == set(LOST)
-    if kind == "history":
+        assert set(lost) == set(LOST) and summary["dropped"]["condemned: skipped at the loader"] >= 3
+    if kind != "threshold":
         assert 0 < summary["condemned_groups"] < summary["groups"]
 
 
-@pytest.mark.parametrize("kind", ["history", "sieve"])
+@pytest.mark.parametrize("kind", [pytest.param("history", marks=pytest.mark.slow), "sieve"])
 def test_a_resumed_run_is_bit_equal(make_sized: MakeConfig, kind: str) -> None:
     """Stopped where rows wait for their window."""
     sections = {**KINDS[kind](8, 1), "checkpoint": {"every": 0, "final": True}}
-    sections["train"]["steps"] = 16
+    stops = (31, 40) if kind == "history" else (27, 36)
+    sections["train"]["steps"] = stops[1]
     whole = set_up(make_sized(f"whole-{kind}", **sections))
     fit(whole)
     config = make_sized(f"parts-{kind}", **sections)
-    for steps in (7, 16):
+    for steps in stops:
         config.train.steps = steps
         session = set_up(config)
-        if steps == 16:
-            assert session.step == 7
+        if steps == stops[1]:
+            assert session.step == stops[0]
             assert session.loader.state_dict()["order"], "rows wait"
         fit(session)
     assert torch.equal(vector(session), vector(whole))
     ledgers = [read_ledger(one.config.output / "ledger") for one in (session, whole)]
-    assert ledgers[0].equals(ledgers[1])
+    assert ledgers[0].equals(ledgers[1]) and any(row["action"] == "drop" for row in ledgers[0].to_pylist())
 
 
 def test_held_out_pairs_are_scored_with_their_like(make_sized: MakeConfig) -> None:
@@ -245,6 +249,17 @@ def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_a_model_is_asked_for_squares_and_looked_at_in_the_shapes_it_learns(make_sized: MakeConfig) -> None:
+    session = set_up(make_sized("asked", filter={"policy": "retire", "copy_rate": 0.02, "recall_budget": 1.0},
+                                train={"steps": 4}, validation={"every": 2, "copy_groups": 0}))  # fmt: skip
+    probe = session.recall
+    assert probe is not None and {row.pixels.shape[1:] for row in session.training_rows} == SHAPES
+    assert {row.pixels.shape[1:] for row in [*probe.pairs.rows, *probe.held_out]} == {(16, 16)}
+    fit(session)
+    assert probe.rule.evidence.rounds == 1 and sum(probe.rule.evidence.asked.values()) == probe.round
+    assert len(session.overfits.looks) >= 2
+
+
 def test_sdxl_is_told_the_size_that_it_sees(sdxl: Path, sized: dict[str, Any], tmp_path: Path) -> None:
     """Height before width: original size, corner of the crop, target size."""
     config = tiny_config(sdxl, tmp_path, tmp_path / "run", data=sized, filter={"false_drop_rate": 0.2})
@@ -266,7 +281,7 @@ def test_sdxl_is_told_the_size_that_it_sees(sdxl: Path, sized: dict[str, Any], t
     for (height, width), ids in told.items():
         size = [float(height * factor), float(width * factor)]
         assert ids.tolist() == [[*size, 0.0, 0.0, *size]] * len(ids)
-    assert {tuple(side * factor for side in shape) for shape in told} == {(16, 16), (12, 20), (20, 12)}
+    assert {tuple(side * factor for side in shape) for shape in told} == SHAPES
 
 
 def test_the_windows_of_a_run_with_epochs_are_counted_before_it(make_sized: MakeConfig) -> None:
