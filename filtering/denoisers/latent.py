@@ -16,7 +16,13 @@ from memsieve.filtering.denoisers.normalise import Normalisation, denormalised, 
 from memsieve.filtering.denoisers.parts import NETWORKS, Dtypes, load_parts, own_scheduler, scheduler_config
 from memsieve.filtering.denoisers.single_file import load_checkpoint, told_scheduler
 from memsieve.filtering.denoisers.spaces import NoiseSpace, VariancePreserving
-from memsieve.filtering.denoisers.supported import check_classes, check_diffusion, check_flow, check_vae_channels
+from memsieve.filtering.denoisers.supported import (
+    check_classes,
+    check_diffusion,
+    check_flow,
+    check_sides,
+    check_vae_channels,
+)
 
 __all__ = ["LatentDenoiser"]
 
@@ -184,11 +190,7 @@ class LatentDenoiser(DrawsImages):
         Raises:
             ValueError: the family has no latent of that shape; names the option and the reason.
         """
-        width = height if width is None else width
-        factor = self.vae_factor * self.patch
-        if height % factor or width % factor:
-            named = f"data.resolution: {height}" if height == width else f"data.buckets: {width}x{height}"
-            raise ValueError(f"{named} must be a multiple of {factor} for this model's VAE, on each side")
+        width = check_sides(height, width, self.vae_factor * self.patch, "this model's VAE")
         return self.latent_channels, height // self.vae_factor, width // self.vae_factor
 
     @torch.no_grad()

@@ -13,6 +13,7 @@ from memsieve.filtering.denoisers.base import Call
 from memsieve.filtering.denoisers.conditioning import Conditioning, TextPart
 from memsieve.filtering.denoisers.latent import LatentDenoiser
 from memsieve.filtering.denoisers.spaces import RectifiedFlow
+from memsieve.filtering.denoisers.supported import check_sides
 
 __all__ = ["SanaDenoiser"]
 
@@ -60,11 +61,10 @@ class SanaDenoiser(LatentDenoiser):
         """Pixels a side of one latent."""
         return int(2 ** (len(self.vae.config.encoder_block_out_channels) - 1))
 
-    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
-        """(C, h, w) of one latent at ``resolution`` pixels."""
-        if resolution % PIXELS:
-            raise ValueError(f"data.resolution: {resolution} must be a multiple of {PIXELS} for Sana's pipeline")
-        return super().latent_shape(resolution)
+    def latent_shape(self, height: int, width: int | None = None) -> tuple[int, int, int]:
+        """(C, h, w) of one latent of ``height`` x ``width`` pixels, square without ``width``."""
+        check_sides(height, width, PIXELS, "Sana's pipeline")
+        return super().latent_shape(height, width)
 
     @torch.no_grad()
     def posterior(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,6 +11,7 @@ __all__ = [
     "check_classes",
     "check_diffusion",
     "check_flow",
+    "check_sides",
     "check_unet",
     "check_vae_channels",
     "no_beta_schedule",
@@ -113,6 +114,22 @@ def check_classes(kinds: dict[str, Any], index: dict[str, Any], parts: tuple[str
                 f"{option}: the {part} of {what} is a {given}, where this family has a {kinds[part].__name__}. "
                 f"{_WANTED}"
             )
+
+
+def check_sides(height: int, width: int | None, factor: int, of: str) -> int:
+    """Refuse a picture whose sides are no multiples of ``factor``; the width, that of a square where it is None.
+
+    Args:
+        of: who asks for the multiple.
+
+    Raises:
+        ValueError: names the option.
+    """
+    width = height if width is None else width
+    if height % factor or width % factor:
+        named = f"data.resolution: {height}" if height == width else f"data.buckets: {width}x{height}"
+        raise ValueError(f"{named} must be a multiple of {factor} for {of}, on each side")
+    return width
 
 
 def check_vae_channels(takes: int, latents: int, what: str, option: str) -> None:

@@ -39,20 +39,24 @@ def test_a_prompt_and_its_embeddings_give_the_same_image(name: str, family_folde
         assert not torch.allclose(unguided, expected, atol=1e-4), "guidance does something"
 
 
+@pytest.mark.parametrize("wide", [1, 2])
 @pytest.mark.parametrize("name", TINY_FAMILIES)
-def test_the_network_is_called_as_the_pipeline_calls_it(name: str) -> None:
-    """The first call of a sampling pipeline, read back and repeated by ``predict``, gives the same prediction."""
+def test_the_network_is_called_as_the_pipeline_calls_it(name: str, wide: int) -> None:
+    """The first call of a sampling pipeline, read back and repeated by ``predict``, gives the same prediction: of a
+    square, and of a picture twice as wide."""
     pipe = tiny_family(name)
     denoiser, calls = denoiser_of(pipe), []
     hook = denoiser.model.register_forward_hook(
         lambda module, args, kwargs, output: calls.append((args, kwargs, output)), with_kwargs=True
     )
-    side = side_of(name)
-    pipe(prompt=PROMPTS, num_inference_steps=2, height=side, width=side, output_type="latent", **guidance(pipe, 3.0, 2))
+    height = side_of(name)
+    width = height * wide
+    options = {"num_inference_steps": 2, "height": height, "width": width, "output_type": "latent"}
+    pipe(prompt=PROMPTS, **options, **guidance(pipe, 3.0, 2))
     hook.remove()
     args, kwargs, output = calls[0]
     noisy, timestep, conditioning = denoiser.read_call(args, kwargs)
-    assert noisy.shape[1:] == denoiser.latent_shape(side) and len(noisy) == len(conditioning)
+    assert noisy.shape[1:] == denoiser.latent_shape(height, width) and len(noisy) == len(conditioning)
     alone = len(calls) == 2  # one call a step: both branches in a row, or none
     assert len(noisy) == (4 if alone and denoiser.distilled is None else 2)
     assert denoiser.separate_branches or alone
