@@ -92,6 +92,6 @@ def test_an_old_run_is_not_gone_on_with_and_the_version_is_named(old: Path, tiny
         set_up(config)
     kept = old / "run" / "config.yaml"
     kept.write_text(kept.read_text().replace("held_out_draws: 4", "held_out_draws: 16", 1))
-    with pytest.raises(ValueError, match=r"written by memsieve 0\.1\.0, .* start a new run folder"):
+    with pytest.raises(ValueError, match=r"written by memsieve 0\.1\.0 .* start a new run folder"):
         set_up(config)
     assert (old / "run" / "summary.json").is_file(), "nothing of it was touched"
