@@ -27,8 +27,8 @@ class StableDiffusionXLDenoiser(LatentDenoiser):
 
     Unconditional is what the pipeline guides away from: zeros, pooled ones too, where it has
     ``force_zeros_for_empty_prompt`` (SDXL base), so caption dropout trains those rather than the empty caption's
-    embeddings. And the time ids (original size, crop, target size) say what is done here, an honest square crop:
-    ``(side, side, 0, 0, side, side)``, which is also what the pipeline asks for by default.
+    embeddings. And the time ids (original size, crop, target size) say what is done here, an honest crop:
+    ``(height, width, 0, 0, height, width)``, which is also what the pipeline asks for by default.
     """
 
     pipeline_class = StableDiffusionXLPipeline
@@ -80,7 +80,7 @@ class StableDiffusionXLDenoiser(LatentDenoiser):
     def predict(
         self, model: torch.nn.Module, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning
     ) -> torch.Tensor:
-        """The UNet's prediction, [B, C, h, w]; without time ids in ``conditioning`` those of an honest square crop."""
+        """The UNet's prediction, [B, C, h, w]; without time ids in ``conditioning`` those of an honest crop."""
         time_ids = conditioning.time_ids
         if time_ids is None:
             height, width = self._pixels(noisy)
