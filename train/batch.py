@@ -43,6 +43,7 @@ class Batch:
     dropped in this visit; ``readable`` also where epsilon space says nothing at this t; ``usable``, what is evidence,
     also where ``filter.max_timestep`` is passed. All are [B] lists on the host. ``draws`` [B] are the numbers of the
     audit's draws that rows were noised by, -1 where by their position; ``plan`` is None where all is measured.
+    ``prior`` are class pictures that are trained on beside it, where there are any.
     """
 
     visits: list[Visit]
@@ -58,6 +59,7 @@ class Batch:
     conditioning: Conditioning
     draws: list[int]
     plan: BatchPlan | None = None
+    prior: Batch | None = None
 
 
 @dataclass(frozen=True, slots=True)

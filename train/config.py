@@ -16,6 +16,7 @@ __all__ = [
     "CheckpointConfig",
     "ModelConfig",
     "OptimizerConfig",
+    "PriorConfig",
     "RunConfig",
     "TrackingConfig",
     "TrainConfig",
@@ -147,6 +148,28 @@ class TrainConfig(Settings):
         return self
 
 
+class PriorConfig(Settings):
+    """Section ``prior``: class pictures that the base draws, trained on beside the pairs (prior preservation)."""
+
+    prompts: list[str] = []
+    """Of the class, as "a photo of a dog" beside "a photo of sks dog"; in turn. None: no prior."""
+    pictures: int = Field(default=100, ge=10)
+    """Drawn before the first step, and kept in ``OUTPUT/prior``; a fifth is held out."""
+    weight: float = Field(default=1.0, gt=0.0)
+    """Of their mean loss beside that of the pairs; a window has as many of them as samples."""
+    steps: int = Field(default=20, ge=1)
+    """Of their drawings."""
+    guidance_scale: float = Field(default=7.5, ge=0.0)
+    """Of their drawings."""
+
+    @field_validator("prompts")
+    @classmethod
+    def _not_empty(cls, prompts: list[str]) -> list[str]:
+        if any(not prompt.strip() for prompt in prompts):
+            raise ValueError("an empty prompt names no class; leave it out")
+        return prompts
+
+
 class ValidationConfig(Settings):
     """Section ``validation``."""
 
@@ -226,6 +249,7 @@ class RunConfig(Settings):
     filter: FilterConfig = FilterConfig()
     train: TrainConfig
     optimizer: OptimizerConfig = OptimizerConfig()
+    prior: PriorConfig = PriorConfig()
     validation: ValidationConfig = ValidationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()

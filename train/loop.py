@@ -142,6 +142,8 @@ def train_window(
     window = _next(session, windows)
     started = time.perf_counter()
     batches = window_batches(session, window) if not window.ended else []
+    if session.prior is not None:
+        batches = session.prior.beside(session.denoiser, batches, session.step)
     watch.enter("agreeing on the window", session.step + 1)
     stopping = _agree(session, window, batches, stop is not None and stop.asked)
     if window.ended:

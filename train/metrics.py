@@ -23,6 +23,7 @@ def log_window(session: Session, result: WindowResult) -> None:
         values = {
             "train/loss": result.loss,
             "train/loss_unfiltered": result.loss_unfiltered,
+            "train/prior_loss": result.prior_loss,
             "train/lr": float(session.schedule.get_last_lr()[0]),
             "train/grad_norm": result.grad_norm,
             "train/updates": float(session.updates),

@@ -157,8 +157,7 @@ class RecallProbe:
         unseen = min(max(1, count // HELD_OUT_SHARE), count - 1) if self.held_out else 0
         first = evidence.asked[""]
         asked: list[Asked] = [
-            (self.held_out[(first + i) % len(self.held_out)].caption, (first + i) // len(self.held_out), False)
-            for i in range(unseen)
+            (self.held_out[(first + i) % len(self.held_out)].caption, first + i, False) for i in range(unseen)
         ]
         in_turn = sorted(self.captions, key=lambda caption: evidence.asked[caption])
         chosen = self._suspected()[: (count - unseen) // 2]

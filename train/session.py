@@ -20,6 +20,7 @@ from memsieve.train.engine import Engine
 from memsieve.train.held_out import HeldOutTurns
 from memsieve.train.measure import Scorer
 from memsieve.train.overfits import OverfitWatch
+from memsieve.train.prior import Prior
 from memsieve.train.recall import RecallProbe
 from memsieve.train.records import Records
 from memsieve.train.step import WindowTrainer
@@ -55,6 +56,7 @@ class Session:
     looked_up: LookedUpReference | None
     turns: HeldOutTurns | None
     recall: RecallProbe | None
+    prior: Prior | None
     training_rows: list[Row]
     """Some of the training pairs: how their loss falls, beside that of held-out ones, says whether the run overfits."""
     total_steps: int

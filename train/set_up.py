@@ -30,6 +30,7 @@ from memsieve.train.family import open_family
 from memsieve.train.held_out import HeldOutTurns
 from memsieve.train.measure import Scorer
 from memsieve.train.network import prepare_model
+from memsieve.train.prior import check_prior, open_prior
 from memsieve.train.recall import RecallProbe, asked_pairs
 from memsieve.train.records import Records
 from memsieve.train.resume import keep_config, restore
@@ -67,10 +68,12 @@ def _build(config: RunConfig, accelerator: Any, engine: Engine, watch: Watch, ru
     extra = load_extra(accelerator, checkpoint, str(engine)) if checkpoint else {}
     keep_config(config, accelerator, resumed=checkpoint is not None)
     pairs = asked_pairs(config)
+    check_prior(config, list(pairs.of_caption) if pairs is not None else [])
     data = _open_data(config, accelerator, extra, watch)
     exchange, denoiser, held_out = Exchange(accelerator.device), data.denoiser, data.held_out
     squares = _squares(config, held_out)
     looked_up = _looked_up(config, denoiser, held_out)
+    prior = open_prior(config, denoiser, accelerator, watch)
     pair_filter = _filter(config, denoiser, held_out, exchange, looked_up, rule)
     trained = prepare_model(config, accelerator, engine, denoiser, pair_filter, data.total_steps)
     model, optimizer = trained.model, trained.optimizer
@@ -98,7 +101,10 @@ def _build(config: RunConfig, accelerator: Any, engine: Engine, watch: Watch, ru
         sieve=data.sieve,
         looked_up=looked_up,
         turns=_turns(config, denoiser, pair_filter, held_out, looked_up),
-        recall=_recall(config, denoiser, trained.scored, pair_filter, pairs, squares),
+        recall=_recall(
+            config, denoiser, trained.scored, pair_filter, pairs, squares + (prior.held_out if prior else [])
+        ),
+        prior=prior,
         training_rows=_training_rows(config, data.loader, pairs, held_out),
         total_steps=data.total_steps,
     )

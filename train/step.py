@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 
+from memsieve.filtering.denoisers.conditioning import Conditioning
 from memsieve.filtering.exchange import Exchange
 from memsieve.filtering.types import KEPT_FLOOR, Decision, Verdict
 from memsieve.train.batch import Batch
@@ -40,6 +41,7 @@ class WindowResult:
     grad_norm: float
     skipped: bool
     verdicts: list[Verdict] = field(default_factory=list)
+    prior_loss: float = math.nan
 
 
 class WindowTrainer:
@@ -68,6 +70,7 @@ class WindowTrainer:
         self.denoiser, self.scorer, self.exchange = denoiser, scorer, exchange
         self.filter = scorer.filter if scorer is not None else None
         self.snr_gamma, self.max_grad_norm = config.train.snr_gamma, config.optimizer.max_grad_norm
+        self.prior_weight = config.prior.weight
         self._measures = not drops_out(model)
 
     def train(self, batches: list[Batch]) -> WindowResult:
@@ -81,7 +84,9 @@ class WindowTrainer:
             self.filter.begin_window([visit for batch in batches for visit in batch.visits])
         decisions = self._score_first(batches)
         kept = self._kept(decisions) if decisions else None
-        totals = torch.zeros(4, dtype=torch.float64)  # weighted loss, plain loss, weights, non-finite losses
+        beside = 0.0 if any(batch.prior is not None for batch in batches) else math.nan
+        # weighted loss, plain loss, weights, non-finite losses, mean loss of class pictures
+        totals = torch.tensor([0.0, 0.0, 0.0, 0.0, beside], dtype=torch.float64)
         names: list[str] = []
         losses: torch.Tensor
         for i, batch in enumerate(batches):
@@ -89,19 +94,23 @@ class WindowTrainer:
             self.accelerator.sync_gradients = last
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 losses, prediction = self._losses(batch)
+                losses, prior = losses.tensor_split([len(batch.visits)])
                 if len(decisions) <= i:
                     decisions.append(self._decide(batch, prediction))
                 weights = decisions[i].weights.to(losses.device)
-                totals += self._count(batch, losses, weights, names)
+                totals[:4] += self._count(batch, losses, weights, names)
+                if batch.prior is not None:
+                    totals[3:] += self._count_prior(prior, len(batches), names)
                 if last:
                     totals = torch.tensor(self.exchange.sum(totals.tolist()), dtype=torch.float64)
                     self._refuse_non_finite(int(totals[3]), names)
-                    if totals[2] < KEPT_FLOOR:
+                    if totals[2] < KEPT_FLOOR and batch.prior is None:
                         return self._skip(eligible, totals, decisions)
                 weighted = torch.where(weights > 0, losses, torch.zeros_like(losses)) * weights
                 divisor = self._divisor(eligible, float(totals[2]) if kept is None else kept)
                 # backward divides by the accumulation, and the engine by the ranks
-                self.accelerator.backward(weighted.sum() * (self.exchange.world_size * len(batches) / divisor))
+                loss = weighted.sum() * (self.exchange.world_size * len(batches) / divisor)
+                self.accelerator.backward(loss if batch.prior is None else loss + self.prior_weight * prior.mean())
         norm, overflow = self._step()
         return self._result(eligible, totals, decisions, norm, skipped=overflow)
 
@@ -122,14 +131,21 @@ class WindowTrainer:
         return max(kept, KEPT_FLOOR)
 
     def _losses(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Per-sample loss [B] float32 with its graph, and the prediction."""
+        """Per-sample loss [B + P] float32 with its graph, those of P class pictures last, and the prediction of the
+        others. One forward for both: an engine takes one a backward."""
+        parts = [batch] if batch.prior is None else [batch, batch.prior]
+        noisy, times, latents, noise = (
+            torch.cat([getattr(part, name) for part in parts]) for name in ("noisy", "timesteps", "latents", "noise")
+        )
         with self.accelerator.autocast():
-            prediction = self.denoiser.predict(self.model, batch.noisy, batch.timesteps, batch.conditioning)
-        target = self.denoiser.target(batch.latents, batch.noise, batch.timesteps)
+            prediction = self.denoiser.predict(
+                self.model, noisy, times, Conditioning.cat([part.conditioning for part in parts])
+            )
+        target = self.denoiser.target(latents, noise, times)
         losses = (prediction.float() - target.float()).square().flatten(1).mean(1)
         if self.snr_gamma is not None:
-            losses = losses * self._min_snr(batch.timesteps)
-        return losses, prediction
+            losses = losses * self._min_snr(times)
+        return losses, prediction[: len(batch.visits)]
 
     def _min_snr(self, timesteps: torch.Tensor) -> torch.Tensor:
         """Min-SNR weight per sample (Hang et al., ICCV 2023): min(SNR, gamma) / SNR, or / (SNR + 1) for v."""
@@ -157,6 +173,14 @@ class WindowTrainer:
         usable = torch.where(valid & finite, plain, torch.zeros_like(plain))
         w = weights.detach().double().cpu()
         return torch.stack([(usable * w).sum(), usable.sum(), w.sum(), (valid & ~finite).sum().double()])
+
+    def _count_prior(self, losses: torch.Tensor, batches: int, names: list[str]) -> torch.Tensor:
+        """Those of class pictures that are not finite, and their mean's share in the window's."""
+        plain = losses.detach().double().cpu()
+        broken = (~torch.isfinite(plain)).sum().double()
+        if broken:
+            names.append("class pictures (prior.prompts)")
+        return torch.stack([broken, plain.mean() / (batches * self.exchange.world_size)])
 
     def _refuse_non_finite(self, count: int, names: list[str]) -> None:
         if count:
@@ -194,7 +218,7 @@ class WindowTrainer:
     def _result(
         self, eligible: int, totals: torch.Tensor, decisions: list[Decision], norm: float, skipped: bool
     ) -> WindowResult:
-        weighted, plain, kept, _ = totals.tolist()
+        weighted, plain, kept, _, beside = totals.tolist()
         count = self._divisor(eligible, kept)
         verdicts = [verdict for decision in decisions for verdict in decision.verdicts]
-        return WindowResult(weighted / count, plain / max(eligible, 1), eligible, kept, norm, skipped, verdicts)
+        return WindowResult(weighted / count, plain / max(eligible, 1), eligible, kept, norm, skipped, verdicts, beside)
