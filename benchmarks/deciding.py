@@ -13,7 +13,7 @@ from typing import Final
 
 from benchmarks.common import ROOT
 
-__all__ = ["AT_THE_LOADER", "IN_EVERY_RUN", "THE_FILTER", "code_of_decisions"]
+__all__ = ["AT_THE_LOADER", "BY_DRAWINGS", "IN_EVERY_RUN", "THE_FILTER", "code_of_decisions"]
 
 THE_FILTER: Final = (
     "filtering/filter.py",
@@ -91,21 +91,34 @@ AT_THE_LOADER: Final = (
     "train/sieve.py",
 )
 """What decides which rows are read, where pairs are skipped before they are decoded."""
+BY_DRAWINGS: Final = (
+    "filtering/data/small.py",
+    "inference/copies/recall.py",
+    "train/advice.py",
+    "train/export.py",
+    "train/look.py",
+    "train/overfits.py",
+    "train/prior.py",
+    "train/recall.py",
+)
+"""What is asked of a model in training, and which of its models is advised."""
 
 
 @cache
-def code_of_decisions(*, at_the_loader: bool, root: Path = ROOT) -> str:
+def code_of_decisions(at_the_loader: bool, by_drawings: bool = False, *, root: Path = ROOT) -> str:
     """A digest of the modules that decide, comments and docstrings apart: what they said earlier is no result now.
 
     Args:
         at_the_loader: whether the method skips pairs at the loader.
+        by_drawings: whether it asks the model which pairs come back.
         root: of the repository.
 
     Raises:
         FileNotFoundError: a module that is named here is not there.
     """
     digest = hashlib.sha256()
-    for name in sorted(THE_FILTER + IN_EVERY_RUN + (AT_THE_LOADER if at_the_loader else ())):
+    more = (AT_THE_LOADER if at_the_loader else ()) + (BY_DRAWINGS if by_drawings else ())
+    for name in sorted(THE_FILTER + IN_EVERY_RUN + more):
         tree = ast.parse((root / name).read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             body = getattr(node, "body", None)

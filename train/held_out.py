@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from typing import Any, Final
 
 import torch
 
 from memsieve.filtering.audit.looked_up import LookedUpReference
+from memsieve.filtering.data.held_out import held_out_rows
 from memsieve.filtering.data.rows import Row
+from memsieve.filtering.evidence.held_out import HeldOutPairs
 from memsieve.filtering.filter import MemorizationFilter
 from memsieve.filtering.settings import SettingsError
 from memsieve.train.batch import Batch, Encoded, build_batch, encode
@@ -24,7 +27,7 @@ from memsieve.train.draw_settings import DrawSettings
 from memsieve.train.measure import REFERENCE, Scorer
 from memsieve.train.visits import draw_visits, measurable, plain_samples
 
-__all__ = ["DRAWS", "HeldOutTurns", "held_out_per_window"]
+__all__ = ["DRAWS", "HeldOutTurns", "enough_held_out", "held_out_per_window"]
 
 DRAWS: Final = 16
 """(t, noise) draws of each held-out pair, taken in turn: enough to average over t, and the reference is asked once
@@ -47,6 +50,20 @@ def _parts(rows: list[Row], size: int) -> list[list[Row]]:
     for row in rows:
         shapes.setdefault(row.pixels.shape, []).append(row)
     return [mine[start : start + size] for mine in shapes.values() for start in range(0, len(mine), size)]
+
+
+def enough_held_out(config: RunConfig) -> list[Row]:
+    """The held-out pairs of a run, before its model is loaded.
+
+    Raises:
+        ValueError: there are fewer than the filter needs.
+    """
+    options = config.filter
+    rows = held_out_rows(config.data, config.train.seed, audited=options.enabled and bool(options.audits))
+    if options.enabled:
+        with warnings.catch_warnings(action="ignore"):  # what is used instead is said once, by the filter
+            HeldOutPairs(options).check(len(rows))
+    return rows
 
 
 class HeldOutTurns:

@@ -46,8 +46,13 @@ def check_prior(config: RunConfig, captions: Sequence[str]) -> None:
     """Refuse prompts that are captions of training pairs: that the base draws something else for them is the point.
 
     Raises:
-        SettingsError: names the prompt.
+        SettingsError: names the prompt; or windows are of several shapes, and class pictures are squares.
     """
+    if config.prior.prompts and config.data.buckets is not None:
+        raise SettingsError(
+            "prior.prompts: class pictures are squares, and data.buckets trains on other shapes, which one forward does "
+            "not take together; leave one of them out"
+        )
     for prompt in config.prior.prompts:
         if prompt in captions:
             raise SettingsError(

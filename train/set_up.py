@@ -9,7 +9,6 @@ import torch
 from accelerate.utils import set_seed
 
 from memsieve.filtering.audit.looked_up import LookedUpReference
-from memsieve.filtering.data.held_out import held_out_rows
 from memsieve.filtering.data.loader import WindowLoader
 from memsieve.filtering.data.loader_sieve import Sieve, SieveFile
 from memsieve.filtering.data.pool import Ranks
@@ -27,7 +26,7 @@ from memsieve.train.config import RunConfig
 from memsieve.train.copies import CopyProbe
 from memsieve.train.engine import Engine, make_accelerator
 from memsieve.train.family import open_family
-from memsieve.train.held_out import HeldOutTurns
+from memsieve.train.held_out import HeldOutTurns, enough_held_out
 from memsieve.train.measure import Scorer
 from memsieve.train.network import prepare_model
 from memsieve.train.prior import check_prior, open_prior
@@ -126,15 +125,13 @@ class _Data:
 
 def _open_data(config: RunConfig, accelerator: Any, extra: dict[str, Any], watch: Watch) -> _Data:
     """Open the model family, the training data and the held-out pairs; ``extra`` is what the checkpoint holds."""
+    held_out = enough_held_out(config)
     denoiser = open_family(config, accelerator.device)
     sieve_file, sieve = open_sieve(config, accelerator.process_index, extra.get("sieve"))
     loader = _loader(config, accelerator, extra, sieve, watch)
     watch.show(lambda: loader.alive)
     check_ranks_agree(accelerator, config, loader)
     total_steps = config.train.steps or loader.windows_per_pass() * (config.train.epochs or 1)
-    held_out = held_out_rows(
-        config.data, config.train.seed, audited=config.filter.enabled and bool(config.filter.audits)
-    )
     denoiser = cached(config, denoiser, loader.source, held_out, accelerator, watch)
     return _Data(denoiser, loader, held_out, sieve_file, total_steps)
 

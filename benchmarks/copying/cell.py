@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,19 +18,23 @@ from benchmarks.copying.decisions import decisions, thresholds
 from benchmarks.copying.drawings import Drawing, Prompts, judged, judges_with, prompts_of
 from benchmarks.copying.held_out import held_out_losses
 from benchmarks.copying.learned import encoder_at, recognised
-from benchmarks.copying.methods import METHODS
+from benchmarks.copying.methods import METHODS, Method
 from benchmarks.copying.plan import PAPER, Cell, Plan
-from benchmarks.copying.rivals import LossBelowAverage, RandomDrop, Rival
+from benchmarks.copying.rivals import LossBelowAverage, RandomDrop
+from benchmarks.copying.watched import LOOKS, Watch, WatchedRule
 from benchmarks.retrieval.choice import CANDIDATES
+from memsieve.filtering.rules import Rule
 from memsieve.filtering.settings import load_settings
 from memsieve.inference.generate import GenerateSettings, generate, load_pipeline
 from memsieve.train.config import RunConfig
 from memsieve.train.loop import fit
+from memsieve.train.session import Session
 from memsieve.train.set_up import set_up
 
 __all__ = ["run_cell"]
 
-KEPT: Final = ("steps", "updates", "read", "trained", "dropped", "groups", "condemned_groups", "overfitting")
+KEPT: Final = ("steps", "updates", "read", "trained", "dropped", "groups", "condemned_groups", "overfitting", "copies",
+               "use", "ended_early", "cpu_seconds_per_step", "wall_seconds_per_step")  # fmt: skip
 """Of a run's summary."""
 Note = Callable[[str], None]
 
@@ -45,24 +50,39 @@ def run_cell(plan: Plan, cell: Cell, note: Note) -> dict[str, Any]:
     data = data_of(plan, cell)
     made = build(data, plan.streams[cell.stream], cell.seed)
     tuned = _tuned(plan, cell)
-    run, config = plan.run_folder(cell), config_of(plan, cell, made["rows"]["stream"], tuned)
+    run, config = folder_of(plan, cell), config_of(plan, cell, made["rows"]["stream"], tuned)
     found: dict[str, Any] = {
         "hash": plan.hash(cell), "method": cell.method, "stream": cell.stream, "seed": cell.seed,
         "settings": plan.settings(cell), "tuned": tuned, "machine": machine(), "rows": made["rows"],
     }  # fmt: skip
-    if method.trained:
-        found |= _train(config, cell, tuned, note)
+    if method.of:
+        found |= {name: value for name, value in _needed(plan, cell).items() if name in KEPT}
+    elif method.trained:
+        found |= _train(plan, config, cell, tuned, note)
     note(f"{cell.name}: measuring")
     if cell.method == "tune_paper":
         found["threshold"] = thresholds(run, data, plan.streams[cell.stream].passes)
     else:
         found |= decisions(run, data, method.part, method.score)
-        pipeline = run / "pipeline" if method.trained else protocol.base
+        pipeline = _model(run, method, found) if method.trained else protocol.base
         found["held_out"] = held_out_losses(pipeline, config, protocol.held_out_draws)
         found["drawn"] = _drawn(plan, cell, pipeline, data)
     write_lines(plan.file(cell), found)
-    shutil.rmtree(run / "checkpoints", ignore_errors=True)
+    if not method.of:
+        shutil.rmtree(run / "checkpoints", ignore_errors=True)
     return found
+
+
+def folder_of(plan: Plan, cell: Cell) -> Path:
+    """Of the run that is measured: the cell's own, or another method's."""
+    needed = plan.needs(cell)
+    return plan.run_folder(needed if METHODS[cell.method].of and needed is not None else cell)
+
+
+def _model(run: Path, method: Method, found: dict[str, Any]) -> Path:
+    """The last model of a run, or the one that it advises."""
+    advised = (found.get("use") or {}).get("folder") if method.advised else None
+    return next(run / name for name in (advised, "lora", "pipeline") if name and (run / name).is_dir())
 
 
 def data_of(plan: Plan, cell: Cell) -> Path:
@@ -97,33 +117,61 @@ def config_of(plan: Plan, cell: Cell, rows: int, tuned: float | None) -> RunConf
 
 def _tuned(plan: Plan, cell: Cell) -> float | None:
     """The one number of a method that other cells choose: the paper's threshold, the rate of random drops."""
-    needed = plan.needs(cell)
-    if needed is None:
+    if plan.needs(cell) is None or METHODS[cell.method].of:
         return None
-    result = plan.result(needed)
-    if result is None:
-        raise ValueError(f"cell {cell.name} needs {needed.name} first; name its method too")
+    result = _needed(plan, cell)
     if cell.method in PAPER:
         return float(result["threshold"][PAPER[cell.method]])
     return float(sum(result["dropped"].values()) / result["read"])
 
 
-def _train(config: RunConfig, cell: Cell, tuned: float | None, note: Note) -> dict[str, Any]:
+def _needed(plan: Plan, cell: Cell) -> dict[str, Any]:
+    needed = plan.needs(cell)
+    result = plan.result(needed) if needed is not None else None
+    if result is None:
+        raise ValueError(f"cell {cell.name} needs {needed.name if needed else '?'} first; name its method too")
+    return result
+
+
+def _train(plan: Plan, config: RunConfig, cell: Cell, tuned: float | None, note: Note) -> dict[str, Any]:
     """Train; the run's summary, and how long each step took: CPU seconds, since other work shares the machine."""
-    session = set_up(config, _rule(cell, tuned))
+    rule = _rule(cell, tuned)
+    if METHODS[cell.method].watched:
+        rule = WatchedRule(config.filter, (config.train.steps or 0) // LOOKS)
+    session = set_up(config, rule)
+    watch = _watch(plan, cell, session, rule) if isinstance(rule, WatchedRule) else None
     before = session.step
     note(f"{cell.name}: training, step {before} of {session.total_steps}")
     wall, cpu = time.perf_counter(), time.process_time()
     summary = fit(session)
     steps = max(summary["steps"] - before, 1)
+    if watch is not None:
+        summary["watched"] = watch.looks
     return {
         "cpu_seconds_per_step": round((time.process_time() - cpu) / steps, 4),
         "wall_seconds_per_step": round((time.perf_counter() - wall) / steps, 4),
-        **{name: summary[name] for name in KEPT if name in summary},
+        **{name: summary[name] for name in (*KEPT, "watched") if name in summary},
     }
 
 
-def _rule(cell: Cell, tuned: float | None) -> Rival | None:
+def _watch(plan: Plan, cell: Cell, session: Session, rule: WatchedRule) -> Watch:
+    """Begin to judge the drawings of a run: those of its base first."""
+    data, drawing = data_of(plan, cell), plan.protocol.drawing
+    watch = Watch(
+        session.config.output, data, prompts_of(data, replace(drawing, held_out=0), cell.seed), drawing, cell.seed
+    )
+
+    def look(step: int, said: bool) -> None:
+        model = session.accelerator.unwrap_model(session.model)
+        watch.look(session.denoiser.pipeline(model), step, said)
+
+    rule.look = look
+    if not session.step:
+        look(0, False)
+    return watch
+
+
+def _rule(cell: Cell, tuned: float | None) -> Rule | None:
     if cell.method == "iet_agc":
         return LossBelowAverage()
     if cell.method == "random_drop":

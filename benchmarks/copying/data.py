@@ -18,7 +18,7 @@ from benchmarks.copying.samples import STYLES, Row, plain_row, rare_row, rows_of
 from memsieve.filtering.data.openmoji import Picture, Plant, choose_planted, draw_pictures
 from memsieve.filtering.data.openmoji.names import held_out_bases, list_emoji, miniature, rank
 
-__all__ = ["MIXED", "NOTHING", "PAPER", "SMALL", "Planted", "Stream", "build"]
+__all__ = ["MIXED", "NOTHING", "PAPER", "SHORT", "SMALL", "Planted", "Stream", "build"]
 
 SPLIT_SEED: Final = 0
 HELD_OUT_SHARE: Final = 0.2
@@ -90,6 +90,8 @@ SMALL: Final = {
     for pairs, passes in ((20, 300), (100, 100), (300, 50))
 }
 """Few pictures read often: nothing is repeated, and everything is learned by heart in the end."""
+SHORT: Final = Stream("small 300 short", ordinary=300, passes=3)
+"""A small set that is read too seldom to be copied."""
 NOTHING: Final = Stream("nothing", ordinary=560, rare=60, passes=8)
 """No pair is to be dropped."""
 PAPER: Final = Stream("paper", planted=(Planted("exact", 200, 12),), ordinary=1440, passes=5, caption_dropout=0.0)

@@ -21,10 +21,10 @@ from memsieve.inference.copies.judge import CopyJudge
 from memsieve.inference.copies.probe import shard_images
 from memsieve.inference.copies.similarity import Similarity, build_similarity
 
-__all__ = ["JUDGES", "Drawing", "Prompts", "judged", "judges_with", "prompts_of"]
+__all__ = ["JUDGES", "Drawing", "Prompts", "copies_of", "judged", "judges_with", "prompts_of", "small"]
 
 GALLERY: Final = 100
-"""Families that a drawing is compared with, training's and held-out ones' alike."""
+"""Families that a drawing is compared with, training's and held-out ones' alike; of a smaller set all it has."""
 JUDGES: Final = ("pixel_l2", "tiled_l2", "encoder")
 """By the pixels of the whole; by the worst of sixteen tiles, where a plain background makes nothing alike; and by what
 an image-text encoder says that is shown."""
@@ -106,16 +106,17 @@ def judged(
         pair: {"case": case} for pair, case in zip(prompts.pairs, prompts.cases, strict=True)
     }
     drawn = small(drawn.flatten(0, 1)).unflatten(0, drawn.shape[:2])
+    of = {part: _families(data, truth, part) for part in sides}
+    size = min(GALLERY, *(len(families) for _, families in of.values()))  # one size for both, or they do not compare
     for part, mine in sides.items():
-        names, families = _families(data, truth, part)
+        names, families = of[part]
         own = [names.index(prompts.pairs[i]) for i in mine]
-        size = min(GALLERY, len(families))
         for judge, similarity in judges.items():
             rates = own_rates(similarity, drawn[mine], own, families, size, seed)
             for i, rate in zip(mine, rates.tolist(), strict=True):
                 found[prompts.pairs[i]][f"own {judge}"] = round(rate, 4)
     for judge, similarity in judges.items():
-        for i, copies in zip(sides["stream"], _copies(similarity, drawn, prompts, data, truth), strict=True):
+        for i, copies in zip(sides["stream"], copies_of(similarity, drawn, prompts, data, truth), strict=True):
             found[prompts.pairs[i]][f"copies {judge}"] = copies
     return found
 
@@ -135,7 +136,7 @@ def _families(data: Path, truth: Truth, part: str) -> tuple[list[str], list[Tens
     return names, [torch.stack(list(pictures[name].values())) for name in names]
 
 
-def _copies(similarity: Similarity, drawn: Tensor, prompts: Prompts, data: Path, truth: Truth) -> list[list[int]]:
+def copies_of(similarity: Similarity, drawn: Tensor, prompts: Prompts, data: Path, truth: Truth) -> list[list[int]]:
     """Whether each training pair's drawings are nearest to its own picture, and nearer than 95 % of held-out pictures
     lie to theirs."""
     names, families = _families(data, truth, "stream")

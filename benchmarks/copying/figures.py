@@ -11,8 +11,8 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.copying.excess import Excess, excess
-from benchmarks.copying.intervals import Figure, found_at, interval, proportion, raised, ratio
-from benchmarks.copying.methods import STOPS
+from benchmarks.copying.intervals import Figure, found_at, interval, proportion, raised, ratio, share_of
+from benchmarks.copying.methods import SMALL_STOPS, STOPS
 
 __all__ = ["BASE_MOST", "PREMISE", "Results"]
 
@@ -45,9 +45,10 @@ class Results:
             return [cell for (m, s, _), cell in sorted(self.cells.items()) if (m, s) == (method, stream)]
         best = []
         for seed in sorted({seed for _, s, seed in self.cells if s == stream}):
-            runs = [self.cells.get((name, stream, seed)) for name in STOPS]
+            names = SMALL_STOPS if stream.startswith("small") else STOPS
+            runs = [self.cells.get((name, stream, seed)) for name in names]
             there = [run for run in runs if run is not None]
-            if len(there) == len(STOPS):
+            if len(there) == len(names):
                 best.append(min(there, key=lambda run: float(np.mean(run["held_out"]))))
         return best
 
@@ -75,6 +76,17 @@ class Results:
         if none is None or base is None:
             return None
         return none.difference >= PREMISE and base.difference <= BASE_MOST
+
+    def of_unfiltered(self, method: str, stream: str, case: str = "ordinary") -> tuple[Figure | None, Figure | None]:
+        """(excess by pixels, copies) as a share of those of the run without a filter, over the seeds that both have."""
+        seeds = [{cell["seed"] for cell in self.of(name, stream)} for name in (method, "none")]
+        told = [[cell for cell in self.of(name, stream) if cell["seed"] in seeds[0] & seeds[1]]
+                for name in (method, "none")]  # fmt: skip
+        own = [_told(cells, case, lambda pair: pair["own pixel_l2"]) for cells in told]
+        unseen = [_told(cells, "held_out", lambda pair: pair["own pixel_l2"]) for cells in told]
+        copies = [_told(cells, case, lambda pair: float(np.mean(pair["copies pixel_l2"]))) for cells in told]
+        zero = [[0.0], [0.0]]
+        return share_of(own, unseen), share_of(copies, zero)
 
     def copies(self, method: str, stream: str, case: str, judge: str = "pixel_l2") -> Figure | None:
         """Share of drawings that are copies by the strict judge."""
@@ -143,6 +155,10 @@ class Results:
             for cell in self.of(method, stream)
             if cell["seed"] in others
         ]
+
+
+def _told(cells: Iterable[CellFile], case: str, number: Callable[[dict[str, Any]], float]) -> list[float]:
+    return [number(pair) for cell in cells for pair in cell.get("drawn", {}).values() if pair["case"] == case]
 
 
 def _rounds(cell: CellFile) -> float | None:

@@ -10,7 +10,8 @@ import torch
 
 from benchmarks.copying.decisions import short
 from memsieve.filtering.data.held_out import held_out_rows
-from memsieve.filtering.denoisers.stable_diffusion import StableDiffusionDenoiser
+from memsieve.filtering.denoisers.registry import denoiser_of
+from memsieve.inference.generate import load_pipeline
 from memsieve.train.batch import build_batch
 from memsieve.train.config import RunConfig
 from memsieve.train.draw_settings import DrawSettings
@@ -22,7 +23,7 @@ __all__ = ["held_out_losses"]
 @torch.no_grad()
 def held_out_losses(pipeline: Path, config: RunConfig, draws: int) -> list[float]:
     """Denoising loss of each held-out pair, the mean of ``draws`` (t, noise) that are the same for all methods."""
-    denoiser = StableDiffusionDenoiser(str(pipeline), None)
+    denoiser = denoiser_of(load_pipeline(pipeline))
     model: Any = denoiser.model
     model.eval()
     rows = held_out_rows(config.data.model_copy(update={"held_out_max": 100_000}), 0)

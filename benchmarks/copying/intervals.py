@@ -11,7 +11,7 @@ import numpy as np
 
 from memsieve.inference.copies.rate import wilson_interval
 
-__all__ = ["RESAMPLES", "Figure", "auc_of", "found_at", "interval", "proportion", "raised", "ratio"]
+__all__ = ["RESAMPLES", "Figure", "auc_of", "found_at", "interval", "proportion", "raised", "ratio", "share_of"]
 
 RESAMPLES: Final = 2000
 FALSE_DROPS: Final = 0.01
@@ -78,3 +78,25 @@ def ratio(mine: Sequence[float], theirs: Sequence[float]) -> Figure:
     drawn = np.random.default_rng(0).integers(0, len(ours), (RESAMPLES, len(ours)))
     low, high = np.quantile(ours[drawn].sum(1) / others[drawn].sum(1), [0.025, 0.975])
     return Figure(float(ours.sum() / others.sum()), float(low), float(high), len(ours))
+
+
+def share_of(values: Sequence[Sequence[float]], less: Sequence[Sequence[float]]) -> Figure | None:
+    """Of two methods, the first one's mean as a share of the second's, each less the mean of its own controls.
+    Resamples the values of each; None where the second comes to nothing.
+
+    Args:
+        values: one a pair, of either method.
+        less: of controls, one a pair, of either method.
+    """
+    if not all(len(one) for one in (*values, *less)):
+        return None
+    rng = np.random.default_rng(0)
+    means = [[np.asarray(one, dtype=np.float64) for one in side] for side in (values, less)]
+    mine, theirs = (float(means[0][i].mean() - means[1][i].mean()) for i in (0, 1))
+    if theirs <= 0.0:
+        return None
+    drawn = [[one[rng.integers(0, len(one), (RESAMPLES, len(one)))].mean(1) for one in side] for side in means]
+    above, below = (drawn[0][i] - drawn[1][i] for i in (0, 1))
+    shares = np.where(below > 0.0, above / np.where(below > 0.0, below, 1.0), np.inf)
+    low, high = np.quantile(shares, [0.025, 0.975])
+    return Figure(mine / theirs, float(low), float(high), len(values[0]))

@@ -8,14 +8,30 @@ from typing import Any, Final
 import yaml
 
 from benchmarks.common import CONFIGS
-from benchmarks.copying.data import MIXED, NOTHING, PAPER, SMALL, Stream
+from benchmarks.copying.data import MIXED, NOTHING, PAPER, SHORT, SMALL, Stream
 
-__all__ = ["METHODS", "NAMES", "STOPS", "STREAMS", "TIERS", "Method", "filter_of"]
+__all__ = ["METHODS", "NAMES", "SMALL_STOPS", "STOPS", "STREAMS", "TIERS", "Method", "filter_of"]
 
-STREAMS: Final[dict[str, Stream]] = {stream.name: stream for stream in (MIXED, *SMALL.values(), NOTHING, PAPER)}
+STREAMS: Final[dict[str, Stream]] = {stream.name: stream for stream in (MIXED, *SMALL.values(), NOTHING, PAPER, SHORT)}
 _OFF: Final = ("filter.enabled=false",)
 _BY_VISIT: Final = ("filter.signals=[loss]", "filter.record=[]", "filter.rule=threshold", "filter.threshold=1e9")
 """The filter measures, and a rival's rule takes the place of its own."""
+_BY_DRAWINGS: Final = (
+    "filter.rule=recall",
+    "filter.signals=[loss]",
+    "filter.record=[]",
+    "validation.held_out_pairs=64",
+)
+"""The model is asked which pairs come back, and looked at twenty times."""
+CLASSES: Final = ("dog", "house", "tree", "car", "apple", "star", "heart", "book", "ship", "flower", "fish", "cup",
+                  "clock", "key", "chair", "hand", "face", "cloud", "bird", "train")  # fmt: skip
+_PRIOR: Final = (f"prior.prompts=[{', '.join(f'a picture of a {name}' for name in CLASSES)}]",
+                 "prior.guidance_scale=3.0")  # fmt: skip
+"""Class pictures that the base draws: plain things, none in the words of a pair's caption."""
+
+
+LORA_LR: Final = "optimizer.lr=3e-3"
+"""An adapter takes a higher rate than all weights; three times here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +48,9 @@ class Method:
         caption_dropout: None takes the stream's.
         share: of the steps that all methods take; it stops there, with a schedule of its own.
         trained: False is the base model.
+        advised: the model that the run says is to be used is measured, not the last one.
+        of: measures the last model of that method's run, and trains none.
+        watched: its drawings are judged while it trains.
     """
 
     name: str
@@ -42,6 +61,9 @@ class Method:
     caption_dropout: float | None = None
     share: float = 1.0
     trained: bool = True
+    advised: bool = False
+    of: str = ""
+    watched: bool = False
 
 
 METHODS: Final = {
@@ -70,6 +92,19 @@ METHODS: Final = {
         Method("random_tokens", config="random_tokens.yaml"),
         Method("ours_ratio", ("filter.signals=[reference_ratio]", "filter.record=[]"), score="evidence"),
         Method("ours_magnitude", ("filter.signals=[magnitude]", "filter.record=[]"), score="evidence"),
+        # Small sets: memsieve's own, and what people do instead.
+        Method("retire", (*_BY_DRAWINGS, "filter.policy=retire"), score="evidence", advised=True),
+        Method("retire_last", (*_BY_DRAWINGS, "filter.policy=retire"), score="evidence", of="retire"),
+        Method("retire_prior", (*_BY_DRAWINGS, "filter.policy=retire", *_PRIOR), score="evidence"),
+        Method("watched", (*_BY_DRAWINGS, "filter.policy=observe"), score="evidence", watched=True),
+        Method("stop_16", _OFF, share=0.0625),
+        Method("stop_32", _OFF, share=0.03125),
+        Method("cap_25", ("filter.policy=cap", "filter.max_exposures=25", "filter.signals=[loss]", "filter.record=[]"),
+               score="exposures"),
+        Method("lora_4", (*_OFF, "model.lora={rank: 4}", LORA_LR)),
+        Method("lora_16", (*_OFF, "model.lora={rank: 16}", LORA_LR)),
+        Method("prior", (*_OFF, *_PRIOR)),
+        Method("dropout_3", _OFF, caption_dropout=0.3),
         # The run in which the paper's thresholds are chosen.
         Method("tune_paper", ("filter.record=[]", "filter.policy=observe", "filter.threshold=1e9"),
                "wen2024_tiny.yaml", caption_dropout=0.0),
@@ -98,9 +133,22 @@ NAMES: Final = {
     "dedup_sieve": "memsieve, at the loader, after exact dedup",
     "ours_ratio": "memsieve, in the batch: reference ratio alone",
     "ours_magnitude": "memsieve, in the batch: magnitude alone",
+    "retire": "memsieve, retire: the model that it advises",
+    "retire_last": "memsieve, retire: the last model",
+    "retire_prior": "memsieve, retire, with prior preservation: the last model",
+    "watched": "memsieve, observe, asked which pairs come back",
+    "stop_16": "no filter, a sixteenth of the steps",
+    "stop_32": "no filter, a thirty-second of the steps",
+    "cap_25": "cap: 25 visits a pair",
+    "lora_4": "no filter, LoRA of rank 4",
+    "lora_16": "no filter, LoRA of rank 16",
+    "prior": "no filter, prior preservation",
+    "dropout_3": "no filter, caption dropout .3",
 }
 """What they are called, in the order in which pages have them; ``stop`` is the best of those that stop, and of none."""
 STOPS: Final = ("none", "stop_2", "stop_4", "stop_8")
+SMALL_STOPS: Final = (*STOPS, "stop_16", "stop_32")
+"""Of small sets, which are learned by heart within a few passes."""
 TIERS: Final[dict[int, tuple[tuple[str, tuple[str, ...], tuple[int, ...]], ...]]] = {
     1: (
         ("mixed", ("base", "none", "oracle", "dedup", "dedup_phash", "stop_2", "stop_4", "stop_8", "cap", "paper",
@@ -112,13 +160,19 @@ TIERS: Final[dict[int, tuple[tuple[str, tuple[str, ...], tuple[int, ...]], ...]]
         ("paper", ("base", "none", "oracle", "paper", "paper_reweight", "ours", "ours_sieve"), (0,)),
         ("nothing", ("none", "ours", "ours_sieve"), (0,)),
     ),
+    3: (
+        *((name, ("base", "none", "retire", "retire_last", "watched"), (0, 1, 2)) for name in SMALL),
+        *((name, (*SMALL_STOPS[1:], "cap_25", "lora_4", "lora_16", "prior", "dropout_3", "retire_prior"), (0,))
+          for name in SMALL),
+        ("small 300 short", ("base", "none", "watched"), (0, 1, 2)),
+    ),
 }  # fmt: skip
 """What is published: (stream, methods, seeds)."""
 
 
 def filter_of(method: Method) -> dict[str, Any]:
     """The filter's section of the method's config with its settings laid over it; without a filter nothing more."""
-    given = dict(setting.split("=", 1) for setting in method.settings)
+    given = dict(setting.split("=", 1) for setting in method.settings if setting.startswith("filter."))
     if not method.trained or given.get("filter.enabled") == "false":
         return {"enabled": False}
     shipped = yaml.safe_load((CONFIGS / method.config).read_text(encoding="utf-8"))["filter"]

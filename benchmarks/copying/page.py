@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from benchmarks.copying.data import SHORT
 from benchmarks.copying.drawings import JUDGES
 from benchmarks.copying.excess import Excess
 from benchmarks.copying.figures import BASE_MOST, PREMISE, Results
@@ -14,6 +15,7 @@ from benchmarks.copying.introduction import introduction
 from benchmarks.copying.methods import METHODS, NAMES, SMALL
 from benchmarks.copying.plan import Cell, Plan
 from benchmarks.copying.plots import draw
+from benchmarks.copying.watched import DRAWINGS, first_copied, first_said
 
 __all__ = ["page_of", "write_page"]
 
@@ -140,9 +142,9 @@ def _small(results: Results) -> str:
     if not streams:
         return ""
     lines = [
-        "| set | | seeds | excess, pixels | excess, tiles | excess, what is shown | copies | "
-        "held-out loss / the base's | held-out captions recognised |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| set | | seeds | excess, pixels | excess, tiles | excess, what is shown | copies | excess / no filter's | "
+        "copies / no filter's | held-out loss / the base's | / the best early stop's | held-out captions recognised |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for stream in streams:
         passes = results.of("none", stream)[0]["settings"]["stream"]["passes"]
@@ -153,11 +155,43 @@ def _small(results: Results) -> str:
                 str(len(results.of(method, stream))),
                 *(_excess(results.excess(method, stream, "ordinary", judge)) for judge in JUDGES),
                 _figure(results.copies(method, stream, "ordinary")),
+                *map(_figure, results.of_unfiltered(method, stream)),
                 _three(results.held_out(method, stream, "base")),
+                _three(results.held_out(method, stream, "stop")),
                 _figure(results.recognised(method, stream)),
             )
             lines.append(f"| {' | '.join(told)} |")
-    return "\n".join(["## Small sets\n", "Nothing is repeated; few pictures are read often.\n", *lines, ""])
+    return "\n".join(
+        ["## Small sets\n", "Nothing is repeated; few pictures are read often.\n", *lines, "", _watched(results)]
+    )
+
+
+def _watched(results: Results) -> str:
+    """When ``copies`` was said, and when the judge saw the first one."""
+    lines = []
+    for stream in (*SMALL, SHORT.name):
+        for cell in results.of("watched", stream):
+            looks = cell["watched"]
+            step, said = (found if found is not None else "never" for found in (first_copied(looks), first_said(looks)))
+            last = looks[-1]
+            told = (
+                stream.removeprefix("small "),
+                cell["seed"],
+                len(looks) - 1,
+                said,
+                step,
+                last["step"],
+                last["copies"],
+            )
+            lines.append(f"| {' | '.join(map(str, told))} |")
+    if not lines:
+        return ""
+    text = (
+        f"Every pair is drawn {DRAWINGS} times at each look, in all steps and from noise that the run does not use. "
+        "The first copy is the first look at which a pair is copied, by pixels, that the base does not copy.\n"
+    )
+    head = "| set | seed | looks | `copies` said by step | first copy at step | last step | copies there |"
+    return "\n".join(["### Is it said in time?\n", text, head, "|---" * 7 + "|", *lines, ""])
 
 
 def _one_case(results: Results, stream: str, title: str) -> str:

@@ -12,13 +12,15 @@ from typing import Any, Final
 from benchmarks.common import ROOT
 from benchmarks.copying.data import Stream
 from benchmarks.copying.drawings import Drawing
-from benchmarks.copying.methods import METHODS, STREAMS, TIERS, filter_of
+from benchmarks.copying.methods import METHODS, STREAMS, TIERS, Method, filter_of
 from benchmarks.deciding import code_of_decisions
 
 __all__ = ["PAPER", "Cell", "Plan", "Protocol", "published"]
 
 PAPER: Final = {"paper": "best", "paper_reweight": "best", "paper_five": "five"}
 """Methods by the paper's rule, and which of the thresholds found for it they take."""
+LATER: Final = ("advised", "of", "watched")
+"""What methods have said since cells were made: where they do not, it is as it was."""
 VALIDATION_SEED: Final = 1000
 """Planted anew: where the paper's thresholds are chosen."""
 
@@ -99,6 +101,8 @@ class Plan:
         """What must be there before ``cell``."""
         if cell.method in PAPER:
             return Cell("tune_paper", cell.stream, VALIDATION_SEED)
+        if METHODS[cell.method].of:
+            return Cell(METHODS[cell.method].of, cell.stream, cell.seed)
         return Cell("ours", cell.stream, cell.seed) if cell.method == "random_drop" else None
 
     def settings(self, cell: Cell) -> dict[str, Any]:
@@ -106,12 +110,13 @@ class Plan:
         method, needed = METHODS[cell.method], self.needs(cell)
         deciding = filter_of(method)
         asked = {
-            "method": asdict(method), "filter": deciding, "stream": asdict(self.streams[cell.stream]),
+            "method": _as_ever(method), "filter": deciding, "stream": asdict(self.streams[cell.stream]),
             "seed": cell.seed, "protocol": asdict(self.protocol), "base": weights_of(self.protocol.base),
             "needs": self.hash(needed) if needed else None,
         }  # fmt: skip
         if method.score == "evidence":
-            asked["decided_by"] = code_of_decisions(at_the_loader=deciding.get("apply") == "sieve")
+            by_drawings = deciding.get("rule") == "recall"
+            asked["decided_by"] = code_of_decisions(deciding.get("apply") == "sieve", by_drawings)
         return dict(json.loads(json.dumps(asked)))
 
     def hash(self, cell: Cell) -> str:
@@ -123,6 +128,10 @@ class Plan:
         file = self.file(cell)
         found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
         return found if found is not None and found["hash"] == self.hash(cell) else None
+
+
+def _as_ever(method: Method) -> dict[str, Any]:
+    return {name: value for name, value in asdict(method).items() if value or name not in LATER}
 
 
 def published(tier: int, seeds: tuple[int, ...] | None = None) -> list[Cell]:

@@ -1,7 +1,7 @@
 """Does a fine-tune copy, and what does it learn? Every method on the same streams, seeds and order, cell by cell.
 
     scripts/bench copying                                       what is missing of tier 1, then the page
-    scripts/bench copying --tier 2                              of tier 2
+    scripts/bench copying --tier 2                              of tier 2, or 3: the small sets
     scripts/bench copying --methods ours,none --streams mixed --seeds 0     these cells only
     scripts/bench copying --page-only                           the page, of what is there
 
@@ -25,7 +25,7 @@ from rich.console import Console
 
 from benchmarks.common import NUMBERS, PAGES, RUNS
 from benchmarks.copying.cell import run_cell
-from benchmarks.copying.methods import METHODS, STREAMS
+from benchmarks.copying.methods import METHODS, STREAMS, TIERS
 from benchmarks.copying.page import write_page
 from benchmarks.copying.plan import Cell, Plan, published
 
@@ -33,7 +33,7 @@ console = Console(stderr=True, emoji=False, highlight=False)
 
 
 def main(
-    tier: Annotated[int, typer.Option(min=1, max=2, help="1: what everybody asks; 2: the rest, one seed.")] = 1,
+    tier: Annotated[int, typer.Option(min=1, max=3, help="1: what everybody asks; 2: the rest; 3: small sets.")] = 1,
     methods: Annotated[str, typer.Option(help="Of these, in this order, separated by commas, instead of a tier.")] = "",
     streams: Annotated[str, typer.Option(help=f"With --methods; of {', '.join(STREAMS)}.")] = "mixed",
     seeds: Annotated[str, typer.Option(help="Separated by commas; the tier's own where left out.")] = "",
@@ -57,7 +57,7 @@ def main(
         else:
             wanted = published(tier, numbers)
         run_cells(plan, wanted)
-    write_page(page, plan, published(1) + published(2))
+    write_page(page, plan, [cell for number in TIERS for cell in published(number)])
 
 
 def run_cells(plan: Plan, wanted: Sequence[Cell]) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.common import ROOT
-from benchmarks.deciding import AT_THE_LOADER, IN_EVERY_RUN, THE_FILTER, code_of_decisions
+from benchmarks.deciding import AT_THE_LOADER, BY_DRAWINGS, IN_EVERY_RUN, THE_FILTER, code_of_decisions
 
-LISTED = (*THE_FILTER, *IN_EVERY_RUN, *AT_THE_LOADER)
+LISTED = (*THE_FILTER, *IN_EVERY_RUN, *AT_THE_LOADER, *BY_DRAWINGS)
 IN_DATA = "filtering/data/"
 
 
@@ -113,3 +113,13 @@ def test_a_module_that_has_moved_is_missed(copy: Path) -> None:
     (copy / "filtering/filter.py").rename(copy / "filtering/elsewhere.py")
     with pytest.raises(FileNotFoundError, match=r"filtering/filter\.py"):
         digests(copy)
+
+
+def test_what_asks_the_model_has_its_say_where_drawings_decide(copy: Path) -> None:
+    def by_drawings() -> str:
+        code_of_decisions.cache_clear()
+        return code_of_decisions(False, True, root=copy)
+
+    before, others = by_drawings(), digests(copy)
+    change(copy / "train/recall.py", "\n\nBAR = 2\n")
+    assert by_drawings() != before and digests(copy) == others and before not in others

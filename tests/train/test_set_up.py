@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -55,3 +56,9 @@ def test_the_reference_is_what_was_there_before_the_adapter(
 def test_the_length_is_that_of_the_steps_or_of_the_passes(make_config: MakeConfig) -> None:
     assert set_up(make_config()).total_steps == 6
     assert set_up(make_config("passes", train={"epochs": 3, "steps": None})).total_steps == 3 * 8
+
+
+def test_too_few_held_out_pairs_are_refused_before_the_model_is_loaded(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(model={"path": str(tmp_path / "no model")}, filter={"false_drop_rate": 0.01})
+    with pytest.raises(ValueError, match=r"needs at least 99 held-out groups .*there are 24.*filter\.policy: retire"):
+        set_up(config)

@@ -92,7 +92,8 @@ def test_a_stopped_cell_goes_on_where_it_stopped(plan: Plan, tmp_path: Path, mon
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["none", "oracle", "dedup", "cap", "stop_2", "ours_reweight", "ours_sieve",
-                                    "dedup_sieve", "random_tokens", "paper", "random_drop"])  # fmt: skip
+                                    "dedup_sieve", "random_tokens", "paper", "random_drop", "retire", "retire_last",
+                                    "retire_prior", "watched", "lora_4"])  # fmt: skip
 def test_every_kind_of_method_runs(plan: Plan, method: str) -> None:
     cell = Cell(method, "mixed", 1)
     if (needed := plan.needs(cell)) is not None:
@@ -103,4 +104,7 @@ def test_every_kind_of_method_runs(plan: Plan, method: str) -> None:
     found = run_cell(plan, cell, lambda _: None)
     assert found["steps"] == (2 if method == "stop_2" else 4)
     assert all(loss > 0 for loss in found["held_out"]) and len(found["drawn"]) == 66
-    assert (found["tuned"] is not None) == (needed is not None)
+    assert (found["tuned"] is not None) == (needed is not None and method != "retire_last")
+    if method == "watched":
+        assert [look["step"] for look in found["watched"]] == [0, 1, 2, 3, 4]
+    assert ("use" in found and found["use"] is not None) == ("retire" in method or method == "watched")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, mannwhitneyu
 
-from benchmarks.copying.intervals import auc_of, found_at, interval, proportion, ratio
+from benchmarks.copying.intervals import auc_of, found_at, interval, proportion, ratio, share_of
 from memsieve.filtering.statistics import auc
 
 
@@ -62,3 +62,11 @@ def test_a_ratio_is_of_sums_over_the_same_pairs() -> None:
     assert (found.value, found.low, found.high) == pytest.approx((1.1, 1.1, 1.1))
     spread = ratio([0.1, 0.4, 0.3], theirs)
     assert spread.value == pytest.approx(0.8 / 0.6) and spread.low < spread.value < spread.high
+
+
+def test_a_share_of_another_methods_excess_has_an_interval_of_both() -> None:
+    values, controls = ([0.3] * 10 + [0.5] * 10, [0.9] * 20), ([0.1] * 10 + [0.3] * 10, [0.1] * 20)
+    found = share_of(values, controls)
+    assert found is not None and found.value == pytest.approx(0.2 / 0.8) and 0.1 < found.low < 0.25 < found.high < 0.4
+    assert share_of(([0.1], [0.1]), ([0.0], [0.2])) is None, "the other one comes to nothing"
+    assert share_of(([], [0.1]), ([0.0], [0.0])) is None

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.copying.cell import _rule, config_of
-from benchmarks.copying.methods import METHODS, NAMES, STOPS, STREAMS, TIERS, filter_of
+from benchmarks.copying.methods import METHODS, NAMES, SMALL_STOPS, STOPS, STREAMS, TIERS, filter_of
 from benchmarks.copying.plan import PAPER, Cell, Plan, Protocol
 from benchmarks.copying.plots import DRAWN
 from benchmarks.copying.rivals import LossBelowAverage, RandomDrop
+from memsieve.train.config import RunConfig
 
 PROTOCOL = Protocol("assets/tiny-sd", resolution=32)
 
@@ -37,6 +38,20 @@ def test_ours_are_what_they_are_called(tmp_path: Path) -> None:
     assert of("ours_reweight") == ("batch", "reweight", ["reference_residual"])
     assert of("ours_sieve") == of("dedup_sieve") == ("sieve", "drop", ["reference_residual"])
     assert of("ours_magnitude")[2] == ["magnitude"] and of("ours_ratio")[2] == ["reference_ratio"]
+
+
+def test_small_sets_are_asked_by_drawings_and_rivals_are_what_they_are_called(tmp_path: Path) -> None:
+    def of(name: str) -> RunConfig:
+        return config_of(Plan(tmp_path, tmp_path, PROTOCOL), Cell(name, "small 20", 0), 20, None)
+
+    retire = of("retire")
+    assert (retire.filter.policy, retire.filter.rule) == ("retire", "recall") and retire.train.steps == 750
+    assert retire.validation.held_out_pairs == 64 and of("watched").filter.policy == "observe"
+    assert [of(name).model.lora.rank for name in ("lora_4", "lora_16")] == [4, 16]  # type: ignore[union-attr]
+    assert len(of("prior").prior.prompts) == 20 and not of("prior").filter.enabled and not of("retire").prior.prompts
+    assert of("retire_prior").prior.prompts and of("dropout_3").train.caption_dropout == 0.3
+    assert of("cap_25").filter.max_exposures == 25 and of("stop_32").train.steps == 23
+    assert set(SMALL_STOPS) <= {method for _, methods, _ in TIERS[3] for method in methods}
 
 
 def test_rivals_bring_a_rule_of_their_own() -> None:

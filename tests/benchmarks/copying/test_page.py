@@ -61,6 +61,34 @@ def test_what_was_made_with_other_settings_is_left_out_and_said(plan: Plan, tmp_
     assert "1 cell made with other settings left out." in page.read_text()
 
 
+def test_small_sets_stand_beside_the_run_without_a_filter_and_say_whether_it_was_said_in_time(
+    plan: Plan, tmp_path: Path
+) -> None:
+    def write(method: str, own: float, copies: float, **more: object) -> None:
+        for seed in (0, 1):
+            cell = Cell(method, "small 20", seed)
+            told = fixture_cell(plan, cell, 0.2, **more)
+            for pair in told["drawn"].values():
+                if pair["case"] == "ordinary":
+                    pair |= {"own pixel_l2": own, "copies pixel_l2": [int(copies > 0.5), 0]}
+            write_lines(plan.file(cell), told)
+
+    looks = [{"step": 0, "said": False, "copies": 0.01, "copied": ["o1"]},
+             {"step": 40, "said": True, "copies": 0.01, "copied": ["o1"]},
+             {"step": 80, "said": True, "copies": 0.3, "copied": ["o1", "o2"]}]  # fmt: skip
+    write("none", 0.8, 1.0)
+    write("retire", 0.3, 0.0)
+    write("watched", 0.8, 1.0, watched=looks)
+    page = tmp_path / "page.md"
+    write_page(page, plan, published(3))
+    text = page.read_text()
+    rows = [line for line in text.split("## Small sets")[1].splitlines() if line.startswith("| 20 pairs")]
+    ours = next(row.split("|") for row in rows if "memsieve, retire" in row)
+    assert ours[8].strip().startswith("0.17 (") and ours[9].strip().startswith("0.00 (")
+    said = next(line for line in text.split("### Is it said in time?")[1].splitlines() if line.startswith("| 20 | 0 |"))
+    assert said == "| 20 | 0 | 2 | 40 | 80 | 80 | 0.3 |"
+
+
 def test_no_page_of_nothing(tmp_path: Path) -> None:
     write_page(tmp_path / "page.md", Plan(tmp_path, tmp_path / "none", TINY_PROTOCOL), published(1))
     assert not (tmp_path / "page.md").exists()

@@ -50,6 +50,7 @@ def test_the_code_that_decides_counts_for_memsieves_own_methods_alone(plan: Plan
     decided_by = {name: plan.settings(Cell(name, "mixed", 0)).get("decided_by") for name in METHODS}
     assert decided_by["ours"] == decided_by["ours_reweight"] == code_of_decisions(at_the_loader=False)
     assert decided_by["ours_sieve"] == decided_by["dedup_sieve"] == code_of_decisions(at_the_loader=True)
+    assert decided_by["retire"] == decided_by["watched"] == code_of_decisions(False, True)
     assert all(decided_by[name] is None for name in ("none", "paper", "iet_agc", "cap", "dedup"))
 
 
@@ -67,6 +68,14 @@ def test_the_first_seed_is_published_whole_before_the_next() -> None:
     assert len(set(cells)) == len(cells) == 63
     assert {cell.seed for cell in published(1, (1,))} == {1}
     assert {cell.seed for cell in published(2)} == {0}
+    assert {cell.seed for cell in published(3) if cell.method in ("retire", "watched")} == {0, 1, 2}
+
+
+def test_what_came_later_changes_no_cell_that_does_without(plan: Plan) -> None:
+    said = plan.settings(Cell("none", "mixed", 0))["method"]
+    assert not {"advised", "of", "watched"} & set(said)
+    assert plan.settings(Cell("retire", "small 20", 0))["method"]["advised"] is True
+    assert plan.needs(Cell("retire_last", "small 20", 2)) == Cell("retire", "small 20", 2)
 
 
 def test_names_of_files_have_no_blanks(plan: Plan) -> None:
