@@ -27,7 +27,7 @@ from memsieve.train.draw_settings import DrawSettings
 from memsieve.train.measure import REFERENCE, Scorer
 from memsieve.train.visits import draw_visits, measurable, plain_samples
 
-__all__ = ["DRAWS", "HeldOutTurns", "enough_held_out", "held_out_per_window"]
+__all__ = ["DRAWS", "HeldOutTurns", "enough_held_out", "held_out_per_window", "held_out_squares"]
 
 DRAWS: Final = 16
 """(t, noise) draws of each held-out pair, taken in turn: enough to average over t, and the reference is asked once
@@ -64,6 +64,14 @@ def enough_held_out(config: RunConfig) -> list[Row]:
         with warnings.catch_warnings(action="ignore"):  # what is used instead is said once, by the filter
             HeldOutPairs(options).check(len(rows))
     return rows
+
+
+def held_out_squares(config: RunConfig, held_out: list[Row]) -> list[Row]:
+    """The held-out pairs as squares, which drawings are."""
+    drawn = config.validation.copy_groups or (config.filter.enabled and config.filter.rule == "recall")
+    if config.data.buckets is None or not drawn:
+        return held_out
+    return held_out_rows(config.data.in_squares(), config.train.seed)
 
 
 class HeldOutTurns:

@@ -50,8 +50,8 @@ def check_prior(config: RunConfig, captions: Sequence[str]) -> None:
     """
     if config.prior.prompts and config.data.buckets is not None:
         raise SettingsError(
-            "prior.prompts: class pictures are squares, and data.buckets trains on other shapes, which one forward does "
-            "not take together; leave one of them out"
+            "prior.prompts: class pictures are squares, and data.buckets trains on other shapes, which one forward "
+            "does not take together; leave one of them out"
         )
     for prompt in config.prior.prompts:
         if prompt in captions:

@@ -26,7 +26,7 @@ from memsieve.train.config import RunConfig
 from memsieve.train.copies import CopyProbe
 from memsieve.train.engine import Engine, make_accelerator
 from memsieve.train.family import open_family
-from memsieve.train.held_out import HeldOutTurns, enough_held_out
+from memsieve.train.held_out import HeldOutTurns, enough_held_out, held_out_squares
 from memsieve.train.measure import Scorer
 from memsieve.train.network import prepare_model
 from memsieve.train.prior import check_prior, open_prior
@@ -70,7 +70,7 @@ def _build(config: RunConfig, accelerator: Any, engine: Engine, watch: Watch, ru
     check_prior(config, list(pairs.of_caption) if pairs is not None else [])
     data = _open_data(config, accelerator, extra, watch)
     exchange, denoiser, held_out = Exchange(accelerator.device), data.denoiser, data.held_out
-    squares = _squares(config, held_out)
+    squares = held_out_squares(config, held_out)
     looked_up = _looked_up(config, denoiser, held_out)
     prior = open_prior(config, denoiser, accelerator, watch)
     pair_filter = _filter(config, denoiser, held_out, exchange, looked_up, rule)
@@ -155,14 +155,6 @@ def _loader(
         state=extra.get("data"),
         sieve=sieve,
     )
-
-
-def _squares(config: RunConfig, held_out: list[Row]) -> list[Row]:
-    """The held-out pairs as squares, which drawings are."""
-    drawn = config.validation.copy_groups or (config.filter.enabled and config.filter.rule == "recall")
-    if config.data.buckets is None or not drawn:
-        return held_out
-    return held_out_rows(config.data.in_squares(), config.train.seed)
 
 
 def _copies(config: RunConfig, held_out: list[Row]) -> CopyProbe | None:

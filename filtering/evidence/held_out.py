@@ -180,7 +180,7 @@ class HeldOutPairs:
                 f"{self._too_few(count)}; {more}, or set filter.policy: retire, which asks the model and needs none"
             )
         self._expected = count
-        if lenient and self.rate > AUTO:
+        if lenient and self.rate > (AUTO if self.config.false_drop_rate == "auto" else self.config.false_drop_rate):
             warnings.warn(_lowest(count, self.rate), stacklevel=2)
 
     @property

@@ -31,7 +31,7 @@ class CheckedRun:
         folder: of the run.
         model: the folder of its model that is checked.
         base: the model before fine-tuning, a folder or hub id; None where it is not there any more.
-        data: its section of the config.
+        data: its section of the config, in squares, which drawings are.
         seed: of the run.
         rate: the share of drawings in which a pair may come back (``filter.copy_rate``).
         groups: what the run wrote of each pair (``groups.parquet``), by the name that evidence adds up under.
@@ -91,7 +91,7 @@ def read_run(run: Path, model: str | None = None) -> CheckedRun:
         groups = {row["group"]: row for row in pq.read_table(run / "groups.parquet").to_pylist()}
     rate = (raw.get("filter") or {}).get("copy_rate", 0.01)
     seed = (raw.get("train") or {}).get("seed", 0)
-    return CheckedRun(run, folder, _base(folder, raw), data, int(seed), float(rate), groups)
+    return CheckedRun(run, folder, _base(folder, raw), data.in_squares(), int(seed), float(rate), groups)
 
 
 def _model(run: Path, named: str | None) -> Path:

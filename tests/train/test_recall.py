@@ -64,12 +64,14 @@ def test_every_caption_has_its_turn_and_suspects_have_more(make_config: MakeConf
 
 def test_asking_changes_nothing_in_training(make_config: MakeConfig) -> None:
     quiet = make_config("quiet", filter={"enabled": False}, train={"steps": 4})
-    asking = make_config("asking", filter={**RECALL, "policy": "observe", "recall_budget": 1.0}, train={"steps": 4})
+    asked = {**RECALL, "rule": "recall", "policy": "observe", "recall_budget": 1.0}
+    asking = make_config("asking", filter=asked, train={"steps": 4})
     ends = []
     for config in (quiet, asking):
         session = set_up(config)
         fit(session)
         ends.append(weights(session))
+    assert session.recall is not None and session.recall.rule.evidence.rounds == 1
     assert torch.equal(*ends)
 
 

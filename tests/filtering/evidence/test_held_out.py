@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from typing import Any
 
 import pytest
@@ -71,6 +72,8 @@ def test_auto_takes_the_lowest_rate_that_the_held_out_pairs_can_tell() -> None:
         rate(2)
     with pytest.warns(UserWarning, match="is the lowest"):
         assert rate(2, policy="observe") == 0.334
+    with warnings.catch_warnings(action="error"):  # what is set can be told
+        make(false_drop_rate=0.1, policy="observe").held_out.check(24)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 98])
