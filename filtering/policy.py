@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Container
 
 from memsieve.filtering.config import FilterConfig
 from memsieve.filtering.evidence.sharing import Standing
@@ -46,6 +47,18 @@ class Policy:
         if self.config.policy != "caption" or {visit.key, visit.group} & self.never:
             return False
         return visit.identity in condemned
+
+    def settles(self, visit: Visit, condemned: Container[str], standing: Standing | None) -> bool:
+        """Whether ``visit`` has weight 0 before anything is read of it. A weight that goes by evidence never does:
+        what is not measured would stay as it is."""
+        names = {visit.key, visit.group}
+        if names & self.never:
+            return False
+        if names & self.always:
+            return True
+        if self.config.policy == "cap":
+            return standing is not None and standing.trained >= self.config.max_exposures
+        return self.config.policy in ("drop", "retire") and visit.identity in condemned
 
     def _outcome(self, finding: Finding, trained: int) -> Outcome:
         config = self.config

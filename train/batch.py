@@ -41,9 +41,10 @@ class Batch:
     ``valid`` is False for padding and for samples whose input is not finite (``bad``): they are replaced by zeros,
     train with weight 0 and count as nothing. Of those that are valid, ``captioned`` is False where the caption was
     dropped in this visit; ``readable`` also where epsilon space says nothing at this t; ``usable``, what is evidence,
-    also where ``filter.max_timestep`` is passed. All are [B] lists on the host. ``draws`` [B] are the numbers of the
-    audit's draws that rows were noised by, -1 where by their position; ``plan`` is None where all is measured.
-    ``prior`` are class pictures that are trained on beside it, where there are any.
+    also where ``filter.max_timestep`` is passed. ``settled``: the row has weight 0 before it is measured, and is no
+    evidence. All are [B] lists on the host. ``draws`` [B] are the numbers of the audit's draws that rows were noised
+    by, -1 where by their position; ``plan`` is None where all is measured. ``prior`` are class pictures that are
+    trained on beside it, where there are any.
     """
 
     visits: list[Visit]
@@ -51,6 +52,7 @@ class Batch:
     captioned: list[bool]
     readable: list[bool]
     usable: list[bool]
+    settled: list[bool]
     bad: list[Visit]
     latents: torch.Tensor
     noise: torch.Tensor
@@ -75,14 +77,21 @@ def encode(denoiser: Any, pixels: Sequence[torch.Tensor], captions: Sequence[str
     return Encoded(denoiser.posterior(torch.stack(list(pixels))), denoiser.conditioning(list(captions)))
 
 
-def build_batches(denoiser: Any, visits: Sequence[DrawnVisit], plan: WindowPlan | None, size: int) -> list[Batch]:
-    """A window's visits in batches of ``size``."""
+def build_batches(
+    denoiser: Any,
+    visits: Sequence[DrawnVisit],
+    plan: WindowPlan | None,
+    size: int,
+    settled: Sequence[bool] | None = None,
+) -> list[Batch]:
+    """A window's visits in batches of ``size``; ``settled`` as in ``build_batch``."""
     starts = range(0, len(visits), size)
     return [
         build_batch(
             denoiser,
             visits[start : start + size],
             plan=BatchPlan.of(plan, number, size) if plan is not None else None,
+            settled=settled[start : start + size] if settled is not None else None,
         )
         for number, start in enumerate(starts)
     ]
@@ -93,6 +102,7 @@ def build_batch(
     visits: Sequence[DrawnVisit],
     encoded: Encoded | None = None,
     plan: BatchPlan | None = None,
+    settled: Sequence[bool] | None = None,
 ) -> Batch:
     """Encode ``visits``, stack what was drawn for them, and noise them.
 
@@ -100,6 +110,7 @@ def build_batch(
         denoiser: the model family's adapter.
         encoded: the visits' own images and captions, where they were encoded before.
         plan: what is measured of them.
+        settled: which of them have weight 0 whatever is measured; None where none has.
     """
     device = denoiser.device
     samples = [visit.sample for visit in visits]
@@ -111,12 +122,14 @@ def build_batch(
     finite = torch.isfinite(latents).flatten(1).all(1).tolist()
     latents = torch.where(torch.tensor(finite, device=device).view(-1, 1, 1, 1), latents, torch.zeros_like(latents))
     valid = [s.present and s.finite and ok for s, ok in zip(samples, finite, strict=True)]
+    over = [False] * len(visits) if settled is None else list(settled)
     return Batch(
         visits=[s.visit for s in samples],
         valid=valid,
         captioned=[bool(s.caption) and ok for s, ok in zip(samples, valid, strict=True)],
         readable=[visit.readable and ok for visit, ok in zip(visits, valid, strict=True)],
-        usable=[visit.usable and ok for visit, ok in zip(visits, valid, strict=True)],
+        usable=[visit.usable and ok and not out for visit, ok, out in zip(visits, valid, over, strict=True)],
+        settled=over,
         bad=_bad(visits, finite),
         latents=latents,
         noise=noise,

@@ -1,7 +1,7 @@
 """Held-out pairs beside the training windows: scored in turn, by a fixed set of draws each.
 
 They are never trained on, so that meeting the same (t, noise) again teaches the model nothing, and what the reference
-says of a draw is computed once. Training visits take fresh draws of the same distribution. A held-out pair's mean over
+says of a draw is computed once, where that is a number or two. Training visits take fresh draws of the same distribution. A held-out pair's mean over
 many sweeps keeps what its few draws happen to be like, which a training pair's mean loses: held-out pairs look
 farther apart than they are, and the bar is, if anything, too high.
 """
@@ -21,27 +21,45 @@ from memsieve.filtering.data.rows import Row
 from memsieve.filtering.evidence.held_out import HeldOutPairs
 from memsieve.filtering.filter import MemorizationFilter
 from memsieve.filtering.settings import SettingsError
+from memsieve.filtering.signals import OF_PREDICTIONS
 from memsieve.train.batch import Batch, Encoded, build_batch, encode
-from memsieve.train.config import RunConfig
+from memsieve.train.config import RunConfig, TrainConfig
 from memsieve.train.draw_settings import DrawSettings
 from memsieve.train.measure import REFERENCE, Scorer
 from memsieve.train.visits import draw_visits, measurable, plain_samples
 
-__all__ = ["DRAWS", "HeldOutTurns", "enough_held_out", "held_out_per_window", "held_out_squares"]
+__all__ = ["DRAWS", "HeldOutTurns", "enough_held_out", "held_out_squares", "held_out_turn"]
 
 DRAWS: Final = 16
 """(t, noise) draws of each held-out pair, taken in turn: enough to average over t, and the reference is asked once
 about each."""
 
 
-def held_out_per_window(pair_filter: MemorizationFilter, window_rows: int, held_out: int) -> int:
-    """Held-out pairs scored in one go: as the settings say, or by default so many that their forwards by the present
-    model come to a third of a forward of a rank's window; at the loader, where it is not every window, eight."""
+SHARE: Final = 0.25
+"""Of a forward of a rank's window, for held-out pairs' forwards by the present model, in the batch and by default: the
+four rows of sixteen that the published runs took."""
+
+
+def held_out_turn(pair_filter: MemorizationFilter, train: TrainConfig, held_out: int) -> tuple[int, int]:
+    """(held-out pairs scored in one go, windows from one go to the next; at the loader the budget says how many).
+
+    As the settings say, every window; by default so many that their forwards come to ``SHARE`` of a forward of the
+    window: a whole batch of them every so many windows, since a forward of a few rows costs more a row. At the loader
+    eight.
+    """
     asked = pair_filter.config.held_out_per_window
-    if asked is None:
-        forwards = 1 + len(pair_filter.deciding_passes - REFERENCE)
-        asked = 8 if pair_filter.schedule is not None else max(1, window_rows // (3 * forwards))
-    return min(asked, held_out)
+    if asked is not None or pair_filter.schedule is not None:
+        return min(asked or 8, held_out), 1
+    forwards = 1 + len(pair_filter.deciding_passes - (REFERENCE if _remembered(pair_filter) else frozenset()))
+    a_window = max(1.0, SHARE * train.batch_size * train.accumulation / forwards)
+    size = min(max(int(a_window), train.batch_size), held_out)
+    return size, max(1, round(size / a_window))
+
+
+def _remembered(pair_filter: MemorizationFilter) -> bool:
+    """Whether numbers say what the reference made of a draw; where its predictions themselves are compared, they would
+    fill gigabytes, and it is asked at each turn."""
+    return not OF_PREDICTIONS.intersection(pair_filter.config.deciding)
 
 
 def _parts(rows: list[Row], size: int) -> list[list[Row]]:
@@ -99,8 +117,10 @@ class HeldOutTurns:
         self.denoiser, self.filter, self.rows, self.looked_up = denoiser, pair_filter, rows, looked_up
         self.settings = DrawSettings.of(config)
         window_rows = config.train.batch_size * config.train.accumulation
-        size = held_out_per_window(pair_filter, window_rows, len(rows))
+        size, every_so_many = held_out_turn(pair_filter, config.train, len(rows))
         self.parts = _parts(rows, size)
+        # of many shapes parts are smaller than a turn, and come the sooner
+        self._every = max(1, round(every_so_many * len(rows) / (size * len(self.parts))))
         self._firsts = list(itertools.accumulate((len(part) for part in self.parts), initial=0))
         self.draws = looked_up.draws if looked_up is not None else DRAWS
         every = denoiser.timesteps_at(torch.arange(denoiser.num_train_timesteps, device=denoiser.device))
@@ -112,8 +132,11 @@ class HeldOutTurns:
             )
         self._encoded: dict[int, Encoded] = {}
         self._reference: dict[tuple[int, int], dict[str, torch.Tensor]] = {}
+        self._remembers = _remembered(pair_filter)
         reference = len(pair_filter.deciding_passes & REFERENCE) if looked_up is None else 0
         present = 1 + len(pair_filter.deciding_passes - REFERENCE)
+        if not self._remembers:
+            present, reference = present + reference, 0
         first, later = (self._interval(window_rows, size, n) for n in (present + reference, present))
         # At the loader nobody can be condemned before the first comparison: until then the budget is theirs alone.
         warm = 0 if pair_filter.schedule is None else min(pair_filter.groups.first, self.draws) * len(self.parts)
@@ -128,9 +151,9 @@ class HeldOutTurns:
         return self.draws * len(self.parts)
 
     def _interval(self, window_rows: int, size: int, forwards: int, warming: bool = False) -> int:
-        """Windows from one turn to the next: every window, or as the budget has it."""
+        """Windows from one turn to the next: always as many, or as the budget has it."""
         schedule = self.filter.schedule
-        return 1 if schedule is None else schedule.calibration_interval(window_rows, size, forwards, warming)
+        return self._every if schedule is None else schedule.calibration_interval(window_rows, size, forwards, warming)
 
     def at(self, step: int) -> tuple[int, int] | None:
         """(part, its draw) whose turn is at ``step``, a function of the step alone; None where it is nobody's.
@@ -153,7 +176,7 @@ class HeldOutTurns:
         part, draw = turn
         batch = self._batch(part, draw)
         passes = self.filter.deciding_passes
-        if self.looked_up is None and passes & REFERENCE and turn not in self._reference:
+        if self._remembers and self.looked_up is None and passes & REFERENCE and turn not in self._reference:
             self._reference[turn] = scorer.reference_values(batch, passes)
         known = self._reference.get(turn)
         measurement = scorer.measure(batch, passes=passes, signals=self.filter.config.deciding, reference=known)

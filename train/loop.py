@@ -175,7 +175,8 @@ def window_batches(session: Session, window: Window) -> list[Batch]:
     visits, plan = draw_window(
         session.denoiser, window.rows, settings, size, session.filter, session.looked_up, window.shape
     )
-    return build_batches(session.denoiser, visits, plan, size)
+    settled = None if session.filter is None else session.filter.settled([visit.sample.visit for visit in visits])
+    return build_batches(session.denoiser, visits, plan, size, settled)
 
 
 def _agree(session: Session, window: Window, batches: list[Batch], asked: bool) -> bool:

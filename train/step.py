@@ -1,8 +1,8 @@
 """One window: the batches of one optimizer step, measured, weighted and trained.
 
 The rules that keep N ranks equal to one process: nothing branches on data in a way that changes the number of
-collectives; weights, never indexing; one denominator for the whole window over all ranks; a step is skipped by all
-ranks or by none.
+collectives; weights decide, and rows whose weight is 0 beforehand are left out of the backward alone; one denominator
+for the whole window over all ranks; a step is skipped by all ranks or by none.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from memsieve.filtering.exchange import Exchange
 from memsieve.filtering.types import KEPT_FLOOR, Decision, Verdict
 from memsieve.train.batch import Batch
 from memsieve.train.config import RunConfig
+from memsieve.train.forward import predict_in_training, worth_a_forward
 from memsieve.train.measure import Scorer
 from memsieve.train.network import drops_out
 
@@ -79,7 +80,7 @@ class WindowTrainer:
         Raises:
             NonFiniteError: on all ranks, before the update.
         """
-        eligible = int(self.exchange.sum([sum(sum(batch.valid) for batch in batches)])[0])
+        eligible, apart = self._agree(batches)
         if self.filter is not None and not self.filter.begun:
             self.filter.begin_window([visit for batch in batches for visit in batch.visits])
         decisions = self._score_first(batches)
@@ -93,7 +94,7 @@ class WindowTrainer:
             last = i == len(batches) - 1
             self.accelerator.sync_gradients = last
             with nullcontext() if last else self.accelerator.no_sync(self.model):
-                losses, prediction = self._losses(batch)
+                losses, prediction = self._losses(batch, apart[i])
                 losses, prior = losses.tensor_split([len(batch.visits)])
                 if len(decisions) <= i:
                     decisions.append(self._decide(batch, prediction))
@@ -114,6 +115,17 @@ class WindowTrainer:
         norm, overflow = self._step()
         return self._result(eligible, totals, decisions, norm, skipped=overflow)
 
+    def _agree(self, batches: list[Batch]) -> tuple[int, list[bool]]:
+        """(samples that can be trained on, on all ranks; of which batches settled rows go by themselves); one
+        collective."""
+        mine = [sum(sum(batch.valid) for batch in batches), *(sum(batch.settled) for batch in batches)]
+        eligible, *settled = self.exchange.sum(mine)
+        rows = [len(batch.visits) * self.exchange.world_size for batch in batches]
+        # what drops out draws anew in each forward, and is measured by one of its own
+        return int(eligible), [
+            self._measures and worth_a_forward(count, of) for count, of in zip(settled, rows, strict=True)
+        ]
+
     def _score_first(self, batches: list[Batch]) -> list[Decision]:
         """The paper's mean over kept samples needs the weights of the whole window before the first backward."""
         if self.filter is None or self.filter.rule.divides_by == "eligible" or len(batches) == 1:
@@ -130,17 +142,18 @@ class WindowTrainer:
             return max(eligible, 1)
         return max(kept, KEPT_FLOOR)
 
-    def _losses(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def _losses(self, batch: Batch, apart: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """Per-sample loss [B + P] float32 with its graph, those of P class pictures last, and the prediction of the
-        others. One forward for both: an engine takes one a backward."""
+        others. One forward for both: an engine takes one a backward. With ``apart``, settled rows go by themselves."""
         parts = [batch] if batch.prior is None else [batch, batch.prior]
         noisy, times, latents, noise = (
             torch.cat([getattr(part, name) for part in parts]) for name in ("noisy", "timesteps", "latents", "noise")
         )
+        call = noisy, times, Conditioning.cat([part.conditioning for part in parts])
+        settled = [*batch.settled, *[False] * (len(noisy) - len(batch.settled))] if apart else None
+        plain = self.scorer.model if self.scorer is not None else self.model
         with self.accelerator.autocast():
-            prediction = self.denoiser.predict(
-                self.model, noisy, times, Conditioning.cat([part.conditioning for part in parts])
-            )
+            prediction = predict_in_training(self.denoiser, self.model, plain, call, settled)
         target = self.denoiser.target(latents, noise, times)
         losses = (prediction.float() - target.float()).square().flatten(1).mean(1)
         if self.snr_gamma is not None:

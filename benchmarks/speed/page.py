@@ -9,8 +9,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from benchmarks.common import stamped
-from benchmarks.speed.timed_run import LIMITS, PASS_LIMITS, VARIANTS
+from benchmarks.speed.timed_run import DEMONSTRATION, DEMONSTRATION_LIMITS, LIMITS, PASS_LIMITS, VARIANTS
 from memsieve.filtering.schedule import BUDGET, FREE_BUDGET
+from memsieve.train.held_out import DRAWS
 
 __all__ = ["ratio", "write_page"]
 
@@ -79,12 +80,17 @@ def _table(timed: dict[int, Any], per: str) -> list[str]:
         "| run | " + " | ".join(f"{share} %" for share in timed) + " |",
         "|---" * (len(timed) + 1) + "|",
     ]
-    for name in VARIANTS:
+    for name in _measured(timed):
         if name != "no filter":
             lines.append(
                 f"| {name} | " + " | ".join(_shown(ratio(p["blocks"], name, per)) for p in timed.values()) + " |"
             )
     return [*lines, ""]
+
+
+def _measured(timed: dict[int, Any]) -> list[str]:
+    """The runs that every part has timed, in their order."""
+    return [name for name in VARIANTS if all(name in part["blocks"] for part in timed.values())]
 
 
 def _limits(timed: dict[int, Any]) -> list[str]:
@@ -96,6 +102,11 @@ def _limits(timed: dict[int, Any]) -> list[str]:
     ]
     asked = [("updates", "per update, nothing planted", 0, name, aim) for name, aim in LIMITS.items()]
     asked += [("read", "per pass, 10 % planted", 10, name, aim) for name, aim in PASS_LIMITS.items()]
+    shown = f"per update, the demonstration's data, {DEMONSTRATION} % planted"
+    asked += [("updates", shown, DEMONSTRATION, name, aim) for name, aim in DEMONSTRATION_LIMITS.items()]
+    size, every = next(iter(timed.values())).get("asked", {}).get("held_out_turn", [5, 1])
+    apart = f", a turn every {every} windows" if every > 1 else ""
+    windows = round(DRAWS * 128 / size) * every
     for per, words, share, name, aim in asked:
         if share in timed:
             value = ratio(timed[share]["blocks"], name, per)
@@ -108,8 +119,8 @@ def _limits(timed: dict[int, Any]) -> list[str]:
         "",
         "*Met*: both medians are within the aim. Processor time counts the work alone, whoever else used the machine. "
         "*First sweeps*: until each held-out pair has met each of its 16 draws, the reference is "
-        "asked about every one; after that its answers are known. With 128 held-out pairs, 5 in a turn, that takes "
-        "about 410 windows. The other rows are measured after that.",
+        "asked about every one; after that its answers are known. With 128 held-out pairs, "
+        f"{size} in a turn{apart}, that takes about {windows} windows. The other rows are measured after that.",
         "",
     ]
 
@@ -195,7 +206,7 @@ def _draw(path: Path, timed: dict[int, Any]) -> None:
     """Ratios per update with nothing planted beside the aims, and per pass over the share of planted rows."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(12.5, 5.0), width_ratios=[1.15, 1], layout="constrained")
     blocks = timed[min(timed)]["blocks"]
-    names = [name for name in VARIANTS if name != "no filter"]
+    names = [name for name in _measured(timed) if name != "no filter"]
     for place, name in enumerate(names):
         value, low, high = ratio(blocks, name, "updates")
         left.barh(place, value - 1.0, left=1.0, color="#9db8d6", height=0.6)

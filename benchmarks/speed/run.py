@@ -1,10 +1,10 @@
 """Measure what the filter costs in time and memory, and write the numbers, a picture and a page.
 
     scripts/bench speed
-    scripts/bench speed --only planted_0 --only memory
+    scripts/bench speed --only planted_0 --only planted_79      (without and with the demonstration's repeats)
 
 Numbers go to docs/benchmarks/speed.json, part by part; run again, it goes on with the parts that are missing. The page
-docs/benchmarks-speed.md is written from that file. About 40 minutes on two CPU cores, most of it on a quiet machine.
+docs/benchmarks-speed.md is written from that file. About an hour on two CPU cores, on a quiet machine.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ import typer
 from benchmarks.common import MODEL, NUMBERS, PAGES, RUNS, cpu_name, write_numbers
 from benchmarks.speed.history import history_of, peak_resident
 from benchmarks.speed.page import write_page
-from benchmarks.speed.timed_run import VARIANTS, TimedRun
+from benchmarks.speed.timed_run import DEMONSTRATION, TURN, VARIANTS, TimedRun
 from memsieve.filtering.audit.config import AuditConfig
 from memsieve.filtering.audit.score import score_shards
 from memsieve.filtering.config import FilterConfig
 from memsieve.filtering.data.openmoji import DatasetPlan, build_openmoji
 
 BLOCK = 28
-"""Windows taken from a run before the next has its turn: two turns of held-out pairs in the sieve that looks up."""
-PLANTED = {0: [], 1: ["6x6"], 10: ["6x61"], 30: ["6x233"]}
+"""Windows taken from a run before the next has its turn: two turns of held-out pairs in the sieve that looks up, seven in
+the batch."""
+PLANTED = {0: [], 1: ["6x6"], 10: ["6x61"], 30: ["6x233"], DEMONSTRATION: ["6x2000"]}
 """Percent of the rows that belong to planted pairs, and what is planted for it."""
 DRAWS = 4
 """Audited draws a pair."""
@@ -90,7 +91,8 @@ def timed(
     """Every run of ``VARIANTS`` on data with ``share`` percent planted rows, a block of windows each in turn, until
     there are ``rounds`` of them; each round is noted. Goes on from the rounds of ``before`` where they timed the same
     runs on as many threads; begins anew where they did not."""
-    asked = {"windows": BLOCK, "threads": threads, "signals": FilterConfig().signals, "runs": VARIANTS}
+    signals = FilterConfig().signals
+    asked = {"windows": BLOCK, "threads": threads, "signals": signals, "runs": VARIANTS, "held_out_turn": TURN}
     blocks = before["blocks"] if before.get("asked") == asked else {}
     done = len(blocks.get("no filter", []))
     if done >= rounds:

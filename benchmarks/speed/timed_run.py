@@ -20,7 +20,21 @@ from memsieve.train.loop import train_window
 from memsieve.train.session import Session
 from memsieve.train.set_up import set_up
 
-__all__ = ["LIMITS", "PASS_LIMITS", "VARIANTS", "TimedRun", "planted_groups"]
+__all__ = [
+    "DEMONSTRATION",
+    "DEMONSTRATION_LIMITS",
+    "LIMITS",
+    "PASS_LIMITS",
+    "TURN",
+    "VARIANTS",
+    "TimedRun",
+    "planted_groups",
+]
+
+DEMONSTRATION: Final = 79
+"""Percent of the rows that are repeats in the data that configs/train/openmoji.yaml is shown with."""
+TURN: Final = [16, 4]
+"""Held-out pairs scored in one go in the batch, and windows from one to the next: the default for batches of 16."""
 
 _BATCH, _SIEVE = ["filter.apply=batch"], ["filter.apply=sieve", "filter.record=[]"]
 _DEFAULT = "filter.signals=[reference_residual]"
@@ -35,6 +49,10 @@ VARIANTS: Final[dict[str, list[str]]] = {
     "batch: default signal, first sweeps": [*_BATCH, _DEFAULT, "filter.record=[]"],
     "batch: default signal, magnitude recorded": _AS_SHIPPED,
     "batch: default signal, magnitude recorded, first sweeps": _AS_SHIPPED,
+    "batch: default signal, drift recorded": [*_BATCH, _DEFAULT, "filter.record=[drift]"],
+    "batch: default signal, anchored magnitude recorded": [*_BATCH, _DEFAULT, "filter.record=[anchored_magnitude]"],
+    "batch: drift": [*_BATCH, "filter.signals=[drift]", "filter.record=[]"],
+    "batch: anchored magnitude": [*_BATCH, "filter.signals=[anchored_magnitude]", "filter.record=[]"],
     "sieve: frozen copy": [*_SIEVE, _DEFAULT],
     "sieve: frozen copy, budget 0.25": [*_SIEVE, _DEFAULT, "filter.score_budget=0.25"],
     "sieve: looked up": [*_SIEVE, _DEFAULT, "filter.reference={audit}"],
@@ -52,6 +70,11 @@ LIMITS: Final = {
 """What was aimed at, at equal updates with nothing to drop."""
 PASS_LIMITS: Final = {"sieve: frozen copy": 1.00, "sieve: looked up": 0.95}
 """What was aimed at per pass over data with 10 % planted rows."""
+DEMONSTRATION_LIMITS: Final = {
+    "batch: default signal, magnitude recorded": 1.35,
+    "batch: default signal, magnitude recorded, first sweeps": 1.35,
+}
+"""What was aimed at per update on the demonstration's data, its repeated pairs condemned."""
 
 
 def planted_groups(data: Path) -> list[str]:

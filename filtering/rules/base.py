@@ -110,7 +110,7 @@ class Rule(Protocol):
         learns_from_training: without held-out pairs, training visits say what is ordinary.
         divides_by: the sum of weighted losses is divided by the number of ``eligible`` samples, so that a weight only
             removes gradient, or by the weights of those that are ``kept``, as in the paper.
-        condemned: condemned pairs of all ranks and the step of each.
+        condemned: condemned pairs of all ranks and the step of each; every visit of theirs is found guilty.
         latest: pairs condemned at the end of the last window.
         overfitting: the run was found to overfit as a whole.
         spared: share of the pairs that are measured and not tested (``filter.spare_above``).

@@ -57,7 +57,7 @@ class EvidenceRule:
         pace = standing.scored / max(self.held_out.sweep, 1) if standing is not None else 1.0
         bar, condemned = self.held_out.bar(pace), visit.identity in self.condemned
         if standing is None:
-            return Finding(False, math.nan, Reason.CLEAN, bar, reading.p_value)
+            return Finding(condemned, math.nan, Reason.CONDEMNED if condemned else Reason.CLEAN, bar, reading.p_value)
         spared = not condemned and standing.level < self.config.spared_below
         excess = math.nan if spared else standing.evidence - bar
         return Finding(condemned, excess, Reason.CONDEMNED, bar, standing.p_value, standing.evidence)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,3 +52,29 @@ def test_reweighting_spares_too() -> None:
         for standing in (high, replace(high, level=-2.0))
     ]
     assert verdicts[0].weight < 0.01 and verdicts[1].weight == 1.0 and verdicts[1].action is Action.KEEP
+
+
+def test_what_is_settled_before_a_window_is_what_is_dropped_whatever_is_read_of_it() -> None:
+    """And nothing else: a weight that goes by evidence needs to be measured."""
+    condemned, standing = {"bad": 3}, Standing("bad", 12.0, 12.0, 0.008, 0.0, 9, 9, -1, level=1.0)
+    names = ("bad", "good", "spared", "taken down")
+
+    def settled(**options: Any) -> list[str]:
+        lists = {"never_drop": ["spared"], "always_drop": ["taken down"]}
+        policy = Policy(FilterConfig(record=[], **lists, **options))
+        everyone = condemned | {"spared": 3}
+        return [name for name in names if policy.settles(Visit(name, group=name), everyone, standing)]
+
+    assert settled() == settled(policy="retire") == ["bad", "taken down"]
+    assert settled(policy="observe") == settled(policy="caption") == settled(policy="reweight") == ["taken down"]
+    assert settled(policy="cap", max_exposures=9) == ["bad", "good", "taken down"]
+    assert settled(policy="cap", max_exposures=10) == ["taken down"]
+
+
+def test_a_settled_visit_gets_weight_0_also_where_its_pair_was_never_measured() -> None:
+    sieve = MemorizationFilter(record=[], signals=["loss"])
+    sieve.condemned["bad"] = 0
+    visits = [Visit("bad", group="bad"), Visit("good", group="good")]
+    sieve.begin_window(visits)
+    assert sieve.settled(visits) == [True, False]
+    assert sieve.decide(visits, measurement(np.zeros(2))).weights.tolist() == [0.0, 1.0]

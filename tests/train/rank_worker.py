@@ -70,8 +70,8 @@ def infinite_loss_on_rank_1(session: Session) -> None:
     trainer, count = session.trainer, [0]
     original = WindowTrainer._losses
 
-    def losses(batch: Any) -> Any:
-        value, prediction = original(trainer, batch)
+    def losses(batch: Any, apart: bool = False) -> Any:
+        value, prediction = original(trainer, batch, apart)
         count[0] += 1
         if count[0] == 2 and session.exchange.rank == 1:
             value = value.clone()
@@ -85,11 +85,11 @@ def fail_on_rank_1(session: Session) -> None:
     """In the second window rank 1 fails by itself."""
     trainer, count = session.trainer, [0]
 
-    def losses(batch: Any) -> Any:
+    def losses(batch: Any, apart: bool = False) -> Any:
         count[0] += 1
         if count[0] == 2 and session.exchange.rank == 1:
             raise OSError("the disk is gone")
-        return WindowTrainer._losses(trainer, batch)
+        return WindowTrainer._losses(trainer, batch, apart)
 
     trainer._losses = losses  # type: ignore[method-assign]
 

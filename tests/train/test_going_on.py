@@ -206,9 +206,9 @@ def test_half_precision_can_be_left_after_a_loss_that_is_not_finite(
     session = set_up(config)
     original, count = session.trainer._losses, []
 
-    def losses(batch: Any) -> Any:
+    def losses(batch: Any, apart: bool) -> Any:
         count.append(1)
-        value, prediction = original(batch)
+        value, prediction = original(batch, apart)
         return (value * float("inf") if len(count) == 3 else value), prediction
 
     session.trainer._losses = losses  # type: ignore[method-assign]

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from memsieve.filtering.evidence.table import MIN_SWEEPS
+from memsieve.filtering.filter import MemorizationFilter
 from memsieve.train import held_out
 from memsieve.train.batch import build_batch
-from memsieve.train.config import RunConfig
+from memsieve.train.config import RunConfig, TrainConfig
 from memsieve.train.draw_settings import DrawSettings
-from memsieve.train.held_out import HeldOutTurns, held_out_per_window
+from memsieve.train.held_out import HeldOutTurns, held_out_turn
 from memsieve.train.loop import fit
 from memsieve.train.session import Session
 from memsieve.train.set_up import set_up
@@ -63,17 +64,26 @@ def test_the_budget_is_the_held_out_pairs_until_the_first_comparison(make_config
     assert opened[0] == schedule.warmup and len(opened) > 100
 
 
-def test_a_turn_takes_a_third_of_a_forward_by_default(make_config: MakeConfig) -> None:
-    def size(rows: int, **filter: Any) -> int:
-        session = set_up(make_config(filter={"held_out_per_window": None, **filter}))
-        assert session.filter is not None
-        return held_out_per_window(session.filter, rows, len(session.held_out))
+def test_turns_take_a_quarter_of_a_forward_a_window_by_default() -> None:
+    """A batch of them every so many windows, of 128 pairs; no more than there are."""
 
-    assert size(16, signals=["reference_residual"]) == 5
-    assert size(16, signals=["magnitude"]) == 2
-    assert size(2, signals=["magnitude"]) == 1
-    assert size(1000, signals=["loss"]) == 24, "no more than there are"
-    assert size(16, apply="sieve", record=[]) == 8
+    def turn(rows: int, accumulation: int = 1, there_are: int = 128, **filter: Any) -> tuple[int, int]:
+        train = TrainConfig(steps=1, batch_size=rows, accumulation=accumulation)
+        return held_out_turn(MemorizationFilter(**filter), train, there_are)
+
+    assert turn(16) == (16, 4) and turn(16, signals=["magnitude"]) == (16, 8)
+    assert turn(2, signals=["magnitude"]) == (2, 2), "a pair a window at least"
+    assert turn(4, accumulation=8) == (8, 1) and turn(4, accumulation=2) == (4, 2)
+    assert turn(1000, there_are=24) == (24, 1) and turn(64, there_are=24) == (24, 2)
+    assert turn(16, held_out_per_window=5) == (5, 1) and turn(16, apply="sieve", record=[]) == (8, 1)
+
+
+def test_between_turns_held_out_pairs_take_no_forward(make_config: MakeConfig) -> None:
+    turns = turns_of(set_up(make_config(filter={"held_out_per_window": None})))
+    assert [len(part) for part in turns.parts] == [8, 8, 8]
+    taken = [step for step in range(60) if turns.at(step) is not None]
+    assert taken == list(range(0, 60, 4))
+    assert [turns.at(step) for step in taken[:4]] == [(0, 0), (1, 0), (2, 0), (0, 1)]
 
 
 def test_the_reference_is_asked_once_about_each_draw(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,6 +95,22 @@ def test_the_reference_is_asked_once_about_each_draw(make_config: MakeConfig, mo
     fit(session)
     # 24 pairs, 2 draws, 8 a turn; of the training rows, none of which is evidence, one each window
     assert Counter(asked) == {8: 6, 1: 10}
+
+
+@pytest.mark.parametrize(("signals", "passes"), [(["drift"], 1), (["drift", "anchored_magnitude"], 2)])
+def test_predictions_of_the_reference_are_asked_for_again(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, signals: list[str], passes: int
+) -> None:
+    """They would fill memory; numbers of a draw are known by then."""
+    monkeypatch.setattr(held_out, "DRAWS", 1)
+    session = set_up(make_config(filter={"signals": signals, "record": [], "held_out_per_window": 8}))
+    turns, scorer = turns_of(session), session.scorer
+    assert scorer is not None and scorer.reference is not None and session.filter is not None
+    asked = rows_through(scorer.reference)
+    for step in range(6):  # three parts, twice
+        turns.score(step, scorer)
+    assert asked == [8] * 6 * passes and session.filter.held_out.sweep == 1
+    assert held_out_turn(session.filter, TrainConfig(steps=1, batch_size=16), 128) == (8, 1)
 
 
 def test_what_is_remembered_is_what_a_pass_says(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.speed.page import _limits, _rounds, ratio
-from benchmarks.speed.timed_run import LIMITS, PASS_LIMITS, VARIANTS
+from benchmarks.speed.page import _limits, _measured, _rounds, ratio
+from benchmarks.speed.timed_run import DEMONSTRATION, DEMONSTRATION_LIMITS, LIMITS, PASS_LIMITS, VARIANTS
 
 Blocks = dict[str, list[dict[str, float]]]
 
@@ -54,6 +54,21 @@ def limits(name: str, wall: float, cpu: float, shares: tuple[int, ...] = (0, 10)
 def test_an_aim_is_met_where_both_clocks_are_within_it(name: str, more_wall: float, more_cpu: float, met: str) -> None:
     found = limits(name, LIMITS[name] + more_wall, LIMITS[name] + more_cpu)
     assert found[name, "per update, nothing planted"] == met
+
+
+@pytest.mark.parametrize("name", DEMONSTRATION_LIMITS)
+def test_the_demonstration_has_an_aim_of_its_own(name: str) -> None:
+    row = name, f"per update, the demonstration's data, {DEMONSTRATION} % planted"
+    aim = DEMONSTRATION_LIMITS[name]
+    assert limits(name, aim, aim, (0, DEMONSTRATION))[row] == "yes"
+    assert limits(name, aim, aim + 0.02, (0, DEMONSTRATION))[row] == "no, by 0.020"
+    assert row not in limits(name, 1.0, 1.0)
+
+
+def test_runs_that_were_not_timed_everywhere_are_left_out() -> None:
+    some = {name: [block(1.0)] for name in ("no filter", "paper's rule", "batch: drift")}
+    fewer = {name: [block(1.0)] for name in ("no filter", "paper's rule")}
+    assert _measured({0: {"blocks": some}, 10: {"blocks": fewer}}) == ["no filter", "paper's rule"]
 
 
 @pytest.mark.parametrize("name", PASS_LIMITS)

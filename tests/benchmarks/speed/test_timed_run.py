@@ -9,9 +9,19 @@ import yaml
 
 from benchmarks.common import CONFIGS
 from benchmarks.speed import timed_run
-from benchmarks.speed.timed_run import LIMITS, PASS_LIMITS, VARIANTS, TimedRun, planted_groups
+from benchmarks.speed.timed_run import (
+    DEMONSTRATION_LIMITS,
+    LIMITS,
+    PASS_LIMITS,
+    TURN,
+    VARIANTS,
+    TimedRun,
+    planted_groups,
+)
 from memsieve.filtering import schedule
+from memsieve.filtering.filter import MemorizationFilter
 from memsieve.filtering.settings import load_settings
+from memsieve.filtering.signals import OF_PREDICTIONS
 from memsieve.train import held_out
 from memsieve.train.config import RunConfig
 from tests.benchmarks.planted_data import planted_data, planted_groups_of
@@ -31,8 +41,11 @@ def test_a_run_is_what_it_is_called(name: str) -> None:
         return
     assert (run.rule == "threshold") == (name == "paper's rule")
     assert (run.apply == "sieve") == name.startswith("sieve") and run.policy == "drop"
-    assert (run.signals == ["magnitude"]) == ("magnitude" in name.replace("magnitude recorded", "") or "paper" in name)
-    assert (run.record == ["magnitude"]) == ("magnitude recorded" in name)
+    assert (run.signals == ["magnitude"]) == (name in ("batch: magnitude", "paper's rule"))
+    decides = name.removeprefix("batch: ").replace(" ", "_")
+    assert decides not in OF_PREDICTIONS or run.signals == [decides]
+    recorded = [part.removesuffix(" recorded").replace(" ", "_") for part in name.split(", ") if "recorded" in part]
+    assert run.record == recorded
     assert bool(run.audits) == name.endswith("looked up")
     if "budget" not in name:
         assert run.score_budget is None, "the default, as the page says"
@@ -51,7 +64,12 @@ def test_the_named_budget_is_that_whose_quality_is_measured() -> None:
 
 
 def test_what_is_aimed_at_is_run() -> None:
-    assert LIMITS.keys() | PASS_LIMITS.keys() <= VARIANTS.keys() - {"no filter"}
+    assert LIMITS.keys() | PASS_LIMITS.keys() | DEMONSTRATION_LIMITS.keys() <= VARIANTS.keys() - {"no filter"}
+
+
+def test_a_turn_of_held_out_pairs_is_what_the_page_says() -> None:
+    config = config_of("batch: default signal")
+    assert list(held_out.held_out_turn(MemorizationFilter(config.filter), config.train, 128)) == TURN
 
 
 @pytest.fixture(scope="module")
