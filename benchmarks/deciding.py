@@ -51,6 +51,7 @@ IN_EVERY_RUN: Final = (
     "filtering/data/draws.py",
     "train/batch.py",
     "train/draw_settings.py",
+    "train/forward.py",
     "train/held_out.py",
     "train/loop.py",
     "train/measure.py",

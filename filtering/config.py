@@ -74,8 +74,9 @@ class FilterConfig(Settings):
     beyond: Literal["skip", "frozen"] = "skip"
     """Visits of a pair beyond the audited draws: not measured, or measured by a frozen copy."""
     held_out_per_window: int | None = Field(default=None, ge=1)
-    """Held-out pairs scored in one go, in turn, to follow the model as it moves. None: in the batch so many that they
-    take a third of a forward of the present model a window; at the loader 8, as often as ``score_budget`` allows."""
+    """Held-out pairs scored in one go, in turn, to follow the model as it moves. None: in the batch so many, a whole
+    batch of them every so many windows, that they take a quarter of a forward a window; at the loader 8, as often as
+    ``score_budget`` allows."""
     spare_above: float | None = Field(default=0.5, ge=0.0)
     """With ``rule: evidence``, a look at a group does not count while its loss lies further than this above the
     held-out pairs' median (in robust standard deviations of a visit; discounted mean over its measured visits): what

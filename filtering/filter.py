@@ -178,21 +178,8 @@ class MemorizationFilter:
         return self.policy.takes_caption(visit, self.condemned)
 
     def settled(self, visits: Sequence[Visit]) -> list[bool]:
-        """Which visits [B] get weight 0 whatever is measured of them: their pair was condemned before this window, or has
-        its exposures, or is in ``always_drop``. Known once the window is open; nothing need be paid to measure them."""
-        return [self._weight_before(visit) == 0.0 for visit in visits]
-
-    def _weight_before(self, visit: Visit) -> float:
-        """The weight of a visit of which nothing was measured."""
-        standing = (self._known or {}).get(visit.identity)
-        finding = UNREAD_FINDING
-        if isinstance(self.rule, EvidenceRule | RecallRule):  # a rule of one's own may go by what it reads
-            finding = self.rule.finding(visit, UNREAD, standing)
-        return self.policy.verdict(visit, UNREAD, finding, standing).weight
-
-    def settled(self, visits: Sequence[Visit]) -> list[bool]:
-        """Which visits [B] of the open window get weight 0 whatever is read of them (their pair was condemned before it,
-        for one): they need no backward, and what decides need not be measured of them."""
+        """Which visits [B] of the open window get weight 0 whatever is read of them, since their pair was condemned
+        before it, for one: they need no backward, and what decides need not be measured of them."""
         condemned = self.condemned if self.rule.remembers else {}
         known = self._known or {}
         return [self.policy.settles(visit, condemned, known.get(visit.identity)) for visit in visits]

@@ -1,9 +1,9 @@
 """Held-out pairs beside the training windows: scored in turn, by a fixed set of draws each.
 
 They are never trained on, so that meeting the same (t, noise) again teaches the model nothing, and what the reference
-says of a draw is computed once, where that is a number or two. Training visits take fresh draws of the same distribution. A held-out pair's mean over
-many sweeps keeps what its few draws happen to be like, which a training pair's mean loses: held-out pairs look
-farther apart than they are, and the bar is, if anything, too high.
+says of a draw is computed once, where that is a number or two. Training visits take fresh draws of the same
+distribution. A held-out pair's mean over many sweeps keeps what its few draws happen to be like, which a training
+pair's mean loses: held-out pairs look farther apart than they are, and the bar is, if anything, too high.
 """
 
 from __future__ import annotations

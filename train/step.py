@@ -118,8 +118,8 @@ class WindowTrainer:
     def _agree(self, batches: list[Batch]) -> tuple[int, list[bool]]:
         """(samples that can be trained on, on all ranks; of which batches settled rows go by themselves); one
         collective."""
-        mine = [sum(sum(batch.valid) for batch in batches), *(sum(batch.settled) for batch in batches)]
-        eligible, *settled = self.exchange.sum(mine)
+        mine: list[float] = [sum(sum(batch.valid) for batch in batches)]
+        eligible, *settled = self.exchange.sum([*mine, *(float(sum(batch.settled)) for batch in batches)])
         rows = [len(batch.visits) * self.exchange.world_size for batch in batches]
         # what drops out draws anew in each forward, and is measured by one of its own
         return int(eligible), [

@@ -19,7 +19,7 @@ from benchmarks.copying.drawings import Drawing, Prompts, judged, judges_with, p
 from benchmarks.copying.held_out import held_out_losses
 from benchmarks.copying.learned import encoder_at, recognised
 from benchmarks.copying.methods import METHODS, Method
-from benchmarks.copying.plan import PAPER, Cell, Plan
+from benchmarks.copying.plan import PAPER, TUNED, Cell, Plan
 from benchmarks.copying.rivals import LossBelowAverage, RandomDrop
 from benchmarks.copying.watched import LOOKS, Watch, WatchedRule
 from benchmarks.retrieval.choice import CANDIDATES
@@ -60,8 +60,8 @@ def run_cell(plan: Plan, cell: Cell, note: Note) -> dict[str, Any]:
     elif method.trained:
         found |= _train(plan, config, cell, tuned, note)
     note(f"{cell.name}: measuring")
-    if cell.method == "tune_paper":
-        found["threshold"] = thresholds(run, data, plan.streams[cell.stream].passes)
+    if cell.method in TUNED:
+        found["threshold"] = thresholds(run, data, plan.streams[cell.stream].passes, signal=TUNED[cell.method])
     else:
         found |= decisions(run, data, method.part, method.score)
         pipeline = _model(run, method, found) if method.trained else protocol.base

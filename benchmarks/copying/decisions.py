@@ -18,6 +18,8 @@ __all__ = ["decisions", "short", "thresholds"]
 LATE: Final = 0.25
 """A pair is dropped where at least half of the last quarter of its visits trained nothing, or it ends condemned."""
 UNSCORED: Final = -9.0
+MAGNITUDES: Final = ("magnitude", "anchored_magnitude")
+"""What the paper's rule tests, one of them in a run."""
 """Evidence of a group that was never measured: below all that were."""
 
 
@@ -82,7 +84,7 @@ def _visits(run: Path, pair_of: dict[str, str]) -> dict[str, dict[str, Any]]:
     if not (run / "ledger").is_dir():
         return {}
     table = read_ledger(run / "ledger").select(
-        ["key", "weight", "action", "magnitude", "score", "evidence", "threshold"]
+        ["key", "weight", "action", *MAGNITUDES, "score", "evidence", "threshold"]
     )
     found: dict[str, dict[str, Any]] = {}
     for row in table.to_pylist():
@@ -99,10 +101,11 @@ def _visits(run: Path, pair_of: dict[str, str]) -> dict[str, dict[str, Any]]:
 
 
 def _margin(row: dict[str, Any]) -> float | None:
-    """How far a visit lies beyond the rule: log m / tau for the paper's, its own number for a rival's."""
-    tau = row["threshold"]
-    if row["magnitude"] is not None and tau and math.isfinite(tau) and tau > 0.0:
-        return math.log(max(row["magnitude"], 1e-12) / tau)
+    """How far a visit lies beyond the rule: log m / tau for the paper's, by the anchored magnitude where that decides;
+    its own number for a rival's."""
+    tau, found = row["threshold"], [row[name] for name in MAGNITUDES if row.get(name) is not None]
+    if found and tau and math.isfinite(tau) and tau > 0.0:
+        return math.log(max(found[0], 1e-12) / tau)
     return row["evidence"] if tau == 0.0 else row["score"]  # type: ignore[no-any-return]
 
 
@@ -128,17 +131,17 @@ def _columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return table
 
 
-def thresholds(run: Path, data: Path, passes: int, least: int = 50) -> dict[str, Any]:
-    """tau of the paper's rule, on a run that it did not touch: ``best`` has the largest difference between the share
-    of visits of pairs with ``least`` exposures or more that it drops and that of ordinary pairs' (Youden's index);
-    ``five`` drops 5 % of ordinary pairs' visits. With each the two shares."""
+def thresholds(run: Path, data: Path, passes: int, least: int = 50, signal: str = "magnitude") -> dict[str, Any]:
+    """tau of the paper's rule for ``signal``, on a run that it did not touch: ``best`` has the largest difference
+    between the share of visits of pairs with ``least`` exposures or more that it drops and that of ordinary pairs'
+    (Youden's index); ``five`` drops 5 % of ordinary pairs' visits. With each the two shares."""
     truth = {row["key"]: row for row in pq.read_table(data / "truth.parquet").to_pylist() if row["part"] == "stream"}
-    rows = read_ledger(run / "ledger").select(["key", "magnitude"]).to_pylist()
+    rows = read_ledger(run / "ledger").select(["key", signal]).to_pylist()
     both = {True: [], False: []}  # type: dict[bool, list[float]]
     for row in rows:
         repeats = truth[row["key"]]["repeats"]
-        if row["magnitude"] is not None and (repeats == 1 or repeats * passes >= least):
-            both[repeats > 1].append(row["magnitude"])
+        if row[signal] is not None and (repeats == 1 or repeats * passes >= least):
+            both[repeats > 1].append(row[signal])
     planted, ordinary = (np.array(both[kind]) for kind in (True, False))
     grid = np.unique(np.quantile(np.concatenate([planted, ordinary]), np.linspace(0.02, 0.995, 196)))
     best = grid[np.argmax([(planted > tau).mean() - (ordinary > tau).mean() for tau in grid])]

@@ -14,6 +14,7 @@ __all__ = ["METHODS", "NAMES", "SMALL_STOPS", "STOPS", "STREAMS", "TIERS", "Meth
 
 STREAMS: Final[dict[str, Stream]] = {stream.name: stream for stream in (MIXED, *SMALL.values(), NOTHING, PAPER, SHORT)}
 _OFF: Final = ("filter.enabled=false",)
+_ANCHORED: Final = ("filter.signals=[anchored_magnitude]", "filter.record=[]")
 _BY_VISIT: Final = ("filter.signals=[loss]", "filter.record=[]", "filter.rule=threshold", "filter.threshold=1e9")
 """The filter measures, and a rival's rule takes the place of its own."""
 _BY_DRAWINGS: Final = (
@@ -87,6 +88,8 @@ METHODS: Final = {
         Method("dedup_sieve", config="openmoji_sieve.yaml", part="dedup", score="evidence"),
         # One seed each: rivals that are known to do less, and parts of ours alone.
         Method("paper_five", ("filter.record=[]",), "wen2024_tiny.yaml", score="margin", caption_dropout=0.0),
+        # Its magnitude against the base's unconditional branch holds with captions dropped as the stream does.
+        Method("paper_anchored", _ANCHORED, "wen2024_tiny.yaml", score="margin"),
         Method("iet_agc", ("filter.enabled=true", *_BY_VISIT), score="margin"),
         Method("random_drop", ("filter.enabled=true", *_BY_VISIT)),
         Method("random_tokens", config="random_tokens.yaml"),
@@ -105,9 +108,11 @@ METHODS: Final = {
         Method("lora_16", (*_OFF, "model.lora={rank: 16}", LORA_LR)),
         Method("prior", (*_OFF, *_PRIOR)),
         Method("dropout_3", _OFF, caption_dropout=0.3),
-        # The run in which the paper's thresholds are chosen.
+        # The runs in which the paper's thresholds are chosen.
         Method("tune_paper", ("filter.record=[]", "filter.policy=observe", "filter.threshold=1e9"),
                "wen2024_tiny.yaml", caption_dropout=0.0),
+        Method("tune_paper_anchored", (*_ANCHORED, "filter.policy=observe", "filter.threshold=1e9"),
+               "wen2024_tiny.yaml"),
     )
 }  # fmt: skip
 NAMES: Final = {
@@ -124,6 +129,7 @@ NAMES: Final = {
     "paper": "the paper's rule, best τ, drop",
     "paper_reweight": "the paper's rule, best τ, reweight",
     "paper_five": "the paper's rule, τ for 5 % of ordinary visits",
+    "paper_anchored": "the paper's rule against the base, best τ, drop",
     "iet_agc": "IET-AGC's rule",
     "random_drop": "random drop",
     "random_tokens": "random token addition",
@@ -156,8 +162,9 @@ TIERS: Final[dict[int, tuple[tuple[str, tuple[str, ...], tuple[int, ...]], ...]]
         *((name, ("base", "none"), (0, 1, 2)) for name in SMALL),
     ),
     2: (
-        ("mixed", ("paper_five", "iet_agc", "random_drop", "random_tokens", "ours_ratio", "ours_magnitude"), (0,)),
-        ("paper", ("base", "none", "oracle", "paper", "paper_reweight", "ours", "ours_sieve"), (0,)),
+        ("mixed", ("paper_five", "paper_anchored", "iet_agc", "random_drop", "random_tokens", "ours_ratio",
+                   "ours_magnitude"), (0,)),
+        ("paper", ("base", "none", "oracle", "paper", "paper_reweight", "paper_anchored", "ours", "ours_sieve"), (0,)),
         ("nothing", ("none", "ours", "ours_sieve"), (0,)),
     ),
     3: (

@@ -15,12 +15,14 @@ from benchmarks.copying.drawings import Drawing
 from benchmarks.copying.methods import METHODS, STREAMS, TIERS, Method, filter_of
 from benchmarks.deciding import code_of_decisions
 
-__all__ = ["PAPER", "Cell", "Plan", "Protocol", "published"]
+__all__ = ["PAPER", "TUNED", "Cell", "Plan", "Protocol", "published"]
 
-PAPER: Final = {"paper": "best", "paper_reweight": "best", "paper_five": "five"}
+PAPER: Final = {"paper": "best", "paper_reweight": "best", "paper_five": "five", "paper_anchored": "best"}
 """Methods by the paper's rule, and which of the thresholds found for it they take."""
 LATER: Final = ("advised", "of", "watched")
 """What methods have said since cells were made: where they do not, it is as it was."""
+TUNED: Final = {"tune_paper": "magnitude", "tune_paper_anchored": "anchored_magnitude"}
+"""Methods that find them, and for which signal."""
 VALIDATION_SEED: Final = 1000
 """Planted anew: where the paper's thresholds are chosen."""
 
@@ -100,7 +102,8 @@ class Plan:
     def needs(self, cell: Cell) -> Cell | None:
         """What must be there before ``cell``."""
         if cell.method in PAPER:
-            return Cell("tune_paper", cell.stream, VALIDATION_SEED)
+            tuning = "tune_paper_anchored" if cell.method == "paper_anchored" else "tune_paper"
+            return Cell(tuning, cell.stream, VALIDATION_SEED)
         if METHODS[cell.method].of:
             return Cell(METHODS[cell.method].of, cell.stream, cell.seed)
         return Cell("ours", cell.stream, cell.seed) if cell.method == "random_drop" else None

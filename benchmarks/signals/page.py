@@ -13,13 +13,22 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from benchmarks.common import stamped
+from memsieve.filtering.signals import required_passes
 
 __all__ = ["write_page"]
 
 DEFAULT, RATIO, SUM = "reference_residual, t < 750", "reference_ratio, t < 750", "loss + reference_ratio, t < 750"
+PLOTTED = ("magnitude", "loss_gap", "loss", RATIO, SUM, DEFAULT, "drift, t < 750", "anchored_magnitude, t < 750")
 TARGETS = {"same": 0.90, "shifted": 0.75}
 AT = "50"
-NAMES = {"same": "Same domain", "shifted": "Under a shift"}
+MOST = 2
+"""Seeds on which another signal must be better, of three, to decide in the default's place."""
+NAMES = {
+    "same": "Same domain",
+    "shifted": "Under a shift",
+    "same_all_captions": "Same domain, no caption dropped",
+    "shifted_all_captions": "Under a shift, no caption dropped",
+}
 HEAD = """# Signals, measured
 
 Written by `scripts/bench signals` from [the numbers](benchmarks/signals.json). The tiny base model is fine-tuned
@@ -50,7 +59,8 @@ def write_page(path: Path, found: dict[str, Any]) -> None:
     lines = [head, "", "![AUC by exposures](benchmarks/signals.png)", ""]
     for domain in domains:
         lines += _domain(domain, found[domain])
-    lines += _targets({domain: found[domain] for domain in domains})
+    aimed = {domain: found[domain] for domain in domains if domain in TARGETS}
+    lines += [*_targets(aimed), *_instead(aimed)]
     path.write_text(stamped("\n".join([*lines, FOOT.strip(), ""])), encoding="utf-8")
     plot(path.parent / "benchmarks" / "signals.png", {domain: found[domain] for domain in domains})
 
@@ -111,6 +121,44 @@ def _targets(found: dict[str, Any]) -> list[str]:
     return [*(textwrap.fill(line, 120, subsequent_indent="  ", break_on_hyphens=False) for line in lines), ""]
 
 
+def _instead(found: dict[str, Any]) -> list[str]:
+    """What could decide in the default's place: better by one visit on most seeds in both domains, at no more
+    passes."""
+    seeds = min(len(table["by_seed"][DEFAULT]) for table in found.values())
+    if len(found) < 2 or seeds <= MOST:
+        return []
+    heads = ["signal", *(f"better on, {NAMES[domain].lower()}" for domain in found), "passes", "instead"]
+    lines = [
+        "## In the default's place",
+        "",
+        f"Would decide instead: what has the better AUC by one visit at {AT} exposures on at least {MOST} of {seeds} "
+        "seeds, in both domains, at no more passes.",
+        "",
+        "| " + " | ".join(heads) + " |",
+        "|---" * len(heads) + "|",
+    ]
+    default = required_passes(_names(DEFAULT))
+    for label in found["same"]["auc"]:
+        if label == DEFAULT:
+            continue
+        wins = [_wins(table["by_seed"], label) for table in found.values()]
+        passes = required_passes(_names(label))
+        instead = all(won >= MOST for won in wins) and len(passes) <= len(default)
+        cells = [label, *(f"{won} of {seeds}" for won in wins), " + ".join(sorted(passes)) or "none"]
+        lines.append("| " + " | ".join([*cells, "yes" if instead else "no"]) + " |")
+    return [*lines, ""]
+
+
+def _wins(by_seed: dict[str, Any], label: str) -> int:
+    """On how many seeds ``label`` has the better AUC."""
+    return sum(mine[0] > default[0] for mine, default in zip(by_seed[label], by_seed[DEFAULT], strict=True))
+
+
+def _names(label: str) -> list[str]:
+    """The signals that a label sums."""
+    return label.split(",")[0].split(" + ")
+
+
 def _by_seed(found: dict[str, Any]) -> str:
     """Of each run by itself, first to last."""
     parts = []
@@ -120,9 +168,16 @@ def _by_seed(found: dict[str, Any]) -> str:
     return " and ".join(parts) + " by run"
 
 
+def _aim(axis: Any, aim: float) -> None:
+    axis.axhline(aim, color="grey", lw=0.8, ls=":")
+    axis.annotate("aimed at, one visit at 50", (1.0, aim), (-4, -3), xycoords=("axes fraction", "data"),
+                  textcoords="offset points", ha="right", va="top", fontsize=7, color="grey")  # fmt: skip
+
+
 def plot(path: Path, found: dict[str, Any]) -> None:
     """Single visits (full) and means (dashed) by exposures, a panel for each domain."""
-    shown = ["magnitude", "loss_gap", "loss", RATIO, SUM, DEFAULT]
+    everywhere = [set(table["auc"]) for table in found.values()]
+    shown = [label for label in PLOTTED if all(label in labels for labels in everywhere)]
     figure, axes = plt.subplots(1, len(found), figsize=(5.2 * len(found), 4.7), sharey=True, layout="constrained")
     for axis, (domain, table) in zip(np.atleast_1d(axes), found.items(), strict=True):
         levels = [int(level) for level in table["pairs"]]
@@ -131,9 +186,8 @@ def plot(path: Path, found: dict[str, Any]) -> None:
             colour = f"C{number}"
             axis.plot(levels, [row[str(v)]["single"][0] for v in levels], "o-", color=colour, ms=3, label=label)
             axis.plot(levels, [row[str(v)]["mean"][0] for v in levels], "--", color=colour, lw=1, alpha=0.7)
-        axis.axhline(TARGETS[domain], color="grey", lw=0.8, ls=":")
-        axis.annotate("aimed at, one visit at 50", (1.0, TARGETS[domain]), (-4, -3), xycoords=("axes fraction", "data"),
-                      textcoords="offset points", ha="right", va="top", fontsize=7, color="grey")  # fmt: skip
+        if domain in TARGETS:
+            _aim(axis, TARGETS[domain])
         axis.set_xscale("log")
         axis.set_xticks(levels, [str(level) for level in levels])
         axis.minorticks_off()

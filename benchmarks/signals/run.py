@@ -3,9 +3,11 @@
     scripts/bench signals --package iconify-json-twemoji-1.2.5.tgz
 
 The tiny base is fine-tuned, without a filter, on OpenMoji and on Twemoji with planted levels, one pass over the data,
-once a seed; then planted, ordinary and held-out pairs are scored at a fixed grid of draws. The package is what
-``npm pack @iconify-json/twemoji@1.2.5`` writes; without it the shift is left out. Numbers go to
-docs/benchmarks/signals.json, and docs/benchmarks-signals.md and its plot are written from that file.
+once a seed, with captions dropped as by default and with none dropped; then planted, ordinary and held-out pairs are
+scored at a fixed grid of draws. The package is what ``npm pack @iconify-json/twemoji@1.2.5`` writes; without it the
+shift is left out. Numbers go to docs/benchmarks/signals.json, and docs/benchmarks-signals.md and its plot are written
+from that file. The same command goes on where it was stopped: a fine-tune from its last checkpoint, scores that are
+there stay, and a finished model whose scores lack a signal is scored again.
 """
 
 from __future__ import annotations
@@ -36,14 +38,25 @@ SUMS = (
     ("loss", "magnitude_ratio"),
     ("loss", "magnitude"),
     ("loss_gap", "reference_ratio"),
+    ("reference_residual", "drift"),
+    ("reference_residual", "anchored_magnitude"),
+    ("drift", "anchored_magnitude"),
 )
+AGAINST_THE_BASE = (("drift",), ("anchored_magnitude",), *SUMS[-3:])
 DECIDING = (("reference_ratio",), ("reference_residual",))
 SETS = [
     *(((name,), 1.0) for name in (*SIGNALS, *COMBINED)),
     *((names, 1.0) for names in SUMS),
-    *((names, LIMIT) for names in (*DECIDING, ("loss_gap", "reference_ratio"), *SUMS[:1])),
+    *((names, LIMIT) for names in (*DECIDING, ("loss_gap", "reference_ratio"), *SUMS[:1], *AGAINST_THE_BASE)),
 ]
 """Signals that are summed, and the share of the timesteps, from 0 on, whose visits count."""
+PARTS = {
+    "same": ("same", 0.1),
+    "shifted": ("shifted", 0.1),
+    "same_all_captions": ("same", 0.0),
+    "shifted_all_captions": ("shifted", 0.0),
+}
+"""The data and the share of captions that are dropped: the magnitude's own branch learns a pair by those."""
 CALIBRATING = 95
 """Held-out pairs that calibrate; the others are compared with, beside ordinary training pairs."""
 T_BINS = 4
@@ -56,28 +69,32 @@ def main(
     out: Annotated[Path, typer.Option(help="The JSON.")] = NUMBERS / "signals.json",
     page: Annotated[Path, typer.Option(help="The page.")] = PAGES / "benchmarks-signals.md",
     page_only: Annotated[bool, typer.Option(help="Write the page from the JSON.")] = False,
-    seeds: Annotated[int, typer.Option(help="Fine-tunes of each domain; the pairs planted in each are others.")] = 2,
+    seeds: Annotated[int, typer.Option(help="Fine-tunes of each domain; the pairs planted in each are others.")] = 3,
+    only: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(PARTS)}.")] = None,
 ) -> None:
     """Measure what is missing, and write the page."""
     torch.set_num_threads(1)
     found: dict[str, Any] = json.loads(out.read_text()) if out.is_file() else {}
-    for domain in () if page_only else ("same", "shifted"):
-        files = [_measured(work, domain, seed, package) for seed in range(seeds)]
+    for name in only or []:
+        if name not in PARTS:
+            raise typer.BadParameter(f"'{name}' is not a part; the parts are {', '.join(PARTS)}", param_hint="--only")
+    for name in () if page_only else only or PARTS:
+        files = [_measured(work, name, seed, package) for seed in range(seeds)]
         runs = [json.loads(file.read_text()) for file in files if file is not None]
         if runs:
             each = [tables([run])["auc"] for run in runs]
             alone = {label: [auc[label]["50"]["single"] for auc in each] for label in each[0]}
-            found[domain] = tables(runs) | {"by_seed": alone}
+            found[name] = tables(runs) | {"by_seed": alone}
             write_numbers(out, found)
     write_page(page, found)
     console.print(f"numbers in {out}, page in {page}")
 
 
-def _measured(work: Path, domain: str, seed: int, package: Path | None) -> Path | None:
-    """The scores of one fine-tune, made where they are missing; None without the data that they need."""
-    end = f"-{seed}" if seed else ""
-    scores, data = work / f"{domain}-scores{end}.json", work / f"{domain}{end}"
-    if scores.is_file():
+def _measured(work: Path, name: str, seed: int, package: Path | None) -> Path | None:
+    """The scores of one fine-tune of a part, made where they are missing; None without the data that they need."""
+    (domain, dropout), end = PARTS[name], f"-{seed}" if seed else ""
+    scores, data = work / f"{name}-scores{end}.json", work / f"{domain}{end}"
+    if scores.is_file() and SIGNALS.keys() <= json.loads(scores.read_text()).keys():
         return scores
     if not (data / "dataset.json").is_file():
         if domain == "same":
@@ -87,8 +104,8 @@ def _measured(work: Path, domain: str, seed: int, package: Path | None) -> Path 
             return None
         else:
             build_shifted(data, package, seed)
-    console.print(f"{domain}, seed {seed}: training and scoring")
-    write_numbers(scores, score(data, fine_tune(data, work / f"run-{domain}{end}", seed)))
+    console.print(f"{name}, seed {seed}: training and scoring")
+    write_numbers(scores, score(data, fine_tune(data, work / f"run-{name}{end}", seed, dropout)))
     return scores
 
 

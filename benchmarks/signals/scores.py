@@ -16,7 +16,7 @@ from benchmarks.common import CONFIGS, MODEL
 from memsieve.filtering.data.draws import visit_draw
 from memsieve.filtering.data.rows import Row
 from memsieve.filtering.denoisers.conditioning import Conditioning
-from memsieve.filtering.denoisers.stable_diffusion import StableDiffusionDenoiser
+from memsieve.filtering.denoisers.registry import open_denoiser
 from memsieve.filtering.settings import load_settings
 from memsieve.filtering.signals import SIGNALS, Predictions, measure
 from memsieve.inference.copies.probe import shard_images
@@ -34,21 +34,22 @@ ORDINARY, HELD_OUT = 160, 190
 OFF = ["filter.enabled=false", "validation.every=0", "validation.held_out_pairs=0", "checkpoint.every=100"]
 
 
-def fine_tune(data: Path, run: Path, seed: int = 0) -> Path:
-    """The pipeline after one pass over the data; resumed where it was stopped."""
+def fine_tune(data: Path, run: Path, seed: int = 0, caption_dropout: float = 0.1, base: Path | None = None) -> Path:
+    """The pipeline after one pass over the data, from ``base`` (``MODEL``); resumed where it was stopped."""
     rows = json.loads((data / "dataset.json").read_text())["train_rows"]
     if not (run / "pipeline").is_dir():
-        settings = [f"output={run}", f"model.path={MODEL}", f"data.path={data / 'train'}",
+        settings = [f"output={run}", f"model.path={base or MODEL}", f"data.path={data / 'train'}",
                     f"data.held_out_path={data / 'held_out'}", f"train.steps={rows // 16}", f"train.seed={seed}",
+                    f"train.caption_dropout={caption_dropout}",
                     *OFF]  # fmt: skip
         fit(set_up(load_settings(RunConfig, CONFIGS / "openmoji.yaml", settings)))
     return run / "pipeline"
 
 
-def score(data: Path, pipeline: Path) -> dict[str, Any]:
+def score(data: Path, pipeline: Path, base: Path | None = None) -> dict[str, Any]:
     """Every signal at ``DRAWS`` draws, t stratified: {"repeats": [P], "split": [P], "t": [P, D], signal: [P, D]}."""
     pairs = _pairs(data)
-    now, before = StableDiffusionDenoiser(str(pipeline)), StableDiffusionDenoiser(str(MODEL))
+    now, before = open_denoiser(str(pipeline)), open_denoiser(str(base or MODEL))
     for denoiser in (now, before):
         denoiser.model.requires_grad_(False).eval()
     draw = partial(visit_draw, 0, shape=now.latent_shape(32), num_train_timesteps=now.num_train_timesteps, strata=DRAWS)
@@ -68,11 +69,12 @@ def score(data: Path, pipeline: Path) -> dict[str, Any]:
     return {"repeats": [r["repeats"] for _, r in pairs], "split": [r["split"] for _, r in pairs], **shaped}
 
 
-def _predictions(now: StableDiffusionDenoiser, before: StableDiffusionDenoiser, batch: Batch) -> Predictions:
-    def epsilon(denoiser: StableDiffusionDenoiser, states: Conditioning) -> torch.Tensor:
+def _predictions(now: Any, before: Any, batch: Batch) -> Predictions:
+    def epsilon(denoiser: Any, states: Conditioning) -> torch.Tensor:
         with torch.no_grad():
             output = denoiser.predict(denoiser.model, batch.noisy, batch.timesteps, states)
-        return denoiser.to_epsilon(output, batch.noisy, batch.timesteps)
+        found: torch.Tensor = denoiser.to_epsilon(output, batch.noisy, batch.timesteps)
+        return found
 
     empty = now.unconditional(len(batch.visits))
     return Predictions(

@@ -32,8 +32,8 @@ from memsieve.filtering.config import FilterConfig
 from memsieve.filtering.data.openmoji import DatasetPlan, build_openmoji
 
 BLOCK = 28
-"""Windows taken from a run before the next has its turn: two turns of held-out pairs in the sieve that looks up, seven in
-the batch."""
+"""Windows taken from a run before the next has its turn: two turns of held-out pairs in the sieve that looks up, seven
+in the batch."""
 PLANTED = {0: [], 1: ["6x6"], 10: ["6x61"], 30: ["6x233"], DEMONSTRATION: ["6x2000"]}
 """Percent of the rows that belong to planted pairs, and what is planted for it."""
 DRAWS = 4

@@ -84,6 +84,8 @@ def test_a_run_ends_at_the_same_weights(make_config: MakeConfig, monkeypatch: py
         session, _, _ = with_condemned(make_config, 4, output, steps=3)
         before = torch.cat([p.detach().flatten().clone() for p in session.model.parameters()])
         summary = fit(session)
-        ends.append((summary["dropped"], torch.cat([p.detach().flatten() for p in session.model.parameters()]) - before))
+        ends.append(
+            (summary["dropped"], torch.cat([p.detach().flatten() for p in session.model.parameters()]) - before)
+        )
     assert ends[0][0] == ends[1][0] and sum(ends[0][0].values()) > 0
     assert float((ends[0][1] - ends[1][1]).norm() / ends[1][1].norm()) < 1e-2

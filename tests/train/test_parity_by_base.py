@@ -1,4 +1,5 @@
-"""Two ranks do what one process does where the model before fine-tuning is what decides: drops on, full and LoRA."""
+"""Two ranks do what one process does where predictions are compared with those of the model before fine-tuning: drops
+on, full and LoRA."""
 
 from __future__ import annotations
 
@@ -28,10 +29,11 @@ LEARNING = {False: 0.3, True: 1.0}
 
 
 def by_pairs(adapted: bool, batch: int, accumulation: int) -> dict[str, Any]:
-    """Both signals decide about pairs, loose enough that some are condemned in a few steps, whatever the model."""
+    """Evidence of pairs, loose enough that some are condemned in a few steps, whatever the model; both are recorded of
+    every sample."""
     return SMALL[adapted] | {
-        "filter": {"signals": ["drift", "anchored_magnitude"], "false_drop_rate": 0.98, "held_out_per_window": 24,
-                   "spare_above": None, "ledger_kept": True},
+        "filter": {"signals": ["loss", "reference_residual"], "record": ["drift", "anchored_magnitude", "magnitude"],
+                   "false_drop_rate": 0.98, "held_out_per_window": 24, "ledger_kept": True},
         "train": {"steps": 12, "batch_size": batch, "accumulation": accumulation},
         "optimizer": {"name": "sgd", "lr": LEARNING[adapted], "weight_decay": 0.0, "schedule": "constant"},
     }  # fmt: skip

@@ -25,16 +25,17 @@ def parts_of(truth: Rows) -> tuple[Rows, dict[str, list[str]]]:
                     {row["case"] for row in stream}}  # fmt: skip
 
 
+@pytest.mark.parametrize("signal", ["magnitude", "anchored_magnitude"])
 def test_the_papers_threshold_is_chosen_where_planted_and_ordinary_visits_part(
-    made: tuple[Path, Rows], tmp_path: Path
+    made: tuple[Path, Rows], tmp_path: Path, signal: str
 ) -> None:
     ledger = Ledger(tmp_path / "ledger")
     for step, row in enumerate(parts_of(made[1])[0]):
         magnitude = 3.0 + 0.01 * (step % 5) if row["repeats"] >= 6 else 1.0 + 0.01 * (step % 5)
-        verdict = Verdict(Visit(row["key"]), 1.0, Action.KEEP, Reason.CLEAN, 10, {"magnitude": magnitude})
+        verdict = Verdict(Visit(row["key"]), 1.0, Action.KEEP, Reason.CLEAN, 10, {signal: magnitude})
         ledger.add(step, [verdict])
     ledger.flush()
-    found = thresholds(tmp_path, made[0], passes=5, least=30)
+    found = thresholds(tmp_path, made[0], passes=5, least=30, signal=signal)
     assert 1.04 <= found["best"] < 3.0
     assert found["best_shares"] == [1.0, 0.0]
     assert 1.0 < found["five"] <= 1.04 and found["five_shares"][1] <= 0.05
@@ -88,6 +89,8 @@ def test_what_dedup_takes_out_is_dropped_before_training(made: tuple[Path, Rows]
 
 def test_a_margin_is_log_m_over_tau_or_the_rules_own_number() -> None:
     assert _margin({"magnitude": 2.0 * math.e, "threshold": 2.0, "score": None}) == pytest.approx(1.0)
+    anchored = {"magnitude": None, "anchored_magnitude": 0.5 * math.e, "threshold": 0.5, "score": None}
+    assert _margin(anchored) == pytest.approx(1.0)
     assert _margin({"magnitude": None, "threshold": 0.0, "score": 9.0, "evidence": -0.3}) == -0.3
     # a group's bar of evidence is no tau: it is infinite before the first look, and may be negative
     assert _margin({"magnitude": 2.0, "threshold": math.inf, "score": 0.5}) == 0.5

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.copying.data import MIXED
 from benchmarks.copying.methods import METHODS
-from benchmarks.copying.plan import VALIDATION_SEED, Cell, Plan, Protocol, published, weights_of
+from benchmarks.copying.plan import TUNED, VALIDATION_SEED, Cell, Plan, Protocol, published, weights_of
 from benchmarks.deciding import code_of_decisions
 from tests.benchmarks.copying.cells import TINY_PROTOCOL, fixture_cell
 
@@ -59,6 +59,12 @@ def test_what_a_cell_needs_is_part_of_what_it_depends_on(plan: Plan) -> None:
     assert plan.needs(paper) == plan.needs(Cell("paper_reweight", "mixed", 1)) == Cell(
         "tune_paper", "mixed", VALIDATION_SEED)  # fmt: skip
     assert plan.needs(drop) == Cell("ours", "mixed", 2) and plan.needs(Cell("ours", "mixed", 2)) is None
+    assert plan.needs(Cell("paper_anchored", "paper", 0)) == Cell("tune_paper_anchored", "paper", VALIDATION_SEED)
+    assert all(
+        METHODS[name].settings[0] == f"filter.signals=[{signal}]"
+        for name, signal in TUNED.items()
+        if signal != "magnitude"
+    ) and set(TUNED) <= set(METHODS)
     assert plan.settings(paper)["needs"] == plan.hash(Cell("tune_paper", "mixed", VALIDATION_SEED))
 
 
