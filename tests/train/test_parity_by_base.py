@@ -34,7 +34,7 @@ def by_pairs(adapted: bool, batch: int, accumulation: int) -> dict[str, Any]:
     return SMALL[adapted] | {
         "filter": {"signals": ["loss", "reference_residual"], "record": ["drift", "anchored_magnitude", "magnitude"],
                    "false_drop_rate": 0.98, "held_out_per_window": 24, "ledger_kept": True},
-        "train": {"steps": 12, "batch_size": batch, "accumulation": accumulation},
+        "train": {"steps": 20, "batch_size": batch, "accumulation": accumulation},
         "optimizer": {"name": "sgd", "lr": LEARNING[adapted], "weight_decay": 0.0, "schedule": "constant"},
     }  # fmt: skip
 
