@@ -32,6 +32,18 @@ SHARDS: Final = 30
 """That the sample is read from at most: each is read whole."""
 USELESS: Final = 0.5
 """Mean recall below which a descriptor does not tell pictures of this kind apart."""
+ALIKE: Final = (0.9, 0.75)
+"""Share of edits that are as like to their originals as another picture that may be a near-duplicate: the first by
+which different pictures seldom are."""
+SCREENED: Final = (0.25, 0.8)
+"""Quantiles that say what different pictures are like: pictures of several kinds spread more in the middle than in the
+tail. The few near-duplicates that are left lie beyond."""
+ALL: Final = (0.25, 0.5)
+"""The same where near-duplicates are not left out."""
+FEWEST_APART: Final = 0.2
+"""Share of the sample that must be left to say what different pictures are like."""
+SELDOM: Final = 0.95
+"""Least probability that the nearest different picture is less like it than that."""
 FEWEST: Final = 20
 """Pictures without which nothing can be said."""
 
@@ -70,18 +82,41 @@ class CheckedDescriptor:
         return self.mean_recall >= USELESS
 
 
-def threshold_for(nearest: Likeness, false_joins: float) -> float:
+def threshold_for(nearest: Likeness, false_joins: float, edits: Likeness | None = None) -> float:
     """The likeness that the nearest of the *different* pictures reaches with probability ``false_joins``.
 
-    The nearest of many is distributed as extreme values are (Gumbel). Location and scale are taken from the lower half
-    of the sample, its quartile and its median: near-duplicates in the data lie above, and do not move them while they
-    are fewer than half.
+    The nearest of many is distributed as extreme values are (Gumbel). Near-duplicates that are in the data are told by
+    ``edits``: pictures whose nearest is as like them as most edits are to their originals are left out, if by what is
+    left different pictures hardly ever come as near; location and scale are those of the quartile and the last fifth of
+    what is left. If different pictures do come as near, the two cannot be told from each other: all count, by their
+    lower half, in which near-duplicates are seldom.
+
+    Args:
+        nearest: of each picture of the sample, [N].
+        false_joins: a probability.
+        edits: likeness of edited pictures to their originals.
     """
-    low, middle = np.quantile(nearest, [0.25, 0.5])
+    known = np.zeros(0) if edits is None else edits[np.isfinite(edits)]
+    for share in ALIKE if len(known) else ():
+        near = float(np.quantile(known, 1.0 - share))
+        apart = nearest[nearest < near]
+        if len(apart) < len(nearest) * FEWEST_APART:
+            continue
+        place, scale = _gumbel(apart, SCREENED)
+        if np.exp(-np.exp((place - near) / scale)) >= SELDOM:
+            break
+    else:
+        place, scale = _gumbel(nearest, ALL)
+    return float(place - scale * np.log(-np.log(1.0 - false_joins)))
+
+
+def _gumbel(values: Likeness, shares: tuple[float, float]) -> tuple[float, float]:
+    """Location and scale, by two quantiles."""
+    low, high = np.quantile(values, shares)
     # Quantile q of a Gumbel distribution lies at -log(-log q).
-    at = [-np.log(-np.log(q)) for q in (0.25, 0.5, 1.0 - false_joins)]
-    scale = max(float(middle - low) / (at[1] - at[0]), 1e-9)
-    return float(middle + scale * (at[2] - at[1]))
+    at = [-np.log(-np.log(q)) for q in shares]
+    scale = max(float(high - low) / (at[1] - at[0]), 1e-9)
+    return float(high) - scale * at[1], scale
 
 
 def check_descriptors(
@@ -155,19 +190,25 @@ def _checked(
     own = {name: row for name, row in zip(sample, describe(descriptor, list(sample.values())), strict=True)
            if row is not None}  # fmt: skip
     nearest = _nearest(query, rows, by, own)
-    least = threshold_for(nearest, false_joins)
+    again = {edit: _likeness_of_edit(edit, descriptor, sample, own, seed) for edit in EDITS}
+    least = threshold_for(nearest, false_joins, np.concatenate(list(again.values())))
     threshold = min(max(least, -1.0), 1.0) if kind == "floats" else max(float(np.floor(-least)), 0.0)
     least = threshold if kind == "floats" else -threshold
-    recall = {}
-    for edit in EDITS:
-        pictures = [edited(edit, sample[name], [seed, number]) for number, name in enumerate(own)]
-        again = describe(descriptor, pictures)
-        likeness = [
+    recall = {edit: float(np.mean(likeness >= least)) for edit, likeness in again.items()}
+    return CheckedDescriptor(by, kind, threshold, recall, nearest, float((nearest >= least).mean()), len(own))
+
+
+def _likeness_of_edit(
+    edit: str, descriptor: Descriptor, sample: dict[str, Image.Image], own: dict[str, npt.NDArray[Any]], seed: int
+) -> Likeness:
+    """Of each of ``own`` to its edit, [N]; minus infinity where the edit has no row."""
+    again = describe(descriptor, [edited(edit, sample[name], [seed, number]) for number, name in enumerate(own)])
+    return np.array(
+        [
             float(alike(row[None], other[None])[0, 0]) if other is not None else -np.inf
             for row, other in zip(own.values(), again, strict=True)
         ]
-        recall[edit] = float(np.mean(np.array(likeness) >= least))
-    return CheckedDescriptor(by, kind, threshold, recall, nearest, float((nearest >= least).mean()), len(own))
+    )
 
 
 def _nearest(query: AuditQuery, rows: Rows, by: str, own: dict[str, npt.NDArray[Any]]) -> Likeness:

@@ -77,9 +77,8 @@ def group_audit(
             file = file.with_decisions(table, {"split": len(wanted.split), "join": len(wanted.join)})
         file.write(out)
     sizes = pc.value_counts(file.table["group"])
-    joining = len(found.contents) - int(pc.sum(pc.equal(found.contents, found.leaders)).as_py() or 0)
     largest = max(sizes.field("counts").to_pylist(), default=0)
-    return Grouping(len(found.contents), joining, len(file.table), len(sizes), largest)
+    return Grouping(found.images, len(found.contents), len(file.table), len(sizes), largest)
 
 
 def _open(
@@ -163,7 +162,7 @@ def _table(query: AuditQuery, images: list[Images], onto: GroupsFile | None, fou
     # Leaders that have members now, and were alone until now, have rows of their own.
     query.run(
         'CREATE TABLE members AS SELECT f.content, coalesce(g."group", f.leader) AS grp, f.leader, f.likeness, '
-        "f.number FROM found f LEFT JOIN groups_before g ON g.content = f.leader WHERE f.content <> f.leader"
+        "f.number FROM found f LEFT JOIN groups_before g ON g.content = f.leader"
     )
     query.run(
         f"INSERT INTO members SELECT leader, leader, leader, {own}, min(number) - 0.5 FROM members WHERE leader NOT IN "

@@ -52,9 +52,10 @@ class Images:
 
 @dataclass(slots=True)
 class Found:
-    """New images in their order: content ids [N], the content id of the leader of each, its own where it leads, and how
-    alike the two are; and images that all but joined."""
+    """What joins, in its order: content ids [N], those of their leaders, and how alike the two are; new images that
+    were looked at; and images that all but joined. Who leads is not told: most images of large data are alone."""
 
+    images: int
     contents: pa.Array
     leaders: pa.Array
     likeness: pa.Array
@@ -96,7 +97,7 @@ def _by_descriptor(query: AuditQuery, images: list[Images], alike: Alike) -> Fou
     found = joined_to_leaders(blocks("joining"), leaders)
     every = pa.chunked_array(names, pa.string()).combine_chunks()
     near = [(str(every[i]), str(every[j]), likeness) for i, j, likeness in leaders.near]
-    return Found(every[known:], every.take(pa.array(found.leaders)), pa.array(found.likeness, pa.float32()), near)
+    return _joined(every, found.leaders, found.likeness, known, near)
 
 
 def _by_phash(query: AuditQuery, images: list[Images], alike: Alike) -> Found:
@@ -120,7 +121,20 @@ def _by_phash(query: AuditQuery, images: list[Images], alike: Alike) -> Found:
     hashes = np.concatenate(looks) if looks else np.zeros(0, np.uint64)
     leaders = joined(hashes, int(alike.threshold), alike.mirrored, known)
     differ = apart(hashes, hashes[leaders], alike.mirrored)[known:]
-    return Found(every[known:], every.take(pa.array(leaders[known:])), pa.array(-differ, pa.float32()))
+    return _joined(every, leaders[known:], -differ, known)
+
+
+def _joined(
+    every: pa.Array,
+    leaders: npt.NDArray[np.int64],
+    likeness: npt.NDArray[Any],
+    known: int,
+    near: list[tuple[str, str, float]] | None = None,
+) -> Found:
+    """Of images [K + N] by their content ids, ``known`` of them first, the new ones that another image leads."""
+    joins = np.flatnonzero(leaders != np.arange(known, known + len(leaders)))
+    contents, led = every.take(pa.array(known + joins)), every.take(pa.array(leaders[joins]))
+    return Found(len(leaders), contents, led, pa.array(likeness[joins], pa.float32()), near or [])
 
 
 def _by_caption(query: AuditQuery, images: list[Images], alike: Alike) -> Found:
@@ -142,11 +156,13 @@ def _by_caption(query: AuditQuery, images: list[Images], alike: Alike) -> Found:
     )
     parts = list(
         query.batches(
-            "SELECT name, leader FROM captioned JOIN caption_leaders USING (caption) WHERE NOT known ORDER BY number"
+            "SELECT name, leader FROM captioned JOIN caption_leaders USING (caption) "
+            "WHERE NOT known AND name <> leader ORDER BY number"
         )
     )
     names, leaders = (
         pa.chunked_array([part.column(i).cast(pa.string()) for part in parts], pa.string()).combine_chunks()
         for i in range(2)
     )
-    return Found(names, leaders, pa.nulls(len(names), pa.float32()))
+    looked_at = query.number("SELECT count(*) FROM captioned WHERE NOT known")
+    return Found(looked_at, names, leaders, pa.nulls(len(names), pa.float32()))

@@ -77,6 +77,34 @@ def test_the_threshold_is_that_of_different_pictures_whatever_near_duplicates_th
     assert threshold_for(different, 0.001) > alone
 
 
+def test_many_near_duplicates_are_told_by_what_edits_are_like() -> None:
+    rng = np.random.default_rng(1)
+    different, edits = 0.3 + 0.05 * rng.gumbel(size=2000), 0.98 - 0.05 * rng.exponential(size=5000)
+    mixed = np.append(different, rng.choice(edits, 3000))
+    assert threshold_for(mixed, 0.01) > 0.98, "most have a near-duplicate, and the median is one of them"
+    assert 0.5 < threshold_for(mixed, 0.01, edits) < 0.7 and np.mean(edits > 0.7) > 0.99
+    assert 0.005 < (different > threshold_for(different, 0.01, edits)).mean() < 0.02
+
+
+def test_pictures_of_several_kinds_do_not_widen_the_tail() -> None:
+    rng = np.random.default_rng(3)
+    kinds = [place + 0.03 * rng.gumbel(size=1000) for place in (0.1, 0.15, 0.3, 0.32)]
+    different, edits = np.concatenate(kinds), 0.98 - 0.05 * rng.exponential(size=5000)
+    least = threshold_for(different, 0.01, edits)
+    assert np.mean(different >= least) < 0.02 and np.mean(edits >= least) > 0.98
+    assert np.mean(edits >= threshold_for(different, 0.01)) < 0.5, (
+        "the lower half is of one kind, the median of another"
+    )
+
+
+def test_a_descriptor_that_finds_different_pictures_as_like_as_edits_joins_none_the_more() -> None:
+    rng = np.random.default_rng(2)
+    different, edits = 0.8 + 0.05 * rng.gumbel(size=4000), 0.85 + 0.05 * rng.normal(size=5000)
+    # A quarter and more of the different pictures would be left out, if the fit were believed.
+    assert (different > np.quantile(edits, 0.25)).mean() > 0.25
+    assert (different > threshold_for(different, 0.01, edits)).mean() < 0.02
+
+
 def test_the_check_finds_what_a_descriptor_finds(run: Path) -> None:
     with AuditQuery() as query:
         [found] = check_descriptors(query, query.add("audit", run), pictures=40, false_joins=0.02)

@@ -25,6 +25,7 @@ from memsieve.filtering.audit.score import Outcome
 from memsieve.filtering.audit.work import AuditJob
 from memsieve.filtering.settings import SettingsError
 from tests.conftest import THREADS
+from tests.filtering.identity.test_descriptors import Mean
 
 Audit = Callable[..., Outcome]
 Read = Callable[[Path], pa.Table]
@@ -65,11 +66,19 @@ def test_a_worker_writes_what_this_process_writes(audit: Audit, folder: Path, tm
     assert read_rows(begun.root).equals(read_rows(tmp_path / "here"))
 
 
-def test_a_worker_without_a_model_looks_at_the_data_alone(audit: Audit, folder: Path, tmp_path: Path) -> None:
-    audit(folder, tmp_path / "here", model=False)
+def test_a_worker_without_a_model_looks_at_the_data_alone_and_describes_it(
+    audit: Audit, folder: Path, tmp_path: Path, read_rows: Read
+) -> None:
+    torch.jit.script(Mean()).save(str(tmp_path / "mean.pt"))
+    (tmp_path / "mean.json").write_text('{"side": 8, "mean": [0, 0, 0], "std": [1, 1, 1]}')
+    audit(folder, tmp_path / "here", model=False, describe=[str(tmp_path / "mean.pt")])
     begun = emptied(tmp_path / "here", tmp_path / "there")
-    said = worker(begun).run(asdict(begun.tasks()[0]))
-    assert said["rows"] == 8 and said["scored"] == 0 and said["model_hash"] is None
+    actor = worker(begun)
+    for task in begun.tasks():
+        said = actor.run(asdict(task))
+        assert said["rows"] == 8 and said["scored"] == 0 and said["model_hash"] is None
+    rows = read_rows(begun.root)
+    assert rows.equals(read_rows(tmp_path / "here")) and rows["descriptor_mean"].null_count == 0
 
 
 def test_a_shard_that_cannot_be_fetched_is_an_answer_and_no_end(audit: Audit, folder: Path, tmp_path: Path) -> None:
