@@ -70,16 +70,21 @@ def _rows(name: str, images: Sequence[Image.Image]) -> tuple[Array, Array]:
 
 def judged(name: str, rows: _Described, false_joins: float) -> dict[str, Any]:
     """Recall by edit and the share that is joined to a different photograph, by threshold; ``auto`` is the one that the
-    check's estimate chooses from how near different pictures lie."""
+    check's estimate chooses from how near different pictures lie, ``clean`` the least at which no two of them are
+    joined."""
     among = _likeness(name, rows.originals, rows.originals)
     among[~(rows.there[:, None] & rows.there[None])] = -np.inf
     np.fill_diagonal(among, -np.inf)
     nearest = among.max(axis=1)
+    own = {}
+    for edit, again, there in zip(EDITS, rows.edits, rows.edits_there, strict=True):
+        # What is not described is not found.
+        own[edit] = np.where(rows.there & there, np.diag(_likeness(name, rows.originals, again)), -np.inf)
     thresholds = {f"{least:g}": least for least in FIXED[name]}
     if name != "phash":
         known = nearest[np.isfinite(nearest)]
-        thresholds["auto"] = threshold_for(known, false_joins)
-    own = {edit: np.diag(_likeness(name, rows.originals, again)) for edit, again in zip(EDITS, rows.edits, strict=True)}
+        thresholds["auto"] = threshold_for(known, false_joins, np.concatenate(list(own.values())))
+    thresholds["clean"] = _just_above(float(nearest.max()), name)
     return {
         label: {
             "threshold": least,
@@ -89,6 +94,11 @@ def judged(name: str, rows: _Described, false_joins: float) -> dict[str, Any]:
         }
         for label, least in thresholds.items()
     }
+
+
+def _just_above(likeness: float, name: str) -> float:
+    """Bits are counted; cosines of half precision have three digits."""
+    return likeness + (0.001 if name.startswith("sscd") else 1.0)
 
 
 def _likeness(name: str, a: Array, b: Array) -> Array:

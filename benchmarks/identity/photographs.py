@@ -15,10 +15,19 @@ __all__ = ["PACKAGES", "Photograph", "fetched", "prepared"]
 
 SIDE: Final = 512
 """Pixels of the longer side at which they are compared."""
+LEAST: Final = 200
+"""Pixels of the longer side: smaller ones are icons, of which descriptors say less."""
 PACKAGES: Final = {
     "mate-backgrounds": ("usr/share/backgrounds/mate/nature/*.jpg",),
     "lomiri-wallpapers-16.04": ("usr/share/**/*.jpg",),
     "lomiri-wallpapers-20.04": ("usr/share/**/*.jpg",),
+    "plasma-workspace-wallpapers": tuple(
+        f"usr/share/wallpapers/{name}/contents/images/2560x1600.jpg"
+        for name in (
+            "BytheWater", "ColdRipple", "ColorfulCups", "DarkestHour", "EveningGlow", "FallenLeaf", "Grey", "Kite",
+            "OneStandsOut", "Path", "summer_1am",
+        )
+    ),
     "tuxpaint-stamps-default": tuple(
         f"usr/share/tuxpaint/stamps/{folder}/*.png"
         for folder in (
@@ -75,18 +84,26 @@ def prepared(work: Path, folder: Path | None = None) -> list[Photograph]:
     """
     out = work / "photographs"
     out.mkdir(parents=True, exist_ok=True)
+    found = []
     for name, file in _files(work, folder):
         made = out / f"{name}.png"
-        if not made.is_file():
-            with Image.open(file) as opened:
+        with Image.open(file) as opened:
+            if folder is None and max(opened.size) < LEAST:
+                continue
+            found.append(Photograph(name, made))
+            if not made.is_file():
                 opened.draft("RGB", (2 * SIDE, 2 * SIDE))  # of large JPEGs every so manyth pixel will do
-                image = ImageOps.exif_transpose(opened).convert("RGBA")
-            image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-            ground = Image.new("RGBA", image.size, "white")
-            ground.alpha_composite(image)
-            ground.convert("RGB").save(made)
-            made.with_suffix(".txt").write_text(name.replace("_", " "), encoding="utf-8")
-    return [Photograph(file.stem, file) for file in sorted(out.glob("*.png"))]
+                _small(opened).save(made)
+                made.with_suffix(".txt").write_text(name.replace("_", " "), encoding="utf-8")
+    return sorted(found, key=lambda one: one.name)
+
+
+def _small(opened: Image.Image) -> Image.Image:
+    image = ImageOps.exif_transpose(opened).convert("RGBA")
+    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    ground = Image.new("RGBA", image.size, "white")
+    ground.alpha_composite(image)
+    return ground.convert("RGB")
 
 
 def _files(work: Path, folder: Path | None) -> Iterator[tuple[str, Path]]:
@@ -104,4 +121,5 @@ def _files(work: Path, folder: Path | None) -> Iterator[tuple[str, Path]]:
             for file in sorted(unpacked.glob(pattern)):
                 drawn = "cartoon" in file.parts or file.stem.endswith(("_mirror", "_flip", "_mirror_flip"))
                 if not drawn and not file.is_symlink():
-                    yield f"{package}--{file.stem}", file
+                    # Plasma's files are called by their sizes.
+                    yield f"{package}--{file.parents[2].name if 'contents' in file.parts else file.stem}", file

@@ -3,7 +3,7 @@
     scripts/bench identity                      photographs and a million embeddings, then the page
     scripts/bench identity --part photographs   or neighbours, tables; page: the page of the numbers that are there
 
-What is done is kept in --work, and the same command goes on. Photographs come from Debian's packages (250 MB are
+What is done is kept in --work, and the same command goes on. Photographs come from Debian's packages (350 MB are
 fetched by apt-get and not shipped; their copyright files are kept beside them), or from a --folder of yours. ``tables``
 makes an audit of a hundred million rows (some 20 GB on disk, and hours) unless --rows says fewer. Numbers go to
 docs/benchmarks/identity.json; docs/benchmarks-identity.md is written from that file.
@@ -12,6 +12,7 @@ docs/benchmarks/identity.json; docs/benchmarks-identity.md is written from that 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -83,8 +84,14 @@ def on_photographs(photographs: list[Photograph], work: Path) -> dict[str, Any]:
             "mean_recall": one.mean_recall,
             "joined": one.joined,
         }
-    packages = sorted({one.package for one in photographs})
-    return {"photographs": len(photographs), "from": packages, "finders": finders, "missing": missing, **machine()}
+    packages = Counter(one.package for one in photographs)
+    return {
+        "photographs": len(photographs),
+        "from": dict(sorted(packages.items())),
+        "finders": finders,
+        "missing": missing,
+        **machine(),
+    }
 
 
 def _checked(photographs: list[Photograph], work: Path, names: list[str]) -> dict[str, CheckedDescriptor]:

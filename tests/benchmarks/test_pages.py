@@ -15,6 +15,7 @@ PAGES = {
     "audit": ("audit", "benchmarks-audit.md"),
     "detect": ("detection", "benchmarks-detection.md"),
     "false_drops": ("false_drops", "benchmarks-false-drops.md"),
+    "identity": ("identity", "benchmarks-identity.md"),
     "signals": ("signals", "benchmarks-signals.md"),
     "speed": ("speed", "benchmarks-speed.md"),
 }
