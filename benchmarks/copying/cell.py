@@ -16,6 +16,7 @@ from benchmarks.common import CONFIGS, machine, write_lines
 from benchmarks.copying.data import build
 from benchmarks.copying.decisions import decisions, thresholds
 from benchmarks.copying.drawings import Drawing, Prompts, judged, judges_with, prompts_of
+from benchmarks.copying.found import PART, find_groups, table_of
 from benchmarks.copying.held_out import held_out_losses
 from benchmarks.copying.learned import encoder_at, recognised
 from benchmarks.copying.methods import METHODS, Method
@@ -49,12 +50,15 @@ def run_cell(plan: Plan, cell: Cell, note: Note) -> dict[str, Any]:
     note(f"{cell.name}: data")
     data = data_of(plan, cell)
     made = build(data, plan.streams[cell.stream], cell.seed)
+    groups = find_groups(data, plan.streams[cell.stream].shards) if method.groups else None
     tuned = _tuned(plan, cell)
     run, config = folder_of(plan, cell), config_of(plan, cell, made["rows"]["stream"], tuned)
     found: dict[str, Any] = {
         "hash": plan.hash(cell), "method": cell.method, "stream": cell.stream, "seed": cell.seed,
         "settings": plan.settings(cell), "tuned": tuned, "machine": machine(), "rows": made["rows"],
     }  # fmt: skip
+    if groups is not None:
+        found |= {"found": groups, "rows": {**made["rows"], PART: groups["rows"]}}
     if method.of:
         found |= {name: value for name, value in _needed(plan, cell).items() if name in KEPT}
     elif method.trained:
@@ -63,7 +67,7 @@ def run_cell(plan: Plan, cell: Cell, note: Note) -> dict[str, Any]:
     if cell.method in TUNED:
         found["threshold"] = thresholds(run, data, plan.streams[cell.stream].passes, signal=TUNED[cell.method])
     else:
-        found |= decisions(run, data, method.part, method.score)
+        found |= decisions(run, data, method.part, method.score, table_of(data) if method.groups else None)
         pipeline = _model(run, method, found) if method.trained else protocol.base
         found["held_out"] = held_out_losses(pipeline, config, protocol.held_out_draws)
         found["drawn"] = _drawn(plan, cell, pipeline, data)
@@ -110,6 +114,8 @@ def config_of(plan: Plan, cell: Cell, rows: int, tuned: float | None) -> RunConf
         "validation.every=0", "validation.held_out_pairs=0", "checkpoint.every=250", "checkpoint.keep=1",
         "filter.ledger_kept=true", *method.settings,
     ]  # fmt: skip
+    if method.groups and method.part != PART:
+        overrides.append(f"data.groups={table_of(data)}")
     if tuned is not None and cell.method in PAPER:
         overrides.append(f"filter.threshold={tuned}")
     return load_settings(RunConfig, CONFIGS / method.config, overrides)

@@ -1,7 +1,8 @@
 """The streams: mixed, small sets, nothing, and the paper's regime, with their truth and what dedup leaves of them.
 
 Pictures are OpenMoji's, a style that the base has never seen, stored at 256 pixels as real data would be; the loader
-resizes. Which of them are held out is the same for all seeds; what is planted differs.
+resizes. Which of them are held out is the same for all seeds; what is planted differs. Ordinary and rare pairs are of
+different things while there are enough: OpenMoji has most people in six tones of skin, and those are near-duplicates.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from benchmarks.copying.samples import STYLES, Row, plain_row, rare_row, rows_of
 from memsieve.filtering.data.openmoji import Picture, Plant, choose_planted, draw_pictures
 from memsieve.filtering.data.openmoji.names import held_out_bases, list_emoji, miniature, rank
 
-__all__ = ["MIXED", "NOTHING", "PAPER", "SHORT", "SMALL", "Planted", "Stream", "build"]
+__all__ = ["MIXED", "NOTHING", "PAPER", "ROWS", "SHORT", "SMALL", "Planted", "Stream", "build"]
 
+ROWS: Final = 2
+"""Of the way in which rows are chosen: streams and cells of another one are made anew."""
 SPLIT_SEED: Final = 0
 HELD_OUT_SHARE: Final = 0.2
 
@@ -100,7 +103,7 @@ PAPER: Final = Stream("paper", planted=(Planted("exact", 200, 12),), ordinary=14
 
 def build(out: Path, stream: Stream, seed: int, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
     """The stream's folder, written once (see ``build_once``); returns what ``dataset.json`` says."""
-    asked = {"seed": seed, "stream": asdict(stream)}
+    asked = {"seed": seed, "stream": asdict(stream), "rows": ROWS}
     return build_once(out, asked, lambda: _rows(stream, seed, progress), stream.shards)
 
 
@@ -116,18 +119,20 @@ def _rows(stream: Stream, seed: int, progress: Callable[[int, int], None] | None
     for planted, plant in zip(stream.planted, plants, strict=True):
         for _ in range(plant.count):
             rows += rows_of(left.pop(next(names)), planted.kind, planted.case, plant.repeats, seed)
-    rows += _singles(list(left.values()), stream, seed)
+    rows += _singles(list(left.values()), {row.base for row in rows}, stream, seed)
     order = np.random.default_rng([seed, 1]).permutation(len(rows))
     return [rows[i] for i in order], held_out
 
 
-def _singles(pictures: Sequence[Picture], stream: Stream, seed: int) -> list[Row]:
-    """Rare and ordinary pairs, each once.
+def _singles(pictures: Sequence[Picture], planted: set[str], stream: Stream, seed: int) -> list[Row]:
+    """Rare and ordinary pairs, each once, and of things that are not ``planted`` (by their bases) while there are any.
 
     Raises:
         ValueError: there are fewer pictures than the stream has pairs.
     """
-    others = sorted(pictures, key=lambda picture: rank(seed, "ordinary", picture.emoji.name))
+    others = _one_of_each_thing_first(
+        sorted(pictures, key=lambda picture: rank(seed, "ordinary", picture.emoji.name)), planted
+    )
     coloured = [picture for picture in others if picture.vivid][: stream.rare]
     taken = {picture.emoji.name for picture in coloured}
     ordinary = [picture for picture in others if picture.emoji.name not in taken][: stream.ordinary]
@@ -135,3 +140,14 @@ def _singles(pictures: Sequence[Picture], stream: Stream, seed: int) -> list[Row
         raise ValueError(f"{stream.name}: {stream.ordinary} ordinary pairs are asked for, there are {len(ordinary)}")
     rare = [rare_row(picture, STYLES[i % len(STYLES)]) for i, picture in enumerate(coloured)]
     return [*rare, *[plain_row(picture, "ordinary") for picture in ordinary]]
+
+
+def _one_of_each_thing_first(pictures: Sequence[Picture], met: set[str]) -> list[Picture]:
+    """Variants of a thing come last: they differ in a tone of skin, and are near-duplicates themselves."""
+    firsts: list[Picture] = []
+    variants: list[Picture] = []
+    seen = set(met)
+    for picture in pictures:
+        (variants if picture.emoji.base in seen else firsts).append(picture)
+        seen.add(picture.emoji.base)
+    return [*firsts, *variants]

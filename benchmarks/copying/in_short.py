@@ -9,11 +9,13 @@ from benchmarks.copying.figures import Results
 
 __all__ = ["in_short"]
 
-COMPARED: Final = ("none", "dedup", "dedup_phash", "ours_sieve", "dedup_sieve")
-SAID: Final = {
+SAID: Final[dict[str, str]] = {
     "none": "no filter", "dedup": "exact dedup", "dedup_phash": "dedup by perceptual hash",
-    "ours_sieve": "memsieve at the loader", "dedup_sieve": "memsieve after exact dedup",
+    "dedup_found": "dedup by SSCD", "ours_sieve": "memsieve at the loader",
+    "dedup_sieve": "memsieve after exact dedup", "found_all": "memsieve with found groups",
+    "found_once": "memsieve with found groups, once a pass",
 }  # fmt: skip
+COMPARED: Final[tuple[str, ...]] = tuple(SAID)
 KINDS: Final = {
     "exact": "Exact repeats",
     "paraphrase": "One file under many captions",

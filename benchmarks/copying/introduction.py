@@ -58,7 +58,7 @@ def introduction(results: Results, wanted: Sequence[Cell]) -> str:
         done=sum((c.method, c.stream, c.seed) in results.cells for c in wanted), all=len(wanted),
         base=protocol["model"], resolution=protocol["resolution"], side=stream["side"], passes=stream["passes"],
         mixed=f"The mixed one holds {cell['rows']['stream']:,} rows: {planted}; {stream['rare']} pairs in a rare style "
-        f"and {stream['ordinary']} ordinary ones",
+        f"and {stream['ordinary']} ordinary ones, of different things",
         steps=f"{protocol['steps'] or -(-cell['rows']['stream'] * stream['passes'] // protocol['batch_size']):,}",
         batch=protocol["batch_size"], lr=protocol["lr"], dropout=stream["caption_dropout"],
         machine=f"a machine with {machine['cores']} cores, {machine['processor']}, torch {machine['torch']}",

@@ -9,6 +9,7 @@ import yaml
 
 from benchmarks.common import CONFIGS
 from benchmarks.copying.data import MIXED, NOTHING, PAPER, SHORT, SMALL, Stream
+from benchmarks.copying.found import PART
 
 __all__ = ["METHODS", "NAMES", "SMALL_STOPS", "STOPS", "STREAMS", "TIERS", "Method", "filter_of"]
 
@@ -52,6 +53,7 @@ class Method:
         advised: the model that the run says is to be used is measured, not the last one.
         of: measures the last model of that method's run, and trains none.
         watched: its drawings are judged while it trains.
+        groups: it takes the groups that a descriptor finds in the stream (``found``).
     """
 
     name: str
@@ -65,6 +67,7 @@ class Method:
     advised: bool = False
     of: str = ""
     watched: bool = False
+    groups: bool = False
 
 
 METHODS: Final = {
@@ -75,6 +78,7 @@ METHODS: Final = {
         Method("oracle", _OFF, part="oracle", score="removed"),
         Method("dedup", _OFF, part="dedup", score="removed"),
         Method("dedup_phash", _OFF, part="dedup_phash", score="removed"),
+        Method("dedup_found", _OFF, part=PART, score="removed", groups=True),
         Method("cap", ("filter.policy=cap", "filter.signals=[loss]", "filter.record=[]"), score="exposures"),
         Method("stop_2", _OFF, share=0.5),
         Method("stop_4", _OFF, share=0.25),
@@ -86,6 +90,8 @@ METHODS: Final = {
         Method("ours_reweight", ("filter.record=[]", "filter.policy=reweight"), score="evidence"),
         Method("ours_sieve", config="openmoji_sieve.yaml", score="evidence"),
         Method("dedup_sieve", config="openmoji_sieve.yaml", part="dedup", score="evidence"),
+        Method("found_all", config="openmoji_sieve.yaml", score="evidence", groups=True),
+        Method("found_once", ("data.repeats=once",), "openmoji_sieve.yaml", score="evidence", groups=True),
         # One seed each: rivals that are known to do less, and parts of ours alone.
         Method("paper_five", ("filter.record=[]",), "wen2024_tiny.yaml", score="margin", caption_dropout=0.0),
         # Its magnitude against the base's unconditional branch holds with captions dropped as the stream does.
@@ -121,6 +127,7 @@ NAMES: Final = {
     "oracle": "oracle: each pair once, by the truth",
     "dedup": "exact dedup",
     "dedup_phash": "dedup by perceptual hash",
+    "dedup_found": "dedup by SSCD",
     "stop_2": "no filter, half of the steps",
     "stop_4": "no filter, a quarter of the steps",
     "stop_8": "no filter, an eighth of the steps",
@@ -137,6 +144,8 @@ NAMES: Final = {
     "ours_reweight": "memsieve, in the batch, reweight",
     "ours_sieve": "memsieve, at the loader",
     "dedup_sieve": "memsieve, at the loader, after exact dedup",
+    "found_all": "memsieve, at the loader, found groups",
+    "found_once": "memsieve, at the loader, found groups once a pass",
     "ours_ratio": "memsieve, in the batch: reference ratio alone",
     "ours_magnitude": "memsieve, in the batch: magnitude alone",
     "retire": "memsieve, retire: the model that it advises",
@@ -157,8 +166,9 @@ SMALL_STOPS: Final = (*STOPS, "stop_16", "stop_32")
 """Of small sets, which are learned by heart within a few passes."""
 TIERS: Final[dict[int, tuple[tuple[str, tuple[str, ...], tuple[int, ...]], ...]]] = {
     1: (
-        ("mixed", ("base", "none", "oracle", "dedup", "dedup_phash", "stop_2", "stop_4", "stop_8", "cap", "paper",
-                   "paper_reweight", "ours", "ours_reweight", "ours_sieve", "dedup_sieve"), (0, 1, 2)),
+        ("mixed", ("base", "none", "oracle", "dedup", "dedup_phash", "dedup_found", "stop_2", "stop_4", "stop_8",
+                   "cap", "paper", "paper_reweight", "ours", "ours_reweight", "ours_sieve", "dedup_sieve", "found_all",
+                   "found_once"), (0, 1, 2)),
         *((name, ("base", "none"), (0, 1, 2)) for name in SMALL),
     ),
     2: (
@@ -183,4 +193,5 @@ def filter_of(method: Method) -> dict[str, Any]:
     if not method.trained or given.get("filter.enabled") == "false":
         return {"enabled": False}
     shipped = yaml.safe_load((CONFIGS / method.config).read_text(encoding="utf-8"))["filter"]
-    return {**shipped, **{name.removeprefix("filter."): yaml.safe_load(value) for name, value in given.items()}}
+    mine = {name.removeprefix("filter."): value for name, value in given.items() if name.startswith("filter.")}
+    return {**shipped, **{name: yaml.safe_load(value) for name, value in mine.items()}}

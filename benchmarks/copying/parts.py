@@ -7,6 +7,7 @@ import io
 import json
 import math
 import shutil
+import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -24,8 +25,10 @@ from memsieve.filtering.data.openmoji import ATTRIBUTION
 from memsieve.filtering.data.rows import content_id
 from memsieve.filtering.identity.phash import joined
 
-__all__ = ["build_once", "clusters", "first_of"]
+__all__ = ["add_part", "build_once", "clusters", "first_of"]
 
+KEPT: Final = ("pair", "case", "repeats", "caption", "prompt", "base")
+"""Of a row, in its truth."""
 PHASH_BITS: Final = 4
 """Perceptual hashes that differ in at most so many of 64 bits are one cluster."""
 
@@ -71,6 +74,32 @@ def _parts(stream: list[Row], held_out: list[Row]) -> dict[str, list[Row]]:
     }
 
 
+def add_part(out: Path, part: str, name: Callable[[Row], str], shards: int) -> int:
+    """Write of the stream in ``out`` the first row of each ``name`` as another part, and its truth; how many rows."""
+    truth = [line for line in pq.read_table(out / "truth.parquet").to_pylist() if line["part"] != part]
+    rows = first_of(_rows_in(out, "stream", truth), name)
+    shutil.rmtree(out / part, ignore_errors=True)
+    truth += _write(out / part, part, rows, shards)
+    unfinished = out / ".truth.parquet"
+    pq.write_table(pa.Table.from_pylist(truth), unfinished)
+    unfinished.replace(out / "truth.parquet")
+    return len(rows)
+
+
+def _rows_in(out: Path, part: str, truth: Sequence[dict[str, Any]]) -> list[Row]:
+    """The rows of a part that is there, in its order."""
+    of = {line["key"]: line for line in truth if line["part"] == part}
+    found = []
+    for shard in sorted((out / part).glob("*.tar")):
+        with tarfile.open(shard) as tar:
+            for member in tar:
+                key, _, kind = member.name.partition(".")
+                if kind == "png" and (stream := tar.extractfile(member)) is not None:
+                    line = of[key]
+                    found.append(Row(png=stream.read(), **{name: line[name] for name in KEPT}))
+    return found
+
+
 def first_of(rows: Sequence[Row], name: Callable[[Row], str]) -> list[Row]:
     """The first row of each ``name``, in order."""
     found: dict[str, Row] = {}
@@ -98,7 +127,6 @@ def _write(folder: Path, part: str, rows: Sequence[Row], shards: int) -> list[di
             for number, row in list(enumerate(rows))[shard * each : (shard + 1) * each]:
                 key = f"{part.replace('_', '-')}-{number:06d}"
                 tar.write({"__key__": key, "png": row.png, "txt": row.caption})
-                truth.append({"part": part, "key": key, "group": content_id(row.png), "pair": row.pair,
-                              "case": row.case, "repeats": row.repeats, "caption": row.caption,
-                              "prompt": row.prompt, "base": row.base})  # fmt: skip
+                told = {name: getattr(row, name) for name in KEPT}
+                truth.append({"part": part, "key": key, "group": content_id(row.png), **told})
     return truth

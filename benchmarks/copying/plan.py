@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.common import ROOT
-from benchmarks.copying.data import Stream
+from benchmarks.copying.data import ROWS, Stream
 from benchmarks.copying.drawings import Drawing
+from benchmarks.copying.found import DESCRIBED
 from benchmarks.copying.methods import METHODS, STREAMS, TIERS, Method, filter_of
 from benchmarks.deciding import code_of_decisions
 
@@ -19,7 +20,7 @@ __all__ = ["PAPER", "TUNED", "Cell", "Plan", "Protocol", "published"]
 
 PAPER: Final = {"paper": "best", "paper_reweight": "best", "paper_five": "five", "paper_anchored": "best"}
 """Methods by the paper's rule, and which of the thresholds found for it they take."""
-LATER: Final = ("advised", "of", "watched")
+LATER: Final = ("groups", "advised", "of", "watched")
 """What methods have said since cells were made: where they do not, it is as it was."""
 TUNED: Final = {"tune_paper": "magnitude", "tune_paper_anchored": "anchored_magnitude"}
 """Methods that find them, and for which signal."""
@@ -114,9 +115,11 @@ class Plan:
         deciding = filter_of(method)
         asked = {
             "method": _as_ever(method), "filter": deciding, "stream": asdict(self.streams[cell.stream]),
-            "seed": cell.seed, "protocol": asdict(self.protocol), "base": weights_of(self.protocol.base),
+            "rows": ROWS, "seed": cell.seed, "protocol": asdict(self.protocol), "base": weights_of(self.protocol.base),
             "needs": self.hash(needed) if needed else None,
         }  # fmt: skip
+        if method.groups:
+            asked["described"] = DESCRIBED
         if method.score == "evidence":
             by_drawings = deciding.get("rule") == "recall"
             asked["decided_by"] = code_of_decisions(deciding.get("apply") == "sieve", by_drawings)

@@ -18,12 +18,15 @@ DRAWN: Final = {
     "oracle": ("#7f7f7f", "s"),
     "dedup": ("#2ca02c", "P"),
     "dedup_phash": ("#98df8a", "P"),
+    "dedup_found": ("#17becf", "P"),
     "stop": ("#8c564b", "v"),
     "cap": ("#e69f00", "D"),
     "paper": ("#9467bd", "^"),
     "ours": ("#1f77b4", "o"),
     "ours_sieve": ("#d62728", "o"),
     "dedup_sieve": ("#ff9896", "X"),
+    "found_all": ("#bcbd22", "X"),
+    "found_once": ("#e377c2", "X"),
 }
 """Colour and marker of the methods that are drawn; the others have their tables."""
 

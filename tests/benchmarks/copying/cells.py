@@ -15,15 +15,15 @@ TINY_PROTOCOL = Protocol(
 )  # fmt: skip
 
 
-def fixture_cell(plan: Plan, cell: Cell, own: float, found: bool = False, **more: Any) -> dict[str, Any]:
+def fixture_cell(plan: Plan, cell: Cell, own: float, finds: bool = False, **more: Any) -> dict[str, Any]:
     """Of six pairs at 400 exposures, three families, 40 ordinary pairs of which one is dropped, and 50 held out.
 
     ``own``: the rate at which planted pairs' own picture is nearest; .2 of the others.
     """
-    scored = {"score": 5.0 if found else 0.5}
+    scored = {"score": 5.0 if finds else 0.5}
     pairs = [{"pair": f"p{i}", "case": "exact 400" if i < 6 else "family 400", "repeats": 80, "visits": 400,
-              "trained": 200 if found else 400, "late": float(found), "first": 40 if found else None,
-              "condemned": float(found), "dropped": found, **scored} for i in range(9)]  # fmt: skip
+              "trained": 200 if finds else 400, "late": float(finds), "first": 40 if finds else None,
+              "condemned": float(finds), "dropped": finds, **scored} for i in range(9)]  # fmt: skip
     drawn: dict[str, Any] = {}
     for pair in pairs:
         drawn[pair["pair"]] = {"case": pair["case"]}

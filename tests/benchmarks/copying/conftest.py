@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from benchmarks.copying.data import Planted, Stream, build
+from tests.filtering.audit.test_group_check import Coarse
 
 TINY = Stream(
     "tiny",
@@ -29,3 +32,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str,
     out = tmp_path_factory.mktemp("streams") / "tiny"
     build(out, TINY, seed=1)
     return out, pq.read_table(out / "truth.parquet").to_pylist()
+
+
+@pytest.fixture
+def coarse(tmp_path: Path) -> str:
+    """The file of a descriptor that needs no package."""
+    file = tmp_path / "coarse.pt"
+    torch.jit.script(Coarse()).save(str(file))
+    file.with_suffix(".json").write_text(json.dumps({"side": 48, "mean": [0, 0, 0], "std": [1, 1, 1]}))
+    return str(file)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ import torch
 from benchmarks.copying.cell import run_cell
 from benchmarks.copying.data import build
 from benchmarks.copying.drawings import JUDGES
+from benchmarks.copying.found import find_groups
 from benchmarks.copying.learned import encoder_at
+from benchmarks.copying.methods import METHODS
 from benchmarks.copying.plan import Cell, Plan
 from benchmarks.copying.rivals import LossBelowAverage
 from memsieve.filtering.types import Measurement
@@ -93,9 +97,18 @@ def test_a_stopped_cell_goes_on_where_it_stopped(plan: Plan, tmp_path: Path, mon
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["none", "oracle", "dedup", "cap", "stop_2", "ours_reweight", "ours_sieve",
                                     "dedup_sieve", "random_tokens", "paper", "random_drop", "retire", "retire_last",
-                                    "retire_prior", "watched", "lora_4"])  # fmt: skip
-def test_every_kind_of_method_runs(plan: Plan, method: str) -> None:
+                                    "retire_prior", "watched", "lora_4", "dedup_found", "found_all",
+                                    "found_once"])  # fmt: skip
+def test_every_kind_of_method_runs(
+    plan: Plan, method: str, tmp_path: Path, coarse: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cell = Cell(method, "mixed", 1)
+    if METHODS[method].groups:
+        data = plan.work / "data" / "mixed-seed1"
+        shutil.copytree(data.resolve(), tmp_path / "own")
+        data.unlink()
+        (tmp_path / "own").rename(data)
+        monkeypatch.setattr("benchmarks.copying.cell.find_groups", partial(find_groups, described=(coarse,)))
     if (needed := plan.needs(cell)) is not None:
         build(plan.work / "data" / f"mixed-seed{needed.seed}", TINY, needed.seed)
         with pytest.raises(ValueError, match=f"needs {needed.name} first"):
@@ -108,3 +121,8 @@ def test_every_kind_of_method_runs(plan: Plan, method: str) -> None:
     if method == "watched":
         assert [look["step"] for look in found["watched"]] == [0, 1, 2, 3, 4]
     assert ("use" in found and found["use"] is not None) == ("retire" in method or method == "watched")
+    assert ("found" in found) == METHODS[method].groups
+    told = [pair.get("visits", 0) for pair in found["pairs"]]
+    told += [visits or 0 for column in found["singles"].values() for visits in column.get("visits", [])]
+    if method == "found_once":
+        assert sum(told) == found["trained"] + sum(found["dropped"].values()) < found["read"], "repeats are no visits"

@@ -49,6 +49,9 @@ def test_no_thing_is_on_both_sides_and_keys_say_nothing(made: tuple[Path, list[d
     _, truth = made
     bases = {part: {row["base"] for row in truth if row["part"] == part} for part in ("stream", "held_out")}
     assert bases["held_out"] and not bases["stream"] & bases["held_out"]
+    single = [row["base"] for row in truth if row["part"] == "stream" and row["repeats"] == 1]
+    planted = {row["base"] for row in truth if row["part"] == "stream" and row["repeats"] > 1}
+    assert len(single) == len(set(single)) == 15 and not planted & set(single), "no variants, which are near-duplicates"
     keys = [row["key"] for row in truth if row["part"] == "stream"]
     repeated = [row["repeats"] > 1 for row in truth if row["part"] == "stream"]
     middle = len(keys) // 2

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.copying.cell import _rule, config_of
+from benchmarks.copying.found import PART
 from benchmarks.copying.methods import METHODS, NAMES, SMALL_STOPS, STOPS, STREAMS, TIERS, filter_of
 from benchmarks.copying.plan import PAPER, Cell, Plan, Protocol
 from benchmarks.copying.plots import DRAWN
@@ -37,6 +38,7 @@ def test_ours_are_what_they_are_called(tmp_path: Path) -> None:
     assert of("ours") == ("batch", "drop", ["reference_residual"])
     assert of("ours_reweight") == ("batch", "reweight", ["reference_residual"])
     assert of("ours_sieve") == of("dedup_sieve") == ("sieve", "drop", ["reference_residual"])
+    assert of("found_all") == of("found_once") == of("ours_sieve")
     assert of("ours_magnitude")[2] == ["magnitude"] and of("ours_ratio")[2] == ["reference_ratio"]
 
 
@@ -52,6 +54,17 @@ def test_small_sets_are_asked_by_drawings_and_rivals_are_what_they_are_called(tm
     assert of("retire_prior").prior.prompts and of("dropout_3").train.caption_dropout == 0.3
     assert of("cap_25").filter.max_exposures == 25 and of("stop_32").train.steps == 23
     assert set(SMALL_STOPS) <= {method for _, methods, _ in TIERS[3] for method in methods}
+
+
+def test_found_groups_are_taken_by_the_run_or_by_deduplication(tmp_path: Path) -> None:
+    def of(name: str) -> tuple[str, str | None, str | int]:
+        data = config_of(Plan(tmp_path, tmp_path, PROTOCOL), Cell(name, "mixed", 0), 800, None).data
+        return Path(str(data.path)).name, data.groups, data.repeats
+
+    table = str(tmp_path / "data" / "mixed-seed0" / "found" / "groups.parquet")
+    assert of("found_all") == ("stream", table, "all") and of("found_once") == ("stream", table, "once")
+    assert of("dedup_found") == (PART, None, "all") and of("ours_sieve") == ("stream", None, "all")
+    assert filter_of(METHODS["found_once"]) == filter_of(METHODS["ours_sieve"]), "repeats are no affair of the filter"
 
 
 def test_rivals_bring_a_rule_of_their_own() -> None:

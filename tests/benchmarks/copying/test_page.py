@@ -24,7 +24,7 @@ def plan(tmp_path: Path) -> Plan:
     plan = Plan(tmp_path / "work", tmp_path / "docs" / "benchmarks" / "copying", TINY_PROTOCOL)
     for method, own in OWN.items():
         cell = Cell(method, "mixed", 0)
-        write_lines(plan.file(cell), fixture_cell(plan, cell, own, found=method == "ours_sieve"))
+        write_lines(plan.file(cell), fixture_cell(plan, cell, own, finds=method == "ours_sieve"))
     return plan
 
 
@@ -40,7 +40,7 @@ def test_a_page_has_its_numbers_its_plot_and_what_is_missing(plan: Plan, tmp_pat
     page = tmp_path / "docs" / "benchmarks-copying.md"
     write_page(page, plan, published(1) + published(2))
     text = page.read_text()
-    assert "**10 of 79 cells** are there" in text
+    assert "**10 of 88 cells** are there" in text
     premises = table_of(text, "## What can be shown")
     assert premises["exact 400"][0].startswith("0.00 (") and premises["exact 400"][1].startswith("0.80 (")
     assert premises["exact 400"][2] == "yes" and "exact 20" not in premises  # nobody drew that one
@@ -51,6 +51,21 @@ def test_a_page_has_its_numbers_its_plot_and_what_is_missing(plan: Plan, tmp_pat
     assert "](benchmarks/copying.png)" in text
     assert "| mixed | the paper's rule, best τ, drop |  (missing: 0, 1, 2) |" in text
     assert not re.search(r"\bnan\b|None|\{", text)
+
+
+def test_the_page_tells_which_groups_were_found(plan: Plan, tmp_path: Path) -> None:
+    page = tmp_path / "docs" / "page.md"
+    write_page(page, plan, published(1))
+    assert "### Found groups" not in page.read_text()
+    told = {
+        "descriptor": "sscd", "threshold": 0.8123, "check": {"mean_recall": 0.973}, "rows": 700,
+        "together": {"exact 400": 1.0, "family 400": 0.94}, "ordinary": 560, "ordinary_joined": 3,
+    }  # fmt: skip
+    cell = Cell("found_once", "mixed", 0)
+    write_lines(plan.file(cell), fixture_cell(plan, cell, 0.2, found=told))
+    write_page(page, plan, published(1))
+    found = table_of(page.read_text(), "### Found groups")
+    assert found == {"0": ["sscd", "0.812", "97%", "1.00", "0.94", "3 of 560"]}
 
 
 def test_what_was_made_with_other_settings_is_left_out_and_said(plan: Plan, tmp_path: Path) -> None:
