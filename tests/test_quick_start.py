@@ -56,7 +56,8 @@ def test_the_page_works_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert summary["use"]["why"] and f"use runs/pictures/{summary['use']['folder']}" in said[1].replace("\n", "")
     report = (run / "report.html").read_text()
     assert "Pairs that come back" in report and "All other pairs" in report
-    assert report.count("what the model draws for it at the end") >= 8
+    assert report.count("what the model draws for it at the end") >= 8 and "comes back in " in report
+    assert "It does not copy." in report or "It copies." in report
     check = json.loads((run / "check" / "check.json").read_text())
     assert check["pairs"] == len(check["table"]) >= 8 and check["copy_rate"]["generations"] == 2 * check["pairs"]
     assert "come back as their own picture oftener than in 1.0% of drawings" in said[3]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
+from memsieve.filtering.files import write_json
 from memsieve.filtering.types import group_name
 from memsieve.train.copies import as_tensor
 from memsieve.train.probes import validation_images
@@ -17,7 +18,8 @@ MOST: Final = 64
 
 
 def draw_pairs(session: Session) -> None:
-    """Write a picture of each pair, and one drawing of those that come back most; nothing where nobody was asked.
+    """Write a picture of each pair, how often it comes back (``recall.json``), and one drawing of those that come back
+    most; nothing where nobody was asked.
 
     Where parameters are sharded every rank draws, and the first writes.
     """
@@ -28,9 +30,17 @@ def draw_pairs(session: Session) -> None:
     rows = {group_name(row.group): row for row in reversed(recall.pairs.rows)}
     for row in rows.values() if main else ():
         session.records.picture(row)
+    evidence = recall.rule.evidence
+    if main:
+        chances = {group: evidence.chance(group) for group in rows}
+        told = {
+            group: {"hits": chance.hits, "drawings": chance.drawings, "low": chance.low, "high": chance.high}
+            for group, chance in chances.items()
+            if chance.drawings
+        }
+        write_json(session.config.output / "recall.json", told)
     if not (main or session.engine.sharded):
         return
-    evidence = recall.rule.evidence
     asked = [group for group in rows if recall.pairs.captions[group]]
     asked.sort(key=lambda group: (-evidence.chance(group).hits, -_or(evidence.recall(group))))
     size, options = session.config.train.batch_size, session.config.validation

@@ -43,6 +43,7 @@ def build_report(run: Path, out: Path | None = None, comparison: Path | None = N
         "written": datetime.now().strftime("%Y-%m-%d %H:%M"),
         "nonce": secrets.token_hex(12),
         "headline": _headline(data, removed, total),
+        "use": _use(data),
         "warnings": _warnings(data, total),
         "facts": _facts(data),
         "accounting": accounting(data.summary),
@@ -56,6 +57,7 @@ def build_report(run: Path, out: Path | None = None, comparison: Path | None = N
         "thumbnails": {row.group: _thumbnail(run / "thumbnails", row.group) for row in [*removed, *near]},
         "drawn": {row.group: _thumbnail(run / "drawn", row.group) for row in [*removed, *near]},
         "all_pairs": asked_of_all(data),
+        "chances": data.chances,
         "members": members_of(data.config, [row.group for row in [*removed, *near]], data.notes),
         "failed": _failed(data),
         "samples": [(file.stem, _picture(file, 1400)) for file in _spread(data.samples, MOST_SAMPLES)],
@@ -128,12 +130,24 @@ def _headline(data: RunData, removed: Sequence[GroupRow], total: int) -> str:
     return " ".join(text)
 
 
+def _use(data: RunData) -> dict[str, Any] | None:
+    """Does it copy, does it overfit, and which model is to be taken: a sentence, and whether something is wrong."""
+    summary = data.summary or {}
+    use = summary.get("use")
+    if not isinstance(use, dict):
+        return None
+    said = []
+    if isinstance(copies := summary.get("copies"), bool):
+        said.append("It copies." if copies else "It does not copy.")
+    overfits = summary.get("overfitting")
+    known = "It overfits." if overfits else "It does not overfit."
+    said.append(known if isinstance(overfits, bool) else "Nobody knows whether it overfits.")
+    model = f"Use {use.get('folder')} (step {use.get('step')})" if use.get("folder") else "None of this run's models"
+    return {"text": f"{' '.join(said)} {model}: {use.get('why')}.", "ill": bool(copies) or overfits is True}
+
+
 def _warnings(data: RunData, total: int) -> list[str]:
     summary, found = data.summary or {}, []
-    use = summary.get("use")
-    if isinstance(use, dict):
-        model = f"Use {use['folder']} (step {use['step']})" if use.get("folder") else "None of this run's models"
-        found.append(f"{model}: {use.get('why')}.")
     if not asked_of_all(data) and len(data.groups) and total > len(data.groups) / 2:
         found.append(
             f"{total:,} of {len(data.groups):,} groups were removed: that is a run overfitting as a whole, not a "

@@ -24,7 +24,8 @@ def run_charts(data: RunData, removed: set[str]) -> list[dict[str, Any]]:
 
     def add(title: str, y_label: str, series: list[Series], legend: list[tuple[str, str]], remark: str, **more: Any):
         svg = line_chart(series, label=f"{title}. {remark}", y_label=y_label, **more)
-        charts.append({"title": title, "svg": svg, "legend": legend if svg else [], "remark": remark})
+        if svg or not asked_of_all(data):  # a run that asks its model measures no magnitudes
+            charts.append({"title": title, "svg": svg, "legend": legend if svg else [], "remark": remark})
 
     def metric(name: str) -> tuple[list[float], list[float]]:
         return data.metrics.get(name, ([], []))

@@ -73,6 +73,8 @@ class RunData:
     evidence: pa.Table
     samples: list[Path]
     notes: list[str]
+    chances: dict[str, dict[str, float]] = field(default_factory=dict)
+    """How often each pair came back in its newest drawings, where the model was asked."""
 
 
 def load_run(run: Path) -> RunData:
@@ -99,7 +101,23 @@ def load_run(run: Path) -> RunData:
         evidence=_table([run / "evidence.parquet"], EVIDENCE, "evidence.parquet", notes),
         samples=sorted((run / "samples").glob("step-*.png")),
         notes=notes,
+        chances=_chances(run / "recall.json", notes),
     )
+
+
+def _chances(file: Path, notes: list[str]) -> dict[str, dict[str, float]]:
+    if not file.is_file():
+        return {}
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+        return {
+            str(group): {"hits": int(one["hits"]), "drawings": int(one["drawings"]), "low": float(one["low"]),
+                         "high": float(one["high"])}
+            for group, one in told.items()
+        }  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        notes.append(f"recall.json could not be read ({error})")
+        return {}
 
 
 def accounting(summary: dict[str, Any] | None) -> dict[str, Any] | None:

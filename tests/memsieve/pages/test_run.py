@@ -221,3 +221,29 @@ def test_comparison_on_top(run: Path, tmp_path: Path) -> None:
 
 def test_a_run_that_condemns_everything_is_warned_of(tmp_path: Path) -> None:
     assert "overfitting as a whole" in build_report(write_run(tmp_path / "run", groups=8)).read_text()
+
+
+def test_a_run_that_asked_its_model_says_whether_it_copies_and_shows_every_pair_beside_what_is_drawn(
+    tmp_path: Path,
+) -> None:
+    run = write_run(tmp_path / "run", steps=60, groups=20, planted=1)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write("\n" + json.dumps({"step": 60, "mem/pairs": 20.0, "mem/copy_rate": 0.1, "mem/retired_pairs": 1.0}))
+    summary = json.loads((run / "summary.json").read_text())
+    use = {"folder": "best", "step": 40, "why": "2 of 20 pairs <b>have come back</b>"}
+    (run / "summary.json").write_text(json.dumps({**summary, "use": use, "copies": True, "overfitting": False}))
+    (run / "drawn").mkdir()
+    Image.new("RGB", (16, 16), "red").save(run / "drawn" / "g5.png")
+    told = {"g5": {"hits": 2, "drawings": 8, "low": 0.03, "high": 0.65}}
+    (run / "recall.json").write_text(json.dumps(told))
+    page = build_report(run).read_text()
+    text = " ".join(page.split())
+    assert "It copies. It does not overfit. Use best (step 40): 2 of 20 pairs &lt;b&gt;have come back" in text
+    assert 'class="box bad">It copies.' in text and re.search(r"comes back in 2 of 8 \(3 % to 65 %\)", text)
+    assert text.count("what the model draws for it at the end") == 1 and text.count("not drawn") == 19
+    assert "All other pairs" in text and "Pairs that came back" in text and "not recorded in this run" not in text
+    (run / "recall.json").write_text('{"g5": {"hits": "many"}}')
+    assert "recall.json could not be read" in build_report(run).read_text()
+    (run / "summary.json").write_text(json.dumps({**summary, "use": use, "copies": False, "overfitting": None}))
+    text = " ".join(build_report(run).read_text().split())
+    assert 'class="box">It does not copy. Nobody knows whether it overfits. Use best' in text
