@@ -95,6 +95,7 @@ def test_a_stopped_cell_goes_on_where_it_stopped(plan: Plan, tmp_path: Path, mon
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("method", ["none", "oracle", "dedup", "cap", "stop_2", "ours_reweight", "ours_sieve",
                                     "dedup_sieve", "random_tokens", "paper", "random_drop", "retire", "retire_last",
                                     "retire_prior", "watched", "lora_4", "dedup_found", "found_all",
