@@ -40,7 +40,7 @@ def test_a_page_has_its_numbers_its_plot_and_what_is_missing(plan: Plan, tmp_pat
     page = tmp_path / "docs" / "benchmarks-copying.md"
     write_page(page, plan, published(1) + published(2))
     text = page.read_text()
-    assert "**10 of 88 cells** are there" in text
+    assert "**10 of 90 cells** are there" in text
     premises = table_of(text, "## What can be shown")
     assert premises["exact 400"][0].startswith("0.00 (") and premises["exact 400"][1].startswith("0.80 (")
     assert premises["exact 400"][2] == "yes" and "exact 20" not in premises  # nobody drew that one
