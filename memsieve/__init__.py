@@ -15,6 +15,7 @@ from memsieve.filtering import Decision, FilterConfig, MemorizationFilter, Predi
 
 if TYPE_CHECKING:
     from memsieve.filtering.denoisers.lora import adapter_off
+    from memsieve.filtering.in_loop import LoopFilter, content_key
     from memsieve.inference.detect.detect import detect
     from memsieve.inference.explain.explain import explain
     from memsieve.inference.guard.guard import MemorizationGuard
@@ -23,12 +24,14 @@ if TYPE_CHECKING:
 __all__ = [
     "Decision",
     "FilterConfig",
+    "LoopFilter",
     "MemorizationFilter",
     "MemorizationGuard",
     "Predictions",
     "Visit",
     "__version__",
     "adapter_off",
+    "content_key",
     "detect",
     "explain",
     "finite_rows",
@@ -39,8 +42,10 @@ __version__ = "0.2.0"
 
 # Loaded when first asked for: they import diffusers and transformers, which take seconds.
 _LATER = {
+    "LoopFilter": "memsieve.filtering.in_loop",
     "MemorizationGuard": "memsieve.inference.guard.guard",
     "adapter_off": "memsieve.filtering.denoisers.lora",
+    "content_key": "memsieve.filtering.in_loop",
     "detect": "memsieve.inference.detect.detect",
     "explain": "memsieve.inference.explain.explain",
     "minimize": "memsieve.inference.minimize.minimize",

@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
-from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from memsieve import MemorizationFilter, Predictions, Visit
+from memsieve import LoopFilter
 
 TEXT = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -49,18 +48,17 @@ def run_the_loop(engine: str = "", side: int = 8, keys: Sequence[str] = "abcd", 
     latents, states = torch.randn(len(keys), 4, side, side).to(device), torch.randn(len(keys), 6, 16).to(device)
     batch = {"latents": latents, "encoder_hidden_states": states, "key": list(keys)}
     scope: dict[str, Any] = {
-        "torch": torch, "F": functional, "unet": unet, "noise_scheduler": DDPMScheduler(), "optimizer": optimizer,
-        "empty_caption": torch.zeros(1, 6, 16).to(device), "loader": [batch, batch], "before": before,
-        "Predictions": Predictions, "Visit": Visit,
+        "torch": torch, "unet": unet, "noise_scheduler": DDPMScheduler(), "optimizer": optimizer,
+        "loader": [batch, batch], "before": before,
     }  # fmt: skip
-    scope["sieve"] = made_as_printed()
+    scope["sieve"] = made_as_printed(scope)
     for code in blocks("python"):
         exec(code, scope)
     return scope
 
 
-def made_as_printed() -> MemorizationFilter:
-    """The filter of the README's line."""
-    (setup,) = re.findall(r"^\+ sieve = (.*)$", TEXT, re.MULTILINE)
-    sieve: MemorizationFilter = eval(setup, {"MemorizationFilter": MemorizationFilter})
+def made_as_printed(scope: dict[str, Any]) -> LoopFilter:
+    """The filter of the README's line, for the loop of ``scope``."""
+    (setup,) = re.findall(r"^\+ sieve = (.*?)  #", TEXT, re.MULTILINE)
+    sieve: LoopFilter = eval(setup, {**scope, "LoopFilter": LoopFilter})
     return sieve

@@ -1,23 +1,20 @@
-"""diffusers' train_text_to_image_lora.py pattern with memsieve's filter in it; the lines that it adds end in ``# +``.
+"""diffusers' train_text_to_image_lora.py pattern with memsieve in it; the lines that it adds end in ``# +``.
 
     accelerate launch docs/examples/filter_in_a_lora_loop.py --pretrained_model_name_or_path MODEL \
-        --train_data_dir DATA --held_out_data_dir HELD_OUT --output_dir OUT
+        --train_data_dir DATA --output_dir OUT
 
 The network with its adapter switched off is the model before fine-tuning: what it makes of a pair is what the filter
-compares with, and pairs of HELD_OUT, never trained on, say how large a difference is ordinary. Both folders hold images
-and a metadata.jsonl of {"file_name": ..., "text": ...} lines. For models that predict the noise (SD 1.x).
+compares with. A share of the pairs (--held_out) is never trained on and says how large a difference is ordinary. DATA
+holds images and a metadata.jsonl of {"file_name": ..., "text": ...} lines.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import itertools
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from datasets import load_dataset
@@ -28,20 +25,20 @@ from peft.utils import get_peft_model_state_dict
 from PIL import ImageOps
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from memsieve import MemorizationFilter, Predictions, Visit, adapter_off, finite_rows  # +
+from memsieve import LoopFilter, content_key  # +
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--pretrained_model_name_or_path", required=True)
     parser.add_argument("--train_data_dir", required=True)
-    parser.add_argument("--held_out_data_dir", required=True)
     parser.add_argument("--output_dir", required=True)
     parser.add_argument("--resolution", type=int, default=512)
     parser.add_argument("--train_batch_size", type=int, default=8)
     parser.add_argument("--max_train_steps", type=int, default=1000)
     parser.add_argument("--learning_rate", type=float, default=1e-4)
     parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--held_out", type=float, default=0.1)
     parser.add_argument("--target_modules", nargs="+", default=["to_k", "to_q", "to_v", "to_out.0"])
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
@@ -71,70 +68,51 @@ def main() -> None:
         padding: dict[str, Any] = {"padding": "max_length", "max_length": tokenizer.model_max_length}
         tokens = tokenizer(examples["text"], truncation=True, return_tensors="pt", **padding)
         examples["input_ids"] = list(tokens.input_ids)
-        examples["key"] = [hashlib.sha256(image.tobytes()).hexdigest() for image in images]  # + who it is: its content
+        examples["key"] = [content_key(image) for image in examples["image"]]  # + who it is: what the picture shows
         return examples
 
     def collate_fn(examples: list[dict[str, Any]]) -> dict[str, Any]:
         stacked = {name: torch.stack([example[name] for example in examples]) for name in ("pixel_values", "input_ids")}
-        return {**stacked, "key": [example["key"] for example in examples]}
+        return {**stacked, "key": [example["key"] for example in examples]}  # +
 
-    def dataloader(data_dir: str, shuffle: bool) -> Any:
-        dataset = load_dataset("imagefolder", data_dir=data_dir, split="train").with_transform(preprocess)
-        options: dict[str, Any] = {"batch_size": args.train_batch_size, "drop_last": True}
-        return torch.utils.data.DataLoader(dataset, shuffle=shuffle, collate_fn=collate_fn, **options)
-
-    train_dataloader = dataloader(args.train_data_dir, shuffle=True)
+    dataset = load_dataset("imagefolder", data_dir=args.train_data_dir, split="train").with_transform(preprocess)
+    train_dataloader: Any = torch.utils.data.DataLoader(
+        dataset, shuffle=True, collate_fn=collate_fn, batch_size=args.train_batch_size, drop_last=True
+    )
     optimizer: Any = torch.optim.AdamW(lora_layers, lr=args.learning_rate)
     unet, optimizer, train_dataloader = accelerator.prepare(unet, optimizer, train_dataloader)
-    bare = accelerator.unwrap_model(unet)
-    # Not prepared: every rank calibrates with the same pairs, and the same noise.
-    held_out = itertools.cycle(dataloader(args.held_out_data_dir, shuffle=False))  # +
-    sieve = MemorizationFilter(record=[], false_drop_rate=0.05, held_out_per_window=args.train_batch_size)  # +
-    accelerator.register_for_checkpointing(sieve)  # + save_state and load_state take the filter along
+    # Checkpoints of the accelerator take it along.
+    sieve = LoopFilter(unet, noise_scheduler, accelerator, held_out=args.held_out, false_drop_rate=0.05)  # +
 
-    def denoise(network: Any, batch: dict[str, Any], generator: torch.Generator) -> Any:
-        pixel_values, input_ids = (batch[name].to(accelerator.device) for name in ("pixel_values", "input_ids"))
-        latents = vae.encode(pixel_values).latent_dist.mode() * vae.config.scaling_factor
-        # A NaN that goes through the network is in every gradient, whatever its weight.
-        valid, (latents, encoder_hidden_states) = finite_rows(latents, text_encoder(input_ids)[0])  # +
-        noise = torch.randn(latents.shape, generator=generator).to(latents)
-        timesteps = torch.randint(0, noise_scheduler.config.num_train_timesteps, (len(latents),), generator=generator)
-        timesteps = timesteps.to(latents.device)
-        noisy_latents = noise_scheduler.add_noise(latents, noise, timesteps)
-        model_pred = network(noisy_latents, timesteps, encoder_hidden_states).sample
-        with torch.no_grad(), adapter_off(bare):  # +
-            reference = bare(noisy_latents, timesteps, encoder_hidden_states).sample  # +
-        measured = sieve.measure(Predictions(noise, model_pred, ref_cond=reference), timesteps, valid)  # +
-        return model_pred, noise, measured, valid
-
-    ours = torch.Generator().manual_seed(args.seed + 1 + accelerator.process_index)
-    everyones = torch.Generator().manual_seed(args.seed)
-    global_step, dropped, train_loss = 0, 0, 0.0
+    global_step, train_loss = 0, 0.0
     while global_step < args.max_train_steps:
         for batch in train_dataloader:
-            model_pred, noise, measured, valid = denoise(unet, batch, ours)
-            decision = sieve.decide([Visit(key) for key in batch["key"]], measured, valid)  # +
-            loss = decision.reduce(F.mse_loss(model_pred.float(), noise.float(), reduction="none"))  # + not the mean
+            with torch.no_grad():
+                latents = vae.encode(batch["pixel_values"]).latent_dist.sample() * vae.config.scaling_factor
+                encoder_hidden_states = text_encoder(batch["input_ids"])[0]
+            noise = torch.randn_like(latents)
+            steps = noise_scheduler.config.num_train_timesteps
+            timesteps = torch.randint(0, steps, (len(latents),), device=latents.device)
+            noisy_latents = noise_scheduler.add_noise(latents, noise, timesteps)
+            model_pred = unet(noisy_latents, timesteps, encoder_hidden_states).sample
+            loss = sieve.loss(model_pred, noise, timesteps, batch["key"])  # + instead of F.mse_loss
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(lora_layers, 1.0)
             optimizer.step()
             optimizer.zero_grad()
-            with torch.no_grad():  # +
-                sieve.calibrate((pairs := next(held_out))["key"], denoise(bare, pairs, everyones)[2])  # +
-            sieve.end_window()  # +
-            dropped += sum(verdict.weight == 0 for verdict in decision.verdicts)
             train_loss, global_step = float(loss.detach()), global_step + 1
             if global_step >= args.max_train_steps:
                 break
 
     accelerator.wait_for_everyone()
-    accelerator.save_state(f"{args.output_dir}/state")  # on every rank: evidence is shared out over them
     print(
-        f"rank {accelerator.process_index}: loss {train_loss:.4f}, {dropped} visits dropped, condemned: "
-        f"{' '.join(sieve.condemned) or 'nobody'}"
+        f"rank {accelerator.process_index}: loss {train_loss:.4f}, {sieve.dropped} of {sieve.seen} visits dropped, "
+        f"condemned: {' '.join(sieve.condemned) or 'nobody'}"
     )
     if accelerator.is_main_process:
-        StableDiffusionPipeline.save_lora_weights(args.output_dir, unet_lora_layers=get_peft_model_state_dict(bare))
+        accelerator.save_state(f"{args.output_dir}/state")  # all that the filter knows is on every rank
+        layers = get_peft_model_state_dict(accelerator.unwrap_model(unet))
+        StableDiffusionPipeline.save_lora_weights(args.output_dir, unet_lora_layers=layers)
     accelerator.end_training()
 
 

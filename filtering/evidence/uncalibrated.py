@@ -42,7 +42,7 @@ class Uncalibrated:
         if needed and config.policy != "cap" and step == PATIENCE and not count:
             warnings.warn(
                 f"no held-out pair was given in {step} windows, and the rule '{rule}' drops nobody without: "
-                "call calibrate beside each batch, or set rule to 'z_score' with a threshold",
+                "call calibrate beside each batch (LoopFilter: raise held_out), or set rule to 'z_score'",
                 stacklevel=3,
             )
         if not short or self._told:

@@ -6,7 +6,6 @@ many seconds it took and whether it worked; what it printed is kept beside.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import shutil
@@ -33,7 +32,6 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 PARTS: Final = ("readme_loop_ddp", "readme_loop_accelerate", "filter_in_your_loop", "filter_in_a_lora_loop")
 README_LOOP: Final = "scripts.gpu.readme_loop"
 NO_TIME: Final = "no time left"
-_HELD_OUT: Final = 24  # pairs or more: the LoRA example's rate of .05 asks for 19
 
 # The message of an exception at the end of a traceback; torch puts the rank before it.
 _RAISED: Final = re.compile(r"^(?:\[rank\d+\]: ?)?((?:\w+\.)*\w*(?:Error|Exception|Interrupt)(?:: .*)?)$", re.MULTILINE)
@@ -127,9 +125,8 @@ def _error(text: str) -> str:
 
 def _example(part: str, folder: Path, options: Any) -> list[str]:
     """The arguments of an example, named as diffusers' scripts name them."""
-    held_out = ["--held_out_data_dir", str(folder / "held_out")] if "lora" in part else []
     return [
-        "--pretrained_model_name_or_path", str(folder / "model"), "--train_data_dir", str(folder / "train"), *held_out,
+        "--pretrained_model_name_or_path", str(folder / "model"), "--train_data_dir", str(folder / "train"),
         "--output_dir", str(folder / part), "--resolution", str(RESOLUTION[options.size]),
         "--train_batch_size", str(options.batch_size), "--max_train_steps", str(options.steps),
     ]  # fmt: skip
@@ -142,7 +139,9 @@ def _left_behind(part: str, folder: Path, log: Path, images: int) -> str:
     checkpoint = folder / part / "state" / "custom_checkpoint_0.pkl"
     if not checkpoint.is_file():
         return f"it ended well without {checkpoint}"
-    found = len(torch.load(checkpoint, weights_only=True)["groups"]["names"]["keys"])
+    state = torch.load(checkpoint, weights_only=True)
+    state = state.get("filter", state)  # LoopFilter's
+    found = len(state["groups"]["names"]["keys"]) + len(state["panel"]["table"]["names"]["keys"])
     return "ok" if found == images else f"the checkpoint knows {found} of {images} images"
 
 
@@ -162,7 +161,6 @@ def check_own_loops(options: Any, deadline: float, say: Callable[[str], None]) -
     shutil.rmtree(folder, ignore_errors=True)  # what an earlier run left is no sign that this one works
     batch, side = options.batch_size, RESOLUTION[options.size]
     write_folder(folder / "train", 2 * batch * devices.ranks, side, 0)  # every image has its turn in two steps
-    write_folder(folder / "held_out", batch * math.ceil(_HELD_OUT / batch), side, 1000)
     build("sd", options.size).save_pretrained(folder / "model", safe_serialization=True)
     for part, row in rows.items():
         began, log = time.monotonic(), folder / f"{part}.log"

@@ -141,7 +141,7 @@ def readme(engine: str, device: str = "cpu") -> dict[str, Any]:
     scope = run_the_loop(engine, keys="abcd" if dist.get_rank() else "efgh", device=device)
     weight = next(scope["unet"].parameters())
     moved = not torch.equal(weight, scope["before"])
-    return {"images": scope["sieve"].n_groups, "moved": moved, "weight": weight.double().sum().item()}
+    return {"images": scope["sieve"].filter.n_groups, "moved": moved, "weight": weight.double().sum().item()}
 
 
 def readme_lines(folder: Path) -> dict[str, Any]:
