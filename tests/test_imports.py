@@ -198,9 +198,11 @@ FOLDERS = {
     "identity": {"data"},
     "data": set(),
     "audit": {"evidence", "data", "denoisers", "identity"},
+    "in_loop": {"evidence", "data", "denoisers"},
 }
 """Which folders of filtering/ each of them may import, besides itself; "" stands for the files at its top. What decides
-knows neither data nor models, data and models know nothing of each other, and an audit is known to none of them."""
+knows neither data nor models, data and models know nothing of each other, and an audit, and the filter in another's loop,
+are known to none of them."""
 
 
 def strays(source: str, folder: str) -> list[str]:
