@@ -201,7 +201,7 @@ FOLDERS = {
     "in_loop": {"evidence", "data", "denoisers"},
 }
 """Which folders of filtering/ each of them may import, besides itself; "" stands for the files at its top. What decides
-knows neither data nor models, data and models know nothing of each other, and an audit, and the filter in another's loop,
+knows neither data nor models, data and models know nothing of each other, and audits, and the filter in another loop,
 are known to none of them."""
 
 
