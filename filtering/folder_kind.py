@@ -47,7 +47,7 @@ DETECTION: Final = Kind("a result of memsieve detect", "look at the files in {}"
 PIPELINE: Final = Kind("a diffusers pipeline", "memsieve detect --model {} --prompts PROMPTS")
 LORA: Final = Kind("a LoRA", "memsieve detect --model {} --prompts PROMPTS")
 DATASET: Final = Kind("a dataset with planted pairs", "memsieve copies --model MODEL --data {}")
-SHARDS: Final = Kind("a folder of shards", "memsieve audit score --shards {} --data-only --out AUDIT")
+SHARDS: Final = Kind("a folder of shards", "memsieve audit score --data {} --data-only --out AUDIT")
 
 
 def _has(*names: str) -> Callable[[Path], bool]:

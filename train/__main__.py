@@ -14,9 +14,12 @@ from typing import Annotated
 import typer
 import yaml
 from rich.console import Console
+from rich.progress import Progress
 
+from memsieve.filtering.beside import not_found
 from memsieve.filtering.folder_kind import TRAINING, refuse_other_kind
-from memsieve.filtering.settings import load_settings
+from memsieve.filtering.quiet import begin
+from memsieve.filtering.settings import apply_overrides, load_settings, read_settings
 from memsieve.train.config import RunConfig
 
 __all__ = ["complete", "main", "run"]
@@ -27,10 +30,15 @@ def run(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Override: section.key=value. Repeatable.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option(help="Print the config, build everything, score a batch.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Build everything, score a batch, read all captions; nothing is trained.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Also what other packages say of their work.")] = False,
 ) -> None:
     """Fine-tune with the filter on. The same command resumes a run that was stopped."""
     console = Console(stderr=True, emoji=False)  # a key between colons is not an emoji
+    if not verbose:
+        begin()
     try:
         settings = load_settings(RunConfig, config, overrides)
         refuse_other_kind(settings.output, TRAINING, "output")
@@ -45,7 +53,17 @@ def run(
         raise typer.Exit(130) from None
     except ValueError as error:
         _say(console, error)
+        if (more := _where(error, config, overrides)) is not None:
+            console.print(more, markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
+
+
+def _where(error: ValueError, config: str, overrides: list[str] | None) -> str | None:
+    """Where a path of the settings was looked for, if that is what is wrong."""
+    try:
+        return not_found(error, apply_overrides(read_settings(config), overrides or []), config)
+    except ValueError:
+        return None
 
 
 def _rehearse(settings: RunConfig, console: Console) -> None:
@@ -55,8 +73,32 @@ def _rehearse(settings: RunConfig, console: Console) -> None:
     if first:
         print(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), end="")
     said = dry_run(settings)
-    if first:
-        console.print(said)
+    if not first:
+        return
+    console.print(said)
+    if (stops := _looked_over(settings, console)) is not None:
+        raise ValueError(stops)
+
+
+def _looked_over(settings: RunConfig, console: Console) -> str | None:
+    """Why the run would stop at its data, by a look at every sample."""
+    from memsieve.filtering.data.look_over import look_over
+
+    with Progress(console=console) as progress:
+        task = progress.add_task("looking at every caption", total=None)
+        found = look_over(settings.data, lambda done, total: progress.update(task, completed=done, total=total))
+    console.print(f"{found.rows} samples to train on, {found.unusable} of them unusable", highlight=False)
+    return found.stops(settings.data)
+
+
+def _warn_of_captions(settings: RunConfig, console: Console) -> None:
+    """Say before an image folder is trained on which captions would stop the run: nobody waits for that in vain."""
+    from memsieve.filtering.data.look_over import without_caption
+
+    if settings.data.format != "folder" or settings.data.keep_list is not None or os.environ.get("RANK", "0") != "0":
+        return
+    if (stops := without_caption(settings.data).stops(settings.data)) is not None:
+        console.print(f"warning: {stops}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def _train(settings: RunConfig, console: Console) -> None:
@@ -66,6 +108,7 @@ def _train(settings: RunConfig, console: Console) -> None:
     from memsieve.train.step import NonFiniteError
     from memsieve.train.watchdog import RankFailure
 
+    _warn_of_captions(settings, console)
     try:
         session = set_up(settings)
         summary = fit(session)

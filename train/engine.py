@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, ProjectConfiguration
 
 from memsieve.filtering.denoisers.attention import leave_out_cudnn
+from memsieve.filtering.extras import install
 from memsieve.filtering.settings import SettingsError
 from memsieve.train.config import RunConfig
 from memsieve.train.tracker_kinds import check_installed
@@ -146,7 +147,7 @@ def _plugin(config: RunConfig, ranks: int) -> Any:
         import deepspeed  # noqa: F401
     except ImportError as error:
         raise SettingsError(
-            "the launcher asks for DeepSpeed, which is not installed: pip install 'memsieve[deepspeed]'"
+            f"the launcher asks for DeepSpeed, which is not installed: {install('deepspeed')}"
         ) from error
     from accelerate.utils import DeepSpeedPlugin
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from memsieve.filtering.extras import install
 from memsieve.filtering.settings import SettingsError
 from memsieve.train.config import OptimizerConfig
 
@@ -45,6 +46,5 @@ def _of(package: str, extra: str, name: str) -> Any:
         return import_module(package)
     except ImportError as error:
         raise SettingsError(
-            f"optimizer.name: {name} needs {package}, which is not installed: pip install 'memsieve[{extra}]', or use "
-            "adamw"
+            f"optimizer.name: {name} needs {package}, which is not installed: {install(extra)}, or use adamw"
         ) from error

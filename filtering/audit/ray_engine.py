@@ -14,6 +14,7 @@ from memsieve.filtering.audit.describing import Describer
 from memsieve.filtering.audit.folder import AuditFolder, Marker
 from memsieve.filtering.audit.tasks import Task, Tasks
 from memsieve.filtering.audit.work import Advance, AuditJob, UnreachableError, Worker
+from memsieve.filtering.extras import install
 from memsieve.filtering.settings import SettingsError
 
 __all__ = ["RayCluster", "run_on_ray"]
@@ -85,7 +86,7 @@ def run_on_ray(
     try:
         import ray
     except ImportError:
-        raise SettingsError("--engine ray needs Ray: pip install 'memsieve[ray]'") from None
+        raise SettingsError(f"--engine ray needs Ray: {install('ray')}") from None
     if not todo:
         return
     started = not ray.is_initialized()

@@ -52,7 +52,7 @@ class Tasks:
         SettingsError: nothing usable is at ``config.path``; the message names ``option``.
     """
 
-    def __init__(self, config: DataConfig, option: str = "--shards", known: list[Task] | None = None) -> None:
+    def __init__(self, config: DataConfig, option: str = "--data", known: list[Task] | None = None) -> None:
         self.config = config
         self._source: Source | None = None
         self.all: list[Task] = list(known or [])

@@ -15,6 +15,7 @@ from typing import IO, Any, cast
 import fsspec
 from fsspec.core import url_to_fs
 
+from memsieve.filtering.extras import install
 from memsieve.filtering.settings import SettingsError
 
 __all__ = ["DAMAGE", "BoundedTarInfo", "check_protocol", "is_damage", "open_archive", "open_tar", "shard_identity"]
@@ -80,7 +81,7 @@ def check_protocol(url: str, option: str) -> None:
         fsspec.get_filesystem_class(protocol.split("::")[-1])
     except ImportError as error:
         extra = _EXTRAS.get(protocol)
-        way = f": pip install 'memsieve[{extra}]'" if extra else f" ({error})"
+        way = f": {install(extra)}" if extra else f" ({error})"
         raise SettingsError(f"{option} = '{url}': {protocol}:// needs a package that is not installed{way}") from None
     except ValueError:
         raise SettingsError(

@@ -20,6 +20,8 @@ _CONFIGS: Final = ("*.json", "*/*.json", "*/*.txt", "*/*.model", "*/*.jinja")
 """Files of a pipeline besides its weights."""
 VARIANTS: Final = (None, "fp16", "bf16")
 """Of the weights on the hub, in the order in which they are wanted."""
+_PATIENCE: Final = 10.0
+"""Seconds in which the hub must answer once."""
 NO_SAFETENSORS: Final = "Could not find the necessary `safetensors` weights"
 """How diffusers says that a variant is not there."""
 
@@ -46,6 +48,11 @@ def pipeline_folder(path: str, option: str = "model.path") -> Path:
             f"{option}: '{path}' holds no diffusers pipeline (no {INDEX}); name a pipeline folder, or a hub id such as "
             "stabilityai/stable-diffusion-xl-base-1.0"
         )
+    if folder.parent.is_dir() and str(folder.parent) != ".":
+        raise ValueError(
+            f"{option}: '{path}' is not there, though its folder '{folder.parent}' is: name a pipeline folder, or a "
+            "hub id such as stabilityai/stable-diffusion-xl-base-1.0"
+        )
     return _from_hub(path, option)
 
 
@@ -59,6 +66,7 @@ def _from_hub(name: str, option: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     with _said(name, f"'{name}' is neither a local folder nor, in whole, in", f"hf download {name}", option):
+        _reach(name)
         hf_hub_download(name, INDEX)
         for variant in VARIANTS:
             try:
@@ -71,6 +79,22 @@ def _from_hub(name: str, option: str) -> Path:
             "code when they are loaded, so that they are not read. If you trust this model, fetch it with `hf download "
             f"{name} --local-dir FOLDER` and name that folder: what is said then has the command that converts it"
         )
+
+
+def _reach(name: str) -> None:
+    """Ask the hub once for a model that the cache lacks: its client would ask for half a minute where it cannot be
+    reached."""
+    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    if constants.HF_HUB_OFFLINE or isinstance(try_to_load_from_cache(name, INDEX), str):
+        return
+    try:
+        HfApi().model_info(name, timeout=_PATIENCE)
+    except (HfHubHTTPError, OSError):
+        raise
+    except Exception as error:  # what the HTTP client raises, by its version
+        raise LocalEntryNotFoundError(f"{type(error).__name__}: {error}") from error
 
 
 def config_snapshot(name: str, weights: tuple[str, ...], what: str, option: str = "model.path") -> Path:

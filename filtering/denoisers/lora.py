@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 import torch
 from pydantic import Field
 
+from memsieve.filtering.extras import install
 from memsieve.filtering.settings import Settings, SettingsError
 
 __all__ = [
@@ -55,7 +56,7 @@ def add_lora(denoiser: Any, settings: LoraSettings, seed: int) -> None:
         from diffusers.training_utils import cast_training_params
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
-        raise SettingsError("model.lora needs peft, which is not installed: pip install 'memsieve[lora]'") from error
+        raise SettingsError(f"model.lora needs peft, which is not installed: {install('lora')}") from error
     model: Any = denoiser.model
     targets = settings.target_modules or list(denoiser.lora_targets)
     model.requires_grad_(False)

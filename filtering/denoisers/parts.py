@@ -12,6 +12,8 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from memsieve.filtering.denoisers.weights import weights_variant
+from memsieve.filtering.extras import install
+from memsieve.filtering.quiet import no_loading_bars
 
 __all__ = ["NETWORKS", "Dtypes", "load_part", "load_parts", "own_scheduler", "scheduler_config"]
 
@@ -104,6 +106,7 @@ def load_part(kind: Any, folder: str, name: str, dtype: torch.dtype, option: str
         word = "dtype" if issubclass(kind, PreTrainedModel) else "torch_dtype"
         variant = weights_variant(Path(folder), name, option)
         options = {word: dtype, "use_safetensors": True, "variant": variant}
+    no_loading_bars()
     try:
         return kind.from_pretrained(folder, subfolder=name, **options)
     except (ImportError, OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -112,7 +115,7 @@ def load_part(kind: Any, folder: str, name: str, dtype: torch.dtype, option: str
         if unread or isinstance(error, ImportError):
             raise ValueError(
                 f"{option}: the {name} of '{folder}' needs a package that is not installed "
-                f"({'sentencepiece' if unread else said}); for T5 tokenizers: pip install 'memsieve[t5]'"
+                f"({'sentencepiece' if unread else said}); for T5 tokenizers: {install('t5')}"
             ) from error
         raise ValueError(
             f"{option}: cannot load the {name} of '{folder}': {said[:300]}. Its files may be damaged or incomplete: "

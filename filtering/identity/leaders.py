@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from memsieve.filtering.extras import install
 from memsieve.filtering.identity.descriptors import Kind
 from memsieve.filtering.settings import SettingsError
 
@@ -175,5 +176,5 @@ def _faiss() -> Any:
     try:
         import faiss
     except ImportError as error:
-        raise SettingsError("groups by a descriptor need faiss: pip install 'memsieve[faiss]'") from error
+        raise SettingsError(f"groups by a descriptor need faiss: {install('faiss')}") from error
     return faiss

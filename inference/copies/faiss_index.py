@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from memsieve.filtering.extras import install
+
 __all__ = ["FLAT_BELOW", "faiss_index", "has_faiss"]
 
 FLAT_BELOW: Final = 50_000
@@ -34,7 +36,7 @@ def faiss_index(path: Path, count: int, blocks: Blocks) -> Any:
         ValueError: faiss is not installed.
     """
     if not has_faiss():
-        raise ValueError("--engine = 'faiss' needs faiss: pip install 'memsieve[faiss]', or take 'exact'")
+        raise ValueError(f"--engine = 'faiss' needs faiss: {install('faiss')}, or take 'exact'")
     import faiss
 
     if path.is_file():

@@ -140,11 +140,11 @@ def verify_images(
         ValueError: alpha is out of range, or finer than the held-out images can tell.
     """
     if not 0 < alpha < 1:
-        raise ValueError(f"--alpha = {alpha:g}: must lie between 0 and 1")
+        raise ValueError(f"--false-positive-rate = {alpha:g}: must lie between 0 and 1")
     if threshold is None and index.null is not None and len(index.null) < smallest_reference(alpha):
         raise ValueError(
-            f"--alpha = {alpha:g} needs at least {smallest_reference(alpha)} held-out images, the index has "
-            f"{len(index.null)}"
+            f"--false-positive-rate = {alpha:g} needs at least {smallest_reference(alpha)} held-out images, the index "
+            f"has {len(index.null)}"
         )
     usable = [i for i, image in enumerate(images) if not isinstance(image, str)]
     found: dict[int, list[Neighbour]] = {}

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from html import escape
 from typing import Any
 
+from memsieve.filtering.extras import install
 from memsieve.inference.ui.inspect import MAX_CHARACTERS, MAX_IMAGES, MAX_STEPS, MAX_UPDATES, Inspector
 from memsieve.inference.ui.side import Side
 from memsieve.inference.ui.turns import Turns
@@ -146,5 +147,5 @@ def _gradio() -> Any:
     try:
         import gradio
     except ImportError:
-        raise ValueError("the page needs gradio, which is not installed: pip install 'memsieve[ui]'") from None
+        raise ValueError(f"the page needs gradio, which is not installed: {install('ui')}") from None
     return gradio

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from memsieve.cli.common import Device, Seed, out_console
+from memsieve.filtering.settings import expand_home
 
 __all__ = ["check"]
 
@@ -32,6 +33,7 @@ def check(
     from memsieve.inference.copies.run_check_page import headline, write_check
     from memsieve.inference.generate import GenerateSettings
 
+    model = None if model is None else expand_home(model)
     folder = out or run / "check"
     settings = GenerateSettings(steps=steps, guidance_scale=guidance_scale, seed=seed)
     found = check_run(read_run(run, model), folder, drawings=drawings, most=most, settings=settings, device=device)

@@ -11,22 +11,45 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import typer
+from typer.core import TyperCommand
 
 from memsieve.filtering.settings import expand_home
 
-__all__ = ["PathTyper", "at_home"]
+__all__ = ["PathTyper", "at_home", "renamed"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def renamed(**old: str) -> type[TyperCommand]:
+    """A command that still knows options by the names that they had: ``shards="data"`` reads --shards as --data."""
+    names = {f"--{before.replace('_', '-')}": f"--{now.replace('_', '-')}" for before, now in old.items()}
+
+    class Renamed(TyperCommand):
+        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+            """With today's names."""
+            today = []
+            for place, arg in enumerate(args):
+                if arg == "--":
+                    today += args[place:]
+                    break
+                option, equals, value = arg.partition("=")
+                today.append(names.get(option, option) + equals + value)
+            return list(super().parse_args(ctx, today))
+
+    return Renamed
 
 
 class PathTyper(typer.Typer):
     """A Typer whose commands get their paths with ``~`` expanded, each of them, the defaults too."""
 
     def command(self, *args: Any, **options: Any) -> Callable[[F], F]:
-        """As Typer's."""
-        register = super().command(*args, **options)
+        """As Typer's; a list of commands has the first sentence of each."""
 
         def decorate(function: F) -> F:
+            said = " ".join((function.__doc__ or "").split("\n\n")[0].split())
+            register = super(PathTyper, self).command(
+                *args, **{"short_help": said.split(". ")[0].rstrip(".") + ".", **options}
+            )
             register(at_home(function))
             return function
 

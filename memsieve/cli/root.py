@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from memsieve import __version__
 from memsieve.cli.audit import audit
@@ -19,35 +20,28 @@ from memsieve.cli.explain import explain
 from memsieve.cli.index import index
 from memsieve.cli.init import init
 from memsieve.cli.minimize import minimize
-from memsieve.cli.paths import PathTyper
+from memsieve.cli.paths import PathTyper, renamed
 from memsieve.cli.probe import probe
 from memsieve.cli.report import report
 from memsieve.cli.ui import ui
 from memsieve.cli.verify import verify
+from memsieve.filtering.quiet import begin
 from memsieve.train.__main__ import run as train
 
 __all__ = ["app", "main"]
 
-app = PathTyper(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-for _command in (
-    init,
-    train,
-    check,
-    detect,
-    evaluate_detector,
-    explain,
-    minimize,
-    index,
-    verify,
-    probe,
-    ui,
-    copies,
-    report,
-):
-    app.command("train" if _command is train else None)(_command)
-app.add_typer(data, name="data")
-app.add_typer(audit, name="audit")
-app.add_typer(config, name="config")
+_OLD: dict[Any, type[TyperCommand]] = {verify: renamed(alpha="false_positive_rate")}
+_TRAIN, _CHECK, _DATA = "Train", "Check a model", "Data"
+
+app = PathTyper(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+app.command(rich_help_panel=_TRAIN)(init)
+app.command("train", rich_help_panel=_TRAIN)(train)
+app.command(rich_help_panel=_TRAIN)(report)
+for _command in (check, detect, evaluate_detector, explain, minimize, index, verify, probe, ui, copies):
+    app.command(rich_help_panel=_CHECK, cls=_OLD.get(_command))(_command)
+app.add_typer(config, name="config", rich_help_panel=_TRAIN)
+app.add_typer(audit, name="audit", rich_help_panel=_DATA)
+app.add_typer(data, name="data", rich_help_panel=_DATA)
 
 
 def _version(asked: bool) -> None:
@@ -61,8 +55,12 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Also what other packages say: bars of weights, notices, warnings.")
+    ] = False,
 ) -> None:
-    pass
+    if not verbose:
+        begin()
 
 
 def main() -> None:

@@ -39,7 +39,9 @@ def verify(
     steps: Annotated[int, typer.Option(help="Of the generations.")] = 20,
     guidance_scale: Annotated[float, typer.Option(help="Of the generations.")] = 7.5,
     top: Annotated[int, typer.Option(help="Nearest pairs to show.")] = 3,
-    alpha: Annotated[float, typer.Option(help="Share of held-out images that may be called copies.")] = 0.05,
+    alpha: Annotated[
+        float, typer.Option("--false-positive-rate", help="Share of held-out images that may be called copies.")
+    ] = 0.05,
     threshold: Annotated[float | None, typer.Option(help="A distance below which an image is a copy.")] = None,
     engine: Annotated[str, typer.Option(help="auto, exact or faiss.")] = "auto",
     out: Annotated[Path, typer.Option(help="Folder for matches.json and matches.html.")] = Path("runs/verify"),

@@ -30,7 +30,7 @@ def audited(model: Path, tmp_path: Path) -> Path:
             info = tarfile.TarInfo(name)
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
-    result = run("score", "--shards", data, "--out", tmp_path / "run", "--model", model, "--draws", 2)
+    result = run("score", "--data", data, "--out", tmp_path / "run", "--model", model, "--draws", 2)
     assert result.exit_code == 0, result.output
     for file in (tmp_path / "run" / "scores").glob("*.parquet"):
         rows = pq.read_table(file).to_pylist()

@@ -11,6 +11,7 @@ import pytest
 
 from memsieve.train.config import RunConfig
 from memsieve.train.dry_run import dry_run
+from tests.train.conftest import picture
 from tests.train.test_command import train
 
 MakeConfig = Callable[..., RunConfig]
@@ -48,3 +49,34 @@ def test_a_rehearsal_that_fails_leaves_no_folder(make_config: MakeConfig, tmp_pa
     with pytest.raises(ValueError, match="needs at least 99 held-out groups"):
         dry_run(config)
     assert not list(tmp_path.iterdir())
+
+
+def test_dry_run_reads_all_captions_and_says_what_would_stop_the_run(make_config: MakeConfig, tmp_path: Path) -> None:
+    """The way of a folder with one caption missing: told by --dry-run, and before the first step of the run."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(24):
+        (folder / f"{number:02d}.png").write_bytes(picture(number))
+        (folder / f"{number:02d}.txt").write_text(f"photo {number}")
+    (folder / "17.txt").unlink()
+    data = {"path": str(folder), "format": "folder", "held_out_path": None, "held_out_fraction": 0.0}
+    config = make_config(data=data, filter={"enabled": False}, train={"steps": 1})
+    code, said = train(config, tmp_path, "--dry-run")
+    assert code == 2 and "24 samples to train on, 1 of them unusable" in said
+    assert "1 of 24 samples of data.path cannot be used ('17': " in said and "set data.max_bad: 1" in said
+    code, said = train(config, tmp_path)
+    assert "warning: 1 of 24 samples" in said and said.index("warning: 1 of 24") < said.index("training")
+    config.data.max_bad = 1
+    code, said = train(config, tmp_path, "--dry-run")
+    assert code == 0, said
+
+
+def test_a_path_beside_the_config_is_offered(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    config = make_config(data={"path": "photos", "format": "folder"})
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    code, said = train(config, tmp_path, "--dry-run")
+    assert code == 2 and "set data.path: " in said and f"{tmp_path}/photos" in said

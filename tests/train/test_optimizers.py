@@ -70,7 +70,7 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     parameters = [torch.nn.Parameter(torch.zeros(1))]
     for name, package, extra in (("adamw_8bit", "bitsandbytes", "bnb"), ("prodigy", "prodigyopt", "prodigy")):
         monkeypatch.setitem(sys.modules, package, None)
-        with pytest.raises(SettingsError, match=rf"{name} needs {package}, .*pip install 'memsieve\[{extra}\]'"):
+        with pytest.raises(SettingsError, match=rf"{name} needs {package}, .*pip install .*\[{extra}\]'"):
             make_optimizer(OptimizerConfig(name=name, lr=1.0), parameters)  # type: ignore[arg-type]
 
 

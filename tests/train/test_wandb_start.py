@@ -44,7 +44,7 @@ PLACES = """
         upload_check("p", Path(make(name)), CheckRun(kind="detect", scalars={"read": 1}))
 
     def audit(name):
-        words = ["--shards", f"{folder}/data", "--format", "folder", "--data-only"]
+        words = ["--data", f"{folder}/data", "--format", "folder", "--data-only"]
         assert CliRunner().invoke(app, ["audit", "score", *words, "--out", make(name)]).exit_code == 0
         result = CliRunner().invoke(app, ["audit", "report", make(name), "--wandb"])
         assert result.exit_code == 0, result.exception

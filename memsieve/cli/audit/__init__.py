@@ -7,10 +7,15 @@ from memsieve.cli.audit.review import review
 from memsieve.cli.audit.score import score
 from memsieve.cli.audit.select import select
 from memsieve.cli.audit.status import status
-from memsieve.cli.paths import PathTyper
+from memsieve.cli.paths import PathTyper, renamed
 
 __all__ = ["audit"]
 
-audit = PathTyper(no_args_is_help=True, help=__doc__)
+_OLD = {
+    score: renamed(shards="data", batch_size="batch"),
+    report: renamed(wandb_project="wandb", log_samples="wandb_samples"),
+}
+"""By the names that options of the same kind have in other commands."""
+audit = PathTyper(no_args_is_help=True, help="Score a dataset offline, look at it, get a keep-list and clean shards.")
 for _command in (score, status, select, apply, groups, review, report):
-    audit.command()(_command)
+    audit.command(cls=_OLD.get(_command))(_command)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from memsieve.cli.audit.common import RunFolder, leave, signal_names
+from memsieve.cli.common import Wandb, WandbSamples
 
 __all__ = ["report"]
 
@@ -20,9 +21,8 @@ def report(
     reference: Annotated[Path | None, typer.Option(help="Audit of the same data by the base model.")] = None,
     truth: Annotated[Path | None, typer.Option(help="truth.parquet of a dataset with planted pairs.")] = None,
     planted_from: Annotated[int, typer.Option(help="Repeats from which a pair counts as planted.")] = 50,
-    wandb: Annotated[bool, typer.Option("--wandb", help="Also make a W&B run of it.")] = False,
-    wandb_project: Annotated[str, typer.Option(help="Of the W&B run.")] = "memsieve",
-    log_samples: Annotated[bool, typer.Option(help="Let captions and pictures go to W&B too.")] = False,
+    wandb: Wandb = None,
+    wandb_samples: WandbSamples = False,
 ) -> None:
     """One self-contained page and a summary.json. Exit codes as those of status."""
     from memsieve.pages.audit import build_audit_report
@@ -36,11 +36,11 @@ def report(
     }
     page, summary = build_audit_report(run, out, **options)
     print(page)
-    if wandb:
+    if wandb is not None:
         from memsieve.trackers.audit import upload_audit
 
         shared = page
-        if not log_samples:
+        if not wandb_samples:
             shared, _ = build_audit_report(run, run / "shared" / "report.html", samples=False, **options)
-        upload_audit(run, shared, summary, wandb_project)
+        upload_audit(run, shared, summary, wandb)
     leave(summary.status)

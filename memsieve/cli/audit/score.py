@@ -13,7 +13,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from memsieve.cli.audit.common import DAMAGED
 from memsieve.cli.common import USELESS, error_console
 from memsieve.filtering.audit.config import AuditRun
-from memsieve.filtering.settings import apply_overrides, parse_settings, read_settings
+from memsieve.filtering.beside import not_found
+from memsieve.filtering.settings import SettingsError, apply_overrides, parse_settings, read_settings
 
 if TYPE_CHECKING:
     from memsieve.filtering.audit.score import Outcome
@@ -25,8 +26,8 @@ def score(
     config: Annotated[
         Path | None, typer.Option(help="YAML file; options below override it. See configs/audit/.")
     ] = None,
-    shards: Annotated[
-        list[str] | None, typer.Option(help="Tar files, ranges, globs, folders or URLs. Repeatable.")
+    path: Annotated[
+        list[str] | None, typer.Option("--data", help="Tar files, ranges, globs, folders or URLs. Repeatable.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the audit; the same command goes on with it.")] = None,
     model: Annotated[str | None, typer.Option(help="A diffusers pipeline folder, or a hub id.")] = None,
@@ -37,10 +38,10 @@ def score(
     ] = None,
     draws: Annotated[int | None, typer.Option(help="(t, noise) draws per sample; 4 by default.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the draws; 0 by default.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Samples per forward; 16 by default.")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch", help="Samples per forward; 16 by default.")] = None,
     resolution: Annotated[int | None, typer.Option(help="Pixels; the model's own by default.")] = None,
     format: Annotated[
-        Literal["webdataset", "hf", "folder"] | None, typer.Option(help="What --shards names; webdataset by default.")
+        Literal["webdataset", "hf", "folder"] | None, typer.Option(help="What --data names; webdataset by default.")
     ] = None,
     set: Annotated[list[str] | None, typer.Option("--set", help="Override, as data.caption_key=json.text.")] = None,
     engine: Annotated[
@@ -49,7 +50,7 @@ def score(
     workers: Annotated[int | None, typer.Option(help="Ray actors; 0, the default: one per GPU or core.")] = None,
     ray_address: Annotated[str | None, typer.Option(help="An existing Ray cluster.")] = None,
     device: Annotated[str | None, typer.Option(help="As cuda:0; the first GPU by default.")] = None,
-    allow_pipe: Annotated[bool, typer.Option(help="Run 'pipe:' commands named in --shards.")] = False,
+    allow_pipe: Annotated[bool, typer.Option(help="Run 'pipe:' commands named in --data.")] = False,
     rescore: Annotated[bool, typer.Option(help="Replace scores of other settings or another model.")] = False,
 ) -> None:
     """Score every sample; only what is missing or stale is done.
@@ -69,9 +70,15 @@ def score(
     }
     given |= {"describe": describe}
     given |= {"workers": workers, "ray_address": ray_address, "device": device}
-    data = {"path": shards, "format": format, "resolution": resolution, "allow_pipe": allow_pipe or None}
+    data = {"path": path, "format": format, "resolution": resolution, "allow_pipe": allow_pipe or None}
     run = _settings(config, given, data, data_only, set or [])
-    outcome = _scored(run, rescore)
+    try:
+        outcome = _scored(run, rescore)
+    except ValueError as error:
+        more = not_found(error, run.model_dump(mode="json"), config) if config is not None else None
+        if more is None:
+            raise
+        raise SettingsError(f"{error}. {more}") from error
     _print_outcome(outcome)
     if outcome.failed:
         raise typer.Exit(1)
@@ -156,7 +163,7 @@ def _settings(
     if "model" not in raw or (data_only and raw["model"] is not None):
         raise ValueError("name a --model, or ask for --data-only to look at duplicates, captions and errors alone")
     for name, missing in (
-        ("--shards", isinstance(section, dict) and "path" not in section),
+        ("--data", isinstance(section, dict) and "path" not in section),
         ("--out", "output" not in raw),
     ):
         if missing:

@@ -126,8 +126,8 @@ def environment() -> dict[str, str]:
 
 
 def score_command(data: Path, out: Path, model: Path, *more: str) -> list[str]:
-    return ["audit", "score", "--shards", str(data), "--out", str(out), "--model", str(model), "--draws", "2",
-            "--batch-size", "4", *more]  # fmt: skip
+    return ["audit", "score", "--data", str(data), "--out", str(out), "--model", str(model), "--draws", "2",
+            "--batch", "4", *more]  # fmt: skip
 
 
 @pytest.mark.slow

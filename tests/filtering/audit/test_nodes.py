@@ -63,7 +63,7 @@ def test_a_lost_node_costs_only_its_shards(
     ray, nodes = cluster
     data = make_shards(tmp_path / "data", 600, per_shard=10)
     out = tmp_path / "ray"
-    words = ["audit", "score", "--shards", data, "--out", out, "--model", tiny_model, "--draws", 2, "--batch-size", 4]
+    words = ["audit", "score", "--data", data, "--out", out, "--model", tiny_model, "--draws", 2, "--batch", 4]
     words += ["--engine", "ray", "--ray-address", ray.address, "--workers", 2]
     log = (tmp_path / "log").open("w+")
     driver = subprocess.Popen(

@@ -108,9 +108,9 @@ def test_s3(audit: Audit, data: Path, bucket: str, tmp_path: Path, read_rows: Re
 @pytest.mark.parametrize(
     ("url", "missing", "message"),
     [
-        ("s3://b/x.tar", "s3fs", r"s3:// needs a package that is not installed: pip install 'memsieve\[s3\]'"),
-        ("gs://b/x.tar", "gcsfs", r"memsieve\[gcs\]"),
-        ("https://h/x.tar", "aiohttp", r"memsieve\[http\]"),
+        ("s3://b/x.tar", "s3fs", r"s3:// needs a package that is not installed: pip install .*\[s3\]'"),
+        ("gs://b/x.tar", "gcsfs", r"\[gcs\]"),
+        ("https://h/x.tar", "aiohttp", r"\[http\]"),
         ("s4://b/x.tar", "s3fs", r"s4:// is no kind of URL that fsspec knows"),
     ],
 )

@@ -14,6 +14,7 @@ import pytest
 import torch
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RemoteEntryNotFoundError, RepositoryNotFoundError
 
+from memsieve.filtering.denoisers.hub import pipeline_folder
 from memsieve.filtering.denoisers.registry import FAMILIES, open_denoiser
 from tests.filtering.denoisers.conftest import COMMIT
 
@@ -109,3 +110,28 @@ def test_the_docs_show_the_code_as_it_is() -> None:
     for file, code in blocks:
         assert code in (root / file).read_text(encoding="utf-8"), f"{file} has changed"
     assert all(f"`{name}`" in page for name in FAMILIES)
+
+
+def test_a_missing_folder_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What looks like a hub id and lies in a folder that is there is not asked for on the hub."""
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("memsieve.filtering.denoisers.hub._from_hub", lambda *_: pytest.fail("asked"))
+    with pytest.raises(ValueError, match="--model: 'runs/mine' is not there, though its folder 'runs' is"):
+        pipeline_folder("runs/mine", "--model")
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def no_answer(self: object, name: str, **options: object) -> None:
+        asked.append(name)
+        raise RuntimeError("no route")  # clients differ in what they raise
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", no_answer)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_: pytest.fail("asked again"))
+    with pytest.raises(ValueError, match="the hub cannot be reached .*no route"):
+        pipeline_folder("someone/no-such-model")
+    assert asked == ["someone/no-such-model"]

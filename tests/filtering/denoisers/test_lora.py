@@ -125,7 +125,7 @@ def test_settings_that_make_no_adapter_are_refused(wrong: dict[str, Any]) -> Non
 def test_without_peft_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     denoiser = denoiser_of(tiny_family("sd"))
     monkeypatch.setitem(sys.modules, "peft", None)  # as where it is not installed
-    with pytest.raises(SettingsError, match=r"model\.lora needs peft.*pip install 'memsieve\[lora\]'"):
+    with pytest.raises(SettingsError, match=r"model\.lora needs peft.*pip install .*\[lora\]'"):
         add_lora(denoiser, LoraSettings(), seed=0)
 
 

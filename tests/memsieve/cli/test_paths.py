@@ -25,6 +25,7 @@ from tests.train.conftest import picture, save_tiny_model, write_shards
 NO_PATHS = {
     "data.image_key", "data.caption_key", "data.split", "validation.prompts", "tracking.project", "tracking.name",
     "filter.never_drop", "filter.always_drop", "model.lora.target_modules", "ray_address", "device",
+    "data.buckets", "prior.prompts",
 }  # fmt: skip
 """Settings that hold text and no path. A new one is a path (see memsieve.filtering.settings) or is named here."""
 NO_PATH_OPTIONS = {
@@ -33,7 +34,16 @@ NO_PATH_OPTIONS = {
     "engine", "host", "by", "threshold",
 }  # fmt: skip
 """Options that hold text and no path. Paths have the type Path, or are among the next ones."""
-CHECKED_BELOW = {"train config", "score shards", "score model", "score describe", "index shards", "index held_out"}
+CHECKED_BELOW = {
+    "train config",
+    "score path",
+    "score model",
+    "score describe",
+    "index shards",
+    "index held_out",
+    "init model",
+    "check model",
+}
 """Options of text that name a path, each with a test here."""
 
 
@@ -176,7 +186,7 @@ def test_audits_indexes_and_reports_take_the_home(home: Path) -> None:
     torch.jit.script(torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten())).save(str(home / "mean.pt"))
     (home / "mean.json").write_text(json.dumps({"side": 8, "mean": [0, 0, 0], "std": [1, 1, 1]}))
     words = ("--out", "~/audit", "--draws", "1", "--describe", "~/mean.pt")
-    run("audit", "score", "--shards", "~/data", "--model", "~/model", *words)
+    run("audit", "score", "--data", "~/data", "--model", "~/model", *words)
     run("audit", "report", "~/audit", "--out", "~/page.html")
     run("audit", "select", "~/audit", "--dedup", "--out", "~/keep.parquet")
     run("audit", "apply", "~/keep.parquet", "--out", "~/clean")

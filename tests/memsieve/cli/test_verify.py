@@ -36,7 +36,7 @@ def test_verify(shards: Path, tmp_path: Path) -> None:
         (["--images", "missing", "--base", model], "--base draws beside a model: give it with --model"),
         (["--images", "missing"], "there is nothing at 'missing'"),
         (["--images", str(tmp_path / "q.png"), "--engine", "magic"], "--engine = 'magic'"),
-        (["--images", str(tmp_path / "q.png"), "--alpha", "0.001"], "needs at least 999 held-out images"),
+        (["--images", str(tmp_path / "q.png"), "--false-positive-rate", "0.001"], "needs at least 999 held-out images"),
         (["--images", str(tmp_path / "q.png"), "--index", str(tmp_path)], "holds no index"),
     ):
         result = CliRunner().invoke(app, [*words, *extra])

@@ -34,7 +34,7 @@ def run(tmp_path: Path) -> Path:
 @pytest.fixture
 def audit(tmp_path: Path) -> Path:
     out = tmp_path / "audits" / "one"
-    words = ["--shards", str(write_shards(tmp_path / "shards", 4)), "--data-only", "--out", str(out)]
+    words = ["--data", str(write_shards(tmp_path / "shards", 4)), "--data-only", "--out", str(out)]
     assert CliRunner().invoke(app, ["audit", "score", *words]).exit_code == 0
     return out
 
@@ -58,7 +58,7 @@ def test_report_of_what_is_no_run_says_what_it_is_and_writes_nothing(
         audit: f"it is an audit: memsieve audit report {audit}",
         run.parent: f"it holds runs or audits (1); name one of them: memsieve report {shlex.quote(str(run))}",
         run / "samples": f"it is a part of a training run: memsieve report {shlex.quote(str(run))}",
-        tmp_path / "shards": f"it is a folder of shards: memsieve audit score --shards {tmp_path / 'shards'}",
+        tmp_path / "shards": f"it is a folder of shards: memsieve audit score --data {tmp_path / 'shards'}",
         tmp_path / "begun": "it has a config.yaml and no record of a step",
     }
     for folder, known in expected.items():
@@ -113,7 +113,7 @@ def test_nothing_is_written_into_the_folder_of_another_command(
     config = {"output": str(audit), "model": {"path": "m"}, "data": {"path": str(shards)}, "train": {"steps": 1}}
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
     cases = {
-        ("audit", "score", "--shards", shards, "--data-only", "--out", run): (run, "--out: '{}' is a training run"),
+        ("audit", "score", "--data", shards, "--data-only", "--out", run): (run, "--out: '{}' is a training run"),
         ("audit", "report", audit, "--out", run / "page.html"): (run, "--out: '{}' is a training run"),
         ("train", tmp_path / "c.yaml"): (audit, "output: '{}' is an audit, whose files would be written over"),
     }

@@ -142,7 +142,7 @@ def test_pictures_come_from_a_folder_of_images_too(model: Path, tmp_path: Path) 
     for number in range(3):
         (tmp_path / "photos" / f"{number}.png").write_bytes(picture(number))
         (tmp_path / "photos" / f"{number}.txt").write_text(f"pair {number}")
-    words = ("--shards", tmp_path / "photos", "--format", "folder", "--model", model, "--draws", 1)
+    words = ("--data", tmp_path / "photos", "--format", "folder", "--model", model, "--draws", 1)
     assert run("score", *words, "--out", tmp_path / "audit").exit_code == 0
     page, summary = build_audit_report(tmp_path / "audit", top=2)
     assert len(summary.top) == 2 and page.read_text().count("data:image/png") == 2
@@ -154,7 +154,7 @@ def test_captions_that_pictures_share_are_shown_with_pictures(tmp_path: Path) ->
     for number in range(4):
         (data / f"{number}.png").write_bytes(picture(number))
         (data / f"{number}.txt").write_text("<i>one of many" if number else "alone")
-    words = ("--shards", data, "--format", "folder", "--data-only", "--out", tmp_path / "audit")
+    words = ("--data", data, "--format", "folder", "--data-only", "--out", tmp_path / "audit")
     assert run("score", *words).exit_code == 0
     text = build_audit_report(tmp_path / "audit")[0].read_text()
     part = text.split('id="h-captions"')[1].split("</section>")[0]

@@ -34,7 +34,7 @@ def grouped(tmp_path: Path) -> tuple[Path, dict[str, str]]:
     """Groups of three and of two images, and two that are alone; a caption that would run."""
     first = {f"a{i}": lighter(scene(0, 96), i) for i in range(3)} | {f"b{i}": lighter(scene(1, 96), i) for i in (0, 1)}
     names = shard(tmp_path / "0.tar", {**first, "alone": scene(2, 96), "other": scene(3, 96)}, HOSTILE)
-    assert run("score", "--shards", tmp_path / "0.tar", "--data-only", "--out", tmp_path / "run").exit_code == 0
+    assert run("score", "--data", tmp_path / "0.tar", "--data-only", "--out", tmp_path / "run").exit_code == 0
     assert run("groups", tmp_path / "run", "--out", tmp_path / "groups.parquet").exit_code == 0
     return tmp_path / "groups.parquet", names
 

@@ -24,7 +24,7 @@ def grouped(tmp_path: Path) -> dict[str, str]:
     """An audit and its table: eight images of one group, and two alone."""
     pictures = {f"a{i}": lighter(scene(0, 96), i) for i in range(MOST + 2)}
     names = shard(tmp_path / "0.tar", {"alone": scene(2, 96), **pictures, "other": scene(3, 96)})
-    assert run("score", "--shards", tmp_path / "0.tar", "--data-only", "--out", tmp_path / "audit").exit_code == 0
+    assert run("score", "--data", tmp_path / "0.tar", "--data-only", "--out", tmp_path / "audit").exit_code == 0
     assert run("groups", tmp_path / "audit", "--out", tmp_path / "groups.parquet").exit_code == 0
     return names
 

@@ -12,7 +12,7 @@ from tests.train.conftest import write_shards
 
 def kept_list(tmp_path: Path, data: Path, code: int = 0) -> Path:
     audit, keep = tmp_path / "audit", tmp_path / "keep.parquet"
-    assert run("score", "--shards", data, "--data-only", "--out", audit).exit_code == code
+    assert run("score", "--data", data, "--data-only", "--out", audit).exit_code == code
     assert run("select", audit, "--dedup", "--out", keep).exit_code == 0
     return keep
 

@@ -23,7 +23,7 @@ def pictures(folder: Path, count: int) -> Path:
 @pytest.mark.parametrize("now", [3, 5])
 def test_a_folder_that_has_other_pictures_now_is_scored_anew(tmp_path: Path, now: int) -> None:
     folder, audit = pictures(tmp_path / "photos", 4), str(tmp_path / "audit")
-    score = ["audit", "score", "--shards", str(folder), "--format", "folder", "--data-only", "--out", audit]
+    score = ["audit", "score", "--data", str(folder), "--format", "folder", "--data-only", "--out", audit]
     run = CliRunner().invoke
     assert run(app, score).exit_code == 0
     if now < 4:

@@ -32,7 +32,7 @@ def test_exit_codes_and_the_chain_of_commands(audited: Path, tmp_path: Path) -> 
     shard = tmp_path / "data" / "00000.tar"
     shard.write_bytes(shard.read_bytes()[:9000])
     assert run("status", audited).exit_code == 1, "stale"
-    again = run("score", "--shards", tmp_path / "data", "--out", tmp_path / "data-only", "--data-only")
+    again = run("score", "--data", tmp_path / "data", "--out", tmp_path / "data-only", "--data-only")
     assert again.exit_code == 3, "done, but truncated"
     assert run("status", tmp_path / "data-only").exit_code == 3
     assert run("report", tmp_path / "data-only").exit_code == 3

@@ -40,7 +40,7 @@ def alike(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, one in enumerate((image, ImageOps.mirror(image), brighter, other)):
         with webdataset.TarWriter(str(folder / f"{number}.tar")) as tar:
             tar.write({"__key__": str(number), "png": png(one), "txt": b"x"})
-    assert run("score", "--shards", folder, "--data-only", "--out", folder / "audit").exit_code == 0
+    assert run("score", "--data", folder, "--data-only", "--out", folder / "audit").exit_code == 0
     return folder / "audit"
 
 
@@ -111,7 +111,7 @@ def test_a_threshold_is_measured_on_the_data_and_the_best_descriptor_is_taken(tm
     for name, module in (("coarse", Coarse()), ("blind", Blind())):
         torch.jit.script(module).save(str(tmp_path / f"{name}.pt"))
         (tmp_path / f"{name}.json").write_text('{"side": 48, "mean": [0, 0, 0], "std": [1, 1, 1]}')
-    words = ["score", "--shards", tmp_path / "data", "--format", "folder", "--data-only"]
+    words = ["score", "--data", tmp_path / "data", "--format", "folder", "--data-only"]
     both = ["--describe", tmp_path / "coarse.pt", "--describe", tmp_path / "blind.pt"]
     assert run(*words, *both, "--out", tmp_path / "run").exit_code == 0
     result = run("groups", tmp_path / "run", "--out", tmp_path / "groups.parquet", "--check", 30, "--false-joins", 0.3)

@@ -68,7 +68,7 @@ def test_each_is_a_row_with_a_reason_and_stands_alone(pictures: dict[str, Image.
     (tmp_path / "coarse.json").write_text('{"side": 48, "mean": [0, 0, 0], "std": [1, 1, 1]}')
     audit = tmp_path / "audit"
     words = ("--data-only", "--describe", tmp_path / "coarse.pt", "--out", audit)
-    assert run("score", "--shards", tmp_path / "0.tar", *words).exit_code == 0
+    assert run("score", "--data", tmp_path / "0.tar", *words).exit_code == 0
     (file,) = (audit / "scores").glob("*.parquet")
     rows = {row["key"]: row for row in pq.read_table(file).to_pylist()}
     assert set(rows) == set(pictures)

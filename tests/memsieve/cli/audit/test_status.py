@@ -14,7 +14,7 @@ from tests.train.conftest import write_shards
 
 @pytest.fixture
 def audit(tmp_path: Path) -> Path:
-    words = ("--shards", write_shards(tmp_path / "data", 6, per_shard=3), "--data-only", "--out", tmp_path / "run")
+    words = ("--data", write_shards(tmp_path / "data", 6, per_shard=3), "--data-only", "--out", tmp_path / "run")
     assert run("score", *words).exit_code == 0
     return tmp_path / "run"
 

@@ -21,7 +21,7 @@ def folder_of(root: Path, count: int) -> Path:
 
 def test_no_usable_sample_ends_with_exit_code_4(tmp_path: Path) -> None:
     data, out = folder_of(tmp_path / "data", 12), tmp_path / "audit"
-    words = ("score", "--shards", data, "--format", "folder", "--data-only", "--out", out)
+    words = ("score", "--data", data, "--format", "folder", "--data-only", "--out", out)
     why = "no sample of 12 can be used (no_caption 12); the first: '00': the sample has no caption"
     for again in range(2):
         result = run(*words)
@@ -42,7 +42,7 @@ def test_no_usable_sample_ends_with_exit_code_4(tmp_path: Path) -> None:
 def test_a_model_changes_nothing_about_it(tmp_path: Path) -> None:
     tiny_model = save_tiny_model(tmp_path / "model")
     data, out = folder_of(tmp_path / "data", 3), tmp_path / "audit"
-    result = run("score", "--shards", data, "--format", "folder", "--model", tiny_model, "--out", out)
+    result = run("score", "--data", data, "--format", "folder", "--model", tiny_model, "--out", out)
     assert result.exit_code == 4, result.output
     assert run("report", out).exit_code == 4
 
