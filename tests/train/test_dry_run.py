@@ -76,7 +76,8 @@ def test_a_path_beside_the_config_is_offered(
 ) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "elsewhere").mkdir()
-    config = make_config(data={"path": "photos", "format": "folder"})
+    data = {"path": "photos", "format": "folder", "held_out_path": None, "held_out_fraction": 0.0}
+    config = make_config(data=data, filter={"enabled": False})
     monkeypatch.chdir(tmp_path / "elsewhere")
     code, said = train(config, tmp_path, "--dry-run")
     assert code == 2 and "set data.path: " in said and f"{tmp_path}/photos" in said
