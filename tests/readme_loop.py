@@ -13,13 +13,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from memsieve import LoopFilter
 
-TEXT = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
-    """The README's blocks that a test runs."""
-    found = re.findall(rf"<!-- executed by tests/test_readme.py -->\n```{language}\n(.*?)```", TEXT, re.DOTALL)
-    assert found, f"no {language} block marked as executed"
+def blocks(language: str, page: str = "README.md") -> list[str]:
+    """A page's blocks that a test runs."""
+    text = (ROOT / page).read_text()
+    found = re.findall(rf"<!-- executed by tests/test_readme.py -->\n```{language}\n(.*?)```", text, re.DOTALL)
+    assert found, f"no {language} block of {page} is marked as executed"
     return found
 
 

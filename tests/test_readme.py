@@ -27,12 +27,15 @@ def test_the_loop_runs_as_printed() -> None:
 
 @pytest.mark.slow
 def test_the_commands_run_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a folder of their own; training is cut to three steps and generation to one image, the rest is as printed."""
+    """Those of the README, then those of the guides that go on from them, in a folder of their own; training is cut to
+    three steps, an audit to one draw and generation to one image, the rest is as printed."""
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     (tmp_path / "assets").symlink_to(ROOT / "assets")
     monkeypatch.chdir(tmp_path)
     shorter = {
         "train": ["--set", "train.steps=3"],
+        "audit": ["--draws", "1"],
+        "check": ["--most", "2", "--drawings", "1", "--steps", "2"],
         "copies": ["--seeds", "1"],
         "detect": ["--schedule-steps", "10"],
         "explain": ["--schedule-steps", "10", "--images-per-prompt", "1"],
@@ -41,13 +44,20 @@ def test_the_commands_run_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     }
     (tmp_path / "prompts.txt").write_text("unicorn, white and blue\n")
     (tmp_path / "few.txt").write_text("a cat\na dog\n")
-    lines = [line for block in blocks("bash") for line in block.splitlines() if line.strip()]
-    assert len(lines) >= 5 and all(line.startswith("memsieve ") for line in lines)
+    pages = ("README.md", "docs/runs.md", "docs/checking-a-model.md")
+    lines = [line for page in pages for block in blocks("bash", page) for line in block.splitlines() if line.strip()]
+    lines = list(dict.fromkeys(lines))
+    assert len(lines) >= 12 and all(line.startswith("memsieve ") for line in lines)
     for line in lines:
         words = shlex.split(line)[1:]
         result = CliRunner().invoke(app, [*words, *shorter.get(words[0], [])])
         assert result.exit_code == 0, f"{line}\n{result.output}\n{result.exception}"
     assert (tmp_path / "runs" / "openmoji" / "report.html").is_file()
+    assert (tmp_path / "runs" / "openmoji" / "check" / "check.html").is_file()
+
+
+def test_the_readme_is_short() -> None:
+    assert len(TEXT.splitlines()) <= 180
 
 
 def test_every_file_that_the_readme_names_exists() -> None:

@@ -59,7 +59,7 @@ def test_shipped_configs_say_how_they_run_and_run(file: Path, tmp_path: Path, mo
 
 
 def test_scores_open_without_memsieve(audited: Path, tmp_path: Path) -> None:
-    """By their folder in pandas and datasets, and by the README's query where DuckDB is installed."""
+    """By their folder in pandas and datasets, and by the guide's query where DuckDB is installed."""
     import datasets
     import pandas
 
@@ -68,9 +68,9 @@ def test_scores_open_without_memsieve(audited: Path, tmp_path: Path) -> None:
     files = [str(file) for file in (audited / "scores").glob("*.parquet")]
     rows = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
     assert rows.column_names == SCORES_SCHEMA.names and len(rows) == 21
-    readme = (ROOT / "README.md").read_text()
+    guide = (ROOT / "docs" / "auditing.md").read_text()
     marked = r"<!-- executed by tests/memsieve/cli/audit/test_commands.py -->\n```sql\n(.*?)```"
-    (query,) = re.findall(marked, readme, re.DOTALL)
+    (query,) = re.findall(marked, guide, re.DOTALL)
     duckdb = pytest.importorskip("duckdb")
     base = tmp_path / "base" / "scores"
     base.mkdir(parents=True)
