@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from memsieve.filtering.config import FilterConfig
 from memsieve.filtering.data.config import DataConfig
 from memsieve.filtering.denoisers.lora import LoraSettings
+from memsieve.filtering.denoisers.quantize import Bits
 from memsieve.filtering.settings import LocalPath, PathText, Settings
 from memsieve.train.tracker_kinds import TrackerName
 
@@ -41,6 +42,11 @@ class ModelConfig(Settings):
     """Of the network under a LoRA, which is frozen; what is trained is float32."""
     text_encoder_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the frozen text encoders: a T5-XXL takes 19 GB in float32, half of that in bfloat16. The VAE is float32."""
+    quantize: Bits | None = None
+    """Hold the linear layers of the network under a LoRA in fewer bits: ``nf4`` takes 4.5, ``int8`` 8, and they are
+    multiplied in ``dtype``. Needs the extra ``bnb``."""
+    text_encoder_quantize: Bits | None = None
+    """As ``quantize``, of the frozen text encoders."""
     gradient_checkpointing: bool = False
     ema: bool = False
     """Keep an exponential moving average of what is trained; it is what is validated and exported."""
@@ -52,6 +58,11 @@ class ModelConfig(Settings):
             raise ValueError(
                 f"model.dtype: {self.dtype} is for the frozen network under model.lora; what is trained is float32: "
                 "set model.lora, or train.mixed_precision"
+            )
+        if self.quantize is not None and self.lora is None:
+            raise ValueError(
+                f"model.quantize: {self.quantize} is for the frozen network under model.lora; weights in fewer bits "
+                "cannot be trained: set model.lora, or leave model.quantize out"
             )
         return self
 

@@ -18,6 +18,7 @@ def dry_run(config: RunConfig) -> str:
     """
     from memsieve.train.batch import build_batch
     from memsieve.train.draw_settings import DrawSettings
+    from memsieve.train.memory import memory_of
     from memsieve.train.set_up import set_up
     from memsieve.train.visits import draw_visits, plain_samples
 
@@ -44,6 +45,7 @@ def dry_run(config: RunConfig) -> str:
         if session.scorer is not None:
             measured = session.scorer.measure(batch)
             lines += [f"{name}: median {value.median():.4g}" for name, value in measured.signals.items()]
+        lines.append(_memory(memory_of(session)))
         lines.append(f"engine: {session.engine}, {session.exchange.world_size} rank(s)")
         session.exchange.sum([0.0])  # nobody needs the folder any more
         session.watch.close()
@@ -51,3 +53,9 @@ def dry_run(config: RunConfig) -> str:
         if os.environ.get("RANK", "0") == "0":
             shutil.rmtree(trial.output, ignore_errors=True)
     return "\n".join(lines)
+
+
+def _memory(parts: dict[str, int]) -> str:
+    """For a person: the sum, and what it is made of."""
+    named = ", ".join(f"{name} {value / 1e9:.2f}" for name, value in parts.items() if value)
+    return f"memory a rank, without activations: {sum(parts.values()) / 1e9:.2f} GB ({named})"

@@ -59,6 +59,11 @@ class Engine:
                 "false, or launch with ZeRO-2"
             )
         name = config.optimizer.name
+        if self.deepspeed and config.model.quantize is not None:
+            raise SettingsError(
+                f"model.quantize: {config.model.quantize} was not tried under ZeRO, which takes parameters for numbers "
+                "of one dtype; launch with DDP, or leave it out"
+            )
         if self.deepspeed and name == "prodigy":
             raise SettingsError(
                 "optimizer.name: prodigy finds one step size from all weights, of which a rank sees a part under ZeRO; "
@@ -183,15 +188,19 @@ def _plugin(config: RunConfig, ranks: int) -> Any:
     return plugin
 
 
-def cast_inputs(network: torch.nn.Module) -> None:
+def cast_inputs(network: torch.nn.Module, dtype: torch.dtype | None = None) -> None:
     """Make ``network`` take and give float32 where its parameters are held in half precision.
 
     Timesteps stay: those of flow models are not whole, and half precision would move them.
+
+    Args:
+        dtype: it computes in; by default that of its parameters.
     """
 
     def cast(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        dtype = next(module.parameters()).dtype  # an adapted layer has its base before its adapter
-        return tuple(_as(value, dtype) for value in args), {name: _as(value, dtype) for name, value in kwargs.items()}
+        # An adapted layer has its base before its adapter.
+        kind = dtype or next(module.parameters()).dtype
+        return tuple(_as(value, kind) for value in args), {name: _as(value, kind) for name, value in kwargs.items()}
 
     def back(module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         # A sampler keeps to what the network gives, and the VAE is in single precision.

@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 
-from memsieve.filtering.denoisers.registry import DTYPES, open_denoiser
+from memsieve.filtering.denoisers.parts import Dtypes
+from memsieve.filtering.denoisers.quantize import Quantize
+from memsieve.filtering.denoisers.registry import DTYPES, open_as
 from memsieve.filtering.settings import SettingsError
 from memsieve.filtering.signals import UNCONDITIONAL, required_passes
 from memsieve.train.config import RunConfig
@@ -22,12 +24,13 @@ def open_family(config: RunConfig, device: torch.device) -> Any:
         ValueError: the model cannot be loaded.
     """
     model, train = config.model, config.train
-    denoiser = open_denoiser(
-        model.path,
-        model.prediction_type,
-        text_dtype=DTYPES[model.text_encoder_dtype],
-        model_dtype=DTYPES[model.dtype],
+    quantize = Quantize(model.quantize, model.text_encoder_quantize, device)
+    dtypes = Dtypes(
+        DTYPES[model.dtype],
+        text=DTYPES[model.text_encoder_dtype],
+        quantize=quantize if quantize.network or quantize.text else None,
     )
+    denoiser = open_as(model.path, dtypes, model.prediction_type)
     for shape in config.data.shapes:
         denoiser.latent_shape(*shape)
     if train.snr_gamma is not None:

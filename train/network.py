@@ -12,6 +12,7 @@ from diffusers.training_utils import EMAModel
 from torch.nn.parallel import DistributedDataParallel
 
 from memsieve.filtering.denoisers.lora import AdapterOff, add_lora, trained_parameters
+from memsieve.filtering.denoisers.registry import DTYPES
 from memsieve.filtering.filter import MemorizationFilter
 from memsieve.filtering.settings import SettingsError
 from memsieve.train.checkpoint import leave_out_frozen
@@ -81,7 +82,7 @@ def make_network(
     network.to(accelerator.device)
     leave_out_frozen(accelerator, network)
     if engine.deepspeed or config.model.dtype != "float32":
-        cast_inputs(network)
+        cast_inputs(network, DTYPES[config.model.dtype] if config.model.quantize else None)
     return network
 
 

@@ -36,9 +36,7 @@ class LatentDenoiser(DrawsImages):
         folder: a diffusers pipeline folder (``memsieve.filtering.denoisers.registry`` finds it for a hub id), or
             ``CHECKPOINT.safetensors::FOLDER``, a single file with the folder of its configs.
         prediction_type: overrides the scheduler's own.
-        dtype: of the frozen parts (VAE, text encoders).
-        model_dtype: of the denoising network, which is trained in float32.
-        text_dtype: of the text encoders, where it is another.
+        dtypes: of the network, the VAE and the text encoders, and how many bits frozen weights are held in.
         option: named in messages.
 
     Raises:
@@ -65,16 +63,13 @@ class LatentDenoiser(DrawsImages):
         self,
         folder: str,
         prediction_type: str | None = None,
-        dtype: torch.dtype = torch.float32,
-        model_dtype: torch.dtype = torch.float32,
-        text_dtype: torch.dtype | None = None,
+        dtypes: Dtypes = Dtypes(),  # noqa: B008  (immutable)
         option: str = "model.path",
     ) -> None:
         file = named_file(str(folder), option)
         self.folder = str(folder) if file is None else str(file.beside)
         index, what = read_index(Path(self.folder), option), f"'{folder}'"
         check_classes(self.parts, index, NETWORKS, what, option)
-        dtypes = Dtypes(model_dtype, dtype, text_dtype or dtype)
         scheduler = scheduler_config(self.folder, option)
         if file is None:
             parts = load_parts(self.parts, self.optional, self.folder, index, dtypes, option)

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
+from memsieve.filtering.denoisers.quantize import Bits, Quantize, load_quantised, loading_options
 from memsieve.filtering.denoisers.weights import weights_variant
 from memsieve.filtering.extras import install
 from memsieve.filtering.quiet import no_loading_bars
@@ -24,15 +25,35 @@ NETWORKS: Final = ("unet", "transformer")
 class Dtypes(NamedTuple):
     """Of the denoising network, the VAE and the text encoders."""
 
-    network: torch.dtype
-    vae: torch.dtype
-    text: torch.dtype
+    network: torch.dtype = torch.float32
+    vae: torch.dtype = torch.float32
+    text: torch.dtype = torch.float32
+    quantize: Quantize | None = None
+    """Weights that are held in fewer bits."""
 
     def of(self, part: str) -> torch.dtype:
         """The dtype of a part, by its name in the pipeline."""
         if part in NETWORKS:
             return self.network
         return self.text if part.startswith("text_encoder") else self.vae
+
+    def bits(self, part: str) -> Bits | None:
+        """How many bits the weights of a part are held in; None where they are not quantised."""
+        if self.quantize is None:
+            return None
+        if part in NETWORKS:
+            return self.quantize.network
+        return self.quantize.text if part.startswith("text_encoder") else None
+
+    def loading(self, kind: Any, part: str) -> dict[str, Any]:
+        """What a part's ``from_pretrained`` is told of them."""
+        bits = self.bits(part)
+        # transformers calls it dtype, diffusers torch_dtype
+        word = "dtype" if issubclass(kind, PreTrainedModel) else "torch_dtype"
+        told: dict[str, Any] = {word: self.of(part)}
+        if bits is None or self.quantize is None:
+            return told
+        return told | loading_options(kind, bits, self.of(part), self.quantize.device)
 
 
 def load_parts(
@@ -55,7 +76,7 @@ def load_parts(
     found: dict[str, Any] = {}
     for name, kind in kinds.items():
         absent = name in optional and not (index.get(name) or [None])[0]
-        found[name] = None if absent else load_part(kind, folder, name, dtypes.of(name), option)
+        found[name] = None if absent else load_part(kind, folder, name, dtypes, option)
         if isinstance(found[name], torch.nn.Module) and name not in NETWORKS:
             found[name].requires_grad_(False).eval()
     return found
@@ -92,7 +113,7 @@ def own_scheduler(config: dict[str, Any], prediction_type: str | None) -> Any:
     return scheduler
 
 
-def load_part(kind: Any, folder: str, name: str, dtype: torch.dtype, option: str = "model.path") -> Any:
+def load_part(kind: Any, folder: str, name: str, dtypes: Dtypes, option: str = "model.path") -> Any:
     """One part of a pipeline folder, weights as safetensors only, of a variant such as fp16 where there are no others.
 
     Raises:
@@ -102,13 +123,11 @@ def load_part(kind: Any, folder: str, name: str, dtype: torch.dtype, option: str
         raise ValueError(f"{option}: '{folder}' has no {name}/ folder; name a complete diffusers pipeline folder")
     options: dict[str, Any] = {}
     if issubclass(kind, torch.nn.Module):
-        # transformers calls it dtype, diffusers torch_dtype
-        word = "dtype" if issubclass(kind, PreTrainedModel) else "torch_dtype"
         variant = weights_variant(Path(folder), name, option)
-        options = {word: dtype, "use_safetensors": True, "variant": variant}
+        options = {**dtypes.loading(kind, name), "use_safetensors": True, "variant": variant}
     no_loading_bars()
     try:
-        return kind.from_pretrained(folder, subfolder=name, **options)
+        return load_quantised(lambda: kind.from_pretrained(folder, subfolder=name, **options), dtypes.quantize)
     except (ImportError, OSError, ValueError, RuntimeError, SafetensorError) as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         unread = _needs_sentencepiece(Path(folder) / name)

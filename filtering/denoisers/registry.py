@@ -12,9 +12,11 @@ from packaging.version import Version
 from memsieve.filtering.denoisers.hub import pipeline_folder, read_index
 from memsieve.filtering.denoisers.lora_files import base_of, fuse_lora
 from memsieve.filtering.denoisers.model_files import JOINED, named_file
+from memsieve.filtering.denoisers.parts import Dtypes
+from memsieve.filtering.denoisers.quantize import check_quantize
 from memsieve.filtering.denoisers.single_file import config_folder
 
-__all__ = ["DTYPES", "FAMILIES", "check_drawn", "denoiser_of", "family_of", "open_denoiser"]
+__all__ = ["DTYPES", "FAMILIES", "check_drawn", "denoiser_of", "family_of", "open_as", "open_denoiser"]
 
 FAMILIES: Final[dict[str, tuple[str, str]]] = {
     "StableDiffusionPipeline": ("memsieve.filtering.denoisers.stable_diffusion", "StableDiffusionDenoiser"),
@@ -63,18 +65,33 @@ def open_denoiser(
     Raises:
         ValueError: not there, gated, incomplete, or of a family that is not known; the message says what to do.
     """
+    return open_as(path, Dtypes(model_dtype, dtype, text_dtype or dtype), prediction_type, option, fuse=fuse)
+
+
+def open_as(
+    path: str, dtypes: Dtypes, prediction_type: str | None = None, option: str = "model.path", *, fuse: bool = True
+) -> Any:
+    """As ``open_denoiser``, with frozen weights in fewer bits where ``dtypes`` says so.
+
+    Raises:
+        ValueError: as there; or a LoRA was to be added to weights in fewer bits, which would round it.
+    """
     base = base_of(str(path), option)
     if base is not None:
-        denoiser = open_denoiser(
-            base, prediction_type, dtype, model_dtype=model_dtype, text_dtype=text_dtype, option=option
-        )
+        if dtypes.quantize is not None and dtypes.quantize.network is not None:
+            raise ValueError(
+                f"model.quantize: {dtypes.quantize.network}: '{path}' is a LoRA, which would be rounded where it is "
+                "added to such weights; write the two as one pipeline first, or leave it out"
+            )
+        denoiser = open_as(base, dtypes, prediction_type, option)
         fuse_lora(denoiser.pipeline(), str(path), option, fuse=fuse)
         return denoiser
+    if dtypes.quantize is not None:
+        check_quantize(dtypes.quantize)
     file = named_file(str(path), option)
     folder = pipeline_folder(str(path), option) if file is None else config_folder(file, option)
     family = _family(str(read_index(folder, option).get("_class_name", "")), str(path), option)
-    place = str(folder) if file is None else f"{file.path}{JOINED}{folder}"
-    return family(place, prediction_type, dtype, model_dtype, text_dtype, option)
+    return family(str(folder) if file is None else f"{file.path}{JOINED}{folder}", prediction_type, dtypes, option)
 
 
 def denoiser_of(pipe: Any, option: str = "--model") -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -117,15 +118,17 @@ def load_checkpoint(
     found: dict[str, Any] = {}
     encoders: list[str] = []
     for name, kind in family.parts.items():
-        inside = _holds(file, name, kind.__name__)
+        inside = name in NETWORKS or _holds(file, name, kind.__name__)
+        if inside and dtypes.bits(name) is not None:
+            raise ValueError(_whole_bits(file, name))
         if name in NETWORKS or (name == "vae" and inside):
-            found[name] = _converted(kind, file, name, dtypes.of(name), option)
+            found[name] = _converted(kind, file, name, dtypes, option)
         elif inside and issubclass(kind, torch.nn.Module):
             encoders.append(name)
         elif name in family.optional and not (index.get(name) or [None])[0]:
             found[name] = None
         else:
-            found[name] = _from_folder(kind, file, name, dtypes.of(name), option)
+            found[name] = _from_folder(kind, file, name, dtypes, option)
     if encoders:
         found |= _text_encoders(family, file, encoders, index, found, dtypes.text, option)
     for name, part in found.items():
@@ -134,9 +137,22 @@ def load_checkpoint(
     return {name: found[name] for name in family.parts}
 
 
-def _from_folder(kind: Any, file: NamedFile, name: str, dtype: torch.dtype, option: str) -> Any:
+def _whole_bits(file: NamedFile, name: str) -> str:
+    setting = "model.quantize" if name in NETWORKS else "model.text_encoder_quantize"
+    named = f"{file.path}{JOINED}{file.beside}"
+    code = (
+        "from memsieve.filtering.denoisers.registry import open_denoiser; "
+        f"open_denoiser({named!r}).own_pipeline().save_pretrained('FOLDER')"
+    )
+    return (
+        f"{setting}: diffusers holds no {name} in fewer bits that it reads from one file ('{file.path}'). Write it as "
+        f"a pipeline folder first, and name that: python -c {shlex.quote(code)}"
+    )
+
+
+def _from_folder(kind: Any, file: NamedFile, name: str, dtypes: Dtypes, option: str) -> Any:
     try:
-        return load_part(kind, str(file.beside), name, dtype, option)
+        return load_part(kind, str(file.beside), name, dtypes, option)
     except ValueError as error:
         if not issubclass(kind, torch.nn.Module):
             raise
@@ -145,14 +161,14 @@ def _from_folder(kind: Any, file: NamedFile, name: str, dtype: torch.dtype, opti
         ) from error
 
 
-def _converted(kind: Any, file: NamedFile, name: str, dtype: torch.dtype, option: str) -> Any:
+def _converted(kind: Any, file: NamedFile, name: str, dtypes: Dtypes, option: str) -> Any:
     """The network or the VAE."""
     if not hasattr(kind, "from_single_file"):
         raise ValueError(
             f"{option}: diffusers reads no single file of a {kind.__name__}, and '{file.path}' is one; name a pipeline "
             "folder"
         )
-    options = {"config": str(file.beside), "subfolder": name, "torch_dtype": dtype, "local_files_only": True}
+    options = {"config": str(file.beside), "subfolder": name, "local_files_only": True, **dtypes.loading(kind, name)}
     with _fits(file, name, option):
         part = kind.from_single_file(str(file.path), **options)
         _check_whole(part)

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 
 from memsieve.filtering.denoisers.hub import read_index
-from memsieve.filtering.denoisers.parts import load_part
+from memsieve.filtering.denoisers.parts import Dtypes, load_part
 from memsieve.filtering.denoisers.weights import variants_of, weights_variant
 from memsieve.filtering.quiet import no_loading_bars
 
@@ -37,7 +37,9 @@ def whole_pipeline(folder: Path, dtype: torch.dtype = torch.float32, option: str
     given: dict[str, Any] = _without_checker(folder, index, option)
     for name, variant in variants_of(folder, index, option).items():
         if variant is not None and name not in given:  # diffusers would ask all parts for one variant
-            given[name] = load_part(_class(index[name], name, folder, option), str(folder), name, dtype, option)
+            given[name] = load_part(
+                _class(index[name], name, folder, option), str(folder), name, Dtypes(dtype, dtype, dtype), option
+            )
     no_loading_bars()
     try:
         return DiffusionPipeline.from_pretrained(

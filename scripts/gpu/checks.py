@@ -49,6 +49,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--lora", type=int, metavar="RANK", help="train an adapter on a bfloat16 base, with train.cache"
     )
+    parser.add_argument("--quantize", choices=("nf4", "int8"), help="with --lora: hold base and text encoders so")
+    parser.add_argument("--optimizer", choices=("adamw", "adamw_8bit", "prodigy"), default="adamw")
     parser.add_argument("--minutes", type=float, default=8.0, help="no family is begun after this; own loops end")
     parser.add_argument("--out", type=Path, default=Path("runs/gpu_checks"))
     options = parser.parse_args()
@@ -58,6 +60,8 @@ def arguments() -> argparse.Namespace:
         parser.error(f"--families: '{sorted(unknown)[0]}' is not known; known: {', '.join(FAMILIES)}")
     if not options.families and not options.own_loop:
         parser.error("--families '' and --no-own-loop leave nothing to check; give up one of them")
+    if options.quantize and options.lora is None:
+        parser.error("--quantize is for the base of an adapter: name --lora RANK too")
     if options.size != "tiny" and not torch.cuda.is_available():
         parser.error("there is no GPU; --size tiny runs on a CPU")
     return options
@@ -116,14 +120,15 @@ def _run_of(family: str, options: argparse.Namespace, distilled: bool) -> RunCon
     return RunConfig.model_validate({
         "output": str(folder / "run"),
         "model": {"path": str(folder / "model"),
-                  **({"lora": {"rank": options.lora}, "dtype": half} if adapted else {})},
+                  **({"lora": {"rank": options.lora}, "dtype": half} if adapted else {}),
+                  **({"quantize": options.quantize, "text_encoder_quantize": options.quantize} if adapted else {})},
         "data": {"path": str(options.out / "data" / "train"), "held_out_path": str(options.out / "data" / "held_out"),
                  "resolution": resolution_of(family, options.size), "shuffle_buffer": 16, "streams": 1},
         "filter": {"false_drop_rate": 0.1, "record": [] if distilled else ["magnitude"]},
         "train": {"steps": options.steps, "batch_size": options.batch_size,
                   "cache": str(options.out / "cache" / family) if adapted else None,
                   "mixed_precision": "bf16" if torch.cuda.is_available() else "no"},
-        "optimizer": {"lr": 1e-4},
+        "optimizer": {"name": options.optimizer, "lr": 1.0 if options.optimizer == "prodigy" else 1e-4},
         "validation": {"prompts": ["wave 1"], "sampling_steps": 4, "held_out_pairs": 8, "held_out_draws": 1},
         "checkpoint": {"every": 0},
     })  # fmt: skip

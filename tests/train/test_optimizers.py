@@ -66,6 +66,26 @@ def test_fused_adamw_is_adamw() -> None:
     assert torch.allclose(found[0], found[1], atol=1e-6) and not torch.equal(found[0], start)
 
 
+@pytest.mark.slow
+def test_eight_bit_adamw_trains_as_adamw_and_resumes_bit_equal(make_config: MakeConfig) -> None:
+    """bitsandbytes keeps the moments of tensors from 4096 numbers on in eight bits; smaller ones in float32."""
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    torch.manual_seed(0)
+    start, gradients = torch.randn(64, 128), torch.randn(5, 64, 128)
+    moved = []
+    for name in ("adamw", "adamw_8bit"):
+        parameter = torch.nn.Parameter(start.clone())
+        optimizer = make_optimizer(OptimizerConfig.model_validate({"name": name, "lr": 1e-2}), [parameter])
+        for gradient in gradients:
+            parameter.grad = gradient.clone()
+            optimizer.step()
+        moved.append(parameter.detach() - start)
+    assert isinstance(optimizer, bitsandbytes.optim.AdamW8bit)
+    assert optimizer.state[parameter]["state1"].dtype == torch.uint8
+    assert float((moved[0] - moved[1]).norm() / moved[0].norm()) < 0.1
+    test_an_optimizer_trains_and_resumes_bit_equal(make_config, "adamw_8bit", 1e-3, None)
+
+
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     parameters = [torch.nn.Parameter(torch.zeros(1))]
     for name, package, extra in (("adamw_8bit", "bitsandbytes", "bnb"), ("prodigy", "prodigyopt", "prodigy")):

@@ -51,6 +51,14 @@ def test_adapters(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_adapters_on_bases_in_fewer_bits(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    checked(tmp_path, "flux", "--lora", "4", "--quantize", "nf4", "--optimizer", "adamw_8bit")
+    refused = run("--quantize", "nf4", "--size", "tiny")
+    assert refused.returncode == 2 and "name --lora RANK too" in refused.stderr
+
+
+@pytest.mark.slow
 def test_the_others(tmp_path: Path) -> None:
     checked(tmp_path, "sd,sdxl,sd3,flux_guided,pixart")
 
