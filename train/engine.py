@@ -86,6 +86,12 @@ def make_accelerator(config: RunConfig) -> tuple[Any, Engine]:
             contradicts the run's, or processes that were launched together and do not find each other.
     """
     check_installed(config.tracking.report_to)
+    if _flag("ACCELERATE_USE_FSDP"):
+        raise SettingsError(
+            "the launcher asks for FSDP (ACCELERATE_USE_FSDP), which is not supported: accelerate shards by it on GPUs "
+            "alone, and on processors, where N ranks were shown to do what one process would, trains by DDP instead; "
+            "launch with DDP, or DeepSpeed ZeRO 1, 2 or 3 (see docs/distributed.md)"
+        )
     leave_out_cudnn()
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     on_cpu = _flag("ACCELERATE_USE_CPU") or not torch.cuda.is_available()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,3 +98,41 @@ def test_a_half_precision_model_takes_and_gives_float32(tiny_model: Path) -> Non
     output = denoiser.predict(model, torch.randn(2, 4, 8, 8), torch.tensor([3, 500]), states)
     assert output.dtype == torch.float32 and bool(torch.isfinite(output).all())
     assert "RANK" not in os.environ
+
+
+def test_fsdp_is_refused(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(SettingsError, match=r"asks for FSDP.*on GPUs alone.*launch with DDP, or DeepSpeed ZeRO"):
+        make_accelerator(make_config())
+
+
+FSDP_RANK = """
+import torch
+from accelerate import Accelerator
+from accelerate.utils import FullyShardedDataParallelPlugin
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+accelerator = Accelerator(cpu=True, fsdp_plugin=FullyShardedDataParallelPlugin(fsdp_version=2))
+torch.manual_seed(0)
+whole, shared = torch.nn.Linear(8, 3), torch.nn.Linear(8, 3)
+shared.load_state_dict(whole.state_dict())
+fully_shard(shared, mesh=init_device_mesh("cpu", (2,)))
+rows = torch.randn(4, 8)
+for model, seen in ((whole, rows), (shared, rows[2 * accelerator.process_index :][:2])):
+    model(seen).square().mean().backward()
+apart = float((shared.weight.grad.full_tensor() - whole.weight.grad).abs().max())
+accelerator.print(f"SAID {accelerator.distributed_type.name} {apart < 1e-6}")
+"""
+
+
+@pytest.mark.slow
+def test_why_fsdp_is_refused(tmp_path: Path, a_port: int) -> None:
+    """On two gloo ranks accelerate takes the plugin and trains by DDP; torch's own sharding would be exact there."""
+    (tmp_path / "rank.py").write_text(FSDP_RANK)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={a_port}"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "ACCELERATE_USE_FSDP": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, str(tmp_path / "rank.py")], env=environment, capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "SAID MULTI_CPU True" in done.stdout
