@@ -30,7 +30,9 @@ def name(file: Path) -> str:
 
 
 def test_the_known_scripts_are_there() -> None:
-    assert {"scripts/_env", "scripts/check", "scripts/test", ".ci/run"} <= {name(p) for p in SHELL}
+    assert {"scripts/_env", "scripts/_latest", "scripts/check", "scripts/test", ".ci/run", ".ci/latest"} <= {
+        name(p) for p in SHELL
+    }
 
 
 @pytest.mark.skipif(BASH is None, reason="no bash")
@@ -56,6 +58,31 @@ def test_the_modes_of_the_test_script_take_no_arguments_and_are_in_its_header(mo
     done = subprocess.run(["bash", "scripts/test", mode, "x"], cwd=ROOT, capture_output=True, text=True, timeout=30)
     assert done.returncode == 2 and f"usage: scripts/test {mode}" in done.stderr
     assert f"#   scripts/test {mode} " in (ROOT / "scripts" / "test").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(BASH is None, reason="no bash")
+def test_the_newest_releases_are_tested_in_an_environment_of_their_own(tmp_path: Path) -> None:
+    """Each run brings it up to date, without pins; what is found there is compared with them."""
+    (tmp_path / "scripts").mkdir()
+    for file in ("check", "_latest"):
+        shutil.copy(ROOT / "scripts" / file, tmp_path / "scripts" / file)
+    shutil.copy(ROOT / "constraints.txt", tmp_path / "constraints.txt")
+    (tmp_path / "test_it.py").write_text("def test_it():\n    pass\n")
+    # Stands for the environment that is there: pip's calls are written down, all else goes to this interpreter.
+    python = tmp_path / ".cache" / "latest" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(
+        f'#!/bin/bash\nif [[ "$2" == pip ]]; then echo "$@" >>"{tmp_path}/pip"; else exec "{sys.executable}" "$@"; fi\n'
+    )
+    python.chmod(0o755)
+    pinned = (tmp_path / "constraints.txt").read_text()
+    (tmp_path / "constraints.txt").write_text(pinned.replace("\npytest==", "\npytest==0."))
+    command = ["bash", "scripts/check", "--latest", "-p", "no:cacheprovider", "test_it.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "1 passed" in done.stdout and "pytest 0." in done.stdout and "torch 2" not in done.stdout
+    calls = (tmp_path / "pip").read_text().splitlines()
+    assert len(calls) == 2 and all("--upgrade" in call and "constraints" not in call for call in calls)
 
 
 VARIABLES = ("MEMSIEVE_TEST_THREADS", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")
