@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Any, Final, Literal, NamedTuple
 
 import torch
-from transformers import PreTrainedModel
+
+from memsieve.filtering.extras import install
 
 __all__ = ["Bits", "Quantize", "check_quantize", "load_quantised", "loading_options", "weight_bytes"]
 
@@ -42,7 +43,7 @@ def check_quantize(quantize: Quantize) -> None:
         import bitsandbytes
     except ImportError as error:
         raise ValueError(
-            f"{named} needs bitsandbytes, which is not installed: pip install 'memsieve[bnb]', or leave it out"
+            f"{named} needs bitsandbytes, which is not installed: {install('bnb')}, or leave it out"
         ) from error
     known = getattr(bitsandbytes, "supported_torch_devices", {"cuda"})
     if quantize.device.type not in known:
@@ -62,6 +63,8 @@ def _unsaid(record: logging.LogRecord) -> bool:
 
 def loading_options(kind: Any, bits: Bits, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
     """What ``from_pretrained`` of ``kind``, a class of diffusers or transformers, is told."""
+    from transformers import PreTrainedModel  # here: settings name Bits, and are read without it
+
     if issubclass(kind, PreTrainedModel):
         from transformers import BitsAndBytesConfig
     else:

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from memsieve.filtering.denoisers.hub import INDEX, config_snapshot, read_index
 from memsieve.filtering.denoisers.model_files import JOINED, NamedFile
 from memsieve.filtering.denoisers.parts import NETWORKS, Dtypes, load_part
+from memsieve.filtering.quiet import no_loading_bars
 
 __all__ = ["config_folder", "load_checkpoint", "told_scheduler"]
 
@@ -117,6 +118,7 @@ def load_checkpoint(
     """
     found: dict[str, Any] = {}
     encoders: list[str] = []
+    no_loading_bars()
     for name, kind in family.parts.items():
         inside = name in NETWORKS or _holds(file, name, kind.__name__)
         if inside and dtypes.bits(name) is not None:

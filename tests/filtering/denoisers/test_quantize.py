@@ -100,7 +100,9 @@ def test_what_cannot_be_is_refused(family_folder: Folder, tmp_path: Path, monkey
     with pytest.raises(ValueError, match=r"model\.quantize: int8: this bitsandbytes \(.*\) knows .*trained on meta"):
         open_as(str(family_folder("sd")), Dtypes(quantize=Quantize("int8", None, torch.device("meta"))))
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(ValueError, match=r"model\.text_encoder_quantize: nf4 needs bitsandbytes.*memsieve\[bnb\]"):
+    with pytest.raises(
+        ValueError, match=r"model\.text_encoder_quantize: nf4 needs bitsandbytes.*pip install .*\[bnb\]"
+    ):
         in_fewer_bits(str(family_folder("sd")), None, "nf4")
 
 
