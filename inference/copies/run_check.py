@@ -69,7 +69,8 @@ class RunCheck:
         bar: the margin beyond which a drawing comes back.
         base_own, own: share of drawings that are nearest to their own picture, by the base and by the model.
         copies: share of drawings that come back, with its interval over pairs.
-        pictures: of each group its training picture and the drawing nearest to it, [3, H, W] in [-1, 1].
+        pictures: of each group its training picture, the base's drawing nearest to it (None without a base), and the
+            model's, [3, H, W] in [-1, 1].
     """
 
     run: CheckedRun
@@ -79,7 +80,7 @@ class RunCheck:
     own: float
     copies: CopyRate
     held_out: int
-    pictures: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    pictures: dict[str, tuple[Tensor, Tensor | None, Tensor]] = field(default_factory=dict)
 
     @property
     def come_back(self) -> list[CheckedPair]:
@@ -125,11 +126,12 @@ def check_run(
     evidence = RecallEvidence(run.rate, drawings)
     evidence.know(_of_caption(asked, captions))
     settings = _at(settings, run.data.resolution)
-    base_own = math.nan
+    base_own, base_drawn = math.nan, None
     if run.base is not None:  # one after the other: two models need not fit into memory
         count = max(-(-smallest_reference(run.rate) // len(captions)), drawings // 2, FEWEST)
         before = _Drawer(run.base, bank_pairs, held_out, device)
-        found = [recalled for recalled, _ in before.ask(captions, count, out / "base", settings)]
+        base_drawn = before.ask(captions, count, out / "base", settings)
+        found = [recalled for recalled, _ in base_drawn]
         evidence.add_base([one.margin for one in found], [one.group for one in found])
         base_own = _share(found)
         del before
@@ -148,7 +150,7 @@ def check_run(
     drawn = after.ask(captions, drawings, out / "drawn", settings)
     for number, (recalled, _) in enumerate(drawn):
         evidence.add(captions[number // drawings], recalled.group, recalled.margin)
-    return _result(_Asked(run, bank_pairs, asked, captions, drawn), evidence, base_own, len(held_out))
+    return _result(_Asked(run, bank_pairs, asked, captions, drawn, base_drawn), evidence, base_own, len(held_out))
 
 
 class _Drawer:
@@ -212,10 +214,17 @@ class _Asked:
     groups: Sequence[str]
     captions: Sequence[str]
     drawn: Sequence[tuple[Recalled, Tensor]]
+    base_drawn: Sequence[tuple[Recalled, Tensor]] | None = None
 
     def of(self, group: str) -> list[tuple[Recalled, Tensor]]:
         """Drawings that are nearest to ``group``'s picture of those with their caption."""
         return [one for one in self.drawn if one[0].group == group]
+
+    def nearest(self, drawn: Sequence[tuple[Recalled, Tensor]], number: int) -> Tensor:
+        """Of ``drawn``, which holds as many drawings of each caption, the one nearest to the picture of a group."""
+        count = len(drawn) // len(self.groups)
+        its = [one for one in drawn if one[0].group == self.groups[number]]
+        return max(its or drawn[number * count : (number + 1) * count], key=lambda one: one[0].margin)[1]
 
 
 def _result(asked: _Asked, evidence: RecallEvidence, base_own: float, held_out: int) -> RunCheck:
@@ -224,8 +233,8 @@ def _result(asked: _Asked, evidence: RecallEvidence, base_own: float, held_out: 
     checked, pictures = [], {}
     for number, group in enumerate(asked.groups):
         checked.append(_checked(asked, evidence, number, rows[group].key))
-        its = asked.of(group) or drawn[number * count : (number + 1) * count]
-        pictures[group] = (rows[group].pixels, max(its, key=lambda one: one[0].margin)[1])
+        before = None if asked.base_drawn is None else asked.nearest(asked.base_drawn, number)
+        pictures[group] = (rows[group].pixels, before, asked.nearest(drawn, number))
     checked.sort(key=lambda pair: (-pair.hits / max(pair.drawings, 1), -_or(pair.recall)))
     verdicts = [
         CopyVerdict(

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import json
-import math
 import secrets
 from collections.abc import Sequence
 from datetime import datetime
@@ -14,12 +10,13 @@ from typing import Any
 
 import pyarrow.compute as pc
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-from PIL import Image
 
+from memsieve.pages.comparison import comparison_of, refuse_another
 from memsieve.pages.members import members_of
+from memsieve.pages.pair_pictures import kept_picture, pictures_of_pairs
 from memsieve.pages.run_charts import run_charts
 from memsieve.pages.run_data import GroupRow, RunData, accounting, asked_of_all, load_run, removed_and_near
+from memsieve.pages.said import count, share, sig, why_condemned
 
 __all__ = ["build_report"]
 
@@ -30,14 +27,21 @@ def build_report(run: Path, out: Path | None = None, comparison: Path | None = N
     """Write the page of ``run`` to ``out`` (default: report.html in the run's folder) and return its path.
 
     ``comparison`` is a JSON file of rows, each with a name and a copy rate, and a picture beside it; by default the
-    run's own comparison.json where it has one.
+    run's own comparison.json where it has one. A page with a comparison that was named is report-NAME.html by default,
+    and no page with another comparison is written over.
 
     Raises:
-        ValueError: ``run`` is no training run, or ``comparison`` was named and cannot be read.
+        ValueError: ``run`` is no training run, ``comparison`` was named and cannot be read, or ``out`` is the page of
+            another comparison.
     """
     run = Path(run)
     data = load_run(run)
+    compared = comparison_of(data, comparison)
+    named = "report.html" if comparison is None else f"report-{Path(comparison).stem}.html"
+    target = run / named if out is None else Path(out)
+    refuse_another(target, compared)
     removed, near, total = removed_and_near(data, MOST_GROUPS, NEAR)
+    pictures = pictures_of_pairs(data, [*removed, *near])
     context = {
         "title": run.resolve().name,
         "written": datetime.now().strftime("%Y-%m-%d %H:%M"),
@@ -48,47 +52,30 @@ def build_report(run: Path, out: Path | None = None, comparison: Path | None = N
         "facts": _facts(data),
         "accounting": accounting(data.summary),
         "ledger_check": _ledger_check(data),
-        "comparison": _comparison(data, comparison),
+        "comparison": compared,
         "charts": run_charts(data, {row.group for row in removed}),
         "removed": removed,
         "removed_total": total,
         "near": near,
         "keys": {row.group: row.keys for row in [*removed, *near]},
-        "thumbnails": {row.group: _thumbnail(run / "thumbnails", row.group) for row in [*removed, *near]},
-        "drawn": {row.group: _thumbnail(run / "drawn", row.group) for row in [*removed, *near]},
+        "pictures": pictures,
+        "drawings": any(one.before or one.now for one in pictures.values()) or asked_of_all(data),
+        "checked": (run / "check" / "check.json").is_file(),
+        "why": {row.group: why_condemned(row, data.evidence) for row in removed},
         "all_pairs": asked_of_all(data),
         "chances": data.chances,
         "members": members_of(data.config, [row.group for row in [*removed, *near]], data.notes),
         "failed": _failed(data),
-        "samples": [(file.stem, _picture(file, 1400)) for file in _spread(data.samples, MOST_SAMPLES)],
+        "samples": [(file.stem, kept_picture(file, 1400)) for file in _spread(data.samples, MOST_SAMPLES)],
         "config": data.config,
         "notes": data.notes,
     }
     environment = Environment(loader=PackageLoader("memsieve.pages"), autoescape=True, undefined=StrictUndefined)
-    environment.filters.update(count=_count, sig=_sig, share=_share)
+    environment.filters.update(count=count, sig=sig, share=share)
     page = environment.get_template("report.html").render(context)
-    target = run / "report.html" if out is None else Path(out)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(page, encoding="utf-8")
     return target
-
-
-def _count(value: Any) -> str:
-    return "–" if value is None else f"{value:,}"
-
-
-def _sig(value: Any) -> str:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        return "–" if value is None else str(value)
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
-def _share(value: float | None) -> str:
-    if value is None or not math.isfinite(value):
-        return "–"
-    percent = 100 * value
-    text = f"{percent:.0f}" if percent in (0, 100) or 10 <= percent < 99 else f"{percent:.2g}" if percent < 10 else ""
-    return f"{text or f'{percent:.1f}'}\u00a0%"
 
 
 def _plural(number: int, word: str) -> str:
@@ -103,7 +90,7 @@ def _headline(data: RunData, removed: Sequence[GroupRow], total: int) -> str:
     text = []
     if books:
         read, trained = books["read"], books["parts"][0][2]
-        portion = f" ({_share(trained / read)})" if read else ""
+        portion = f" ({share(trained / read)})" if read else ""
         text.append(
             f"In {_plural(steps, 'step')} the run read {_plural(read, 'sample')} and trained on {trained:,}{portion}."
         )
@@ -125,7 +112,7 @@ def _headline(data: RunData, removed: Sequence[GroupRow], total: int) -> str:
         text.append(f"The filter removed samples of {total:,}{of} groups.")
     if books and books["read"]:
         dropped = sum(count for _, kind, count in books["parts"] if kind == "dropped")
-        kept_out = f"That kept {_plural(dropped, 'visit')} ({_share(dropped / books['read'])}) out of the updates."
+        kept_out = f"That kept {_plural(dropped, 'visit')} ({share(dropped / books['read'])}) out of the updates."
         text.append(kept_out if dropped else "None of their visits was dropped.")
     return " ".join(text)
 
@@ -172,7 +159,7 @@ def _facts(data: RunData) -> list[tuple[str, str]]:
     for key, name in names.items():
         value = summary.get(key)
         if value is not None:
-            text = str(value) if key == "seed" else _sig(value)
+            text = str(value) if key == "seed" else sig(value)
             facts.append((name, f"{text} s" if key == "step_seconds_median" else text))
     return facts
 
@@ -194,71 +181,7 @@ def _failed(data: RunData) -> dict[str, Any]:
     return {"rows": rows, "total": len(table)}
 
 
-def _comparison(data: RunData, named: Path | None) -> dict[str, Any] | None:
-    file = data.path / "comparison.json" if named is None else Path(named)
-    if named is None and not file.is_file():
-        return None
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        if named is not None:
-            raise ValueError(f"comparison '{file}' could not be read: {error}") from error
-        data.notes.append(f"comparison.json could not be read: {error}")
-        return None
-    content = content if isinstance(content, dict) else {"rows": content}
-    found = content.get("rows")
-    rows = [_compared(row) for row in (found if isinstance(found, list) else []) if isinstance(row, dict)]
-    picture = (file.parent / str(content.get("picture", "comparison.png"))).resolve()
-    inside = picture.is_relative_to(file.parent.resolve())
-    return {
-        "title": str(content.get("title", "With and without the filter")),
-        "note": str(content.get("note", "")),
-        "rows": rows,
-        "picture": _picture(picture, 1600) if inside else None,
-    }
-
-
-def _compared(row: dict[str, Any]) -> dict[str, Any]:
-    """A row as the page shows it: name, rate, low, high (None where unknown), and the other numbers in words."""
-    rate = row.get("copy_rate", row.get("rate"))
-    values = {**row, **rate} if isinstance(rate, dict) else {**row, "rate": rate}
-    shown = {"name": str(next((row[key] for key in ("name", "label", "mode", "run") if key in row), "?"))}
-    edges = {"rate": values.get("rate"), "low": values.get("low", values.get("copy_rate_low"))}
-    edges["high"] = values.get("high", values.get("copy_rate_high"))
-    for key, value in edges.items():
-        plain = isinstance(value, (int, float)) and math.isfinite(value)
-        shown[key] = min(1.0, max(0.0, float(value))) if plain else None  # type: ignore[arg-type, assignment]
-    used = ("name", "label", "mode", "run", "copy_rate", "rate", "low", "high", "copy_rate_low", "copy_rate_high")
-    more = [(key, value) for key, value in row.items() if key not in used and isinstance(value, (int, float, str))]
-    shown["more"] = "; ".join(f"{key.replace('_', ' ')} {_sig(value)}" for key, value in more)
-    return shown
-
-
 def _spread(files: Sequence[Path], most: int) -> list[Path]:
     if len(files) <= most:
         return list(files)
     return [files[round(number * (len(files) - 1) / (most - 1))] for number in range(most)]
-
-
-def _thumbnail(folder: Path, group: str) -> Markup | None:
-    folder = folder.resolve()
-    file = (folder / f"{group}.png").resolve() if "\0" not in group else folder
-    return _picture(file, 128) if file.is_relative_to(folder) else None
-
-
-def _picture(file: Path, side: int) -> Markup | None:
-    """The picture as a data URI, at most ``side`` pixels a side; None where there is none that can be read.
-
-    It is decoded and encoded anew, so that nothing but pixels reaches the page.
-    """
-    try:
-        with Image.open(file) as opened:
-            opened.thumbnail((side, side))
-            picture = opened.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None
-    buffer = io.BytesIO()
-    small = max(picture.size) <= 160
-    picture.save(buffer, "PNG", optimize=True) if small else picture.save(buffer, "JPEG", quality=88)
-    kind = "png" if small else "jpeg"
-    return Markup(f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from memsieve.pages.run_data import RunData, asked_of_all
+from memsieve.pages.run_data import RunData, asked_of_all, deciding_signal
 from memsieve.pages.run_plots import Band, Series, line_chart, smooth, thin
 
 __all__ = ["run_charts"]
@@ -41,6 +41,8 @@ def run_charts(data: RunData, removed: set[str]) -> list[dict[str, Any]]:
     if asked_of_all(data):
         title, remark = "Pairs that come back", "Of drawings of their captions, from the base on; and pairs retired."
         add(title, "%", *_recall(data), remark)
+    for title, y_label, lines, legend, remark in (*_deciding(data), *_copies(data)):
+        add(title, y_label, lines, legend, remark)
     x, y = metric("mem/dropped_frac")
     y = [100 * value for value in y]
     lines = [Series("each step", *thin(x, y), "c1 faint"), Series("moving mean", *thin(x, smooth(y)), "c1")]
@@ -74,6 +76,36 @@ def _recall(data: RunData) -> tuple[list[Series], list[tuple[str, str]]]:
         series.append(Series(label, *thin(x, [100 * value / whole for value in y]), f"{style} dots"))
         legend.append((style, label))
     return series, legend
+
+
+Chart = tuple[str, str, list[Series], list[tuple[str, str]], str]
+
+
+def _deciding(data: RunData) -> list[Chart]:
+    """The signal that decides, where it is neither the magnitude nor drawings: those have their own charts."""
+    name = deciding_signal(data.config)
+    if asked_of_all(data) or name in (None, "magnitude") or f"mem/{name}_mean" not in data.metrics:
+        return []
+    lines, legend = [], []
+    for part, label, style in (("mean", "mean", "c0"), ("p95", "95th percentile", "c3")):
+        if f"mem/{name}_{part}" in data.metrics:
+            lines.append(Series(label, *_smooth(*data.metrics[f"mem/{name}_{part}"]), style))
+            legend.append((style, label))
+    words = str(name).replace("_", " ")
+    return [(f"{words.capitalize()}, which decides", words, lines, legend, "Of measured visits: the filter's signal.")]
+
+
+def _copies(data: RunData) -> list[Chart]:
+    """How many drawings come back at each validation, where the run drew any."""
+    kinds = (("val/suspects_copy_rate", "most suspected pairs", "c1"), ("val/probe_copy_rate", "prompts", "c0"))
+    lines, legend = [], []
+    for name, label, style in kinds:
+        if name in data.metrics:
+            x, y = data.metrics[name]
+            lines.append(Series(label, *thin(x, [100 * value for value in y]), f"{style} dots"))
+            legend.append((style, label))
+    remark = "Share of drawings that are copies, at each validation."
+    return [("Drawings that come back", "%", lines, legend, remark)] if lines else []
 
 
 def _smooth(x: list[float], y: list[float]) -> tuple[list[float], list[float]]:

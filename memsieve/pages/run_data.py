@@ -13,10 +13,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import yaml
 
 from memsieve.filtering.folder_kind import RUN_MARKS, is_training_run, what_it_is
 
-__all__ = ["GroupRow", "RunData", "accounting", "asked_of_all", "load_run", "removed_and_near"]
+__all__ = ["GroupRow", "RunData", "accounting", "asked_of_all", "deciding_signal", "load_run", "removed_and_near"]
 
 DROPPING = ("drop", "cap", "reweight", "caption", "retire")
 MAX_KEYS = 2000
@@ -138,6 +139,16 @@ def accounting(summary: dict[str, Any] | None) -> dict[str, Any] | None:
 def asked_of_all(run: RunData) -> bool:
     """Whether the run asked its model about every pair (``filter.rule: recall``)."""
     return "mem/pairs" in run.metrics
+
+
+def deciding_signal(config: str | None) -> str | None:
+    """The signals that the run's rule decided by, joined by +; None where its config does not say."""
+    try:
+        values: Any = yaml.safe_load(config or "")
+        names = values["filter"]["signals"]
+    except (yaml.YAMLError, TypeError, KeyError, RecursionError):
+        return None
+    return "+".join(str(name) for name in names) if isinstance(names, list) and names else None
 
 
 def removed_and_near(run: RunData, most: int, near: int) -> tuple[list[GroupRow], list[GroupRow], int]:

@@ -15,10 +15,12 @@ import torch
 import yaml
 from torch import Tensor
 
+from memsieve.filtering.config import FilterConfig
 from memsieve.inference.copies import run_check
 from memsieve.inference.copies.checked_run import read_run
+from memsieve.inference.copies.pair_pictures import picture_file
 from memsieve.inference.copies.run_check import RunCheck, check_run
-from memsieve.inference.copies.run_check_page import headline, write_check
+from memsieve.inference.copies.run_check_page import headline, next_steps, overrule, write_check
 from memsieve.inference.generate import GenerateSettings, load_pipeline
 from tests.inference.copies.pictures import picture
 
@@ -91,7 +93,11 @@ def test_pairs_that_come_back_are_named_and_shown_beside_what_is_drawn(
     assert found.held_out == 6 and math.isfinite(found.bar) and found.base_own == found.base_own
     assert headline(found).startswith("2 of 6 pairs come back as their own picture oftener than in 10.0% of drawings")
     page = write_check(found, tmp_path / "out").read_text()
-    assert page.count('class="pair back"') == 2 and page.count("data:image") == 12
+    assert page.count('class="pair back"') == 2 and page.count("data:image") == 18
+    assert "What to do next" in page and "drawn before" in page and "no base was asked" not in page
+    settings = FilterConfig.model_validate(yaml.safe_load(overrule(found))["filter"])
+    assert sorted(settings.always_drop) == sorted(pair.key for pair in found.come_back)
+    assert picture_file(tmp_path / "out", first.group, "before").is_file()
     told = json.loads((tmp_path / "out" / "check.json").read_text())
     assert told["come_back"] == 2 and len(told["table"]) == 6 and told["held_out"] == 6
 
@@ -100,6 +106,7 @@ def test_another_pairs_picture_is_no_return(make_run: MakeRun, tmp_path: Path, m
     run = make_run()
     comes_back(monkeypatch, {"pair 1": 2}, run)
     found = checked(run, tmp_path)
+    assert overrule(found) == "" and any("Nothing has to be done" in step for step in next_steps(found))
     assert not found.come_back and next(p for p in found.pairs if p.caption == "pair 1").hits == 0
 
 

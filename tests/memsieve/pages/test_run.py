@@ -13,8 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
+from memsieve.inference.copies.pair_pictures import write_picture
 from memsieve.pages.run import build_report
 from memsieve.pages.run_data import LEDGER
 
@@ -132,7 +134,7 @@ def test_self_contained_and_escaped(page: str) -> None:
 def test_what_it_says(page: str, run: Path) -> None:
     assert "The filter condemned 6 of 40 groups, the first at step 150, after 80 exposures." in page
     assert '<span class="ok">OK</span>' in page and "MISMATCH" not in page and "which agrees" in page
-    assert "evidence 9 against a bar of 7.5" in page and "p = 0.004" in page
+    assert "At step 150 its evidence was 9, the bar 7.5. Of clean pairs 0.4\u00a0% get so far (p = 0.004)." in page
     assert "and 2 more keys" in page and "no picture" in page
     assert "broken-1" in page and "Near misses" in page
     assert "line(s) could not be read" in page
@@ -217,6 +219,32 @@ def test_comparison_on_top(run: Path, tmp_path: Path) -> None:
     assert "30\u00a0% to 70\u00a0%" in text and "exposures 236" in text and HOSTILE not in text
     with pytest.raises(ValueError, match="could not be read"):
         build_report(copy, comparison=tmp_path / "none.json")
+
+
+def test_a_page_with_a_comparison_is_written_over_by_no_other(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    for name in ("ranks", "seeds"):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"title": name, "rows": [{"name": name, "copy_rate": 0.5}]}))
+    first = build_report(copy, comparison=tmp_path / "ranks.json")
+    assert first == copy / "report-ranks.html" and build_report(copy) == copy / "report.html"
+    assert build_report(copy, comparison=tmp_path / "ranks.json") == first, "its own page is written anew"
+    for other in (tmp_path / "seeds.json", None):
+        with pytest.raises(ValueError, match="--out: .*report-ranks.html' shows another comparison"):
+            build_report(copy, first, other)
+    assert "ranks" in first.read_text() and build_report(copy, comparison=tmp_path / "seeds.json") != first
+
+
+def test_drawings_of_a_check_stand_beside_the_picture(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    assert "memsieve check" in build_report(copy).read_text()
+    for when in ("before", "now"):
+        write_picture(copy / "check", "g1", when, torch.zeros(3, 8, 8))
+    (copy / "check" / "check.json").write_text("{}")
+    text = build_report(copy).read_text()
+    assert text.count("what the model before fine-tuning draws for it") == 1
+    assert text.count("what the model draws for it at the end") == 1 and "memsieve check" not in text
 
 
 def test_a_run_that_condemns_everything_is_warned_of(tmp_path: Path) -> None:

@@ -48,6 +48,16 @@ def test_what_was_recorded_is_drawn_each_for_itself() -> None:
         assert [chart["title"] for chart in charts if chart["svg"]] == [title]
 
 
+def test_the_signal_that_decides_and_drawings_that_come_back_have_charts_where_they_were_recorded() -> None:
+    steps, values = [1.0, 2.0, 3.0], [0.1, 0.2, 0.3]
+    recorded = {"mem__reference_residual_mean": (steps, values), "val__suspects_copy_rate": (steps, values)}
+    for config, title in (("reference_residual", "Reference residual, which decides"), ("magnitude", None)):
+        data = run_of(**recorded)
+        data.config = f"filter:\n  signals: [{config}]\n"
+        drawn = [chart["title"] for chart in run_charts(data, set()) if chart["svg"]]
+        assert drawn == [*([title] if title else []), "Drawings that come back"]
+
+
 def test_a_share_is_drawn_in_percent() -> None:
     (chart,) = [c for c in run_charts(run_of(mem__dropped_frac=([1.0, 2.0], [0.0, 0.4])), set()) if c["svg"]]
     assert ">40<" in chart["svg"] and ">0.4<" not in chart["svg"]
