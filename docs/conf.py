@@ -20,5 +20,6 @@ suppress_warnings = ["myst.header"]  # pages made from numbers may skip a level
 html_theme = "furo"
 html_title = f"memsieve {release}"
 html_show_sphinx = False
+html_show_copyright = False
 html_copy_source = False
 html_theme_options = {"navigation_with_keys": True}

@@ -46,7 +46,7 @@ PLACES = """
     def audit(name):
         words = ["--data", f"{folder}/data", "--format", "folder", "--data-only"]
         assert CliRunner().invoke(app, ["audit", "score", *words, "--out", make(name)]).exit_code == 0
-        result = CliRunner().invoke(app, ["audit", "report", make(name), "--wandb"])
+        result = CliRunner().invoke(app, ["audit", "report", make(name), "--wandb", "audits"])
         assert result.exit_code == 0, result.exception
         print(result.output, file=sys.stderr)
 """

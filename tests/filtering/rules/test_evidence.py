@@ -97,5 +97,5 @@ def test_state_is_who_is_condemned() -> None:
     other.load_state_dict(case.rule.state_dict())
     assert other.condemned == case.rule.condemned and not other.overfitting
     found = other.finding(Visit("x", group="bad"), READING, None)
-    assert not found.guilty, "without a standing nothing is known of the pair yet"
+    assert found.guilty, "who is condemned is known without a standing"
     assert found.p_value == pytest.approx(0.5)

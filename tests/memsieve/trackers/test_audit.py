@@ -16,7 +16,7 @@ def test_wandb_gets_numbers_and_no_samples_unless_asked(audited: Path, tmp_path:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "staging"))
-    result = run("report", audited, "--wandb")
+    result = run("report", audited, "--wandb", "memsieve-audit")
     assert result.exit_code == 0, result.output
     (logged,) = (audited / "wandb").glob("offline-run-*/*.wandb")
     wanted = (b"audit/duplicate_samples", b"audit/magnitude/t_0_to_249")
