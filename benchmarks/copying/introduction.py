@@ -26,7 +26,7 @@ methods take **{steps} steps**, but those that stop early. What leaves rows out 
 of costs says how often.
 
 **Training.** The whole UNet, batch {batch}, AdamW {lr:g}, cosine, caption dropout {dropout:g} (the paper's rule: none),
-one CPU thread ({machine}). Latents and captions are cached.
+one CPU thread ({machine}). Latents and captions are cached (random token addition: neither).
 
 **What comes back.** {images} drawings of each caption, DDIM with {sampling} steps, guidance {guidance:g}. *Own picture
 nearest*: among {gallery} pictures drawn at random, its own one among them; a family counts as one picture. A good base

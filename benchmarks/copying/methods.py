@@ -98,7 +98,7 @@ METHODS: Final = {
         Method("paper_anchored", _ANCHORED, "wen2024_tiny.yaml", score="margin"),
         Method("iet_agc", ("filter.enabled=true", *_BY_VISIT), score="margin"),
         Method("random_drop", ("filter.enabled=true", *_BY_VISIT)),
-        Method("random_tokens", config="random_tokens.yaml"),
+        Method("random_tokens", ("train.cache=null",), "random_tokens.yaml"),  # no two visits have one caption
         Method("ours_ratio", ("filter.signals=[reference_ratio]", "filter.record=[]"), score="evidence"),
         Method("ours_magnitude", ("filter.signals=[magnitude]", "filter.record=[]"), score="evidence"),
         # Small sets: memsieve's own, and what people do instead.
