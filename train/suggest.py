@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import io
-import json
 import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from PIL import Image
 
 from memsieve.filtering.data.config import DataConfig
 from memsieve.filtering.data.decode import group_of
 from memsieve.filtering.data.held_out import is_held_out
+from memsieve.filtering.data.named import Format, kind_of
 from memsieve.filtering.data.small import MOST
 from memsieve.filtering.data.sources import open_source
 from memsieve.filtering.settings import SettingsError
+from memsieve.inference.model_side import model_side
 
 __all__ = ["Found", "look_into", "suggestion"]
 
-Format = Literal["webdataset", "hf", "folder"]
 LOOKED: Final = 2000
 """Samples that are looked at: enough to tell a small set from a large one, and what its pictures are like."""
 SIDES: Final = (1024, 768, 512, 256, 128, 64, 32)
 PASSES: Final = 100
 """Of a small set: as often as guides for LoRAs of a subject read each picture. The run says when that is too many."""
 FEWEST_HELD_OUT: Final = 2
-LARGE_FAMILIES: Final = ("xl", "flux", "stable-diffusion-3", "sd3", "pixart")
-"""Parts of names of models that were made for 1024 pixels."""
 
 
 @dataclass(slots=True)
@@ -91,9 +89,7 @@ def look_into(folder: Path) -> Found:
 def _format(folder: Path) -> Format:
     if not folder.is_dir():
         raise SettingsError(f"FOLDER: '{folder}' is no folder; name one that holds pictures and captions")
-    if any(folder.glob("*.tar")) or any(folder.glob("*.tar.*")):
-        return "webdataset"
-    return "hf" if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file() else "folder"
+    return kind_of(folder)
 
 
 def _side(image: bytes) -> int | None:
@@ -149,21 +145,5 @@ def _held_out(found: Found) -> float:
 
 def _resolution(found: Found, model: str) -> int:
     """The largest usual side that half of the pictures and the model have."""
-    side = min(statistics.median_low(found.sides), _model_side(model))
+    side = min(statistics.median_low(found.sides), model_side(model))
     return next((usual for usual in SIDES if usual <= side), SIDES[-1])
-
-
-def _model_side(model: str) -> int:
-    for name in ("unet", "transformer"):
-        file = Path(model).expanduser() / name / "config.json"
-        if file.is_file():
-            size = json.loads(file.read_text(encoding="utf-8")).get("sample_size") or 64
-            return int(size) * _factor(Path(model).expanduser())
-    return 1024 if any(part in model.lower() for part in LARGE_FAMILIES) else 512
-
-
-def _factor(model: Path) -> int:
-    """Pixels to a latent element, a side."""
-    file = model / "vae" / "config.json"
-    channels = json.loads(file.read_text(encoding="utf-8")).get("block_out_channels") if file.is_file() else None
-    return 2 ** (len(channels) - 1) if channels else 8

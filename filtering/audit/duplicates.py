@@ -13,6 +13,7 @@ __all__ = ["Shared", "shared_by"]
 MOST_GROUPS: Final = 50
 MOST_KEYS: Final = 5
 MOST_CAPTIONS: Final = 20
+MOST_LOOKS: Final = 48
 MOST_PICTURES: Final = 8
 """Of a caption that images share: a person sees at a glance whether they are one template."""
 FIRST_ROWS: Final = 64
@@ -22,11 +23,12 @@ FIRST_ROWS: Final = 64
 @dataclass(frozen=True, slots=True)
 class Shared:
     """Numbers by name, as ``summary.json`` holds them, the largest groups of samples with one image, and the captions
-    that most different images share."""
+    and looks that most different images share."""
 
     counts: dict[str, int]
     groups: list[dict[str, Any]]
     captions: list[dict[str, Any]]
+    looks: list[dict[str, Any]]
 
 
 def shared_by(query: AuditQuery, rows: Rows) -> Shared:
@@ -46,7 +48,9 @@ def shared_by(query: AuditQuery, rows: Rows) -> Shared:
             f"SELECT count(*) FROM (SELECT key FROM {name} WHERE key <> '' GROUP BY key HAVING count(*) > 1)"
         ),
     }
-    return Shared(counts, _largest(query, name), _captions(query, name))
+    captions = _of_several_images(query, name, "caption_hash", MOST_CAPTIONS)
+    looks = _of_several_images(query, name, "look", MOST_LOOKS)
+    return Shared(counts, _largest(query, name), captions, looks)
 
 
 def _of_several(query: AuditQuery, name: str, column: str) -> int:
@@ -70,19 +74,21 @@ def _largest(query: AuditQuery, name: str) -> list[dict[str, Any]]:
     return [dict(zip(names, row, strict=True)) for row in found]
 
 
-def _captions(query: AuditQuery, name: str) -> list[dict[str, Any]]:
-    """Captions that most different images share, with some of the images; an empty one is no caption."""
+def _of_several_images(query: AuditQuery, name: str, column: str, most: int) -> list[dict[str, Any]]:
+    """Values of ``column`` that most different images share, with some of the images; an empty caption is none."""
+    table = f"{name}_{column}_shared"
+    known = "caption <> ''" if column == "caption_hash" else f"{column} IS NOT NULL"
     query.run(
-        f"CREATE TABLE {name}_captions AS SELECT caption_hash, count(DISTINCT content) AS images, "
-        f"count(*) AS samples, min(row) AS first FROM {name} WHERE content IS NOT NULL AND caption <> '' "
-        f"GROUP BY caption_hash HAVING min(content) <> max(content) ORDER BY images DESC, first LIMIT {MOST_CAPTIONS}"
+        f"CREATE TABLE {table} AS SELECT {column}, count(DISTINCT content) AS images, "
+        f"count(*) AS samples, min(row) AS first FROM {name} WHERE content IS NOT NULL AND {known} "
+        f"GROUP BY {column} HAVING min(content) <> max(content) ORDER BY images DESC, first LIMIT {most}"
     )
     found = []
     for caption, images, samples, rows in query.rows(
         "SELECT arg_min(a.caption, a.row), c.images, c.samples, arg_min(struct_pack(sha := a.sha256, "
         f"shard := a.shard, index := a.index, part := a.part), a.row, {FIRST_ROWS}) "
-        f"FROM {name} a JOIN {name}_captions c ON c.caption_hash = a.caption_hash WHERE a.content IS NOT NULL "
-        "GROUP BY c.caption_hash, c.images, c.samples, c.first ORDER BY c.images DESC, c.first"
+        f"FROM {name} a JOIN {table} c ON c.{column} = a.{column} WHERE a.content IS NOT NULL "
+        f"GROUP BY c.{column}, c.images, c.samples, c.first ORDER BY c.images DESC, c.first"
     ):
         places: dict[str, dict[str, Any]] = {}
         for row in rows:

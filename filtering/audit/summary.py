@@ -15,6 +15,7 @@ from memsieve.filtering.audit.pair_scores import Draws, default_signals, drawn_s
 from memsieve.filtering.audit.query import AuditQuery, Rows
 from memsieve.filtering.audit.records import MEASURES, content_of
 from memsieve.filtering.audit.select import image_scores
+from memsieve.filtering.audit.standing_out import standing_out
 from memsieve.filtering.audit.status import Status
 from memsieve.filtering.audit.table import Array
 from memsieve.filtering.audit.truth import judge_ranking, ranked_with_truth
@@ -58,6 +59,8 @@ class Summary:
     captions: list[dict[str, Any]]
     """Captions that different images share, of most images first: ``caption``, ``images``, ``samples``, and some of the
     images by their places (``pictures``)."""
+    looks: list[dict[str, Any]]
+    """Near-duplicates: images that look alike, in the same form."""
     errors: list[dict[str, Any]]
     about: dict[str, Any]
     status: Status
@@ -102,6 +105,8 @@ def summarise(
         numbers: dict[str, Any] = {"audit": str(run), **rows.status.as_dict(), "pairs": pairs}
         numbers |= {"scored_pairs": len(ordered), "signal": "+".join(signals) if modelled else None}
         numbers["score_quantiles"] = _quantiles(ordered)
+        gap = standing_out(ordered)
+        numbers["standing_out"] = None if gap is None else gap.as_dict()
         numbers["measures"] = _measures(sample)
         numbers |= {**shared.counts, **_made_by(rows, base), "not_described": _not_described(query, rows)}
         ranked = _top(query, top)
@@ -110,7 +115,16 @@ def summarise(
         histograms = _all_histograms(rows, sample)
         curve, errors = _curve(ordered), _errors(query)
         return Summary(
-            numbers, histograms, curve, ranked, shared.groups, shared.captions, errors, rows.about, rows.status
+            numbers,
+            histograms,
+            curve,
+            ranked,
+            shared.groups,
+            shared.captions,
+            shared.looks,
+            errors,
+            rows.about,
+            rows.status,
         )
 
 

@@ -17,7 +17,7 @@ from memsieve.filtering.settings import parse_settings, read_settings
 from memsieve.filtering.types import group_name
 from memsieve.inference.base import base_of_model
 
-__all__ = ["CheckedRun", "read_run"]
+__all__ = ["CheckedRun", "model_and_data", "read_run"]
 
 MODELS = ("best", "lora", "pipeline")
 """Folders of a run that hold a model."""
@@ -34,6 +34,7 @@ class CheckedRun:
         data: its section of the config, in squares, which drawings are.
         seed: of the run.
         rate: the share of drawings in which a pair may come back (``filter.copy_rate``).
+        of_run: it is a run of this package's trainer; else ``folder`` is the model's.
         groups: what the run wrote of each pair (``groups.parquet``), by the name that evidence adds up under.
     """
 
@@ -44,6 +45,7 @@ class CheckedRun:
     seed: int
     rate: float
     groups: dict[str, dict[str, Any]]
+    of_run: bool = True
 
     def pairs(self, most: int) -> tuple[TrainingPairs, list[str]]:
         """(the pictures that drawings are compared with, the groups to ask about): of at most ``most`` pairs those with
@@ -92,6 +94,26 @@ def read_run(run: Path, model: str | None = None) -> CheckedRun:
     rate = (raw.get("filter") or {}).get("copy_rate", 0.01)
     seed = (raw.get("train") or {}).get("seed", 0)
     return CheckedRun(run, folder, _base(folder, raw), data.in_squares(), int(seed), float(rate), groups)
+
+
+def model_and_data(model: str, data: DataConfig, base: str | None, rate: float, seed: int = 0) -> CheckedRun:
+    """Any model and the data that it was trained on, to be checked as a run is.
+
+    Args:
+        model: a pipeline folder, a hub id, a LoRA.
+        data: its training pairs; ``held_out_path`` names pairs that it was not trained on.
+        base: the model before fine-tuning.
+        rate: the share of drawings in which a pair may come back.
+
+    Raises:
+        ValueError: there is neither a base nor a held-out pair, so that nothing says what an unlearned caption draws.
+    """
+    if base is None and data.held_out_path is None:
+        raise ValueError(
+            "--model: nothing says what it would draw of captions that it has not learned; name the model before "
+            "fine-tuning with --base, or pairs that it was not trained on with --held-out"
+        )
+    return CheckedRun(Path(model), Path(model), base, data.in_squares(), seed, rate, {}, of_run=False)
 
 
 def _model(run: Path, named: str | None) -> Path:

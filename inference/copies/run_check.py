@@ -90,7 +90,8 @@ class RunCheck:
     def as_dict(self) -> dict[str, Any]:
         """For JSON; numbers that do not exist are null."""
         return {
-            "run": str(self.run.folder), "model": str(self.run.model), "base": self.run.base, "rate": self.run.rate,
+            "run": str(self.run.folder) if self.run.of_run else None,
+            "model": str(self.run.model), "base": self.run.base, "rate": self.run.rate,
             "come_back": len(self.come_back), "pairs": len(self.pairs), "held_out": self.held_out,
             "bar": _finite(self.bar), "own_image_rate": self.own, "base_own_image_rate": _finite(self.base_own),
             "copy_rate": asdict(self.copies),
@@ -119,7 +120,7 @@ def check_run(
     """
     bank_pairs, asked = run.pairs(most)
     if not asked:
-        raise ValueError(f"RUN: no training pair of '{run.folder}' has a caption that could be drawn")
+        raise ValueError(f"no training pair of '{run.data.path}' has a caption that could be drawn")
     held_out = [row for row in run.held_out() if row.caption and row.caption not in bank_pairs.of_caption]
     held_out = held_out[:MOST_HELD_OUT]
     captions = [bank_pairs.captions[group][0] for group in asked]

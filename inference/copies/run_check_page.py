@@ -34,7 +34,7 @@ def next_steps(check: RunCheck) -> list[str]:
         found = [
             "Train once more without the pairs that come back: the lines below go into the config. Where they shall be "
             "learned all the same, stop earlier, or let filter.rule: recall retire each pair once it comes back.",
-            "Look whether an earlier model of the run does not copy: memsieve check RUN --model best.",
+            "Look whether an earlier model does not copy, by the same command with another --model.",
             "If this model has to be used: memsieve explain says which words of a caption call the picture up, and "
             "memsieve minimize asks without getting it back.",
         ]

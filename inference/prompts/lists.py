@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
 from typing import Final
 
 from memsieve.filtering.data.config import DataConfig
+from memsieve.filtering.data.named import kind_of, named_data
 from memsieve.filtering.data.shard_paths import expand_paths
 from memsieve.filtering.data.shards import read_shard
+from memsieve.filtering.data.sources import open_source
 from memsieve.inference.prompts.rows import MAX_ROWS, PromptRow, prompt_row, text_lines
 from memsieve.inference.prompts.tables import delimited_rows, json_rows, object_row, parquet_rows
 
@@ -30,10 +32,11 @@ def ordinary_prompts() -> list[str]:
 def read_prompts(path: str | Path, option: str = "--prompts") -> list[PromptRow]:
     """The entries of a ``.txt`` (one a line), ``.jsonl``, ``.json``, ``.csv``, ``.tsv`` or ``.parquet`` file.
 
-    Those that cannot be used come with their error. A folder of WebDataset shards gives its distinct captions, of a
-    text member or of the sample's json. Tables take the prompt from the first of the columns prompt, caption, text,
-    whatever their capitals, and an optional column group; a CSV may be separated by ``,``, ``;``, tab or ``|``. Text is
-    UTF-8, or UTF-16 or UTF-32 with a byte-order mark. In JSONL a line may also be a plain string.
+    Those that cannot be used come with their error. A folder of WebDataset shards, or one .tar, gives its distinct
+    captions, of a text member or of the sample's json; so do an image folder and a Hugging Face dataset on disk.
+    Tables take the prompt from the first of the columns prompt, caption, text, whatever their capitals, and an optional
+    column group; a CSV may be separated by ``,``, ``;``, tab or ``|``. Text is UTF-8, or UTF-16 or UTF-32 with a
+    byte-order mark. In JSONL a line may also be a plain string.
 
     Raises:
         ValueError: no such file, another kind of file, too large, no such column, or not one usable prompt in it.
@@ -41,11 +44,12 @@ def read_prompts(path: str | Path, option: str = "--prompts") -> list[PromptRow]
     file = Path(path)
     readers = {".txt": _text, ".jsonl": _jsonl, ".csv": delimited_rows, ".parquet": parquet_rows,
                ".tsv": delimited_rows, ".json": json_rows}  # fmt: skip
-    read = _shards if file.is_dir() else readers.get(file.suffix.lower())
+    readers[".tar"] = _shards
+    read = _folder if file.is_dir() else readers.get(file.suffix.lower())
     if read is None:
         raise ValueError(
-            f"{option}: '{file}' must be a .txt, .jsonl, .csv, .parquet file, or a folder of shards (.tsv and .json "
-            "are read too)"
+            f"{option}: '{file}' must be a .txt, .jsonl, .csv, .parquet file, or a folder of shards (.tsv, .json, one "
+            ".tar, an image folder and a Hugging Face dataset on disk are read too)"
         )
     if not file.exists():
         raise ValueError(f"{option}: there is no file '{file}'")
@@ -98,20 +102,30 @@ def _not_utf8(number: int) -> PromptRow:
     return PromptRow(number, "", None, f"line {number} is not UTF-8 text")
 
 
-def _shards(folder: Path, option: str) -> Iterator[PromptRow]:
+def _folder(folder: Path, option: str) -> Iterator[PromptRow]:
+    if kind_of(folder) == "webdataset":
+        yield from _shards(folder, option)
+        return
+    source = open_source(str(folder), named_data(str(folder), option=option), option)
+    rows = (row for part in range(len(source)) for row in source.read(part))
+    yield from _distinct((row.key, row.all_captions, row.error) for row in rows)
+
+
+def _shards(file: Path, option: str) -> Iterator[PromptRow]:
+    yield from _distinct(told for shard in expand_paths(str(file), option) for told in _captions(shard))
+
+
+def _distinct(samples: Iterable[tuple[str, Sequence[str], str | None]]) -> Iterator[PromptRow]:
     """Distinct captions, numbered by the sample that they come from first; unusable samples with their error."""
     seen: set[str] = set()
-    number = 0
-    for shard in expand_paths(str(folder), option):
-        for key, captions, error in _captions(shard):
-            number += 1
-            if error is not None:
-                yield PromptRow(number, "", None, f"sample {number} ({key}): {error}")
-                continue
-            for caption in captions:
-                if caption not in seen:
-                    seen.add(caption)
-                    yield prompt_row(number, caption, unit="sample")
+    for number, (key, captions, error) in enumerate(samples, 1):
+        if error is not None:
+            yield PromptRow(number, "", None, f"sample {number} ({key}): {error}")
+            continue
+        for caption in captions:
+            if caption not in seen:
+                seen.add(caption)
+                yield prompt_row(number, caption, unit="sample")
 
 
 def _captions(shard: str) -> list[tuple[str, Sequence[str], str | None]]:

@@ -44,6 +44,7 @@ WITHOUT_BASE = {
     "judge": f"a prompt is judged by {_ALIKE}: memorised prompts may then look like any other",
     "explain": f"a word's weight is what it does to {_ALIKE}: words that call the pair up may then weigh little",
     "minimize": f"what is brought down is the distance of {_ALIKE}: a memorised prompt may meet the target already",
+    "check": "only held-out pairs (--held-out) say what a caption draws that was not learned",
     "verify": "nothing says which of these pictures it would have drawn too, so that fine-tuning did not teach them",
     "attack": "an embedding is searched for, and the other attack, which goes on from it beyond the model, is not made",
 }

@@ -36,7 +36,10 @@ __all__ = ["detect"]
 def detect(
     model: Model,
     prompts: Annotated[
-        Path, typer.Option(help="A .txt, .jsonl, .json, .csv, .tsv or .parquet file of prompts, or a folder of shards.")
+        Path,
+        typer.Option(
+            help="A .txt, .jsonl, .json, .csv, .tsv or .parquet file of prompts; shards, an image folder, HF data."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("runs/detect"),
     base: BaseModel = None,

@@ -72,6 +72,8 @@ def build_audit_report(
         "top": summary.top,
         "duplicates": summary.duplicates,
         "captions": summary.captions,
+        "looks": summary.looks,
+        "standing": _standing(summary),
         "errors": summary.errors,
         "meaning": _meaning(summary.values.get("signal")),
         "pictures": pictures,
@@ -122,6 +124,25 @@ def _headline(summary: Summary) -> str:
     return text
 
 
+def _standing(summary: Summary) -> str:
+    """How many pairs stand out, and where the gap is; empty where nothing was scored."""
+    found, scored = summary.values["standing_out"], summary.values["scored_pairs"]
+    if not scored:
+        return ""
+    if found is None:
+        return (
+            f"No pair stands out: the scores of {scored:,} pairs have no gap above which a few would lie. A "
+            "cut-off is a choice here, not a finding."
+        )
+    number, low, high = found["pairs"], found["next"], found["lowest"]
+    stand = "1 pair stands" if number == 1 else f"{number:,} pairs stand"
+    return (
+        f"{stand} out: {'its score is' if number == 1 else 'their scores are'} {high:.4g} or more, the next is "
+        f"{low:.4g}, and nobody lies between. memsieve audit select --max-score {(low + high) / 2:.4g} takes "
+        f"{'it' if number == 1 else 'them'} out."
+    )
+
+
 def _warnings(summary: Summary) -> list[str]:
     n = summary.values
     found = []
@@ -160,8 +181,8 @@ def _charts(summary: Summary) -> list[dict[str, Any]]:
 
 
 def _pictures(summary: Summary) -> dict[str, Markup]:
-    """Of the top pairs, and of what shares a caption."""
+    """Of the top pairs, and of what looks alike or shares a caption."""
     config = AuditConfig.model_validate(summary.about["config"]).data
     places = [Place(pair.content, pair.shard, pair.index, pair.part) for pair in summary.top]
-    places += [Place(**place) for caption in summary.captions for place in caption["pictures"]]
+    places += [Place(**place) for shared in (*summary.looks, *summary.captions) for place in shared["pictures"]]
     return small_pictures(places, config, (task["name"] for task in summary.about["tasks"]), THUMBNAIL)

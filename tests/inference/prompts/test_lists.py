@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import webdataset
+from PIL import Image
 
 from memsieve.inference.prompts.lists import ordinary_prompts, read_names, read_prompts
 
@@ -50,6 +52,21 @@ def test_the_captions_of_shards(tmp_path: Path) -> None:
     assert [row.error for row in rows if row.error] == [
         "sample 3 (k2): the caption is not UTF-8 text: invalid start byte at byte 0"
     ]
+
+
+def test_the_captions_of_one_tar_of_pictures_in_a_folder_and_of_a_dataset_on_disk(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    with webdataset.TarWriter(str(tmp_path / "one.tar")) as tar:
+        for i, text in enumerate(("a cat", "a cat", "a dog")):
+            tar.write({"__key__": f"k{i}", "png": b"x", "txt": text})
+            (tmp_path / "pictures" / f"{i}.png").write_bytes(b"x")
+            (tmp_path / "pictures" / f"{i}.txt").write_text(text)
+    features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+    rows = {"image": [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "green")],
+            "text": ["a cat", "a cat", "a dog"]}  # fmt: skip
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(str(tmp_path / "hf"))
+    for name in ("one.tar", "pictures", "hf"):
+        assert [(row.line, row.prompt) for row in read_prompts(tmp_path / name)] == [(1, "a cat"), (3, "a dog")], name
 
 
 def test_refusals(tmp_path: Path) -> None:

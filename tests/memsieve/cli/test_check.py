@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -69,6 +70,37 @@ def test_all_is_read_from_the_run(kind: str, tuned_run: Path, tmp_path: Path) ->
     assert told["held_out"] == 3 and told["base"] == raw["model"]["path"] and told["model"] == str(run / "pipeline")
     text = Path(page).read_text()
     assert "<script" not in text and "&lt;script&gt;" in text
+
+
+@pytest.mark.parametrize("kind", [*FORMATS, "tar"])
+def test_any_model_is_asked_about_data_of_any_kind(kind: str, tuned_run: Path, tmp_path: Path) -> None:
+    FORMATS["webdataset" if kind == "tar" else kind](tmp_path / "train", [(n, f"thing {n}") for n in range(4)])
+    data, out = tmp_path / "train" / ("0.tar" if kind == "tar" else ""), tmp_path / "out"
+    words = ["check", "--model", str(tuned_run / "pipeline"), "--data", str(data), "--out", str(out), *FAST]
+    done = CliRunner().invoke(app, [*words, "--copy-rate", "0.3"])
+    assert done.exit_code == 0, f"{done.output}\n{done.exception!r}"
+    told = json.loads((out / "check.json").read_text())
+    assert {row["caption"] for row in told["table"]} == {f"thing {n}" for n in range(4)} and told["run"] is None
+    assert told["base"] and told["held_out"] == 0 and done.output.strip().endswith(str(out / "check.html"))
+    assert "What to do next" in (out / "check.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "name a run's folder, or --model together with the --data"),
+        (["--model", "{model}"], "name a run's folder, or --model together with the --data"),
+        (["{run}", "--data", "{run}"], "--data: a run's folder says it already"),
+        (["--model", "{model}", "--data", "{run}/none"], "--data: there is nothing at '.*none'; name shards"),
+        (["--model", "{model}", "--data", "{run}", "--format", "zip"], "--format = 'zip': must be one of webdataset"),
+        (["--model", "{model}", "--data", "{run}", "--base", "none"], "--base, or pairs .* with --held-out"),
+        (["--model", "{model}", "--data", "{run}", "--copy-rate", "2"], "--copy-rate = 2.0: must lie between 0 and 1"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(words: list[str], message: str, tuned_run: Path) -> None:
+    named = [word.format(run=tuned_run, model=tuned_run / "pipeline") for word in words]
+    done = CliRunner().invoke(app, ["check", *named])
+    assert isinstance(done.exception, ValueError) and re.search(message, str(done.exception)), repr(done.exception)
 
 
 def test_what_is_no_run_is_refused_with_what_to_name(tmp_path: Path) -> None:

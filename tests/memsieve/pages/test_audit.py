@@ -15,7 +15,7 @@ import pytest
 from memsieve.filtering.audit.pair_scores import AUDIT_SIGNALS
 from memsieve.filtering.audit.summary import summarise
 from memsieve.filtering.data.archives import shard_identity
-from memsieve.pages.audit import HIGHER, _meaning, build_audit_report
+from memsieve.pages.audit import HIGHER, _meaning, _standing, build_audit_report
 from tests.filtering.audit.written import row, write_audit
 from tests.memsieve.auditing import run
 from tests.train.conftest import picture
@@ -162,3 +162,20 @@ def test_captions_that_pictures_share_are_shown_with_pictures(tmp_path: Path) ->
     assert '<td data-name="Pictures">3<span' in part
     shared, _ = build_audit_report(tmp_path / "audit", tmp_path / "shared" / "page.html", samples=False)
     assert "one of many" not in shared.read_text() and "data:image" not in shared.read_text()
+
+
+def test_it_says_in_words_how_many_pairs_stand_out_and_shows_near_duplicates_beside_each_other(audited: Path) -> None:
+    page, summary = build_audit_report(audited)
+    text = page.read_text()
+    assert summary.values["standing_out"] is None and "No pair stands out" in text, "fourteen pairs have no tail"
+    summary.values |= {"standing_out": {"pairs": 3, "lowest": 2.5, "next": 1.5, "p_value": 1e-6}, "scored_pairs": 900}
+    said = _standing(summary)
+    assert (
+        said.startswith("3 pairs stand out: their scores are 2.5 or more, the next is 1.5") and "--max-score 2" in said
+    )
+    summary.values |= {"standing_out": {"pairs": 1, "lowest": 2.5, "next": 1.5, "p_value": 1e-6}}
+    assert _standing(summary).startswith("1 pair stands out: its score is 2.5")
+    assert len(summary.looks) == summary.values["near_duplicate_groups"] and text.count(
+        '<figure class="card"><div'
+    ) == len(summary.looks)
+    assert all(len({place["content"] for place in look["pictures"]}) > 1 for look in summary.looks)
