@@ -28,10 +28,9 @@ from torch import Tensor
 
 from memsieve.filtering.data.config import DataConfig
 from memsieve.filtering.data.rows import content_id
-from memsieve.filtering.data.shards import read_shard
 from memsieve.filtering.folder_kind import what_it_is
 from memsieve.inference.copies.faiss_index import FLAT_BELOW, faiss_index, has_faiss
-from memsieve.inference.copies.pixels import pixel_chunks
+from memsieve.inference.copies.pixels import pixel_chunks, rows_of
 from memsieve.inference.copies.similarity import Similarity, build_similarity
 from memsieve.inference.progress import progress_bar
 
@@ -156,7 +155,7 @@ class TrainingIndex:
             ValueError: the shard has changed since, or is gone.
         """
         try:
-            for row in read_shard(neighbour.shard, DataConfig(path=neighbour.shard)):
+            for row in rows_of(neighbour.shard, DataConfig(path=neighbour.shard)):
                 if row.index == neighbour.index and row.error is None and content_id(row.image) == neighbour.group:
                     return row.image
         except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -12,8 +13,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from memsieve.filtering.data.named import kind_of
 from memsieve.filtering.data.shard_paths import expand_paths
 from memsieve.filtering.files import write_json
+from memsieve.filtering.settings import expand_home
 from memsieve.inference.copies.index import TrainingIndex, read_description
 from memsieve.inference.copies.pixels import pixel_chunks
 from memsieve.inference.copies.similarity import Similarity, build_similarity
@@ -38,14 +41,15 @@ def build_index(
     chunk: int = 64,
     progress: bool = True,
 ) -> TrainingIndex:
-    """Embed every image of ``shards`` (paths, globs, brace ranges, a folder), and those of ``held_out`` as a null.
+    """Embed every image of ``shards`` (paths, globs, brace ranges, a folder of them), and those of ``held_out`` as a
+    null. An image folder or a Hugging Face dataset on disk is embedded as one shard: whole, or not at all.
 
     Raises:
         ValueError: no shards, an unknown similarity, or ``out`` holds an index of another similarity.
     """
     kind = build_similarity(similarity, **(options or {}))
     side = SIDES.get(similarity, 256)
-    paths = expand_paths(shards, "--data")
+    paths = _paths(shards, "--data")
     out.mkdir(parents=True, exist_ok=True)
     described = {"similarity": similarity, "options": options or {}, "side": side}
     file = out / "index.json"
@@ -69,7 +73,7 @@ def build_index(
     (out / "null.npy").unlink(missing_ok=True)
     index = TrainingIndex(out, kind)
     if held_out is not None:
-        index.calibrate(expand_paths(held_out, "--held-out"), chunk, progress)
+        index.calibrate(_paths(held_out, "--held-out"), chunk, progress)
     return index
 
 
@@ -89,5 +93,20 @@ def _embed_shard(shard: str, out: Path, name: str, kind: Similarity, side: int, 
     os.replace(out / f"{name}.npy.new", out / f"{name}.npy")
 
 
+def _paths(named: str | list[str], option: str) -> list[str]:
+    """The shards that are named; a folder of pictures, or a dataset on disk, is one."""
+    found: list[str] = []
+    for name in [named] if isinstance(named, str) else named:
+        folder = Path(expand_home(name))
+        one = folder.is_dir() and kind_of(folder) != "webdataset" and any(folder.iterdir())
+        found += [str(folder)] if one else expand_paths(name, option)
+    return found
+
+
 def _size(path: str) -> int:
+    """What changes where the data does: bytes of a shard; of a folder a number that its files' sizes and times make."""
+    if Path(path).is_dir():
+        files = sorted((str(file), file.stat()) for file in Path(path).rglob("*") if file.is_file())
+        told = "\n".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in files)
+        return int.from_bytes(hashlib.blake2b(told.encode(errors="surrogateescape"), digest_size=6).digest(), "big")
     return -1 if "://" in path else os.path.getsize(path)

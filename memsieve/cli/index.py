@@ -13,17 +13,19 @@ __all__ = ["index"]
 
 
 def index(
-    shards: Annotated[list[str], typer.Option("--data", help="Training shards: a folder, glob or range. Repeatable.")],
+    shards: Annotated[
+        list[str], typer.Option("--data", help="Shards, one .tar, an image folder, HF data. Repeatable.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the index.")],
     held_out: Annotated[
-        list[str] | None, typer.Option(help="Shards never trained on: how near is near by chance. Repeatable.")
+        list[str] | None, typer.Option(help="Data never trained on: how near is near by chance. Repeatable.")
     ] = None,
     similarity: Annotated[str, typer.Option(help="tiled_l2, pixel_l2, phash or sscd.")] = "tiled_l2",
     sscd: Annotated[
         Path | None, typer.Option(help="The TorchScript file of an SSCD model; left out, the extra sscd's.")
     ] = None,
 ) -> None:
-    """Index training shards by similarity; the same command goes on where it stopped."""
+    """Index training images by similarity; the same command goes on where it stopped."""
     from memsieve.inference.copies.index_build import build_index
 
     options = {"path": str(sscd)} if similarity == "sscd" and sscd is not None else {}
