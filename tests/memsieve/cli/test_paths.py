@@ -16,6 +16,7 @@ from pydantic import BaseModel, TypeAdapter
 from typer.testing import CliRunner
 
 from memsieve.cli import app
+from memsieve.cli.check import _any_model
 from memsieve.cli.paths import PathTyper
 from memsieve.filtering.audit.config import AuditRun
 from memsieve.filtering.settings import SettingsError, parse_settings
@@ -31,7 +32,7 @@ NO_PATHS = {
 NO_PATH_OPTIONS = {
     "set", "overrides", "plant", "similarity", "score", "wandb", "wandb_project", "ray_address", "device", "dtype",
     "detector", "space", "scheduler", "steps", "images_per_prompt", "at_steps", "prompt", "method", "tokens", "replace",
-    "engine", "host", "by", "threshold",
+    "engine", "host", "by", "threshold", "data_format",
 }  # fmt: skip
 """Options that hold text and no path. Paths have the type Path, or are among the next ones."""
 CHECKED_BELOW = {
@@ -43,6 +44,8 @@ CHECKED_BELOW = {
     "index held_out",
     "init model",
     "check model",
+    "check data",
+    "check held_out",
 }
 """Options of text that name a path, each with a test here."""
 
@@ -126,6 +129,14 @@ def test_every_option_is_a_path_that_expands_or_no_path() -> None:
             assert f"{name} {parameter}" in CHECKED_BELOW, f"{name}: is {parameter} a path, or one of NO_PATH_OPTIONS?"
             seen.add(f"{name} {parameter}")
     assert seen == CHECKED_BELOW
+
+
+def test_the_data_of_a_check_may_lie_in_the_home(home: Path) -> None:
+    (home / "pictures").mkdir()
+    named = (["~/pictures"], None, ["~/others"])
+    asked = _any_model("~/model", named, Path("none"), 0.01, {"resolution": 8})
+    assert (asked.model, asked.data.path) == (home / "model", str(home / "pictures"))
+    assert asked.data.held_out_path == [str(home / "others")]
 
 
 def typers(typer_app: typer.Typer) -> Iterator[typer.Typer]:
