@@ -125,4 +125,4 @@ def test_a_t5_tokenizer_in_its_own_format_names_the_package_that_it_needs(tmp_pa
     with pytest.raises(
         ValueError, match=r"the tokenizer of '.*' needs a package that is not installed.*pip install .*\[t5\]'"
     ):
-        load_part(T5Tokenizer, str(tmp_path), "tokenizer", torch.float32)
+        load_part(T5Tokenizer, str(tmp_path), "tokenizer", Dtypes())
