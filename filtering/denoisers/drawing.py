@@ -27,6 +27,10 @@ class DrawsImages(ABC):
     """The pipeline's argument that guides by the unconditional prediction."""
     unguided: ClassVar[float] = 1.0
     """The value of that argument that guides nothing; more guides so much more."""
+    negative_prompt_guides: ClassVar[bool] = False
+    """Whether the pipeline guides by ``guidance_name`` only where it is given a negative prompt."""
+    mask_names: ClassVar[tuple[str, str] | None] = None
+    """The pipeline's arguments for the masks of the prompt and of the negative prompt; None where it takes none."""
     separate_branches: ClassVar[bool] = False
     """Whether the pipeline calls the network once with and once without the prompt, not once with both in a row."""
     prompt_first: ClassVar[bool] = False
@@ -81,16 +85,38 @@ class DrawsImages(ABC):
         guidance_scale: float,
         latents: torch.Tensor | None = None,
     ) -> dict[str, Any]:
-        """Arguments of the pipeline's call that draw from embeddings, and from initial noise ``latents``."""
-        given = {"prompt_embeds": cond.encoder_hidden_states, "pooled_prompt_embeds": cond.pooled, "latents": latents}
+        """Arguments of the pipeline's call that draw from embeddings, and from initial noise ``latents``.
+
+        A distilled network is told the scale as an input, which all pipelines call ``guidance_scale``.
+        """
+        given = {"prompt_embeds": self._prompt_argument(cond), "pooled_prompt_embeds": cond.pooled}
+        if self.mask_names:
+            given[self.mask_names[0]] = cond.attention_mask
         if uncond is not None and self.distilled is None:
-            given["negative_prompt_embeds"] = uncond.encoder_hidden_states
+            given["negative_prompt_embeds"] = self._prompt_argument(uncond)
             given["negative_pooled_prompt_embeds"] = uncond.pooled
+            if self.mask_names:
+                given[self.mask_names[1]] = uncond.attention_mask
+        if latents is not None:
+            given["latents"] = self._latents_argument(latents)
         scale = guidance_scale if uncond is not None or self.distilled else 1.0
         return {
-            "guidance_scale": scale - 1.0 + self.unguided,
+            self.guidance_name if self.distilled is None else "guidance_scale": scale - 1.0 + self.unguided,
             **{name: value for name, value in given.items() if value is not None},
+            **self._call_options(latents),
         }
+
+    def _prompt_argument(self, states: Conditioning) -> Any:
+        """The states in the form in which the pipeline takes them."""
+        return states.encoder_hidden_states
+
+    def _latents_argument(self, latents: torch.Tensor) -> torch.Tensor:
+        """Initial noise [B, C, h, w] in the form in which the pipeline takes it."""
+        return latents
+
+    def _call_options(self, latents: torch.Tensor | None) -> dict[str, Any]:
+        """What else the pipeline is told; ``latents`` say how large a picture is asked for."""
+        return {}
 
     # -- guidance -------------------------------------------------------------------------------------------------
 
@@ -101,6 +127,8 @@ class DrawsImages(ABC):
     @classmethod
     def guidance(cls, pipe: Any, guidance_scale: float) -> dict[str, Any]:
         """Arguments of a call of ``pipe`` that guide a plain prompt."""
+        if cls.negative_prompt_guides:
+            return {cls.guidance_name: guidance_scale, "negative_prompt": ""} if guidance_scale > 1 else {}
         return {cls.guidance_name: guidance_scale - 1.0 + cls.unguided}
 
     # -- the network's output ---------------------------------------------------------------------------------------

@@ -51,6 +51,7 @@ class FluxDenoiser(LatentDenoiser):
         *("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
     )
     guidance_name = "true_cfg_scale"
+    negative_prompt_guides = True
     separate_branches = True
     embedded_guidance: ClassVar[float] = 1.0
     """What a guidance-distilled network is told while it is trained and measured."""
@@ -116,19 +117,8 @@ class FluxDenoiser(LatentDenoiser):
         """By the embedded scale where the network has one, else by the empty prompt."""
         if pipe.transformer.config.guidance_embeds:
             return {"guidance_scale": guidance_scale}
-        return {cls.guidance_name: guidance_scale, "negative_prompt": ""} if guidance_scale > 1 else {}
+        return super().guidance(pipe, guidance_scale)
 
-    def call_arguments(
-        self,
-        cond: Conditioning,
-        uncond: Conditioning | None,
-        guidance_scale: float,
-        latents: torch.Tensor | None = None,
-    ) -> dict[str, Any]:
-        """Guided by the embedded scale where the network has one, else by the unconditional prediction."""
-        given = super().call_arguments(cond, uncond, guidance_scale, latents)
-        if not self.config.guidance_embeds:
-            given[self.guidance_name] = given.pop("guidance_scale")
-        if latents is not None:
-            given["latents"] = FluxPipeline._pack_latents(latents, *latents.shape)
-        return given
+    def _latents_argument(self, latents: torch.Tensor) -> torch.Tensor:
+        packed: torch.Tensor = FluxPipeline._pack_latents(latents, *latents.shape)
+        return packed

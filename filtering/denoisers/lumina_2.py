@@ -41,6 +41,7 @@ class Lumina2Denoiser(LatentDenoiser):
         "text_encoder": Gemma2Model,
         "tokenizer": GemmaTokenizerFast,
     }
+    mask_names = ("prompt_attention_mask", "negative_prompt_attention_mask")
     space_class = RectifiedFlow
     normalised = "shift"
     patch = 2
@@ -96,17 +97,3 @@ class Lumina2Denoiser(LatentDenoiser):
         combined = super().guided(cond, uncond, guidance_scale)
         length = torch.linalg.vector_norm(cond, dim=-1, keepdim=True)
         return combined * (length / torch.linalg.vector_norm(combined, dim=-1, keepdim=True))
-
-    def call_arguments(
-        self,
-        cond: Conditioning,
-        uncond: Conditioning | None,
-        guidance_scale: float,
-        latents: torch.Tensor | None = None,
-    ) -> dict[str, Any]:
-        """With masks."""
-        given = super().call_arguments(cond, uncond, guidance_scale, latents)
-        given["prompt_attention_mask"] = cond.attention_mask
-        if uncond is not None:
-            given["negative_prompt_attention_mask"] = uncond.attention_mask
-        return given

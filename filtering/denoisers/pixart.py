@@ -32,6 +32,7 @@ class PixArtSigmaDenoiser(LatentDenoiser):
         "text_encoder": T5EncoderModel,
         "tokenizer": T5Tokenizer,
     }
+    mask_names = ("prompt_attention_mask", "negative_prompt_attention_mask")
     patch = 2
     text_encoder: Any
     tokenizer: Any
@@ -66,20 +67,10 @@ class PixArtSigmaDenoiser(LatentDenoiser):
         )[0]
         return prediction[:, : noisy.shape[1]]
 
-    def call_arguments(
-        self,
-        cond: Conditioning,
-        uncond: Conditioning | None,
-        guidance_scale: float,
-        latents: torch.Tensor | None = None,
-    ) -> dict[str, Any]:
-        """With masks, and the size as asked for instead of the nearest one that the model was trained on."""
-        given = super().call_arguments(cond, uncond, guidance_scale, latents)
-        given |= {"prompt_attention_mask": cond.attention_mask, "use_resolution_binning": False}
-        given["negative_prompt"] = None  # the pipeline's default is "", which it refuses beside embeddings
-        if uncond is not None:
-            given["negative_prompt_attention_mask"] = uncond.attention_mask
-        return given
+    def _call_options(self, latents: torch.Tensor | None) -> dict[str, Any]:
+        """The size as asked for instead of the nearest one that the model was trained on, and no negative prompt: the
+        pipeline's default is "", which it refuses beside embeddings."""
+        return {"use_resolution_binning": False, "negative_prompt": None}
 
     def read_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         """What the transformer was called with."""

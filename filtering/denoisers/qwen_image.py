@@ -47,6 +47,8 @@ class QwenImageDenoiser(LatentDenoiser):
     patch = 2
     packed = 4
     guidance_name = "true_cfg_scale"
+    negative_prompt_guides = True
+    mask_names = ("prompt_embeds_mask", "negative_prompt_embeds_mask")
     separate_branches = True
     text_encoder: Any
     tokenizer: Any
@@ -146,27 +148,8 @@ class QwenImageDenoiser(LatentDenoiser):
         scaled = combined * (length / torch.linalg.vector_norm(combined, dim=-1, keepdim=True))
         return self._unpack(scaled, *cond.shape[-2:])
 
-    @classmethod
-    def guidance(cls, pipe: Any, guidance_scale: float) -> dict[str, Any]:
-        """With the empty prompt to guide away from, without which the pipeline does not guide."""
-        return {cls.guidance_name: guidance_scale, "negative_prompt": ""} if guidance_scale > 1 else {}
-
-    def call_arguments(
-        self,
-        cond: Conditioning,
-        uncond: Conditioning | None,
-        guidance_scale: float,
-        latents: torch.Tensor | None = None,
-    ) -> dict[str, Any]:
-        """With masks, guided by ``true_cfg_scale``."""
-        given = super().call_arguments(cond, uncond, guidance_scale, latents)
-        given[self.guidance_name] = given.pop("guidance_scale")
-        for name, states in (("prompt_embeds", cond), ("negative_prompt_embeds", uncond)):
-            if states is not None:
-                given[name], given[f"{name}_mask"] = states.encoder_hidden_states, states.attention_mask
-        if latents is not None:
-            given["latents"] = self._pack(latents)
-        return given
+    def _latents_argument(self, latents: torch.Tensor) -> torch.Tensor:
+        return self._pack(latents)
 
 
 def _cut(conditioning: Conditioning) -> tuple[torch.Tensor, torch.Tensor | None]:

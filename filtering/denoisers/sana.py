@@ -38,6 +38,7 @@ class SanaDenoiser(LatentDenoiser):
         "text_encoder": Gemma2Model,
         "tokenizer": GemmaTokenizerFast,
     }
+    mask_names = ("prompt_attention_mask", "negative_prompt_attention_mask")
     space_class = RectifiedFlow
     lora_targets = ("to_k", "to_q", "to_v")
     text_encoder: Any
@@ -118,20 +119,9 @@ class SanaDenoiser(LatentDenoiser):
         """The pipeline's own scheduler, anew: deterministic too."""
         return type(self.noise_scheduler).from_config(self.noise_scheduler.config)
 
-    def call_arguments(
-        self,
-        cond: Conditioning,
-        uncond: Conditioning | None,
-        guidance_scale: float,
-        latents: torch.Tensor | None = None,
-    ) -> dict[str, Any]:
-        """With masks, and the size as asked for instead of the nearest one that the model was trained on."""
-        given = super().call_arguments(cond, uncond, guidance_scale, latents)
-        given |= {"prompt_attention_mask": cond.attention_mask, "use_resolution_binning": False}
-        given["negative_prompt"] = None  # the pipeline's default is "", which it refuses beside embeddings
-        if uncond is not None:
-            given["negative_prompt_attention_mask"] = uncond.attention_mask
-        return given
+    def _call_options(self, latents: torch.Tensor | None) -> dict[str, Any]:
+        """As PixArt's pipeline."""
+        return {"use_resolution_binning": False, "negative_prompt": None}
 
 
 def _prepared(prompt: str) -> str:

@@ -103,16 +103,9 @@ class StableDiffusionXLDenoiser(LatentDenoiser):
         height, width = latents.shape[-2:]
         return height * self.vae_factor, width * self.vae_factor
 
-    def call_arguments(
-        self,
-        cond: Conditioning,
-        uncond: Conditioning | None,
-        guidance_scale: float,
-        latents: torch.Tensor | None = None,
-    ) -> dict[str, Any]:
-        """With the sizes that the network is told, where ``latents`` give them."""
-        given = super().call_arguments(cond, uncond, guidance_scale, latents)
-        return given if latents is None else {**given, **dict.fromkeys(SIZES, self._pixels(latents))}
+    def _call_options(self, latents: torch.Tensor | None) -> dict[str, Any]:
+        """The sizes that the network is told, where ``latents`` give them."""
+        return {} if latents is None else dict.fromkeys(SIZES, self._pixels(latents))
 
     def _pipeline_options(self) -> dict[str, Any]:
         return {**self.settings, "add_watermarker": False}

@@ -119,17 +119,9 @@ class ZImageDenoiser(LatentDenoiser):
         side = resolution // self.vae_factor // self.patch
         evenly_from_noise(scheduler, steps, side * side, device)
 
-    def call_arguments(
-        self,
-        cond: Conditioning,
-        uncond: Conditioning | None,
-        guidance_scale: float,
-        latents: torch.Tensor | None = None,
-    ) -> dict[str, Any]:
-        """Prompts as lists, without their padding."""
-        given = super().call_arguments(cond, uncond, guidance_scale, latents)
-        for name, states in (("prompt_embeds", cond), ("negative_prompt_embeds", uncond)):
-            if states is not None and states.attention_mask is not None:
-                rows = zip(states.encoder_hidden_states, states.attention_mask, strict=True)
-                given[name] = [row[mask.bool()] for row, mask in rows]
-        return given
+    def _prompt_argument(self, states: Conditioning) -> Any:
+        """A list of rows without their padding."""
+        if states.attention_mask is None:
+            return states.encoder_hidden_states
+        rows = zip(states.encoder_hidden_states, states.attention_mask, strict=True)
+        return [row[mask.bool()] for row, mask in rows]
