@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import secrets
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from memsieve.filtering.audit.config import AuditConfig
@@ -18,6 +16,7 @@ from memsieve.filtering.audit.summary import Summary, summarise
 from memsieve.filtering.files import write_json, write_whole
 from memsieve.filtering.folder_kind import AUDIT, refuse_other_kind
 from memsieve.pages.pictures import Place, small_pictures
+from memsieve.pages.rendering import render
 from memsieve.pages.run_plots import Series, line_chart
 
 __all__ = ["build_audit_report"]
@@ -64,7 +63,6 @@ def build_audit_report(
     context = {
         "title": run.resolve().name,
         "written": datetime.now().strftime("%Y-%m-%d %H:%M"),
-        "nonce": secrets.token_hex(12),
         "numbers": summary.values,
         "headline": _headline(summary),
         "warnings": _warnings(summary),
@@ -82,9 +80,7 @@ def build_audit_report(
         "paths": summary.about["config"]["data"]["path"],
         "versions": summary.about["versions"],
     }
-    environment = Environment(loader=PackageLoader("memsieve.pages"), autoescape=True, undefined=StrictUndefined)
-    environment.filters.update(count=lambda value: f"{value:,}", sig=_sig, share=_share)
-    write_whole(target, environment.get_template("audit.html").render(context))
+    write_whole(target, render("audit.html", context))
     write_json(target.with_name("summary.json"), summary.values)
     return target, summary
 
@@ -97,14 +93,6 @@ def _meaning(signal: str | None) -> str:
     told = "; ".join(HIGHER[name] for name in names)
     beside = "" if any(name in WITH_REFERENCE for name in names) else f" {WITHOUT_REFERENCE}"
     return f"Higher where {told}.{beside}"
-
-
-def _sig(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3g}"
-
-
-def _share(value: float) -> str:
-    return f"{100 * value:.3g}\u00a0%"
 
 
 def _headline(summary: Summary) -> str:

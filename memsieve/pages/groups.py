@@ -3,7 +3,6 @@ condemned, picture beside picture; what is split and joined on it is exported fo
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,7 +11,6 @@ from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from memsieve.filtering.audit.config import AuditConfig
@@ -22,6 +20,7 @@ from memsieve.filtering.audit.group_files import GroupsFile
 from memsieve.filtering.audit.query import AuditQuery, Rows
 from memsieve.filtering.files import write_whole
 from memsieve.pages.pictures import Place, small_pictures
+from memsieve.pages.rendering import render
 from memsieve.pages.run_data import load_run
 
 __all__ = ["build_groups_page"]
@@ -81,7 +80,6 @@ def build_groups_page(groups: Path, out: Path, trained: Path | None = None) -> P
     context = {
         "title": groups.name,
         "written": datetime.now().strftime("%Y-%m-%d %H:%M"),
-        "nonce": secrets.token_hex(12),
         "format": FORMAT,
         "alike": file.made.alike,
         "decisions": file.made.decisions,
@@ -95,10 +93,8 @@ def build_groups_page(groups: Path, out: Path, trained: Path | None = None) -> P
         "pictures": pictures,
         "missing": [audit.path for audit in file.made.audits if not (Path(audit.path) / "audit.json").is_file()],
     }
-    environment = Environment(loader=PackageLoader("memsieve.pages"), autoescape=True, undefined=StrictUndefined)
-    environment.filters.update(count=lambda value: f"{value:,}", sig=lambda value: f"{value:.3g}")
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(out, environment.get_template("groups.html").render(context))
+    write_whole(out, render("groups.html", context))
     return out
 
 

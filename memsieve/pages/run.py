@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from memsieve.filtering.files import write_whole
 from memsieve.pages.comparison import comparison_of, refuse_another
 from memsieve.pages.members import members_of
 from memsieve.pages.pair_pictures import kept_picture, pictures_of_pairs
+from memsieve.pages.rendering import render
 from memsieve.pages.run_charts import run_charts
 from memsieve.pages.run_data import GroupRow, RunData, accounting, asked_of_all, load_run, removed_and_near
-from memsieve.pages.said import count, share, sig, why_condemned
+from memsieve.pages.said import share, sig, why_condemned
 
 __all__ = ["build_report"]
 
@@ -45,7 +45,6 @@ def build_report(run: Path, out: Path | None = None, comparison: Path | None = N
     context = {
         "title": run.resolve().name,
         "written": datetime.now().strftime("%Y-%m-%d %H:%M"),
-        "nonce": secrets.token_hex(12),
         "headline": _headline(data, removed, total),
         "use": _use(data),
         "warnings": _warnings(data, total),
@@ -70,11 +69,8 @@ def build_report(run: Path, out: Path | None = None, comparison: Path | None = N
         "config": data.config,
         "notes": data.notes,
     }
-    environment = Environment(loader=PackageLoader("memsieve.pages"), autoescape=True, undefined=StrictUndefined)
-    environment.filters.update(count=count, sig=sig, share=share)
-    page = environment.get_template("report.html").render(context)
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(page, encoding="utf-8")
+    write_whole(target, render("report.html", context))
     return target
 
 
