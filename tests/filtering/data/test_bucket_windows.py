@@ -5,22 +5,20 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from memsieve.filtering.data import shards as shards_module
 from memsieve.filtering.data.bucket_counts import most_windows
 from memsieve.filtering.data.config import DataConfig
 from memsieve.filtering.data.loader import Window, WindowLoader
 from memsieve.filtering.data.mark import merge_states
 from memsieve.filtering.data.pool import Ranks
-from memsieve.filtering.data.rows import RawRow
 from tests.filtering.data.of_sizes import BUCKETS, config, write_folder, write_shards
 from tests.filtering.data.ranks import ThreadExchange, on_ranks
+from tests.filtering.data.watching import bodies_read
 
 ROWS, COUNT, BROKEN = 4, 34, 17
 SHAPES = {(16, 16), (12, 20), (20, 12)}
@@ -131,15 +129,7 @@ def test_of_what_was_read_before_a_resume_reads_what_waits_alone(shards: str, mo
         state = loader.state_dict()
         if len(state["order"]) > 2:
             break
-    bodies: list[str] = []
-    read_shard = shards_module.read_shard
-
-    def watched(path: str, *args: Any, **options: Any) -> Iterator[RawRow]:
-        for row in read_shard(path, *args, **options):
-            bodies.extend([row.key] if row.image else [])
-            yield row
-
-    monkeypatch.setattr("memsieve.filtering.data.sources.read_shard", watched)
+    bodies = bodies_read(monkeypatch)
     next(iter(WindowLoader(data, ROWS, seed=3, state=state)))
     assert bodies and not set(bodies) & set(seen)
 

@@ -6,7 +6,7 @@ import io
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,16 +14,15 @@ import torch
 import webdataset as wds
 from PIL import Image
 
-from memsieve.filtering.data import shards as shards_module
 from memsieve.filtering.data.config import DataConfig
 from memsieve.filtering.data.loader import Window, WindowLoader
 from memsieve.filtering.data.mark import merge_states
 from memsieve.filtering.data.pool import Ranks
-from memsieve.filtering.data.rows import RawRow
 from memsieve.filtering.data.sources import ShardSource
 from memsieve.filtering.settings import SettingsError
 from tests.filtering.data.ranks import ThreadExchange, on_ranks
 from tests.filtering.data.uneven import ROWS, SIZES, config, write_uneven
+from tests.filtering.data.watching import bodies_read
 
 
 @pytest.fixture(scope="module")
@@ -210,15 +209,7 @@ def test_resume_on_another_number_of_ranks(shards: str, taken: int) -> None:
 def test_a_resume_passes_what_was_read_by_its_headers(shards: str, monkeypatch: pytest.MonkeyPatch) -> None:
     loader = WindowLoader(config(shards), ROWS, seed=3)
     list(itertools.islice(loader, 3))
-    bodies: list[str] = []
-    read_shard = shards_module.read_shard
-
-    def watched(path: str, *args: Any, **options: Any) -> Iterator[RawRow]:
-        for row in read_shard(path, *args, **options):
-            bodies.extend([row.key] if row.image else [])
-            yield row
-
-    monkeypatch.setattr("memsieve.filtering.data.sources.read_shard", watched)
+    bodies = bodies_read(monkeypatch)
     again = WindowLoader(config(shards), ROWS, seed=3, state=loader.state_dict())
     assert again.alive == 0
     next(iter(again))
