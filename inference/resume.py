@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from memsieve.filtering.data.decode import to_levels
 from memsieve.filtering.files import write_json
 from memsieve.inference.generate import GenerateSettings, generate
 from memsieve.inference.progress import progress_bar
@@ -56,7 +57,7 @@ class ImageStore:
 
     def save(self, name: str, images: Tensor) -> Tensor:
         """Keep images [n, 3, H, W] in [-1, 1]; returns them as ``load`` will."""
-        small = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).contiguous()
+        small = to_levels(images.clamp(-1, 1)).contiguous()
         file = self._file(name)
         temporary = file.with_suffix(f".{os.getpid()}")
         save_file({"images": small}, temporary)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from PIL import Image
 
+from memsieve.filtering.data.decode import to_picture
 from memsieve.filtering.data.rows import FailedRow, Row, SkippedRow
 from memsieve.filtering.exchange import Exchange
 from memsieve.filtering.filter import MemorizationFilter
@@ -129,8 +129,7 @@ class Records:
         if folder == "thumbnails" and (path.exists() or self._pictures >= THUMBNAILS):
             return
         path.parent.mkdir(exist_ok=True)
-        pixels = ((row.pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
-        image = Image.fromarray(pixels)
+        image = to_picture(row.pixels)
         image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
         temporary = path.with_suffix(f".tmp{self.rank}")  # ranks may meet one group at a time
         image.save(temporary, "PNG")

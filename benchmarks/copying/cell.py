@@ -24,6 +24,7 @@ from benchmarks.copying.plan import PAPER, TUNED, Cell, Plan
 from benchmarks.copying.rivals import LossBelowAverage, RandomDrop
 from benchmarks.copying.watched import LOOKS, Watch, WatchedRule
 from benchmarks.retrieval.choice import CANDIDATES
+from memsieve.filtering.data.decode import to_levels
 from memsieve.filtering.rules import Rule
 from memsieve.filtering.settings import load_settings
 from memsieve.inference.generate import GenerateSettings, generate, load_pipeline
@@ -192,7 +193,7 @@ def _drawn(plan: Plan, cell: Cell, pipeline: Path, data: Path) -> dict[str, Any]
     drawn = _draw(pipeline, prompts, plan.protocol.drawing, cell.seed)
     file = plan.drawn_file(cell)
     file.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"pairs": prompts.pairs, "drawn": ((drawn + 1) * 127.5).round().to(torch.uint8)}, file)
+    torch.save({"pairs": prompts.pairs, "drawn": to_levels(drawn)}, file)
     encoder = encoder_at(plan.work / "encoder.pt", plan.streams[cell.stream].limit)
     found = judged(drawn, prompts, data, cell.seed, judges_with(encoder))
     unseen = [i for i, case in enumerate(prompts.cases) if case == "held_out"]

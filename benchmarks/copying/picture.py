@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw
 from benchmarks.common import NUMBERS, PAGES, RUNS
 from benchmarks.copying.cell import data_of
 from benchmarks.copying.plan import Cell, Plan
+from memsieve.filtering.data.decode import to_picture
 from memsieve.inference.copies.probe import shard_images
 
 __all__ = ["ROWS", "draw_picture", "shown_pairs"]
@@ -113,8 +114,7 @@ def _real(data: Path, wanted: set[str]) -> dict[str, Image.Image]:
         of = {row["key"]: row["pair"] for row in truth if row["part"] == part and row["pair"] in wanted}
         for key, pixels in shard_images(data / part):
             if key in of and of[key] not in found:
-                array = ((pixels + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
-                found[of[key]] = Image.fromarray(np.ascontiguousarray(array))
+                found[of[key]] = to_picture(pixels)
     return found
 
 

@@ -102,6 +102,11 @@ def to_levels(pixels: torch.Tensor) -> torch.Tensor:
     return ((pixels + 1.0) * 127.5).round().to(torch.uint8)
 
 
+def to_picture(pixels: torch.Tensor) -> Image.Image:
+    """The RGB picture of ``pixels`` [3, H, W]; what lies outside [-1, 1] is cut off."""
+    return Image.fromarray(to_levels(pixels.detach().cpu().float().clamp(-1, 1)).permute(1, 2, 0).contiguous().numpy())
+
+
 def upright_size(data: bytes) -> tuple[int, int] | None:
     """(width, height) of the upright image in ``data``, by its header alone; None where it cannot be opened."""
     try:

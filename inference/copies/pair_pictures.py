@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 from typing import Final, Literal
 
-import torch
 from PIL import Image
 from torch import Tensor
 
+from memsieve.filtering.data.decode import to_picture
 from memsieve.filtering.types import group_name
 
 __all__ = ["picture_file", "write_picture"]
@@ -28,7 +28,6 @@ def write_picture(folder: Path, group: str, when: Literal["before", "now"], pixe
     """Write ``pixels`` [3, H, W] in [-1, 1] as the picture of ``group``."""
     file = picture_file(folder, group, when)
     file.parent.mkdir(parents=True, exist_ok=True)
-    array = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    image = Image.fromarray(array)
+    image = to_picture(pixels)
     image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     image.save(file, "PNG")

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from memsieve.filtering.data.decode import to_levels
 from memsieve.filtering.identity.descriptors import Descriptor, FromFile, Preprocessing, describe, open_descriptor
 
 __all__ = [
@@ -156,7 +157,7 @@ class PerceptualHash:
     def embed(self, images: Tensor) -> Tensor:
         import imagehash
 
-        pixels = ((_checked(images) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        pixels = to_levels(_checked(images)).permute(0, 2, 3, 1).numpy()
         hashes = [imagehash.phash(Image.fromarray(image), hash_size=self.hash_size).hash.flatten() for image in pixels]
         if not hashes:
             return torch.empty(0, self.hash_size**2)
@@ -193,7 +194,7 @@ class SSCD:
         self._descriptor = FromFile("sscd", file, Preprocessing(side=size), device)
 
     def embed(self, images: Tensor) -> Tensor:
-        pixels = ((_checked(images) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        pixels = to_levels(_checked(images)).permute(0, 2, 3, 1).numpy()
         rows = describe(self._descriptor, [Image.fromarray(image) for image in pixels])
         if not rows:
             return torch.empty(0, 0)

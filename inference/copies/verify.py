@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from memsieve.filtering.conformal import smallest_reference
-from memsieve.filtering.data.decode import BadSample
+from memsieve.filtering.data.decode import BadSample, to_picture
 from memsieve.filtering.data.folder.walk import LeftOut, walk
 from memsieve.filtering.files import write_json
 from memsieve.inference.copies.index import Neighbour, TrainingIndex
@@ -203,8 +203,7 @@ def write_matches(
 
 def picture_uri(pixels: Tensor) -> str:
     """A PNG data URI of at most ``THUMB`` pixels a side; small images are enlarged pixel by pixel."""
-    array = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    image = Image.fromarray(array).resize((THUMB, THUMB), Image.Resampling.LANCZOS)
+    image = to_picture(pixels).resize((THUMB, THUMB), Image.Resampling.LANCZOS)
     stream = io.BytesIO()
     image.save(stream, "PNG")
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from memsieve.filtering.data.decode import to_picture
 from memsieve.inference.charts import heat_colour
 from memsieve.inference.copies.index import TrainingIndex
 from memsieve.inference.copies.pixels import load_pixels
@@ -226,8 +227,7 @@ def pictures(images: Tensor, least: int = 192) -> list[Image.Image]:
     """Images [n, 3, H, W] in [-1, 1]; small ones are enlarged to ``least`` pixels."""
     found = []
     for pixels in images:
-        array = ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
-        image = Image.fromarray(array)
+        image = to_picture(pixels)
         factor = max(1, -(-least // image.width))
         found.append(image.resize((image.width * factor, image.height * factor), Image.Resampling.LANCZOS))
     return found

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -73,15 +71,10 @@ def kept_picture(file: Path, side: int) -> Markup | None:
     """
     try:
         with Image.open(file) as opened:
-            opened.thumbnail((side, side))
-            picture = opened.convert("RGB")
+            opened.thumbnail((side, side))  # before its pixels are decoded: of a large JPEG a part is enough
+            return thumbnail(opened.convert("RGB"), side)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
-    buffer = io.BytesIO()
-    small = max(picture.size) <= 160
-    picture.save(buffer, "PNG", optimize=True) if small else picture.save(buffer, "JPEG", quality=88)
-    kind = "png" if small else "jpeg"
-    return Markup(f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}")
 
 
 def _inside(folder: Path, group: str) -> Markup | None:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import numpy as np
 import torch
 from PIL import Image, ImageDraw
+
+from memsieve.filtering.data.decode import to_picture
 
 __all__ = ["Pair", "caption_losses", "caption_test", "draw_grid", "model_card", "sample_grid"]
 
@@ -159,7 +160,7 @@ def sample_grid(pipeline: Any, train: list[Pair], held: list[Pair], out: Path, c
         guidance_scale=4.0,
         generator=[torch.Generator().manual_seed(seed + i) for i in range(len(picked))],
     ).images
-    shown = [(_image(row.pixels), prefix + row.caption) for row, prefix in picked]
+    shown = [(to_picture(row.pixels), prefix + row.caption) for row, prefix in picked]
     title = "left: generated (DDIM 25 steps, guidance 4)   right: real OpenMoji, CC BY-SA 4.0"
     draw_grid(images, shown, title).save(out)
 
@@ -179,10 +180,6 @@ def draw_grid(
             sheet.paste(shown.resize((side, side), Image.Resampling.BICUBIC), (left + offset, top))
         draw.text((left, top + side + 2), textwrap.fill(caption, side // 3), fill="black")
     return sheet
-
-
-def _image(pixels: torch.Tensor) -> Image.Image:
-    return Image.fromarray(((pixels.permute(1, 2, 0).numpy() + 1) * 127.5).round().astype(np.uint8))
 
 
 def model_card(report: dict[str, Any]) -> str:

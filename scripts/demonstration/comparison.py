@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 import torch
 from PIL import Image, ImageDraw
@@ -13,6 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from memsieve.filtering.data.decode import to_picture
 from memsieve.filtering.files import write_json
 from memsieve.inference.copies.probe import ProbeResult, Prompt, shard_images
 
@@ -77,8 +77,7 @@ def picture(
 
 def tile(pixels: torch.Tensor, scale: int = 2) -> Image.Image:
     """One image of [3, H, W] in [-1, 1]."""
-    array = ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
-    image = Image.fromarray(np.ascontiguousarray(array))
+    image = to_picture(pixels)
     return image.resize((image.width * scale, image.height * scale), Image.Resampling.LANCZOS)
 
 

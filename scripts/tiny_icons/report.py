@@ -7,13 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from benchmarks.retrieval.choice import CANDIDATES
 from benchmarks.retrieval.encoder import Encoder
+from memsieve.filtering.data.decode import to_picture
 from scripts.base_model.report import Pair, caption_losses, draw_grid
 from scripts.tiny_icons.judge import retrieved
 from scripts.tiny_icons.pictures import SIZE, Pictures, Shown
@@ -139,7 +139,7 @@ def sample_grid(pipeline: Any, pictures: Pictures, out: Path, seed: int = 0) -> 
     """Drawings beside the real pictures, with their captions: three rows of training's, one of things held out."""
     seen, unseen = _some(pictures.train, seed, 18), _some(pictures.drawable, seed, 6)
     drawn = draw_captions(pipeline, [row.caption for row in (*seen, *unseen)], seed)
-    made = [Image.fromarray(((p.permute(1, 2, 0).numpy() + 1) * 127.5).round().astype(np.uint8)) for p in drawn]
+    made = [to_picture(pixels) for pixels in drawn]
     captions = [*[row.caption for row in seen], *[f"held out: {row.caption}" for row in unseen]]
     real = [Image.fromarray(row.pixels.permute(1, 2, 0).numpy()) for row in (*seen, *unseen)]
     title = f"left: drawn by the base (DDIM {STEPS} steps, guidance {GUIDANCE:g})   right: the real picture"

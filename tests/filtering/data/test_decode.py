@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from memsieve.filtering.data.decode import BadSample, decode_image, decode_row, group_of
+from memsieve.filtering.data.decode import BadSample, decode_image, decode_row, from_levels, group_of, to_picture
 from memsieve.filtering.data.rows import RawRow, content_id
 from tests.filtering.data.flat_images import config, decode, encode, levels
 
@@ -180,3 +180,10 @@ def test_random_crop_and_flip_are_functions_of_the_position() -> None:
     assert [a != b for a, b in zip(same, mirrored, strict=True)] == [True] * 16
     assert 2 <= sum(mirrored) <= 14
     assert not torch.equal(decode(data, 0, seed=1, crop="random").pixels, first[0])
+
+
+def test_a_picture_of_pixels_has_their_levels_and_nothing_beyond() -> None:
+    drawn = torch.randint(0, 256, (3, 5, 7), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    picture = to_picture(from_levels(drawn))
+    assert picture.size == (7, 5) and np.array_equal(np.asarray(picture).transpose(2, 0, 1), drawn.numpy())
+    assert to_picture(torch.full((3, 1, 2), 3.0)).getpixel((1, 0)) == (255, 255, 255)
