@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from scipy.stats import beta, binom
+from scipy.stats import binom, binomtest
 
 from memsieve.filtering.conformal import critical_value, smallest_rate
 from memsieve.filtering.evidence.own_bars import own_bars
@@ -50,15 +50,17 @@ class Chance:
 
     @property
     def low(self) -> float:
-        """The lower end of the interval."""
-        return float(beta.ppf(0.025, self.hits, self.drawings - self.hits + 1)) if self.hits else 0.0
+        """The lower end of the interval; 0 where nothing was drawn."""
+        return float(self._interval.low) if self.drawings else 0.0
 
     @property
     def high(self) -> float:
-        """The upper end of the interval."""
-        if self.hits == self.drawings:
-            return 1.0
-        return float(beta.ppf(0.975, self.hits + 1, self.drawings - self.hits))
+        """The upper end of the interval; 1 where nothing was drawn."""
+        return float(self._interval.high) if self.drawings else 1.0
+
+    @property
+    def _interval(self) -> Any:
+        return binomtest(self.hits, self.drawings).proportion_ci(0.95, "exact")
 
     def p_value(self, rate: float) -> float:
         """The probability of so many hits if the chance of each were ``rate``; 1 where nothing was drawn."""

@@ -77,7 +77,7 @@ def draw_latents(
         predicted = denoiser.predict(model, rows, timestep.to(denoiser.device).expand(len(rows)), both).float()
         if guided:
             without, with_ = predicted.chunk(2)
-            predicted = without + guidance_scale * (with_ - without)
+            predicted = denoiser.guided(with_, without, guidance_scale)
         x = scheduler.step(predicted, timestep, x, return_dict=False)[0]
     return x.float()
 

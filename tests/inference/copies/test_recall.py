@@ -10,7 +10,14 @@ import pytest
 import torch
 
 from memsieve.filtering.denoisers.registry import open_denoiser
-from memsieve.inference.copies.recall import STEPS, LatentBank, draw_latents, forwards_per_drawing
+from memsieve.inference.copies.recall import (
+    GUIDANCE,
+    STEPS,
+    LatentBank,
+    _scheduler,
+    draw_latents,
+    forwards_per_drawing,
+)
 from tests.tiny_models import TINY_FAMILIES, side_of
 
 
@@ -67,3 +74,20 @@ def test_every_family_draws_as_many_forwards_and_the_same_each_time(
     assert len(rows) == 2 * STEPS and sum(rows) == 2 * 2 * forwards_per_drawing(denoiser)
     (alone,) = draw_latents(denoiser, denoiser.model, ["hat"], noise[1:], resolution=side)
     assert torch.allclose(alone, first[1], atol=1e-3, rtol=1e-3), "whatever else is drawn beside it"
+
+
+@pytest.mark.parametrize("family", sorted(TINY_FAMILIES))
+def test_what_is_drawn_is_what_the_family_s_pipeline_draws(family: str, family_folder: Callable[[str], Path]) -> None:
+    """From the same noise, by the same scheduler: guided as the pipeline guides, in whatever form it is called."""
+    denoiser, side = open_denoiser(str(family_folder(family)), None, torch.float32), side_of(family)
+    denoiser.model.eval()
+    captions = ["a cat", "hat"]
+    noise = torch.randn(2, *denoiser.latent_shape(side), generator=torch.Generator().manual_seed(0))
+    drawn = denoiser.decode(draw_latents(denoiser, denoiser.model, captions, noise, resolution=side))
+    pipe = denoiser.pipeline()
+    pipe.register_modules(scheduler=_scheduler(denoiser, STEPS, side))
+    uncond = None if denoiser.distilled else denoiser.unconditional(2)
+    scale = 1.0 if denoiser.distilled else GUIDANCE  # a distilled network is told 1 as its scale
+    given = denoiser.call_arguments(denoiser.conditioning(captions), uncond, scale, noise)
+    images = pipe(**given, num_inference_steps=STEPS, height=side, width=side, output_type="pt").images
+    assert torch.allclose(images * 2 - 1, drawn, atol=1e-4)
