@@ -63,7 +63,11 @@ class BaseCalls:
 
     @torch.no_grad()
     def instead(self, both: Branches, held: Tensor, scale: float) -> Tensor:
-        """What the network returns so that the guided prediction of the images that are ``held`` [B] is the base's."""
+        """What the network returns so that the guided prediction of the images that are ``held`` [B] is the base's.
+
+        A pipeline that scales it afterwards (Qwen-Image, Lumina 2) gives it the length of the model's own conditional
+        prediction: the base's direction, not its length.
+        """
         without, with_ = self.branches()
         own = (both.without, both.with_)
         keep = held.to(own[0].device).view(-1, *([1] * (own[0].ndim - 1)))
