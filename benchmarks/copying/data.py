@@ -15,9 +15,10 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.copying.parts import build_once
+from benchmarks.copying.pictures import pictures_at
 from benchmarks.copying.samples import STYLES, Row, plain_row, rare_row, rows_of
-from memsieve.filtering.data.openmoji import Picture, Plant, choose_planted, draw_pictures
-from memsieve.filtering.data.openmoji.names import held_out_bases, list_emoji, miniature, rank
+from memsieve.filtering.data.openmoji import Picture, Plant, choose_planted
+from memsieve.filtering.data.openmoji.names import held_out_bases, rank
 
 __all__ = ["MIXED", "NOTHING", "PAPER", "ROWS", "SHORT", "SMALL", "Planted", "Stream", "build"]
 
@@ -104,11 +105,14 @@ PAPER: Final = Stream("paper", planted=(Planted("exact", 200, 12),), ordinary=14
 def build(out: Path, stream: Stream, seed: int, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
     """The stream's folder, written once (see ``build_once``); returns what ``dataset.json`` says."""
     asked = {"seed": seed, "stream": asdict(stream), "rows": ROWS}
-    return build_once(out, asked, lambda: _rows(stream, seed, progress), stream.shards)
+    kept = out.parent / "pictures"
+    return build_once(out, asked, lambda: _rows(kept, stream, seed, progress), stream.shards)
 
 
-def _rows(stream: Stream, seed: int, progress: Callable[[int, int], None] | None) -> tuple[list[Row], list[Row]]:
-    pictures, _ = draw_pictures(miniature(list_emoji(), SPLIT_SEED, stream.limit), stream.side, True, progress)
+def _rows(
+    kept: Path, stream: Stream, seed: int, progress: Callable[[int, int], None] | None
+) -> tuple[list[Row], list[Row]]:
+    pictures = pictures_at(kept, stream.side, stream.limit, progress)
     bases = held_out_bases({picture.emoji.base for picture in pictures}, SPLIT_SEED, HELD_OUT_SHARE)
     train = [picture for picture in pictures if picture.emoji.base not in bases]
     held_out = [plain_row(picture, "held_out") for picture in pictures if picture.emoji.base in bases]
