@@ -46,7 +46,9 @@ INDEX: Final = Kind("an index", "memsieve verify --index {} --images IMAGES")
 DETECTION: Final = Kind("a result of memsieve detect", "look at the files in {}")
 PIPELINE: Final = Kind("a diffusers pipeline", "memsieve detect --model {} --prompts PROMPTS")
 LORA: Final = Kind("a LoRA", "memsieve detect --model {} --prompts PROMPTS")
-DATASET: Final = Kind("a dataset with planted pairs", "memsieve copies --model MODEL --data {}")
+DATASET: Final = Kind(
+    "a dataset with planted pairs", "memsieve check --model MODEL --data {0}/train --held-out {0}/held_out"
+)
 SHARDS: Final = Kind("a folder of shards", "memsieve audit score --data {} --data-only --out AUDIT")
 
 

@@ -36,11 +36,10 @@ def test_the_commands_run_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyP
         "train": ["--set", "train.steps=3"],
         "audit": ["--draws", "1"],
         "check": ["--most", "2", "--drawings", "1", "--steps", "2"],
-        "copies": ["--seeds", "1"],
         "detect": ["--schedule-steps", "10"],
         "explain": ["--schedule-steps", "10", "--images-per-prompt", "1"],
         "minimize": ["--schedule-steps", "4", "--iterations", "1", "--images-per-prompt", "1", "--ordinary", "few.txt"],
-        "probe": ["--updates", "1", "--steps", "2", "--images-per-prompt", "1"],
+        "probe": ["--updates", "1", "--steps", "2", "--images-per-prompt", "1", "--most", "2", "--controls", "2"],
     }
     (tmp_path / "prompts.txt").write_text("unicorn, white and blue\n")
     (tmp_path / "few.txt").write_text("a cat\na dog\n")

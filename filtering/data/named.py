@@ -48,7 +48,13 @@ def named_data(paths: str | list[str], kind: str | None = None, option: str = "-
 
 def _look(path: str, option: str) -> Format:
     if Path(path).is_dir():
-        return kind_of(Path(path))
+        kind = kind_of(Path(path))
+        if kind == "folder" and (Path(path) / "truth.parquet").is_file():
+            raise SettingsError(
+                f"{option}: '{path}' is a dataset with planted pairs; name the shards in '{path}/train' (those never "
+                f"trained on are in '{path}/held_out')"
+            )
+        return kind
     if Path(path).exists() or any(sign in path for sign in "{*?[") or "://" in path or "::" in path:
         return "webdataset"  # a shard, or a pattern of them: what is none is refused where it is opened
     raise SettingsError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -29,6 +30,7 @@ class TrainingPairs:
         whole: there are no further pictures.
         rows_read: samples that can be trained on, repeats among them.
         without_caption: of those.
+        repeats: rows of each group.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -36,6 +38,7 @@ class TrainingPairs:
     whole: bool = True
     rows_read: int = 0
     without_caption: int = 0
+    repeats: Counter[str] = field(default_factory=Counter)
 
     @property
     def of_caption(self) -> dict[str, list[str]]:
@@ -88,5 +91,6 @@ def training_pairs(
         known = found.captions.setdefault(group_name(group), [])
         known += [text for text in dict.fromkeys(raw.all_captions) if text and text not in known]
         found.rows_read += 1
+        found.repeats[group_name(group)] += 1
         found.without_caption += not any(raw.all_captions)
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from memsieve.filtering.files import write_json
 from memsieve.filtering.folder_kind import what_it_is
 from memsieve.inference.copies.judge import CopyJudge, CopyVerdict
 from memsieve.inference.copies.rate import CopyRate, copy_rate
@@ -28,10 +27,8 @@ __all__ = [
     "Prompt",
     "judge_for",
     "probe_model",
-    "probe_planted",
     "prompts_of",
     "shard_images",
-    "write_result",
 ]
 
 
@@ -107,25 +104,6 @@ def judge_for(data: Path, similarity: str | Similarity = "pixel_l2", resolution:
     return judge
 
 
-def probe_planted(
-    model: Any, data: Path, *, similarity: str = "pixel_l2", seeds: int = 3, guidance_scale: float = 3.0
-) -> dict[str, ProbeResult]:
-    """The planted pairs of a dataset folder, and ordinary ones beside them, each by its caption.
-
-    Raises:
-        ValueError: no truth.parquet, no shards, or no planted pair.
-    """
-    planted, ordinary = prompts_of(data)
-    if not planted:
-        raise ValueError(f"'{data}' has no planted pairs; build it with --plant, for example --plant 6x2000")
-    judge = judge_for(data, similarity)
-    settings = replace(DRAWN, guidance_scale=guidance_scale)
-    return {
-        name: probe_model(model, prompts, judge, seeds=seeds, settings=settings)
-        for name, prompts in (("planted", planted), ("ordinary", ordinary))
-    }
-
-
 def probe_model(
     model: Any,
     prompts: Sequence[Prompt],
@@ -179,8 +157,3 @@ def shard_images(folder: Path, resolution: int | None = None) -> list[tuple[str,
     if not found:
         raise ValueError(f"no images in the shards of '{folder}'")
     return found
-
-
-def write_result(path: Path, **results: ProbeResult) -> None:
-    """Named results as JSON."""
-    write_json(path, {name: result.as_dict() for name, result in results.items()})

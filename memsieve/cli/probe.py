@@ -32,14 +32,17 @@ __all__ = ["probe"]
 
 def probe(
     model: Model,
-    dataset: Annotated[Path, typer.Option("--data", help="A dataset folder with truth.parquet and a held-out split.")],
+    data: Annotated[list[str], typer.Option(help="Training pairs: shards, one .tar, an image folder, an HF dataset.")],
+    held_out: Annotated[list[str], typer.Option(help="Pairs never trained on, of the same kind.")],
+    data_format: Annotated[str | None, typer.Option("--format", help="webdataset, hf or folder; looked up.")] = None,
     base: BaseModel = None,
     attack: Annotated[
         bool, typer.Option(help="Also search an embedding for each pair, and beside the base draw beyond the model.")
     ] = False,
     groups: Annotated[
-        Path | None, typer.Option(help="Groups to probe, one a line; the planted ones if left out.")
+        Path | None, typer.Option(help="Groups to probe, one a line, as groups.parquet of a run names them.")
     ] = None,
+    most: Annotated[int, typer.Option(min=1, help="Or so many pairs: those with the most rows.")] = 16,
     controls: Annotated[int, typer.Option(help="Held-out pairs attacked alike.")] = 8,
     images_per_prompt: Annotated[int, typer.Option(help="Generations per pair.")] = 3,
     steps: Annotated[int, typer.Option(help="Of the generations.")] = 20,
@@ -56,37 +59,40 @@ def probe(
     wandb: Wandb = None,
 ) -> None:
     """Say how many pairs come back: by their captions; with --attack also by a searched embedding and, where the model
-    before fine-tuning is known, by drawings that go beyond the model, each beside held-out controls.
+    before fine-tuning is known, by drawings that go beyond the model, each beside held-out controls. Without an attack
+    `memsieve check` says more.
     """
+    from memsieve.filtering.data.named import named_data
     from memsieve.inference.copies.attack import AttackSettings
     from memsieve.inference.copies.probe_run import ProbeSettings, probe_dataset, probe_store, write_probe
+    from memsieve.inference.model_side import model_side
     from memsieve.inference.prompts.lists import read_names
 
     drawing = AttackSettings(
         updates=updates, lr=lr, images=images_per_prompt, steps=steps, guidance_scale=guidance_scale, seed=seed
     )
     settings = ProbeSettings(
-        attack=attack, drawing=drawing, scheduler=scheduler, controls=controls, similarity=similarity,
+        attack=attack, drawing=drawing, scheduler=scheduler, controls=controls, similarity=similarity, most=most,
         groups=None if groups is None else read_names(groups, "--groups"),
     )  # fmt: skip
     if base is not None and not attack:
         raise ValueError("--base: the attacks alone compare with it; add --attack, or leave it out")
-    opened = None
-    if attack:
-        opened = open_for(model, scheduler, device, dtype, base_for(model, base, "attack"))
-    pipe = opened.pipe if opened is not None else load_for(model, device, dtype, base)
     if resume and out is None:
         raise ValueError("--resume needs --out FILE: the images are kept beside it")
+    before = base_for(model, base, "attack") if attack else base
+    named = named_data(data, data_format, resolution=model_side(str(before or model)), held_out_path=held_out)
+    opened = open_for(model, scheduler, device, dtype, before) if attack else None
+    pipe = opened.pipe if opened is not None else load_for(model, device, dtype, base)
     store = None
     if out is not None:
-        store = probe_store(out.with_suffix(".generated"), opened or pipe, dataset, settings, dtype, resume)
-    results = probe_dataset(opened or pipe, dataset, settings, store=store)
+        store = probe_store(out.with_suffix(".generated"), opened or pipe, named, settings, dtype, resume)
+    results = probe_dataset(opened or pipe, named, settings, store=store)
     _print_rates(results)
     if out is not None:
         write_probe(out, settings, results)
     if wandb is not None:
         folder = Path("runs/probe") if out is None else out.parent
-        upload_probe(wandb, folder, results, {**asdict(drawing), "similarity": similarity, "data": str(dataset)})
+        upload_probe(wandb, folder, results, {**asdict(drawing), "similarity": similarity, "data": named.path})
 
 
 def _print_rates(results: dict[tuple[str, str], ProbeResult]) -> None:

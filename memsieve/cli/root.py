@@ -12,7 +12,6 @@ from memsieve.cli.audit import audit
 from memsieve.cli.check import check
 from memsieve.cli.common import error_console
 from memsieve.cli.config import config
-from memsieve.cli.copies import copies
 from memsieve.cli.data import data
 from memsieve.cli.detect import detect
 from memsieve.cli.evaluate_detector import evaluate_detector
@@ -37,11 +36,18 @@ app = PathTyper(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc
 app.command(rich_help_panel=_TRAIN)(init)
 app.command("train", rich_help_panel=_TRAIN)(train)
 app.command(rich_help_panel=_TRAIN)(report)
-for _command in (check, detect, evaluate_detector, explain, minimize, index, verify, probe, ui, copies):
+for _command in (check, detect, evaluate_detector, explain, minimize, index, verify, probe, ui):
     app.command(rich_help_panel=_CHECK, cls=_OLD.get(_command))(_command)
 app.add_typer(config, name="config", rich_help_panel=_TRAIN)
 app.add_typer(audit, name="audit", rich_help_panel=_DATA)
 app.add_typer(data, name="data", rich_help_panel=_DATA)
+
+
+@app.command("copies", hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def _copies() -> None:
+    raise ValueError(
+        "copies: `check` says it, of any data: memsieve check --model MODEL --data DATA/train --held-out DATA/held_out"
+    )
 
 
 def _version(asked: bool) -> None:

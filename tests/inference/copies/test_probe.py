@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from memsieve.filtering.data.openmoji import DatasetPlan, build_openmoji
 from memsieve.inference.copies.judge import CopyJudge
-from memsieve.inference.copies.probe import Prompt, judge_for, probe_model, probe_planted, prompts_of, shard_images
+from memsieve.inference.copies.probe import Prompt, judge_for, probe_model, prompts_of, shard_images
 from memsieve.inference.copies.similarity import PixelL2
 from memsieve.inference.generate import GenerateSettings, load_pipeline
 from memsieve.inference.resume import ImageStore
@@ -51,6 +50,3 @@ def test_refusals(tmp_path: Path) -> None:
         prompts_of(tmp_path)
     with pytest.raises(ValueError, match="no images in the shards"):
         shard_images(tmp_path)
-    build_openmoji(tmp_path / "none", DatasetPlan(size=32, limit=60))
-    with pytest.raises(ValueError, match="has no planted pairs; build it with --plant"):
-        probe_planted(TINY, tmp_path / "none")

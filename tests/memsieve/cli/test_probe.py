@@ -19,7 +19,8 @@ def test_the_command(tmp_path: Path) -> None:
     data = str(tmp_path / "data")
     result = run(app, ["data", "openmoji", data, "--size", "32", "--plant", "2x4", "--limit", "300"])
     assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
-    words = ["probe", "--model", str(TINY), "--data", data, "--images-per-prompt", "1", "--steps", "2"]
+    shards = ["--data", f"{data}/train", "--held-out", f"{data}/held_out"]
+    words = ["probe", "--model", str(TINY), *shards, "--most", "2", "--images-per-prompt", "1", "--steps", "2"]
     result = run(app, [*words, "--attack", "--updates", "2", "--controls", "2", "--out", str(tmp_path / "p.json")])
     assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
     found = json.loads((tmp_path / "p.json").read_text())["results"]
@@ -38,10 +39,10 @@ def test_the_command(tmp_path: Path) -> None:
 
 
 def test_a_base_is_for_the_attacks(tmp_path: Path) -> None:
-    words = ["probe", "--model", str(TINY), "--data", str(tmp_path), "--base", str(TINY)]
+    words = ["probe", "--model", str(TINY), "--data", str(tmp_path), "--held-out", "h", "--base", str(TINY)]
     assert "the attacks alone compare with it; add --attack" in str(CliRunner().invoke(app, words).exception)
 
 
 def test_resume_needs_a_place(tmp_path: Path) -> None:
-    words = ["probe", "--model", str(TINY), "--data", str(tmp_path), "--resume"]
+    words = ["probe", "--model", str(TINY), "--data", str(tmp_path), "--held-out", "h", "--resume"]
     assert "--resume needs --out FILE" in str(CliRunner().invoke(app, words).exception)

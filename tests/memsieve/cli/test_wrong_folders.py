@@ -95,12 +95,16 @@ def test_other_commands_say_what_the_folder_is(
 ) -> None:
     (run / "pipeline").mkdir()
     build_openmoji(tmp_path / "data", DatasetPlan(size=8, plant=["1x2"], limit=240))
+    shards = ("--data", tmp_path / "data/train", "--held-out", tmp_path / "data/held_out")
     cases = {
-        ("copies", "--model", "m", "--data", run): f"'{run}' has no truth.parquet, it is a training run",
-        ("probe", "--model", run, "--data", tmp_path / "data"): f"'{run}' is a training run, its model is",
+        ("copies", "--model", "m", "--data", tmp_path / "data"): "`check` says it, of any data: memsieve check --model",
+        ("probe", "--model", run, "--data", tmp_path / "data", "--held-out", tmp_path / "data"): (
+            "is a dataset with planted pairs; name the shards in"
+        ),
+        ("probe", "--model", run, *shards): f"'{run}' is a training run, its model is",
         ("verify", "--index", audit, "--images", run): f"'{audit}' holds no index, it is an audit",
         ("detect", "--model", run, "--prompts", "p.txt"): f"its model is '{run / 'pipeline'}'",
-        ("audit", "status", tmp_path / "data"): "is not an audit: it is a dataset with planted pairs: memsieve copies",
+        ("audit", "status", tmp_path / "data"): "is not an audit: it is a dataset with planted pairs: memsieve check",
     }
     for words, known in cases.items():
         assert known in refused(*words, monkeypatch=monkeypatch, capsys=capsys), words
