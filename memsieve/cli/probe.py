@@ -63,6 +63,7 @@ def probe(
     `memsieve check` says more.
     """
     from memsieve.filtering.data.named import named_data
+    from memsieve.inference.base import base_of_model
     from memsieve.inference.copies.attack import AttackSettings
     from memsieve.inference.copies.probe_run import ProbeSettings, probe_dataset, probe_store, write_probe
     from memsieve.inference.model_side import model_side
@@ -79,10 +80,12 @@ def probe(
         raise ValueError("--base: the attacks alone compare with it; add --attack, or leave it out")
     if resume and out is None:
         raise ValueError("--resume needs --out FILE: the images are kept beside it")
-    before = base_for(model, base, "attack") if attack else base
-    named = named_data(data, data_format, resolution=model_side(str(before or model)), held_out_path=held_out)
+    before = base_for(model, base, "attack") if attack else None
+    named = named_data(
+        data, data_format, resolution=model_side(before or base_of_model(model) or str(model)), held_out_path=held_out
+    )
     opened = open_for(model, scheduler, device, dtype, before) if attack else None
-    pipe = opened.pipe if opened is not None else load_for(model, device, dtype, base)
+    pipe = opened.pipe if opened is not None else load_for(model, device, dtype, None)
     store = None
     if out is not None:
         store = probe_store(out.with_suffix(".generated"), opened or pipe, named, settings, dtype, resume)
