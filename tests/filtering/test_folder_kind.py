@@ -122,7 +122,9 @@ def test_the_sentence_names_the_kind_and_a_command_with_the_path_quoted(
     said = what_it_is(folder)
     assert said is not None and said.startswith(f"it is {name}: ")
     words = shlex.split(said.partition(": ")[2])
-    assert any(word.startswith(str(folder)) for word in words) and (words[0] == "memsieve" or name == "a result of memsieve detect")
+    assert any(word.startswith(str(folder)) for word in words) and (
+        words[0] == "memsieve" or name == "a result of memsieve detect"
+    )
 
 
 def test_a_folder_of_runs_names_the_first_three_and_their_number(tmp_path: Path) -> None:
