@@ -54,7 +54,7 @@ def sized(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def make_sized(make_shared_config: MakeConfig, sized: dict[str, Any]) -> MakeConfig:
     def make(output: str, **sections: dict[str, Any]) -> RunConfig:
-        return make_shared_config(output, **{**sections, "data": {**sized, **sections.get("data", {})}})
+        return make_shared_config(f"sized/{output}", **{**sections, "data": {**sized, **sections.get("data", {})}})
 
     return make
 
