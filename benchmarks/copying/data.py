@@ -22,7 +22,7 @@ from memsieve.filtering.data.openmoji.names import held_out_bases, rank
 
 __all__ = ["MIXED", "NOTHING", "PAPER", "ROWS", "SHORT", "SMALL", "Planted", "Stream", "build"]
 
-ROWS: Final = 2
+ROWS: Final = 3
 """Of the way in which rows are chosen: streams and cells of another one are made anew."""
 SPLIT_SEED: Final = 0
 HELD_OUT_SHARE: Final = 0.2

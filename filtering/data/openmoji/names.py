@@ -14,6 +14,7 @@ from PIL import Image
 from memsieve.filtering.extras import install
 
 __all__ = [
+    "OVERSAMPLE",
     "Emoji",
     "base_of",
     "caption_of",
@@ -25,7 +26,7 @@ __all__ = [
     "render_svg",
 ]
 
-_OVERSAMPLE = 4
+OVERSAMPLE = 4
 
 _SKIN = {0x1F3FB, 0x1F3FC, 0x1F3FD, 0x1F3FE, 0x1F3FF}
 _HAIR = {0x1F9B0, 0x1F9B1, 0x1F9B2, 0x1F9B3}
@@ -179,7 +180,7 @@ def held_out_bases(bases: set[str], seed: int, fraction: float) -> set[str]:
     return set(sorted(bases, key=lambda base: rank(seed, "held out", base))[:count])
 
 
-def render_svg(svg: Path | str, size: int, oversample: int = _OVERSAMPLE) -> tuple[Image.Image, np.ndarray]:
+def render_svg(svg: Path | str, size: int, oversample: int = OVERSAMPLE) -> tuple[Image.Image, np.ndarray]:
     """Draw an SVG: (RGB image on white, uint8 RGBA [size, size, 4] with its transparent background).
 
     Args:

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from memsieve.filtering.data.openmoji.names import Emoji, colour_words, render_svg
+from memsieve.filtering.data.openmoji.names import OVERSAMPLE, Emoji, colour_words, render_svg
 from memsieve.filtering.data.rows import content_id
 
 __all__ = ["Picture", "draw_pictures"]
@@ -30,12 +30,24 @@ class Picture:
 
 
 def draw_pictures(
-    emoji: list[Emoji], size: int, colours: bool, progress: Callable[[int, int], None] | None
+    emoji: list[Emoji],
+    size: int,
+    colours: bool,
+    progress: Callable[[int, int], None] | None,
+    oversample: int = OVERSAMPLE,
 ) -> tuple[list[Picture], int]:
-    """Draw all; of images that look exactly alike (some flags) the first stays, so that a group has one caption."""
+    """Draw all; of images that look exactly alike (some flags) the first stays, so that a group has one caption.
+
+    Args:
+        emoji: to be drawn.
+        size: side, in pixels.
+        colours: the caption names the main colours.
+        progress: is told how many of how many are drawn.
+        oversample: drawings are so many times larger at first.
+    """
     pictures: dict[str, Picture] = {}
     for done, item in enumerate(emoji, start=1):
-        image, rgba = render_svg(item.svg, size)
+        image, rgba = render_svg(item.svg, size, oversample)
         stream = io.BytesIO()
         image.save(stream, format="PNG")
         thumb = np.asarray(image.resize((_THUMB, _THUMB), Image.Resampling.BOX), dtype=np.float32).ravel() / 255

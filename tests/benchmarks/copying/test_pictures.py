@@ -13,7 +13,7 @@ from memsieve.filtering.data.openmoji.names import list_emoji, miniature
 
 
 def test_what_is_kept_is_what_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn, _ = draw_pictures(miniature(list_emoji(), 0, 12), 32, True, None)
+    drawn, _ = draw_pictures(miniature(list_emoji(), 0, 12), 32, True, None, oversample=1)
     first = pictures_at(tmp_path, 32, 12)
     monkeypatch.setattr(pictures, "draw_pictures", lambda *_: pytest.fail("drawn anew"))
     for found in (first, pictures_at(tmp_path, 32, 12)):
