@@ -107,7 +107,7 @@ def small_tree(tmp_path: Path) -> Path:
     (tmp_path / "tests").mkdir()
     shutil.copy(ROOT / "scripts" / "test", tmp_path / "scripts" / "test")
     (tmp_path / "scripts" / "_env").write_text(f'ROOT="{tmp_path}"; cd "$ROOT"; PYTHON="{sys.executable}"\n')
-    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    trains\n    slow\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    trains\n    slow\n    other_seeds\n")
     (tmp_path / ".gitignore").write_text(".cache/\n__pycache__/\nseen\nbroken\n")
     (tmp_path / "tests" / "test_one.py").write_text(TRAINS.format(names=VARIABLES))
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)

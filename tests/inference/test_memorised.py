@@ -11,6 +11,7 @@ OTHER_SEEDS = (1, 2, 3, 4, 5)
 
 
 @pytest.mark.slow
+@pytest.mark.other_seeds
 @pytest.mark.parametrize("seed", OTHER_SEEDS)
 def test_it_copies_from_other_seeds_too(seed: int) -> None:
     made = memorise(seed)

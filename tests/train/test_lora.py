@@ -150,7 +150,10 @@ def test_scoring_passes_checkpoint_nothing(make_config: MakeConfig) -> None:
     assert calls
 
 
-@pytest.mark.parametrize("seed", [3, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (4, 5, 6, 7, 8))])
+OTHERS = [pytest.param(seed, marks=[pytest.mark.slow, pytest.mark.other_seeds]) for seed in (4, 5, 6, 7, 8)]
+
+
+@pytest.mark.parametrize("seed", [3, *OTHERS])
 def test_the_filter_drops_planted_pairs(make_config: MakeConfig, tmp_path: Path, seed: int) -> None:
     """A picture that the adapter learns by heart is condemned, the others are left alone."""
     build_openmoji(tmp_path / "emoji", DatasetPlan(size=32, limit=130, held_out_fraction=0.4, plant=["1x40"]))

@@ -109,7 +109,9 @@ def make_pass_config(make_shared_config: MakeConfig, tmp_path_factory: pytest.Te
     data = write_shards(tmp_path_factory.mktemp("pass") / "train", 3 * ROWS - 24, copies=24)
 
     def make(output: str, **sections: dict[str, Any]) -> RunConfig:
-        return make_shared_config(f"passes/{output}", **{**sections, "data": {"path": str(data), **sections.get("data", {})}})
+        return make_shared_config(
+            f"passes/{output}", **{**sections, "data": {"path": str(data), **sections.get("data", {})}}
+        )
 
     return make
 
