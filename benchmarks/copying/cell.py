@@ -194,7 +194,7 @@ def _drawn(plan: Plan, cell: Cell, pipeline: Path, data: Path) -> dict[str, Any]
     file = plan.drawn_file(cell)
     file.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"pairs": prompts.pairs, "drawn": to_levels(drawn)}, file)
-    encoder = encoder_at(plan.work / "encoder.pt", plan.streams[cell.stream].limit)
+    encoder = encoder_at(plan.judge, plan.streams[cell.stream].limit)
     found = judged(drawn, prompts, data, cell.seed, judges_with(encoder))
     unseen = [i for i, case in enumerate(prompts.cases) if case == "held_out"]
     things = [prompts.things[i] for i in unseen]

@@ -84,7 +84,7 @@ MIXED: Final = Stream(
     "mixed",
     planted=(
         *[Planted("exact", exposures, 6) for exposures in (20, 50, 100, 200, 400)],
-        *[Planted(kind, exposures, 3) for kind in ("family", "template", "paraphrase") for exposures in (100, 400)],
+        *[Planted(kind, 400, 5) for kind in ("family", "template", "paraphrase")],
     ),
     rare=60,
 )

@@ -29,11 +29,11 @@ of costs says how often.
 one CPU thread ({machine}). Latents and captions are cached (random token addition: neither).
 
 **What comes back.** {images} drawings of each caption, DDIM with {sampling} steps, guidance {guidance:g}. *Own picture
-nearest*: among {gallery} pictures drawn at random, its own one among them; a family counts as one picture. A good base
-is often nearest to a caption's picture without having seen it. So all tables have the **excess**: the rate of training
-pairs minus that of {held_out} held-out pairs in the same model. Three judges compare: pixels at 32x32; the worst of
-sixteen tiles; and an image-text encoder, which compares what is shown. *Copies by the strict judge* are nearest to
-their own picture among all of the stream's, and nearer than 95 % of held-out pictures lie to theirs.
+nearest*: among {gallery} pictures drawn at random, its own one among them; a family counts as one picture, by eight of
+its own. A good base is often nearest to a caption's picture without having seen it. So all tables have the **excess**:
+the rate of training pairs minus that of {held_out} held-out pairs in the same model. Three judges compare: pixels at
+32x32; the worst of sixteen tiles; and an image-text encoder, which compares what is shown. *Copies by the strict judge*
+are nearest to their own picture among all of the stream's, and nearer than 95 % of held-out pictures lie to theirs.
 
 **What was learned.** Held-out loss, relative to the oracle's, which is trained on each pair once by the truth; and how
 often a drawing of a held-out caption is recognised among twenty held-out captions, by the encoder, which knows all of

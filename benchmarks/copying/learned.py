@@ -1,5 +1,7 @@
 """Which caption does a drawing show? Asked of an image-text encoder that knows all of OpenMoji, and no drawing.
 
+    python -m benchmarks.copying.learned        trains assets/openmoji-judge anew, 15 minutes on a core
+
 It says what was learned: a model that has taken in the new style draws what is recognised among OpenMoji's captions,
 for captions that it was not trained on. The same encoder compares pictures by what they show, where the other judges
 compare pixels.
@@ -14,24 +16,30 @@ from typing import Final
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from benchmarks.common import ROOT
 from benchmarks.copying.samples import image_of
 from benchmarks.retrieval.choice import candidates_of, chosen, small
 from benchmarks.retrieval.encoder import SIDE, Encoder, train_encoder
 from memsieve.filtering.data.openmoji import draw_pictures
 from memsieve.filtering.data.openmoji.names import list_emoji, miniature
 
-__all__ = ["EncoderSimilarity", "encoder_at", "recognised"]
+__all__ = ["JUDGE", "EncoderSimilarity", "encoder_at", "recognised"]
 
 EPOCHS: Final = 40
 
 
-def encoder_at(file: Path, limit: int | None = None, epochs: int = EPOCHS) -> Encoder:
-    """The encoder kept in ``file``, trained there first where it is missing; some minutes on a core.
+JUDGE: Final = ROOT / "assets" / "openmoji-judge" / "encoder.safetensors"
+"""Trained once, so that cells made on different days are judged by the same eyes."""
+
+
+def encoder_at(file: Path = JUDGE, limit: int | None = None, epochs: int = EPOCHS) -> Encoder:
+    """The encoder kept in ``file``, trained there first where it is missing; a quarter of an hour on a core.
 
     Args:
-        file: weights, as ``torch.save`` writes them.
+        file: its weights, safetensors.
         limit: draw at most so many pictures, for tests.
         epochs: of its training.
     """
@@ -42,9 +50,9 @@ def encoder_at(file: Path, limit: int | None = None, epochs: int = EPOCHS) -> En
         encoder = train_encoder(images, [picture.caption for picture in pictures], epochs=epochs)
         file.parent.mkdir(parents=True, exist_ok=True)
         unfinished = file.with_name(f".{file.name}.new")
-        torch.save(encoder.state_dict(), unfinished)
+        save_file(encoder.state_dict(), unfinished)
         unfinished.replace(file)
-    encoder.load_state_dict(torch.load(file, weights_only=True))
+    encoder.load_state_dict(load_file(file))
     return encoder.eval()
 
 
@@ -83,3 +91,8 @@ class EncoderSimilarity:
 
 def _floats(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
+
+
+if __name__ == "__main__":
+    JUDGE.unlink(missing_ok=True)
+    encoder_at()

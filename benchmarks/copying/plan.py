@@ -11,8 +11,9 @@ from typing import Any, Final
 
 from benchmarks.common import ROOT
 from benchmarks.copying.data import ROWS, Stream
-from benchmarks.copying.drawings import Drawing
+from benchmarks.copying.drawings import SHOWN, Drawing
 from benchmarks.copying.found import DESCRIBED
+from benchmarks.copying.learned import JUDGE
 from benchmarks.copying.methods import METHODS, STREAMS, TIERS, Method, filter_of
 from benchmarks.deciding import code_of_decisions
 
@@ -87,6 +88,7 @@ class Plan:
     results: Path
     protocol: Protocol = field(default_factory=Protocol)
     streams: dict[str, Stream] = field(default_factory=lambda: dict(STREAMS))
+    judge: Path = JUDGE
 
     def file(self, cell: Cell) -> Path:
         """The numbers of a cell."""
@@ -116,6 +118,7 @@ class Plan:
         asked = {
             "method": _as_ever(method), "filter": deciding, "stream": asdict(self.streams[cell.stream]),
             "rows": ROWS, "seed": cell.seed, "protocol": asdict(self.protocol), "base": weights_of(self.protocol.base),
+            "judge": _digest(self.judge), "shown": SHOWN,
             "needs": self.hash(needed) if needed else None,
         }  # fmt: skip
         if method.groups:
@@ -134,6 +137,12 @@ class Plan:
         file = self.file(cell)
         found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
         return found if found is not None and found["hash"] == self.hash(cell) else None
+
+
+@cache
+def _digest(file: Path) -> str:
+    """Of a file; of one that is made first, nothing."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else ""
 
 
 def _as_ever(method: Method) -> dict[str, Any]:

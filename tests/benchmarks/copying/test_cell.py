@@ -29,7 +29,7 @@ Made = tuple[Path, list[dict[str, Any]]]
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("encoder") / "encoder.pt"
+    file = tmp_path_factory.mktemp("encoder") / "encoder.safetensors"
     encoder_at(file, TINY.limit, epochs=1)
     return file
 
@@ -39,8 +39,7 @@ def plan(made: Made, encoder: Path, tmp_path: Path) -> Plan:
     work = tmp_path / "work"
     (work / "data").mkdir(parents=True)
     (work / "data" / "mixed-seed1").symlink_to(made[0])
-    (work / "encoder.pt").symlink_to(encoder)
-    return Plan(work, tmp_path / "results", TINY_PROTOCOL, {"mixed": TINY})
+    return Plan(work, tmp_path / "results", TINY_PROTOCOL, {"mixed": TINY}, encoder)
 
 
 def test_what_is_read_is_what_the_pairs_were_visited_and_all_are_drawn(plan: Plan) -> None:

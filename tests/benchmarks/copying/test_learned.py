@@ -49,7 +49,7 @@ def test_pictures_are_as_far_apart_as_what_they_show(encoder: Encoder) -> None:
 
 
 def test_an_encoder_is_trained_once_and_then_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "kept" / "encoder.pt"
+    file = tmp_path / "kept" / "encoder.safetensors"
     first = encoder_at(file, limit=130, epochs=1)
     monkeypatch.setattr("benchmarks.copying.learned.train_encoder", lambda *_, **__: pytest.fail("trained again"))
     again = encoder_at(file, limit=130, epochs=1)
