@@ -26,8 +26,8 @@ __all__ = ["JUDGES", "Drawing", "Prompts", "copies_of", "judged", "judges_with",
 GALLERY: Final = 100
 """Families that a drawing is compared with, training's and held-out ones' alike; of a smaller set all it has."""
 SHOWN: Final = 8
-"""Pictures of a family in a gallery. One of all eighty is near to nearly anything: of the base's drawings for three such
-captions .58 were nearest to their own family, and none with eight."""
+"""Pictures of a family in a gallery. One of all eighty is near to nearly anything: of the base's drawings for three
+such captions .58 were nearest to their own family, and none with eight."""
 JUDGES: Final = ("pixel_l2", "tiled_l2", "encoder")
 """By the pixels of the whole; by the worst of sixteen tiles, where a plain background makes nothing alike; and by what
 an image-text encoder says that is shown."""
