@@ -163,9 +163,10 @@ class LoopFilter:
             self._end_window()
         kept = self.filter.rule.divides_by == "kept"
         divisor = max(float(weights.sum()), KEPT_FLOOR) if kept else max(len(trained), 1)
-        # gradients are averaged over ranks
-        mine = weights[everyone.mine].to(losses.device)
-        return (losses * mine).sum() * (self.exchange.world_size / divisor)
+        # Gradients are averaged over ranks. The weights are scaled before they go to the device: some devices make a
+        # double of a scalar tensor times a number.
+        mine = weights[everyone.mine] * (self.exchange.world_size / divisor)
+        return (losses * mine.to(losses.device)).sum()
 
     def _measure(
         self, model_pred: Tensor, reference: Tensor, target: Tensor, timesteps: Tensor, usable: Sequence[bool] | None
