@@ -16,6 +16,7 @@ from memsieve.filtering.denoisers.base import Conditioning, Denoiser
 from memsieve.filtering.denoisers.lora import AdapterOff
 from memsieve.filtering.denoisers.lora_files import base_of
 from memsieve.filtering.denoisers.model_files import JOINED
+from memsieve.filtering.denoisers.quantize import precision_of
 from memsieve.filtering.denoisers.registry import denoiser_of, open_denoiser
 from memsieve.inference.weights import weights_identity
 
@@ -52,7 +53,7 @@ class Base:
 
     def predict(self, model_input: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         """The base's prediction [B, ...] float32, in its own parametrisation."""
-        dtype = next(self.network.parameters()).dtype
+        dtype = precision_of(self.network)
         times = timestep.to(model_input.device).expand(len(model_input))
         states = conditioning.to(dtype=dtype)
         with torch.no_grad():

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from memsieve.filtering.denoisers.base import EPSILON_FLOOR, Conditioning, Denoiser
+from memsieve.filtering.denoisers.quantize import precision_of
 from memsieve.inference.base import Base
 from memsieve.inference.generate import image_seed, sampling_scheduler
 from memsieve.inference.step import Against, Compared, Seen, Step, norm_of
@@ -45,7 +46,7 @@ class GuidedModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.model.parameters()).dtype
+        return precision_of(self.model)
 
     @property
     def resolution(self) -> int:

@@ -10,6 +10,7 @@ import torch
 from memsieve.filtering.denoisers.base import Denoiser
 from memsieve.filtering.denoisers.lora import AdapterOff
 from memsieve.filtering.denoisers.lora_files import adapts_text, base_of, with_base
+from memsieve.filtering.denoisers.quantize import precision_of
 from memsieve.filtering.denoisers.registry import denoiser_of, open_denoiser
 from memsieve.inference.base import open_base
 from memsieve.inference.guided import GuidedModel
@@ -45,7 +46,7 @@ def open_model(
         shared = denoiser_of(model)
         if base is None:
             _refuse_distilled(type(model).__name__, shared)
-        kind = dtype or next(shared.model.parameters()).dtype
+        kind = dtype or precision_of(shared.model)
         beside = None if base is None else open_base(base, shared, shared.model, kind)
         return GuidedModel(shared, model, scheduler, beside)
     kind = dtype or torch.float32

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, ProjectConfiguration
 
 from memsieve.filtering.denoisers.attention import leave_out_cudnn
+from memsieve.filtering.denoisers.quantize import precision_of
 from memsieve.filtering.extras import install
 from memsieve.filtering.settings import SettingsError
 from memsieve.train.config import RunConfig
@@ -205,7 +206,7 @@ def cast_inputs(network: torch.nn.Module, dtype: torch.dtype | None = None) -> N
 
     def cast(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         # An adapted layer has its base before its adapter.
-        kind = dtype or next(module.parameters()).dtype
+        kind = dtype or precision_of(module)
         return tuple(_as(value, kind) for value in args), {name: _as(value, kind) for name, value in kwargs.items()}
 
     def back(module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> Any:

@@ -12,6 +12,7 @@ import torch
 
 from memsieve.filtering.audit.looked_up import LookedUpReference
 from memsieve.filtering.denoisers.base import Conditioning
+from memsieve.filtering.denoisers.quantize import precision_of
 from memsieve.filtering.filter import MemorizationFilter
 from memsieve.filtering.signals import Predictions, measure, required_passes
 from memsieve.filtering.types import Measurement
@@ -193,7 +194,7 @@ class Scorer:
         return self._epsilon(self._predict(model, batch, states), batch)
 
     def _predict(self, model: torch.nn.Module, batch: Batch, states: Conditioning) -> torch.Tensor:
-        dtype = torch.float32 if model is self.model else next(model.parameters()).dtype
+        dtype = torch.float32 if model is self.model else precision_of(model)
         states = states.to(dtype=dtype)
         output: torch.Tensor = self.denoiser.predict(model, batch.noisy.to(dtype), batch.timesteps, states)
         return output

@@ -15,7 +15,7 @@ import torch
 
 from memsieve.filtering.extras import install
 
-__all__ = ["Bits", "Quantize", "check_quantize", "load_quantised", "loading_options", "weight_bytes"]
+__all__ = ["Bits", "Quantize", "check_quantize", "load_quantised", "loading_options", "precision_of", "weight_bytes"]
 
 Bits = Literal["nf4", "int8"]
 _BLOCK: Final = 64
@@ -106,6 +106,11 @@ def _on_processor(kind: Any) -> Any:
             """``check_quantize`` has asked."""
 
     return OnProcessor
+
+
+def precision_of(module: torch.nn.Module) -> torch.dtype:
+    """What ``module`` takes: the dtype of its first parameter that holds numbers, and not packed ones in fewer bits."""
+    return next(parameter.dtype for parameter in module.parameters() if parameter.is_floating_point())
 
 
 def weight_bytes(module: torch.nn.Module, dtype: torch.dtype, bits: Bits | None = None) -> int:

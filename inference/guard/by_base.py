@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from memsieve.filtering.denoisers.quantize import precision_of
 from memsieve.inference.base import Base
 from memsieve.inference.guard.branches import Branches, halves, in_a_row
 from memsieve.inference.step import norm_of
@@ -47,7 +48,7 @@ class BaseCalls:
 
     def _predicted(self, call: Call) -> Tensor:
         args, kwargs = call
-        kind = next(self.base.network.parameters()).dtype
+        kind = precision_of(self.base.network)
         output = self.base.network(*(_as(value, kind) for value in args), **_as(kwargs, kind))
         return self.base.denoiser.output_rows(output)
 

@@ -18,7 +18,7 @@ from memsieve.filtering.denoisers.fingerprint import model_hashes
 from memsieve.filtering.denoisers.lora import AdapterOff, LoraSettings, adapted_layers, add_lora, trained_parameters
 from memsieve.filtering.denoisers.lora_files import export_lora
 from memsieve.filtering.denoisers.parts import Dtypes
-from memsieve.filtering.denoisers.quantize import Bits, Quantize, weight_bytes
+from memsieve.filtering.denoisers.quantize import Bits, Quantize, precision_of, weight_bytes
 from memsieve.filtering.denoisers.registry import open_as, open_denoiser
 from tests.filtering.denoisers.ldm import save_ldm
 from tests.filtering.denoisers.test_lora import adapted, predicted
@@ -133,3 +133,20 @@ def test_the_docs_table_is_computed() -> None:
     for name, module in made.items():
         gigabytes = [weight_bytes(module, dtype, bits) / 1e9 for dtype, bits in columns]
         assert f"| {name} | {' | '.join(f'{value:.1f}' for value in gigabytes)} |" in page
+
+
+@pytest.mark.parametrize("bits", BOTH)
+def test_the_model_before_fine_tuning_takes_numbers_where_its_first_weights_are_packed(
+    family_folder: Folder, bits: Bits
+) -> None:
+    """Flux begins with a linear layer, whose weights are bytes now."""
+    opened = in_fewer_bits(str(family_folder("flux")), bits)
+    add_lora(opened, LoraSettings(rank=2), seed=0)
+    before = AdapterOff(opened.model)
+    assert not next(before.parameters()).is_floating_point()
+    kind = precision_of(before)
+    noisy = torch.randn(1, *opened.latent_shape(16))
+    states = opened.conditioning(["cat"]).to(dtype=kind)
+    with torch.no_grad():
+        found = opened.predict(before, noisy.to(kind), torch.tensor([500.0]), states)
+    assert found.shape == noisy.shape and torch.isfinite(found).all()

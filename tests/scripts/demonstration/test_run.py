@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -33,8 +34,10 @@ def test_all_but_the_papers_rule_take_equal_steps(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_from_the_data_to_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "DatasetPlan", partial(DatasetPlan, limit=700))
+    monkeypatch.setattr(run, "DRAWN", replace(run.DRAWN, steps=2))
     out = tmp_path / "demo"
     main(out, steps=4, paper_steps=2, plant="2x30", seed=0)
     summary = json.loads((out / "summary.json").read_text())
