@@ -58,7 +58,8 @@ def verdicts(output: Path) -> list[dict[str, Any]]:
 
 
 def same(live: Path, cached: Path) -> None:
-    """The same rows in the same places with the same fate; numbers to the last bits of another batch."""
+    """The same rows in the same places with the same fate; numbers to what training makes, on any processor, of the last
+    bits of pictures that were encoded in another batch (another latent would be off by a tenth and more)."""
     mine, theirs = verdicts(live), verdicts(cached)
     assert len(mine) == len(theirs) > 0
     assert {row["action"] for row in mine} >= {"drop", "keep"}, "the rule decides nothing here"
@@ -66,7 +67,7 @@ def same(live: Path, cached: Path) -> None:
         for name in ("step", "key", "group", "stream", "offset", "action", "reason", "weight", "timestep"):
             assert one[name] == other[name], name
         if one["magnitude"] is not None:
-            assert one["magnitude"] == pytest.approx(other["magnitude"], rel=1e-4)
+            assert one["magnitude"] == pytest.approx(other["magnitude"], rel=2e-3)
 
 
 @pytest.mark.parametrize("flip", [False, True])

@@ -43,7 +43,7 @@ def test_a_case_counts_where_the_unfiltered_run_copies_it_and_the_base_does_not(
 
 def test_cases_are_those_of_the_stream() -> None:
     cases = results_of(("none", 0, 1.0, False)).cases("mixed")
-    assert cases[:5] == ["exact 20", "exact 50", "exact 100", "exact 200", "exact 400"] and len(cases) == 11
+    assert cases[:5] == ["exact 20", "exact 50", "exact 100", "exact 200", "exact 400"] and len(cases) == 8
     assert results_of(("none", 0, 1.0, False)).cases("paper") == []
 
 

@@ -46,6 +46,8 @@ CHECKED_BELOW = {
     "check model",
     "check data",
     "check held_out",
+    "probe data",
+    "probe held_out",
 }
 """Options of text that name a path, each with a test here."""
 
