@@ -58,8 +58,8 @@ def verdicts(output: Path) -> list[dict[str, Any]]:
 
 
 def same(live: Path, cached: Path) -> None:
-    """The same rows in the same places with the same fate; numbers to what training makes, on any processor, of the last
-    bits of pictures that were encoded in another batch (another latent would be off by a tenth and more)."""
+    """The same rows in the same places with the same fate; numbers to what training makes, on any processor, of the
+    last bits of pictures that were encoded in another batch (another latent would be off by a tenth and more)."""
     mine, theirs = verdicts(live), verdicts(cached)
     assert len(mine) == len(theirs) > 0
     assert {row["action"] for row in mine} >= {"drop", "keep"}, "the rule decides nothing here"
