@@ -27,6 +27,7 @@ from tests.train.conftest import save_tiny_model, tiny_config
 
 MakeConfig = Callable[..., RunConfig]
 RULE = {"signals": ["magnitude"], "rule": "threshold", "threshold": 0.5, "ledger_kept": True}
+SGD = {"name": "sgd", "lr": 0.1, "weight_decay": 0.0}
 
 
 @pytest.fixture
@@ -58,8 +59,11 @@ def verdicts(output: Path) -> list[dict[str, Any]]:
 
 
 def same(live: Path, cached: Path) -> None:
-    """The same rows in the same places with the same fate; numbers to what training makes, on any processor, of the
-    last bits of pictures that were encoded in another batch (another latent would be off by a tenth and more)."""
+    """The same rows in the same places with the same fate; numbers to the last bits of another batch.
+
+    The runs take SGD: AdamW's first step is the gradient's sign, so that one of almost nothing, which another batch's
+    last bits turn round, moves its weight all the same.
+    """
     mine, theirs = verdicts(live), verdicts(cached)
     assert len(mine) == len(theirs) > 0
     assert {row["action"] for row in mine} >= {"drop", "keep"}, "the rule decides nothing here"
@@ -67,7 +71,7 @@ def same(live: Path, cached: Path) -> None:
         for name in ("step", "key", "group", "stream", "offset", "action", "reason", "weight", "timestep"):
             assert one[name] == other[name], name
         if one["magnitude"] is not None:
-            assert one["magnitude"] == pytest.approx(other["magnitude"], rel=2e-3)
+            assert one["magnitude"] == pytest.approx(other["magnitude"], rel=1e-4)
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -75,8 +79,8 @@ def test_cached_and_live_verdicts_are_the_same(
     make_config: MakeConfig, tmp_path: Path, counted: dict[str, int], flip: bool
 ) -> None:
     """Filled once, used by a second run without encoding anything, the keep-list's and ledger's names as they are."""
-    live, there = finished(make_config("live", filter=RULE, data={"flip": flip}))
-    caching = {"train": {"cache": str(tmp_path / "cache")}, "filter": RULE, "data": {"flip": flip}}
+    live, there = finished(make_config("live", filter=RULE, optimizer=SGD, data={"flip": flip}))
+    caching = {"train": {"cache": str(tmp_path / "cache")}, "filter": RULE, "optimizer": SGD, "data": {"flip": flip}}
     session, here = finished(make_config("filled", **caching))
     assert isinstance(session.denoiser, CachedDenoiser) and session.denoiser.misses == 0
     same(live.config.output, session.config.output)
@@ -134,8 +138,8 @@ def test_what_the_cache_lacks_is_encoded(make_config: MakeConfig, tmp_path: Path
     folder = tmp_path / "cache"
     set_up(make_config("first", train={"cache": str(folder)}))
     next(folder.glob("image-*.safetensors")).unlink()
-    live, _ = finished(make_config("live", filter=RULE))
-    session, _ = finished(make_config("poor", filter=RULE, train={"cache": str(folder)}))
+    live, _ = finished(make_config("live", filter=RULE, optimizer=SGD))
+    session, _ = finished(make_config("poor", filter=RULE, optimizer=SGD, train={"cache": str(folder)}))
     assert session.denoiser.misses > 0
     same(live.config.output, session.config.output)
 
@@ -189,7 +193,7 @@ def test_every_family(name: str, shards: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_two_ranks_share_a_cache(make_config: MakeConfig, run_ranks: Any, tmp_path: Path) -> None:
-    sections: dict[str, Any] = {"filter": RULE}
+    sections: dict[str, Any] = {"filter": RULE, "optimizer": SGD}
     one, _ = finished(make_config("one", **sections, train={"batch_size": 8}))
     config = make_config("two", **sections, train={"batch_size": 4, "cache": str(tmp_path / "cache")})
     ranks = run_ranks("ddp", [{"name": "two", "config": config.model_dump(mode="json")}])
