@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.copying.parts import build_once
-from benchmarks.copying.pictures import pictures_at
+from benchmarks.copying.pictures import SPLIT_SEED, pictures_at
 from benchmarks.copying.samples import STYLES, Row, plain_row, rare_row, rows_of
 from memsieve.filtering.data.openmoji import Picture, Plant, choose_planted
 from memsieve.filtering.data.openmoji.names import held_out_bases, rank
@@ -24,7 +24,6 @@ __all__ = ["MIXED", "NOTHING", "PAPER", "ROWS", "SHORT", "SMALL", "Planted", "St
 
 ROWS: Final = 3
 """Of the way in which rows are chosen: streams and cells of another one are made anew."""
-SPLIT_SEED: Final = 0
 HELD_OUT_SHARE: Final = 0.2
 
 

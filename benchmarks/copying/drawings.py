@@ -114,8 +114,8 @@ def judged(
     for part, mine in sides.items():
         names, families = of[part]
         own = [names.index(prompts.pairs[i]) for i in mine]
+        shown = [pictures[:SHOWN] for pictures in families]
         for judge, similarity in judges.items():
-            shown = [pictures[:SHOWN] for pictures in families]
             rates = own_rates(similarity, drawn[mine], own, shown, size, seed)
             for i, rate in zip(mine, rates.tolist(), strict=True):
                 found[prompts.pairs[i]][f"own {judge}"] = round(rate, 4)

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 from memsieve.filtering.data.openmoji import Picture, draw_pictures
 from memsieve.filtering.data.openmoji.names import list_emoji, miniature
 
-__all__ = ["pictures_at"]
+__all__ = ["SPLIT_SEED", "pictures_at"]
 
-SEED = 0
-"""Of the choice of few pictures, for tests."""
+SPLIT_SEED = 0
+"""Of the pictures that are held out, and of the choice of few, for tests."""
 OVERSAMPLE = 1
 """At 256 pixels edges are smooth as they are drawn, and drawing them four times larger takes ten times as long."""
 Progress = Callable[[int, int], None] | None
@@ -36,7 +36,7 @@ def pictures_at(folder: Path, side: int, limit: int | None = None, progress: Pro
     file = folder / f"openmoji-{side}{f'-{limit}' if limit else ''}.parquet"
     with file.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        emoji = {one.name: one for one in miniature(list_emoji(), SEED, limit)}
+        emoji = {one.name: one for one in miniature(list_emoji(), SPLIT_SEED, limit)}
         if not file.is_file():
             pictures, _ = draw_pictures(list(emoji.values()), side, True, progress, OVERSAMPLE)
             unfinished = file.with_suffix(".new")

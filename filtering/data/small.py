@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -39,6 +40,15 @@ class TrainingPairs:
     rows_read: int = 0
     without_caption: int = 0
     repeats: Counter[str] = field(default_factory=Counter)
+
+    def with_groups(self, config: DataConfig, groups: Collection[str]) -> TrainingPairs:
+        """These and all of ``groups``, wherever in the training data of ``config`` they are."""
+        if self.whole:
+            return self
+        more = training_pairs(config, len(self.rows), among=frozenset(groups))
+        pictures = {(group_name(row.group), row.key): row for row in [*self.rows, *more.rows]}
+        captions, repeats = self.captions | more.captions, self.repeats | more.repeats
+        return TrainingPairs(list(pictures.values()), captions, False, self.rows_read, self.without_caption, repeats)
 
     @property
     def of_caption(self) -> dict[str, list[str]]:

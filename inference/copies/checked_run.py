@@ -14,7 +14,6 @@ from memsieve.filtering.data.held_out import held_out_rows
 from memsieve.filtering.data.rows import Row
 from memsieve.filtering.data.small import TrainingPairs, training_pairs
 from memsieve.filtering.settings import parse_settings, read_settings
-from memsieve.filtering.types import group_name
 from memsieve.inference.base import base_of_model
 
 __all__ = ["CheckedRun", "model_and_data", "read_run"]
@@ -58,10 +57,8 @@ class CheckedRun:
             known += [group for group in bank.captions if group not in self.groups]
             return bank, [group for group in known if bank.captions[group]][:most]
         wanted = frozenset(order[:most]) or frozenset(list(bank.captions)[:most])
-        asked = training_pairs(self.data, len(bank.rows), among=wanted)
-        pictures = {(group_name(row.group), row.key): row for row in [*bank.rows, *asked.rows]}
-        joined = TrainingPairs(list(pictures.values()), bank.captions | asked.captions, False)
-        return joined, [group for group in asked.captions if asked.captions[group]]
+        joined = bank.with_groups(self.data, wanted)
+        return joined, [group for group, captions in joined.captions.items() if group in wanted and captions]
 
     def held_out(self) -> list[Row]:
         """The pairs that were never trained on."""

@@ -70,7 +70,8 @@ def probe_dataset(
     Raises:
         ValueError: an unknown group, no pair with a caption, or too few held-out images.
     """
-    pairs = _pairs(data, settings.groups)
+    pairs = training_pairs(data)
+    pairs = pairs if settings.groups is None else pairs.with_groups(data, settings.groups)
     chosen, held = _chosen(data, pairs, settings), _held_out(data, settings)
     opened = open_model(model, scheduler=settings.scheduler) if settings.attack else None
     pipe, drawing = model.pipe if isinstance(model, GuidedModel) else model, settings.drawing
@@ -115,17 +116,6 @@ def write_probe(path: Path, settings: ProbeSettings, results: Mapping[tuple[str,
     """Settings and results as JSON."""
     written = {f"{name}, {by}": result.as_dict() for (name, by), result in results.items()}
     write_json(path, {"settings": asdict(settings.drawing), "results": written})
-
-
-def _pairs(data: DataConfig, wanted: Sequence[str] | None) -> TrainingPairs:
-    """What the drawings are compared with; the wanted groups are among it."""
-    pairs = training_pairs(data)
-    if wanted is None or pairs.whole or all(group in pairs.captions for group in wanted):
-        return pairs
-    named = training_pairs(data, len(pairs.rows), among=frozenset(wanted) - frozenset(pairs.captions))
-    return TrainingPairs(
-        [*pairs.rows, *named.rows], pairs.captions | named.captions, False, repeats=pairs.repeats | named.repeats
-    )
 
 
 def _chosen(data: DataConfig, pairs: TrainingPairs, settings: ProbeSettings) -> dict[str, Row]:

@@ -42,6 +42,16 @@ def test_of_a_large_set_the_first_or_the_named(folder: DataConfig) -> None:
     assert [row.key for row in training_pairs(folder, most=2, among=frozenset({last})).rows] == ["3"]
 
 
+def test_named_groups_are_added_with_all_that_is_known_of_them(folder: DataConfig) -> None:
+    whole, first = training_pairs(folder), training_pairs(folder, most=2)
+    second, last = list(whole.captions)[1], list(whole.captions)[-1]
+    found = first.with_groups(folder, [second, last])
+    assert [row.key for row in found.rows] == ["0", "1", "3"] and not found.whole
+    assert found.captions[second] == ["a green one", "grass"] and found.repeats[second] == 3
+    assert found.captions[last] == ["a blue one"] and found.repeats[last] == 1
+    assert whole.with_groups(folder, [last]) is whole
+
+
 def test_what_is_held_out_is_no_training_pair(folder: DataConfig) -> None:
     group = next(iter(training_pairs(folder).captions))
     assert group not in training_pairs(folder, away=frozenset({group})).captions

@@ -101,7 +101,8 @@ def test_probe_goes_to_an_offline_run_and_resumes(tmp_path: Path, monkeypatch: p
     from memsieve.filtering.data.openmoji import DatasetPlan, build_openmoji
 
     build_openmoji(tmp_path / "data", DatasetPlan(size=32, plant=["2x3"], limit=240))
-    words = ["probe", "--model", str(TINY), "--data", str(tmp_path / "data"), "--images-per-prompt", "1",
+    shards = ["--data", str(tmp_path / "data" / "train"), "--held-out", str(tmp_path / "data" / "held_out")]
+    words = ["probe", "--model", str(TINY), *shards, "--most", "2", "--images-per-prompt", "1",
              "--steps", "2", "--updates", "1", "--controls", "1", "--attack", "--device", "cpu",
              "--out", str(tmp_path / "o" / "p.json")]  # fmt: skip
     (tmp_path / "o").mkdir()
