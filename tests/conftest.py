@@ -18,6 +18,7 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,12 +29,25 @@ SEED = int(os.environ.get("MEMSIEVE_TEST_SEED", "0"))
 """Of everything that the tests train: their results must not hang on it, nor on the number of threads."""
 THREADS = int(os.environ.get("MEMSIEVE_TEST_THREADS", "1"))
 torch.set_num_threads(THREADS)
+LONGER = 30
+"""Seconds for which a test that is slow or trains counts, where it has no time limit of its own."""
 
 # Shells ignore SIGINT in what runs behind, and nohup SIGHUP; what tests start inherits it, and some of it is to stop.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long come first: with several processes none is left alone with such a file at the end."""
+    seconds: Counter[Path] = Counter()
+    for item in items:
+        limit = item.get_closest_marker("timeout")
+        trains = item.get_closest_marker("slow") or item.get_closest_marker("trains")
+        seconds[item.path] += limit.args[0] if limit else LONGER if trains else 0
+    items.sort(key=lambda item: -seconds[item.path])
 
 
 @pytest.fixture(autouse=True)
