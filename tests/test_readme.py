@@ -26,6 +26,7 @@ def test_the_loop_runs_as_printed() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # twenty commands, on all of OpenMoji
 def test_the_commands_run_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of the README, then those of the guides that go on from them, in a folder of their own; training is cut to
     three steps, an audit to one draw and generation to one image, the rest is as printed."""

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from memsieve.filtering.data.loader_sieve import Sieve
 from memsieve.filtering.data.rows import Chunk, Place
 from memsieve.filtering.data.streams import ReadingPlan, RowStream, Start
-from memsieve.filtering.data.workers import keep_until_parent_ends
+from memsieve.filtering.data.workers import keep_until_parent_ends, stops_held
 
 __all__ = ["Passes", "Turns", "chunks_ahead"]
 
@@ -104,7 +104,8 @@ class Passes:
         """One chunk per stream of this rank, in stream order, again and again: empty ones after the end."""
         self.turns.start_at(epoch, tick, places)
         # DataLoader takes from its workers in turn, and worker k gives streams k, k + workers, ...: stream order.
-        chunks = map(_unpack, self.loader)
+        with stops_held():
+            chunks = map(_unpack, iter(self.loader))
         while group := list(itertools.islice(chunks, len(self.turns.streams))):
             if self._meet is not None:
                 self._meet()

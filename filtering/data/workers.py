@@ -9,8 +9,29 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
 
-__all__ = ["keep_until_parent_ends"]
+__all__ = ["keep_until_parent_ends", "stops_held"]
+
+STOPS: Final = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
+
+
+@contextmanager
+def stops_held() -> Iterator[None]:
+    """While workers are started: a request to stop waits, in this thread and in what it forks.
+
+    A worker that has it before ``keep_until_parent_ends`` ran would die, or take its parent's handler for its own.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def keep_until_parent_ends(worker: int) -> None:
@@ -18,9 +39,11 @@ def keep_until_parent_ends(worker: int) -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     if not hasattr(signal, "sigwaitinfo"):  # macOS: no way to see whose SIGTERM it is
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
         return
     # Blocked in this thread and in those that it starts, so that the one below takes every SIGTERM.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGHUP})  # held when it was forked, now ignored
     threading.Thread(target=_heed, args=(os.getppid(),), name="memsieve-sigterm", daemon=True).start()
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import multiprocessing
+import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from PIL import Image
 
 from memsieve.filtering.data.config import DataConfig
 from memsieve.filtering.data.loader import WindowLoader
+from memsieve.filtering.data.workers import keep_until_parent_ends, stops_held
 
 
 @pytest.fixture
@@ -40,6 +43,32 @@ def test_workers_outlive_the_signals_of_launchers_and_schedulers(data: DataConfi
         return found
 
     assert keys(2, interrupted=True) == keys(0, interrupted=False)
+
+
+def signalled(worker: int) -> None:
+    """A worker that is asked to stop before it can heed or ignore it."""
+    for name in ("INT", "TERM", "HUP"):
+        subprocess.run(["kill", f"-{name}", str(os.getpid())], check=True)
+    keep_until_parent_ends(worker)
+
+
+def test_workers_outlive_signals_that_come_while_they_start(data: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("memsieve.filtering.data.turns.keep_until_parent_ends", signalled)
+    windows = iter(WindowLoader(data.model_copy(update={"workers": 2}), 4))
+    assert len([row for _ in range(4) for row in next(windows).rows if row is not None]) == 16
+    assert len(multiprocessing.active_children()) == 2
+
+
+def test_a_request_to_stop_waits_until_workers_have_started() -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    try:
+        with stops_held():
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert not heard
+        assert heard == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_their_parent_can_still_end_them(data: DataConfig) -> None:
