@@ -163,7 +163,8 @@ def _charts(summary: Summary) -> list[dict[str, Any]]:
     shown = np.array(shares) <= 0.5
     series = [Series("share", np.array(cuts)[shown].tolist(), (100 * np.array(shares)[shown]).tolist(), "c1")]
     remark = "Share of pairs that --max-score would take out, by the cut-off."
-    svg = line_chart(series if cuts else [], label=remark, y_label="% of pairs", x_label="cut-off")
+    told = len(set(cuts)) > 1  # of scores that are all alike there is nothing to choose
+    svg = line_chart(series if told else [], label=remark, y_label="% of pairs", x_label="cut-off")
     charts.append({"title": "Dropped against cut-off", "svg": svg, "legend": [], "remark": remark})
     return charts
 

@@ -126,7 +126,8 @@ def _use(data: RunData) -> dict[str, Any] | None:
     known = "It overfits." if overfits else "It does not overfit."
     said.append(known if isinstance(overfits, bool) else "Nobody knows whether it overfits.")
     model = f"Use {use.get('folder')} (step {use.get('step')})" if use.get("folder") else "None of this run's models"
-    return {"text": f"{' '.join(said)} {model}: {use.get('why')}.", "ill": bool(copies) or overfits is True}
+    kind = "bad" if copies or overfits else "good" if overfits is False else ""
+    return {"text": f"{' '.join(said)} {model}: {use.get('why')}.", "kind": kind}
 
 
 def _warnings(data: RunData, total: int) -> list[str]:

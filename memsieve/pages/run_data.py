@@ -60,6 +60,11 @@ class GroupRow:
     threshold: float | None = None
     keys: list[str] = field(default_factory=list)
 
+    @property
+    def compared(self) -> bool:
+        """Whether it was ever compared with the bar, so that it has evidence."""
+        return self.evidence_max is not None and math.isfinite(self.evidence_max)
+
 
 @dataclass(slots=True)
 class RunData:

@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 __all__ = ["Band", "Series", "line_chart", "smooth", "thin"]
 
 WIDTH, HEIGHT = 390, 230
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 38
+LEFT, RIGHT, TOP, BOTTOM = 64, 12, 12, 38
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 from memsieve.filtering.audit.pair_scores import AUDIT_SIGNALS
 from memsieve.filtering.audit.summary import summarise
 from memsieve.filtering.data.archives import shard_identity
-from memsieve.pages.audit import HIGHER, _meaning, _standing, build_audit_report
+from memsieve.pages.audit import HIGHER, _charts, _meaning, _standing, build_audit_report
 from tests.filtering.audit.written import row, write_audit
 from tests.memsieve.auditing import run
 from tests.train.conftest import picture
@@ -76,6 +77,13 @@ def test_what_a_higher_score_means_is_said_of_each_signal(audited: Path, tmp_pat
         assert f"{words} This compares with no other model and says little" in told[signals]
     assert _meaning("reference_ratio").endswith("as it does what it has memorised.") and _meaning(None) == ""
     assert set(HIGHER) == set(AUDIT_SIGNALS)
+
+
+def test_scores_that_are_all_alike_leave_no_cut_off_to_choose(audited: Path) -> None:
+    summary = summarise(audited)
+    choice = _charts(summary)[-1]
+    alike = _charts(replace(summary, curve=([0.0, 0.0], [0.5, 0.0])))[-1]
+    assert choice["title"] == alike["title"] == "Dropped against cut-off" and choice["svg"] and not alike["svg"]
 
 
 def test_pairs_planted_alike_are_judged_apart(audited: Path, tmp_path: Path) -> None:

@@ -275,3 +275,5 @@ def test_a_run_that_asked_its_model_says_whether_it_copies_and_shows_every_pair_
     (run / "summary.json").write_text(json.dumps({**summary, "use": use, "copies": False, "overfitting": None}))
     text = " ".join(build_report(run).read_text().split())
     assert 'class="box">It does not copy. Nobody knows whether it overfits. Use best' in text
+    (run / "summary.json").write_text(json.dumps({**summary, "use": use, "copies": False, "overfitting": False}))
+    assert 'class="box good">It does not copy.' in build_report(run).read_text()

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from memsieve.pages.run_data import LEDGER, MAX_KEYS, RunData, accounting, load_run, removed_and_near
+from memsieve.pages.run_data import LEDGER, MAX_KEYS, GroupRow, RunData, accounting, load_run, removed_and_near
 
 
 def write_run(
@@ -133,6 +133,11 @@ def test_removed_are_the_condemned_and_the_dropped_and_near_the_highest_of_the_o
     assert [row.group for row in near] == ["near", "plain"], "without evidence, or without bound, nothing is near"
     assert near[0].condemned_step is None and removed[1].condemned_step == 30
     assert [row.group for row in removed_and_near(run, most=9, near=1)[1]] == ["near"]
+
+
+def test_a_pair_without_evidence_was_never_compared() -> None:
+    assert GroupRow("a", evidence_max=-0.2).compared
+    assert not any(GroupRow("a", evidence_max=value).compared for value in (None, float("nan"), float("-inf")))
 
 
 def test_a_groups_first_drop_is_told_whatever_the_order_of_the_files(tmp_path: Path) -> None:
