@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,7 @@ def test_a_request_to_stop_waits_until_workers_have_started() -> None:
     before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
     try:
         with stops_held():
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
             assert not heard
         assert heard == [signal.SIGTERM]
     finally:
