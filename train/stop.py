@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
+from memsieve.filtering.data.workers import STOPS
+
 __all__ = ["Stop", "interruptible", "launcher_patience"]
 
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _TIMEOUT: Final = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 ECHO: Final = 5.0
 """Seconds within which a launched rank takes a second Ctrl-C for the launcher's echo of the first."""
@@ -84,7 +85,7 @@ def interruptible(launched: bool = False, tells: bool = True) -> Iterator[Stop]:
     """Within it Ctrl-C, SIGTERM and a lost terminal ask for a stop at the end of the window; see ``Stop``."""
     stop = Stop(launched or launcher_patience() is not None, tells)
     # What nohup has ignored stays ignored.
-    numbers = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    numbers = [number for number in STOPS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, stop.ask) for number in numbers}
     try:
         yield stop

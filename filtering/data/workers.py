@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-__all__ = ["keep_until_parent_ends", "stops_held"]
+__all__ = ["STOPS", "keep_until_parent_ends", "stops_held"]
 
 STOPS: Final = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
+"""What asks a process to stop: Ctrl-C, a scheduler, a terminal that goes away (Windows has no word for it)."""
 
 
 @contextmanager
@@ -36,14 +37,15 @@ def stops_held() -> Iterator[None]:
 
 def keep_until_parent_ends(worker: int) -> None:
     """For ``worker_init_fn`` of a DataLoader: the worker ends when its parent ends it, or has ended, not otherwise."""
-    for number in (signal.SIGINT, signal.SIGHUP):
+    ignored = STOPS - {signal.SIGTERM}
+    for number in ignored:
         signal.signal(number, signal.SIG_IGN)
     if not hasattr(signal, "sigwaitinfo"):  # macOS: no way to see whose SIGTERM it is
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
         return
     # Blocked in this thread and in those that it starts, so that the one below takes every SIGTERM.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGHUP})  # held when it was forked, now ignored
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ignored)  # held since the fork
     threading.Thread(target=_heed, args=(os.getppid(),), name="memsieve-sigterm", daemon=True).start()
 
 
